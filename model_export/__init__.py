@@ -1,0 +1,1 @@
+"""Export of a trained ECENet to the model directory that the service reads."""

@@ -1,0 +1,166 @@
+"""A checkpoint to a model directory: ``model.onnx`` with fused attention, and its manifest."""
+
+from __future__ import annotations
+
+import colorsys
+import importlib.metadata
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
+from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+from trainer.checkpoint import CheckpointError, load_model, read_entries
+from trainer.model.decode_head import NUM_STAGES
+from trainer.model.ecenet import ECENet
+
+OPSET = 23
+NUM_ATTENTIONS = NUM_STAGES - 1  # one per SAU
+
+
+class ExportError(RuntimeError):
+    """A model that cannot be exported, or a graph that is not what it has to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a manifest says of a model beyond its graph.
+
+    Attributes:
+        name: Model name.
+        version: Version of the weights.
+        data: What the weights were trained on.
+        license: Terms of weights and data.
+    """
+
+    name: str
+    version: str
+    data: str = ""
+    license: str = ""
+
+
+def export_onnx(
+    checkpoint: Path, directory: Path, facts: ModelFacts, size: tuple[int, int] | None = None
+) -> Exportable:
+    """Export a checkpoint into a model directory.
+
+    Args:
+        checkpoint: Any file that ``trainer.load_model`` takes.
+        directory: The model directory; made if need be.
+        facts: Name, version and notes of the manifest.
+        size: (height, width) of the graph's input in pixels; by default the one that the checkpoint was trained for.
+
+    Returns:
+        The traced module, for comparing it with the graph.
+
+    Raises:
+        ExportError: The directory holds a model already, the input size is unknown, or the graph lacks an attention.
+        CheckpointError: The file is no whole network.
+    """
+    if (directory / MANIFEST_NAME).exists():
+        raise ExportError(f"{directory} holds a model already; remove it or name another directory")
+    model, entries = load_model(checkpoint), read_entries(checkpoint)
+    if not isinstance(model, ECENet):
+        raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
+    size = size or entries.get("input_size")
+    if size is None:
+        raise ExportError(f"{checkpoint} does not tell its input size; name one with --size HEIGHTxWIDTH")
+    exportable = Exportable(model)
+    directory.mkdir(parents=True, exist_ok=True)
+    graph = directory / GRAPH_NAME
+    write_graph(exportable, (size[0], size[1]), graph)
+    write_manifest(directory, _manifest(entries, facts, model.config.num_classes, (size[0], size[1]), graph))
+    return exportable
+
+
+def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> None:
+    """Trace the module at one image size with a dynamic batch, and write the graph.
+
+    Raises:
+        ExportError: The number of ``Attention`` nodes is not that of the SAUs, or a batch norm is left.
+    """
+    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
+    with torch.no_grad(), _quiet_exporter():
+        program = torch.onnx.export(
+            exportable,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None  # given whenever dynamo=True
+    temporary = path.with_name(path.name + ".part")
+    program.save(str(temporary), external_data=False)
+    check_graph(temporary)
+    temporary.replace(path)
+
+
+def check_graph(path: Path) -> Counter[str]:
+    """Check a graph with ONNX's checker and for its fused parts.
+
+    Returns:
+        How many nodes there are of each operator.
+
+    Raises:
+        ExportError: See ``write_graph``.
+    """
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    operators = Counter(node.op_type for node in model.graph.node)
+    if operators["Attention"] < NUM_ATTENTIONS:
+        raise ExportError(f"the graph has {operators['Attention']} Attention nodes, expected {NUM_ATTENTIONS}")
+    if operators["BatchNormalization"]:
+        raise ExportError(f"the graph has {operators['BatchNormalization']} batch norms that were not folded")
+    return operators
+
+
+def _manifest(
+    entries: Mapping[str, Any], facts: ModelFacts, num_classes: int, size: tuple[int, int], graph: Path
+) -> Manifest:
+    packages = ("torch", "onnx", "onnxscript", "timm")
+    return Manifest(
+        name=facts.name,
+        version=facts.version,
+        architecture=entries.get("architecture", "ecenet"),
+        classes=_classes(entries, num_classes),
+        input_size=size,
+        graph_sha256=file_sha256(graph),
+        metrics=entries.get("metrics", {}),
+        data=facts.data or entries.get("dataset", ""),
+        license=facts.license,
+        exporter={name: importlib.metadata.version(name) for name in packages} | {"opset": str(OPSET)},
+    )
+
+
+def _classes(entries: Mapping[str, Any], num_classes: int) -> tuple[ClassInfo, ...]:
+    """The checkpoint's classes, or numbered ones in colours that differ."""
+    if "classes" in entries:
+        return tuple(ClassInfo(c["id"], c["name"], tuple(c["color"])) for c in entries["classes"])
+    hues = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.6 + 0.4 * (index % 2), 0.9) for index in range(num_classes)]
+    colors = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
+    return tuple(ClassInfo(index, f"class_{index}", color) for index, color in enumerate(colors))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's progress and its own deprecation warnings out of the command's output."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,135 @@
+"""Checkpoints: our own files, and loading any file that holds ECENet's weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.mindspore import read_mindspore_checkpoint
+from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.released import StateDictError, build_from_released
+
+FORMAT = "ecenet-checkpoint-1"
+_PICKLE_MAGIC = b"\x80"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or that cannot be read."""
+
+
+def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any], **entries: Any) -> None:
+    """Write a checkpoint atomically: a reader sees the old file or the whole new one.
+
+    Args:
+        path: Where to; the folder is made.
+        config: The network.
+        weights: The state dict that ``load_model`` gives, the averaged weights in a training run.
+        entries: What else belongs to it: classes, metrics, and the training state that resuming needs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as stream:
+        torch.save({"format": FORMAT, "config": asdict(config), "weights": dict(weights), **entries}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read one of our checkpoints as ``save_checkpoint`` wrote it.
+
+    Raises:
+        CheckpointError: Not a checkpoint of ours.
+    """
+    content = _read_torch_file(Path(path))
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of this trainer: its format is {content.get('format')!r}")
+    return content
+
+
+def read_entries(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint of ours says besides its weights: classes, input size, metrics; empty for other files."""
+    if not _is_torch_file(Path(path)):
+        return {}
+    content = _read_torch_file(Path(path))
+    hidden = {"format", "config", "weights", "training"}
+    return (
+        {key: value for key, value in content.items() if key not in hidden} if content.get("format") == FORMAT else {}
+    )
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """Load the network of any file that holds ECENet's weights; sizes, heads, depths and windows follow from it.
+
+    Args:
+        path: A checkpoint of ours, the authors' MindSpore ``.ckpt``, or a torch file with the released state dict.
+
+    Returns:
+        In eval mode. The whole network takes normalised images (B, 3, H, W) float32 and gives logits at stride 4; a
+        file with the decode head alone gives the head, which takes the four stage features; one with the Swin backbone
+        alone gives the backbone.
+
+    Raises:
+        CheckpointError: No checkpoint at all.
+        StateDictError: Missing, extra or misshapen keys; the text lists them all.
+    """
+    path = Path(path)
+    if not _is_torch_file(path):
+        try:
+            return build_from_released(read_mindspore_checkpoint(path))
+        except StateDictError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{path} is neither a torch file nor a MindSpore checkpoint: {error}") from error
+    content = _read_torch_file(path)
+    if content.get("format") == FORMAT:
+        return _build_own(content)
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name")
+    return build_from_released(tensors)
+
+
+def model_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """A configuration from its stored fields; sequences become tuples."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return ModelConfig(**values)
+
+
+def _build_own(content: Mapping[str, Any]) -> ECENet:
+    model = ECENet(model_config(content["config"]))
+    try:
+        model.load_state_dict(content["weights"])
+    except RuntimeError as error:
+        raise StateDictError(str(error)) from error
+    return model.eval()
+
+
+def _is_torch_file(path: Path) -> bool:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is no file")
+    with path.open("rb") as stream:
+        return zipfile.is_zipfile(path) or stream.read(1) == _PICKLE_MAGIC
+
+
+def _read_torch_file(path: Path) -> dict[str, Any]:
+    if not _is_torch_file(path):
+        raise CheckpointError(f"{path} is no torch file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary")
+    return content

@@ -1,0 +1,105 @@
+"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss (ECENet, section 3.6).
+
+The forms follow MaskFormer and SegViT, the weights the released configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.datasets import IGNORE_INDEX
+from trainer.model.decode_head import HeadOutput
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms.
+
+    Attributes:
+        cross_entropy: Weight of the cross entropy of the logits.
+        auxiliary: Weight of the auxiliary mask loss as a whole.
+        focal: Weight of its focal term.
+        dice: Weight of its dice term.
+        diversity: Weight of the diversity loss.
+        class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
+    """
+
+    cross_entropy: float = 1.0
+    auxiliary: float = 1.0
+    focal: float = 5.0
+    dice: float = 2.0
+    diversity: float = 0.2
+    class_balance: bool = False
+
+
+class Losses(NamedTuple):
+    """The weighted terms, scalars; their sum is what training minimises."""
+
+    cross_entropy: Tensor
+    auxiliary: Tensor
+    diversity: Tensor
+
+
+def criterion(output: HeadOutput, labels: Tensor, weights: LossWeights, class_weights: Tensor | None = None) -> Losses:
+    """All terms for labels (B, H, W) int64 with ``IGNORE_INDEX`` for void.
+
+    The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
+    """
+    logits = F.interpolate(output.logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    cross_entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX)
+    masks = output.auxiliary_masks.float()
+    coarse = F.interpolate(labels[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
+    focal, dice = mask_loss(masks, coarse)
+    stages = zip(output.diverse_peaks, output.diverse_channels, strict=True)
+    diversity = torch.stack([diversity_loss(peaks, channels) for peaks, channels in stages]).sum()
+    return Losses(
+        weights.cross_entropy * cross_entropy,
+        weights.auxiliary * (weights.focal * focal + weights.dice * dice),
+        weights.diversity * diversity,
+    )
+
+
+def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Focal and dice terms of the masks of the classes that are present in their image.
+
+    Args:
+        masks: Mask logits, (B, K, H, W).
+        labels: (B, H, W) int64; void pixels count in neither term.
+        alpha: Weight of the positive pixels in the focal term.
+        gamma: Its focusing power.
+
+    Returns:
+        Both terms, averaged over the (image, class) pairs that are present; zero if none is.
+    """
+    num_classes = masks.shape[1]
+    valid = labels != IGNORE_INDEX
+    one_hot = F.one_hot(torch.where(valid, labels, num_classes), num_classes + 1)[..., :num_classes]
+    targets = one_hot.permute(0, 3, 1, 2).flatten(2)  # (B, K, N)
+    present = targets.any(2)
+    logits, target = masks.flatten(2)[present], targets[present].float()  # (pairs, N)
+    keep = valid.flatten(1)[present.nonzero()[:, 0]].float()
+    pairs = max(len(logits), 1)
+    probability = logits.sigmoid() * keep
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = torch.where(target > 0, 1 - probability, probability)
+    focal = torch.where(target > 0, alpha, 1 - alpha) * wrong.pow(gamma) * entropy * keep
+    focal = focal.sum(1) / keep.sum(1).clamp(min=1)
+    overlap = 2 * (probability * target).sum(1)
+    dice = 1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)
+    return focal.sum() / pairs, dice.sum() / pairs
+
+
+def diversity_loss(peaks: Tensor, channels: int) -> Tensor:
+    """``1 - sum(peaks) / channels``: 0 where every channel of a stage has a peak of its own, near 1 where all agree."""
+    return 1 - peaks.sum(1).mean() / channels
+
+
+def balanced_class_weights(pixels: Tensor) -> Tensor:
+    """Weights 1 / ln(1.1 + share), scaled to a mean of 1, from pixel counts per class (K,)."""
+    weights = 1 / torch.log(1.1 + pixels / pixels.sum())
+    return weights / weights.mean()

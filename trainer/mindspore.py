@@ -1,0 +1,90 @@
+"""Reads MindSpore checkpoints without MindSpore.
+
+A ``.ckpt`` file is one protobuf message ``Checkpoint { repeated Value { tag, TensorProto { dims, tensor_type,
+tensor_content } } }`` (mindspore/ccsrc/utils/checkpoint.proto). A tensor too large for one message is written as
+several values of the same tag, and a checksum may follow the message.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+_DTYPES = {
+    "BFloat16": torch.bfloat16,
+    "Bool": torch.bool,
+    "Float16": torch.float16,
+    "Float32": torch.float32,
+    "Float64": torch.float64,
+    "Int32": torch.int32,
+    "Int64": torch.int64,
+    "UInt8": torch.uint8,
+}
+_CHECKSUM_MARK = b"crc_num"
+_CHECKSUM_BYTES = 17  # the mark and ten digits
+
+
+def read_mindspore_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Parameter names and tensors of a MindSpore checkpoint, as they are stored.
+
+    Raises:
+        ValueError: The file is no such message, or a tensor has an unknown type or too few bytes.
+    """
+    content = path.read_bytes()
+    if content[-_CHECKSUM_BYTES:].startswith(_CHECKSUM_MARK):
+        content = content[:-_CHECKSUM_BYTES]
+    message = _checkpoint_class()()
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise ValueError(f"{path} is no MindSpore checkpoint: {error}") from error
+    parts: dict[str, list[Any]] = {}
+    for value in message.value:
+        parts.setdefault(value.tag, []).append(value.tensor)
+    return {tag: _tensor(tag, slices) for tag, slices in parts.items()}
+
+
+def _tensor(tag: str, slices: list[Any]) -> Tensor:
+    kind, dims = slices[0].tensor_type, tuple(slices[0].dims)
+    if kind not in _DTYPES:
+        raise ValueError(f"parameter {tag!r} has type {kind!r}, expected one of {', '.join(_DTYPES)}")
+    content = bytearray().join(part.tensor_content for part in slices)
+    dtype = _DTYPES[kind]
+    if len(content) % dtype.itemsize:
+        raise ValueError(f"parameter {tag!r} has {len(content)} bytes, no multiple of the {dtype.itemsize} of {kind}")
+    flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    if len(slices) > 1:  # each slice states its own length
+        dims = (-1, *dims[1:])
+    return flat.reshape(dims) if dims not in {(), (0,)} else flat.reshape(-1)
+
+
+@cache
+def _checkpoint_class() -> Any:
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="ecenet_mindspore_checkpoint.proto", package="ecenet.mindspore")
+    tensor = file.message_type.add(name="TensorProto")
+    tensor.field.add(name="dims", number=1, label=field.LABEL_REPEATED, type=field.TYPE_INT64)
+    tensor.field.add(name="tensor_type", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    tensor.field.add(name="tensor_content", number=3, label=field.LABEL_OPTIONAL, type=field.TYPE_BYTES)
+    value = file.message_type.add(name="Value")
+    value.field.add(name="tag", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    value.field.add(
+        name="tensor",
+        number=2,
+        label=field.LABEL_OPTIONAL,
+        type=field.TYPE_MESSAGE,
+        type_name=".ecenet.mindspore.TensorProto",
+    )
+    checkpoint = file.message_type.add(name="Checkpoint")
+    checkpoint.field.add(
+        name="value", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".ecenet.mindspore.Value"
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ecenet.mindspore.Checkpoint"))

@@ -1,0 +1,5 @@
+"""ECENet (Liu et al., ICCV 2023): one module per box of the paper's figure 2."""
+
+from trainer.model.ecenet import ECENet, ModelConfig, build_model, named_config
+
+__all__ = ["ECENet", "ModelConfig", "build_model", "named_config"]

@@ -1,0 +1,131 @@
+"""Backbones as four stage features: image (B, 3, H, W) to (B, C_i, ceil(H / 4·2^i), ceil(W / 4·2^i)).
+
+Both families come from timm's ``features_only``. Swin is adapted to the released ECENet code, so that the authors'
+weights run as the same network: it pads to full windows before it shifts, and normalises all four outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.model.timm_loader import import_timm
+
+STRIDES = (4, 8, 16, 32)
+
+
+class ConvBackbone(nn.Module):
+    """A convolutional backbone of timm, by its name, e.g. ``tf_efficientnet_lite0``."""
+
+    def __init__(self, name: str, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.features = import_timm().create_model(
+            name, features_only=True, out_indices=(1, 2, 3, 4), pretrained=False, drop_path_rate=drop_path
+        )
+        if tuple(self.features.feature_info.reduction()) != STRIDES:
+            raise ValueError(
+                f"backbone {name!r} has strides {self.features.feature_info.reduction()}, expected {STRIDES}"
+            )
+        self.channels: tuple[int, ...] = tuple(self.features.feature_info.channels())
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return cast(list[Tensor], self.features(image))
+
+
+class SwinBackbone(nn.Module):
+    """Swin Transformer (Liu et al., ICCV 2021) as the released ECENet code runs it.
+
+    Args:
+        embed_dim: Channels of the first stage; each further stage doubles them.
+        depths: Blocks per stage.
+        num_heads: Attention heads per stage.
+        window_size: Side of the attention windows in tokens.
+        mlp_ratio: Hidden channels of the MLPs per channel.
+        drop_path: Largest rate of stochastic depth; rates grow linearly from 0 with depth.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features = import_timm().create_model(
+            "swin_tiny_patch4_window7_224",
+            features_only=True,
+            pretrained=False,
+            embed_dim=embed_dim,
+            depths=tuple(depths),
+            num_heads=tuple(num_heads),
+            window_size=window_size,
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path,
+            img_size=32 * window_size,
+            strict_img_size=False,
+            always_partition=True,
+        )
+        self.channels: tuple[int, ...] = tuple(embed_dim * 2**stage for stage in range(len(depths)))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
+        for module in self.features.modules():
+            if hasattr(module, "shift_size"):
+                module._attn = _WindowShift(module)
+                module.register_buffer("attn_mask", None, persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        height, width = image.shape[2:]
+        stages = self.features(F.pad(image, (0, -width % STRIDES[0], 0, -height % STRIDES[0])))
+        return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, stages, strict=True)]
+
+
+class _WindowShift:
+    """Shifted window attention of one block: pads to full windows, then rolls, masked on the padded size.
+
+    timm rolls before it pads; the two differ wherever a stage is no multiple of the window. A plain callable and no
+    module, so that the block keeps its parameters and its state dict.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.attention = cast(nn.Module, block.attn)
+        self.window: int = cast(tuple[int, int], block.window_size)[0]
+        self.shift: int = cast(tuple[int, int], block.shift_size)[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        w, s = self.window, self.shift
+        x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
+        rows, columns = x.shape[1] // w, x.shape[2] // w
+        x = torch.roll(x, (-s, -s), (1, 2)) if s else x
+        windows = x.reshape(batch, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
+        mask = shifted_window_mask(rows, columns, w, s).to(x) if s else None
+        windows = self.attention(windows, mask=mask)
+        x = windows.reshape(batch, rows, columns, w, w, channels).transpose(2, 3).reshape(x.shape)
+        x = torch.roll(x, (s, s), (1, 2)) if s else x
+        return x[:, :height, :width]
+
+
+def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int) -> Tensor:
+    """What may attend to what after a cyclic shift: 0 where two tokens were neighbours, else -100.
+
+    Returns:
+        (rows · columns, window_size², window_size²) float32, for windows in row-major order.
+    """
+    region = _wrapped_regions(rows, window_size, shift)[:, None, :, None] * 3
+    region = region + _wrapped_regions(columns, window_size, shift)[None, :, None, :]
+    region = region.reshape(rows * columns, window_size * window_size)
+    return torch.where(region[:, :, None] == region[:, None, :], 0.0, -100.0)
+
+
+def _wrapped_regions(windows: int, window_size: int, shift: int) -> Tensor:
+    """Along one axis of a shifted map: 0 before the last window, 1 its unwrapped part, 2 its wrapped part."""
+    length = windows * window_size
+    regions = [0] * (length - window_size) + [1] * (window_size - shift) + [2] * shift
+    return torch.tensor(regions).reshape(windows, window_size)

@@ -1,0 +1,68 @@
+"""Augmentations that move an image and its label map together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from trainer.datasets import IGNORE_INDEX, Sample
+
+PADDING_GREY = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """A random view of a sample: scale, crop, flip, colour.
+
+    Attributes:
+        input_size: (height, width) that the model will see whole images at; scale 1 is this size.
+        crop_size: (height, width) of a view.
+        scale: Range of the random scale, drawn log-uniformly.
+        jitter: Largest relative change of brightness, contrast and saturation.
+        flip: Chance of a horizontal flip.
+    """
+
+    input_size: tuple[int, int]
+    crop_size: tuple[int, int]
+    scale: tuple[float, float]
+    jitter: float
+    flip: float = 0.5
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """A view of ``crop_size``; what lies outside the image is grey and ignored."""
+        image, labels = self._scaled_crop(sample, rng)
+        image = _jitter(image, self.jitter, rng)
+        if rng.random() < self.flip:
+            image, labels = image[:, ::-1], labels[:, ::-1]
+        return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels))
+
+    def _scaled_crop(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        height, width = sample.labels.shape
+        scale = np.exp(rng.uniform(*np.log(self.scale)))
+        factors = np.array(self.input_size) * scale / (height, width)  # scaled pixels per source pixel
+        window = np.array(self.crop_size) / factors  # the source pixels that fill a view
+        room = np.array((height, width)) - window
+        top, left = rng.uniform(np.minimum(room, 0), np.maximum(room, 0))
+        box = np.array((left, top, left + window[1], top + window[0]))
+        inside = np.clip(box, 0, (width, height, width, height))
+        target = np.rint((inside - box[[0, 1, 0, 1]]) * factors[[1, 0, 1, 0]]).astype(int)
+        x0, y0, x1, y1 = (int(side) for side in target)
+        size = (x1 - x0, y1 - y0)
+        image = np.full((*self.crop_size, 3), PADDING_GREY, np.uint8)
+        labels = np.full(self.crop_size, IGNORE_INDEX, np.uint8)
+        region = tuple(inside)
+        bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+        image[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.image).resize(size, bilinear, box=region))
+        labels[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.labels).resize(size, nearest, box=region))
+        return image, labels
+
+
+def _jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    picture = Image.fromarray(image)
+    enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+    for index in rng.permutation(len(enhancers)):
+        picture = enhancers[index](picture).enhance(1 + rng.uniform(-strength, strength))
+    return np.asarray(picture)
