@@ -19,6 +19,17 @@ from trainer.released import StateDictError, build_from_released
 
 FORMAT = "ecenet-checkpoint-1"
 _PICKLE_MAGIC = b"\x80"
+# What a broken pickle may raise, by the documentation of pickle.UnpicklingError, and what was seen.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 class CheckpointError(ValueError):
@@ -128,7 +139,7 @@ def _read_torch_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no torch file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (*_UNPICKLING_ERRORS, RuntimeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary")

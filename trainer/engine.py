@@ -26,6 +26,9 @@ Predictor = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """An image (H, W, 3) uint8 to its label map (H, W) uint8."""
 
 
+PRECISIONS = ("bf16", "fp32")
+
+
 class DivergedError(RuntimeError):
     """A loss that is no number; the weights of the last checkpoint are the last good ones."""
 

@@ -1,4 +1,4 @@
-"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss (ECENet, section 3.6).
+"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss (ECENet).
 
 The forms follow MaskFormer and SegViT, the weights the released configuration.
 """

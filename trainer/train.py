@@ -16,6 +16,7 @@ from trainer.checkpoint import load_model, read_checkpoint, save_checkpoint
 from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.datasets import DatasetError, InMemory, SegmentationDataset, open_dataset
 from trainer.engine import (
+    PRECISIONS,
     AugmentedViews,
     DivergedError,
     TrainingState,
@@ -70,6 +71,7 @@ def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> Score
         raise ConfigError(f"{last} exists already; add --resume" if last.exists() else f"there is no {last} to resume")
     train, val = (InMemory(open_dataset(config.data.dataset, data, split)) for split in ("train", "val"))
     schedule = config.schedule
+    _check(config, len(train))
     state = build_state(config, len(train.classes), steps_per_epoch=len(train) // schedule.batch_size)
     start = restore(state, last) if resume else 0
     class_weights = balanced_class_weights(_pixels(train)) if config.loss.class_balance else None
@@ -98,6 +100,13 @@ def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> Score
             save_checkpoint(output / BEST, state.model.config, weights, **entries)
         _log(output / LOG, epoch + 1, progress.mean(), scores)
     return scores or evaluate(torch_predictor(state.average.model, config.data.input_size), val)  # type: ignore[arg-type]
+
+
+def _check(config: TrainConfig, images: int) -> None:
+    if config.schedule.precision not in PRECISIONS:
+        raise ConfigError(f"schedule.precision is {config.schedule.precision!r}, expected one of {PRECISIONS}")
+    if not 1 <= config.schedule.batch_size <= images:
+        raise ConfigError(f"schedule.batch_size is {config.schedule.batch_size}, expected 1 to the {images} images")
 
 
 def build_state(config: TrainConfig, num_classes: int, *, steps_per_epoch: int) -> TrainingState:

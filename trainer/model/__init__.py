@@ -1,4 +1,4 @@
-"""ECENet (Liu et al., ICCV 2023): one module per box of the paper's figure 2."""
+"""ECENet (Liu et al., ICCV 2023): one module per box of the paper's figure 3."""
 
 from trainer.model.ecenet import ECENet, ModelConfig, build_model, named_config
 

@@ -1,4 +1,4 @@
-"""The attention of the SAU, as one fused operator and one product (ECENet, section 3.3).
+"""The attention of the SAU, as one fused operator and one product (figure 3 of the paper).
 
 The paper's attention is ``softmax(max(S) - S) · v`` over the class axis, with ``S = q · kᵀ / sqrt(d)`` per head, and
 its class masks are the mean of ``S`` over the heads. Softmax does not change when the maximum is added, so the first is

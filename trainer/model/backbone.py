@@ -23,8 +23,9 @@ class ConvBackbone(nn.Module):
 
     def __init__(self, name: str, *, drop_path: float = 0.0) -> None:
         super().__init__()
+        rate = {"drop_path_rate": drop_path} if drop_path else {}  # not every family has one
         self.features = import_timm().create_model(
-            name, features_only=True, out_indices=(1, 2, 3, 4), pretrained=False, drop_path_rate=drop_path
+            name, features_only=True, out_indices=(1, 2, 3, 4), pretrained=False, **rate
         )
         if tuple(self.features.feature_info.reduction()) != STRIDES:
             raise ValueError(

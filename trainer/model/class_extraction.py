@@ -1,4 +1,4 @@
-"""Explicit Class Extraction (ECE): class masks to class embeddings (ECENet, section 3.2).
+"""Explicit Class Extraction (ECE): class masks to class embeddings (figure 3 of the paper).
 
 The embedding of a class is a linear function of its own mask, pooled to grids of several sizes. Adaptive average
 pooling is separable and linear, so it is computed as ``P_h · m · P_wᵀ`` with constant averaging matrices: equal to

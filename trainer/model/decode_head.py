@@ -1,4 +1,4 @@
-"""The decode head of ECENet: FR, ECE and SAU over the stages, fused to logits (ECENet, section 3.4 and figure 2)."""
+"""The decode head of ECENet: FR, ECE and SAU over the stages, fused to logits (figure 3 of the paper)."""
 
 from __future__ import annotations
 

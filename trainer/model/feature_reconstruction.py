@@ -1,4 +1,4 @@
-"""Feature Reconstruction (FR): intrinsic and diverse features of one stage (ECENet, section 3.5)."""
+"""Feature Reconstruction (FR): intrinsic and diverse features of one stage (figure 3 of the paper)."""
 
 from __future__ import annotations
 

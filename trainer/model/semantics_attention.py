@@ -1,4 +1,4 @@
-"""Semantics Attention and Updater (SAU): features attend to classes, masks renew the classes (ECENet, section 3.3)."""
+"""Semantics Attention and Updater (SAU): features attend to classes, masks renew the classes (figure 3 of the paper)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+# What a newcomer needs: `make serve`, `make test`. Every target makes the environment that it runs in.
+PYTHON ?= python3
+SERVE_VENV ?= .venv
+DEV_VENV ?= .venv-dev
+TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+SOURCES := pyproject.toml setup.py constraints.txt service/label_map.c
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format types bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+serve: $(SERVE_VENV)/.installed  ## serve the bundled model on 127.0.0.1:8000; options in ARGS="--port 8001"
+	@exec $(SERVE_VENV)/bin/ecenet-serve $(ARGS)
+
+test: $(DEV_VENV)/.installed  ## the whole default suite; options in ARGS="-k batcher"
+	$(DEV_VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(DEV_VENV)/.installed  ## ruff: rules and format
+	$(DEV_VENV)/bin/ruff check .
+	$(DEV_VENV)/bin/ruff format --check .
+
+format: $(DEV_VENV)/.installed  ## ruff: mend what can be mended
+	$(DEV_VENV)/bin/ruff check --fix .
+	$(DEV_VENV)/bin/ruff format .
+
+types: $(DEV_VENV)/.installed  ## mypy, strict
+	$(DEV_VENV)/bin/mypy
+
+bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
+	$(DEV_VENV)/bin/python benchmarks/label_map.py
+	$(DEV_VENV)/bin/python benchmarks/serving.py --self
+
+clean:  ## remove the environments and what was built
+	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/_label_map.so
+
+$(SERVE_VENV)/.installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(SERVE_VENV) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
+	$(SERVE_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+# PyTorch's CPU build: a wheel at hand, else the project's own index. torchvision comes along for timm.
+$(DEV_VENV)/.installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(DEV_VENV) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
+	$(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
+	$(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

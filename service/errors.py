@@ -1,0 +1,164 @@
+"""The tree of errors, each with its HTTP status; no HTTP framework is needed to raise or to read one.
+
+    ServiceError
+    ├── BadRequest                  400
+    │   └── NotAnImage              400
+    ├── PayloadTooLarge             413
+    ├── UnsupportedMedia            415
+    │   └── UnsupportedImage        415
+    ├── InvalidParameter            422
+    ├── ClientGone                  499  never sent: nobody is left to read it
+    ├── EngineFailure               500
+    ├── Unavailable                 503
+    │   ├── Overloaded              503
+    │   ├── Draining                503
+    │   └── NotReady                503
+    └── DeadlineExceeded            504
+
+An error is told to the client as a problem document (RFC 9457), ``problem()``.
+"""
+
+# ruff: noqa: N818 - named after the condition, as the HTTP statuses are
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """An error with an answer for the client.
+
+    Attributes:
+        status: HTTP status.
+        slug: Stable name of the kind of problem; clients may compare with it.
+        title: The kind of problem in a few words, the same for every error of the kind.
+        detail: This occurrence, with the offending value and the limit.
+        headers: HTTP headers that go with the answer.
+        extra: Further members of the problem document, JSON values such as ``value`` and ``limit``.
+    """
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, headers: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+        self.extra: dict[str, Any] = dict(extra or {})
+
+    def problem(self) -> dict[str, Any]:
+        """The members of the problem document; ``extra`` never hides the standard ones."""
+        return {**self.extra, "type": self.slug, "title": self.title, "status": self.status, "detail": self.detail}
+
+
+class BadRequest(ServiceError):
+    """The request cannot be understood."""
+
+    status = 400
+    slug = "bad-request"
+    title = "Bad request"
+
+
+class NotAnImage(BadRequest):
+    """The bytes are no image, or one that is truncated or corrupt."""
+
+    slug = "not-an-image"
+    title = "Not a readable image"
+
+
+class PayloadTooLarge(ServiceError):
+    """Too many bytes or too many pixels."""
+
+    status = 413
+    slug = "payload-too-large"
+    title = "Payload too large"
+
+
+class UnsupportedMedia(ServiceError):
+    """A content type that the service does not take."""
+
+    status = 415
+    slug = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class UnsupportedImage(UnsupportedMedia):
+    """An image, but in a format that the service does not read."""
+
+    slug = "unsupported-image"
+    title = "Unsupported image format"
+
+
+class InvalidParameter(ServiceError):
+    """A parameter outside of its range."""
+
+    status = 422
+    slug = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class ClientGone(ServiceError):
+    """The client left before its answer; for logs and metrics only."""
+
+    status = 499
+    slug = "client-gone"
+    title = "Client closed the request"
+
+
+class EngineFailure(ServiceError):
+    """The model failed on a batch."""
+
+    slug = "engine-failure"
+    title = "The model failed"
+
+
+class Unavailable(ServiceError):
+    """The service does not take work now. With ``retry_after_s`` the answer has a ``Retry-After`` in whole seconds."""
+
+    status = 503
+    slug = "unavailable"
+    title = "Service unavailable"
+
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        headers = None if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+        super().__init__(detail, headers=headers, extra=extra)
+
+
+class Overloaded(Unavailable):
+    """The queue is full; a later try may pass, after one second unless told otherwise."""
+
+    slug = "overloaded"
+    title = "Too many requests are waiting"
+
+    def __init__(self, detail: str, *, retry_after_s: float = 1.0, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s, extra=extra)
+
+
+class Draining(Unavailable):
+    """The process is about to stop and finishes what it has accepted."""
+
+    slug = "draining"
+    title = "The service is stopping"
+
+
+class NotReady(Unavailable):
+    """The model is not loaded yet."""
+
+    slug = "not-ready"
+    title = "The service is starting"
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer did not come in the time that the request had."""
+
+    status = 504
+    slug = "deadline-exceeded"
+    title = "Deadline exceeded"

@@ -1,0 +1,268 @@
+/* Label maps straight from logits: the class of every pixel of a bilinear resize, without the resized logits.
+ *
+ * A resized pixel is a convex combination of the four cells around it, its quad. A class that wins in all four cells
+ * wins in the whole quad. In the other quads a class that is below one winner in all four cells cannot win, so only the
+ * few that are left are interpolated.
+ *
+ * Source coordinates are the integers (2 * pixel + 1) * cells - pixels over 2 * pixels, with both counts divided by
+ * their common divisor. Such weights are exact, and up to some 4000 pixels a side so are, in double, the sums of float32
+ * values of one magnitude: exact ties are seen as ties. The build must not contract or reorder floating-point operations.
+ */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OK = 0, NOT_FINITE = 1, NO_MEMORY = 2 };
+enum { MAX_CLASSES = 256, CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
+
+/* Inlined into label_all, so that each of its clones compiles them for its own instruction set. */
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
+#if __has_attribute(target_clones)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#endif
+#endif
+#ifndef CLONES
+#define CLONES
+#endif
+
+/* Pixels start[c] .. start[c + 1] - 1 lie between cell c, of weight near, and the next cell, of weight far. */
+typedef struct {
+    int64_t cells, pixels;
+    int64_t *start;
+    double *near, *far;
+} axis;
+
+typedef struct {
+    const float *logits; /* (classes, rows.cells, columns.cells) */
+    int64_t classes, padded;
+    axis rows, columns;
+    uint8_t *winners;  /* (rows.cells, columns.cells) class of each cell */
+    float *vectors[2]; /* (TILE + 1, padded) logits of a run of cells and of those below them */
+    uint8_t *labels;   /* (rows.pixels, columns.pixels) */
+} job;
+
+typedef struct {
+    const float *corner[4]; /* logits of the cells: upper left, upper right, lower left, lower right */
+    uint8_t winner[4];
+} quad;
+
+static int64_t common_divisor(int64_t a, int64_t b) {
+    while (b != 0) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static void axis_fill(axis *self) {
+    int64_t divisor = common_divisor(self->cells, self->pixels), cell = 0;
+    int64_t in = self->cells / divisor, out = self->pixels / divisor;
+    self->start[0] = 0;
+    for (int64_t i = 0; i < self->pixels; i++) {
+        int64_t position = (2 * i + 1) * in - out;
+        if (position < 0) position = 0;
+        while (cell < position / (2 * out)) self->start[++cell] = i;
+        self->far[i] = (double)(position % (2 * out));
+        self->near[i] = (double)(2 * out) - self->far[i];
+    }
+    while (cell < self->cells) self->start[++cell] = self->pixels;
+}
+
+static int axis_init(axis *self, int64_t cells, int64_t pixels) {
+    self->cells = cells;
+    self->pixels = pixels;
+    self->start = malloc(sizeof(int64_t) * (size_t)(cells + 1));
+    self->near = calloc((size_t)(pixels + PIXELS), sizeof(double)); /* label_pixels reads PIXELS at a time */
+    self->far = calloc((size_t)(pixels + PIXELS), sizeof(double));
+    if (!self->start || !self->near || !self->far) return NO_MEMORY;
+    axis_fill(self);
+    return OK;
+}
+
+static void axis_free(axis *self) {
+    free(self->start);
+    free(self->near);
+    free(self->far);
+}
+
+INLINE int64_t next_cell(const axis *self, int64_t cell) { return cell + 1 < self->cells ? cell + 1 : cell; }
+
+/* Class of each of n <= CHUNK cells; the lowest class wins ties. */
+INLINE int chunk_winners(const float *restrict logits, int64_t classes, int64_t stride, int64_t n,
+                         uint8_t *restrict winners) {
+    float best[CHUNK];
+    int32_t winner[CHUNK], not_finite = 0;
+    for (int64_t i = 0; i < n; i++) {
+        best[i] = -INFINITY;
+        winner[i] = 0;
+    }
+    for (int64_t k = 0; k < classes; k++) {
+        const float *restrict plane = logits + k * stride;
+        for (int64_t i = 0; i < n; i++) {
+            int32_t above = plane[i] > best[i];
+            not_finite |= !(fabsf(plane[i]) <= FLT_MAX);
+            best[i] = above ? plane[i] : best[i];
+            winner[i] = above ? (int32_t)k : winner[i];
+        }
+    }
+    for (int64_t i = 0; i < n; i++) winners[i] = (uint8_t)winner[i];
+    return not_finite ? NOT_FINITE : OK;
+}
+
+INLINE int find_winners(const job *self) {
+    int64_t cells = self->rows.cells * self->columns.cells;
+    for (int64_t i = 0; i < cells; i += CHUNK) {
+        int64_t n = cells - i < CHUNK ? cells - i : CHUNK;
+        if (chunk_winners(self->logits + i, self->classes, cells, n, self->winners + i)) return NOT_FINITE;
+    }
+    return OK;
+}
+
+/* Copy the logits of cells x .. x + n - 1 of row y to class vectors. */
+INLINE void gather_vectors(const job *self, int64_t y, int64_t x, int64_t n, float *restrict vectors) {
+    int64_t plane = self->rows.cells * self->columns.cells;
+    const float *restrict cells = self->logits + y * self->columns.cells + x;
+    for (int64_t k = 0; k < self->classes; k++)
+        for (int64_t i = 0; i < n; i++) vectors[i * self->padded + k] = cells[k * plane + i];
+}
+
+/* Clear keep for those of LANES classes from k on that are below class winner in all four corners. */
+INLINE void drop_dominated(const quad *at, int winner, int64_t k, int32_t keep[LANES]) {
+    const float *a = at->corner[0], *b = at->corner[1], *c = at->corner[2], *d = at->corner[3];
+    float best_a = a[winner], best_b = b[winner], best_c = c[winner], best_d = d[winner];
+    for (int i = 0; i < LANES; i++)
+        keep[i] &= !((a[k + i] < best_a) & (b[k + i] < best_b) & (c[k + i] < best_c) & (d[k + i] < best_d));
+}
+
+/* List the classes that can win in a quad, lowest first, and give their number. */
+INLINE int list_candidates(const quad *at, int64_t classes, int32_t candidates[MAX_CLASSES + 1]) {
+    int count = 0;
+    for (int64_t k = 0; k < classes; k += LANES) {
+        int32_t keep[LANES], any = 0;
+        for (int i = 0; i < LANES; i++) keep[i] = k + i < classes;
+        for (int m = 0; m < 4; m++)
+            if (m == 0 || (at->winner[m] != at->winner[m - 1] && at->winner[m] != at->winner[0]))
+                drop_dominated(at, at->winner[m], k, keep);
+        for (int i = 0; i < LANES; i++) any |= keep[i];
+        for (int i = 0; any && i < LANES; i++) {
+            candidates[count] = (int32_t)k + i;
+            count += keep[i];
+        }
+    }
+    return count;
+}
+
+/* Interpolate n candidates at PIXELS pixels; left and right hold them at the pixel row, in both cell columns. */
+INLINE void choose(const double *near, const double *far, const double *left, const double *right, int n,
+                   int64_t chosen[PIXELS]) {
+    double best[PIXELS];
+    for (int p = 0; p < PIXELS; p++) {
+        best[p] = near[p] * left[0] + far[p] * right[0];
+        chosen[p] = 0;
+    }
+    for (int c = 1; c < n; c++) {
+        for (int p = 0; p < PIXELS; p++) {
+            double value = near[p] * left[c] + far[p] * right[c];
+            int64_t above = value > best[p];
+            best[p] = above ? value : best[p];
+            chosen[p] = above ? c : chosen[p];
+        }
+    }
+}
+
+/* Label the pixels of quad (y, x). */
+INLINE void label_quad(const job *self, int64_t y, int64_t x, const quad *at) {
+    const axis *rows = &self->rows, *columns = &self->columns;
+    int32_t candidates[MAX_CLASSES + 1];
+    double left[MAX_CLASSES], right[MAX_CLASSES];
+    int count = list_candidates(at, self->classes, candidates);
+    for (int64_t row = rows->start[y]; row < rows->start[y + 1]; row++) {
+        for (int c = 0; c < count; c++) {
+            int32_t k = candidates[c];
+            left[c] = rows->near[row] * at->corner[0][k] + rows->far[row] * at->corner[2][k];
+            right[c] = rows->near[row] * at->corner[1][k] + rows->far[row] * at->corner[3][k];
+        }
+        for (int64_t i = columns->start[x], end = columns->start[x + 1]; i < end; i += PIXELS) {
+            int64_t chosen[PIXELS];
+            choose(columns->near + i, columns->far + i, left, right, count, chosen);
+            for (int64_t p = 0; p < PIXELS && i + p < end; p++)
+                self->labels[row * columns->pixels + i + p] = (uint8_t)candidates[chosen[p]];
+        }
+    }
+}
+
+/* Label the quads x .. end - 1 of row y, TILE at most, whose corners differ. */
+INLINE void label_run(const job *self, int64_t y, int64_t x, int64_t end) {
+    const axis *columns = &self->columns;
+    int64_t below = next_cell(&self->rows, y), cells = next_cell(columns, end - 1) - x + 1;
+    const uint8_t *upper = self->winners + y * columns->cells, *lower = self->winners + below * columns->cells;
+    gather_vectors(self, y, x, cells, self->vectors[0]);
+    gather_vectors(self, below, x, cells, self->vectors[1]);
+    for (int64_t i = x; i < end; i++) {
+        int64_t next = next_cell(columns, i), near = (i - x) * self->padded, far = (next - x) * self->padded;
+        const float *const *vectors = (const float *const *)self->vectors;
+        quad at = {{vectors[0] + near, vectors[0] + far, vectors[1] + near, vectors[1] + far},
+                   {upper[i], upper[next], lower[i], lower[next]}};
+        label_quad(self, y, i, &at);
+    }
+}
+
+/* Fill a pixel row by runs of equal cells; label_run corrects the mixed quads. */
+INLINE void fill_row(const axis *columns, const uint8_t *winners, uint8_t *labels) {
+    for (int64_t x = 0, end; x < columns->cells; x = end) {
+        for (end = x + 1; end < columns->cells && winners[end] == winners[x];) end++;
+        memset(labels + columns->start[x], winners[x], (size_t)(columns->start[end] - columns->start[x]));
+    }
+}
+
+/* Whether quad x has pixels and corners of more than one class. */
+INLINE int is_mixed(const axis *columns, const uint8_t *upper, const uint8_t *lower, int64_t x) {
+    int64_t next = next_cell(columns, x);
+    int differ = (upper[x] ^ upper[next]) | (upper[x] ^ lower[x]) | (upper[x] ^ lower[next]);
+    return differ && columns->start[x] < columns->start[x + 1];
+}
+
+/* Label the pixel rows between cell row y and the next one. */
+INLINE void label_band(const job *self, int64_t y) {
+    const axis *columns = &self->columns;
+    const uint8_t *upper = self->winners + y * columns->cells;
+    const uint8_t *lower = self->winners + next_cell(&self->rows, y) * columns->cells;
+    int64_t start = self->rows.start[y], height = self->rows.start[y + 1] - start;
+    uint8_t *labels = self->labels + start * columns->pixels;
+    if (height == 0) return;
+    fill_row(columns, upper, labels);
+    for (int64_t row = 1; row < height; row++)
+        memcpy(labels + row * columns->pixels, labels, (size_t)columns->pixels);
+    for (int64_t x = 0, end; x < columns->cells; x = end + (end == x)) {
+        for (end = x; end < columns->cells && end - x < TILE && is_mixed(columns, upper, lower, end);) end++;
+        if (end > x) label_run(self, y, x, end);
+    }
+}
+
+CLONES static int label_all(const job *self) {
+    if (find_winners(self)) return NOT_FINITE;
+    for (int64_t y = 0; y < self->rows.cells; y++) label_band(self, y);
+    return OK;
+}
+
+/* Label (height, width) pixels from logits (classes, h, w), all sides 1 or more, at most MAX_CLASSES classes. */
+int label_map(const float *logits, int64_t classes, int64_t h, int64_t w, int64_t height, int64_t width,
+              uint8_t *labels) {
+    job self = {.logits = logits, .classes = classes, .labels = labels};
+    self.padded = (classes + LANES - 1) / LANES * LANES;
+    self.winners = malloc((size_t)(h * w));
+    for (int i = 0; i < 2; i++) self.vectors[i] = calloc((size_t)((TILE + 1) * self.padded), sizeof(float));
+    int status = axis_init(&self.rows, h, height) | axis_init(&self.columns, w, width);
+    if (!self.winners || !self.vectors[0] || !self.vectors[1]) status = NO_MEMORY;
+    if (status == OK) status = label_all(&self);
+    axis_free(&self.columns);
+    axis_free(&self.rows);
+    for (int i = 0; i < 2; i++) free(self.vectors[i]);
+    free(self.winners);
+    return status;
+}

@@ -1,0 +1,103 @@
+"""A model whose answers can be told from the image: the class of a pixel is the grey level next to its brightness."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+
+# Brightness 0..255 that each class stands for.
+LEVELS = (0.0, 128.0, 255.0)
+CLASSES = (
+    ClassInfo(0, "dark", (10, 20, 30)),
+    ClassInfo(1, "grey", (40, 50, 60)),
+    ClassInfo(2, "bright", (70, 80, 90)),
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    """Manifest of the brightness model; its graph is not there."""
+    return Manifest("brightness", "1.2.3", "none", CLASSES, (32, 64), "0" * 64)
+
+
+@pytest.fixture
+def brightness_logits() -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Logits (B, 3, h / 4, w / 4) of images (B, h, w, 3), as the graph of ``tiny_model_dir`` computes them."""
+
+    def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch, height, width, channels = images.shape
+        cells = images.reshape(batch, height // 4, 4, width // 4, 4, channels).astype(np.float32).mean((2, 4, 5))
+        return -((cells[:, None] - np.array(LEVELS, np.float32)[None, :, None, None]) ** 2)
+
+    return logits
+
+
+@pytest.fixture
+def tiny_model_dir(tmp_path: Path) -> Path:
+    """A model directory with the brightness model as ONNX: any batch size, input 32x64."""
+    directory = tmp_path / "brightness"
+    directory.mkdir()
+    write_brightness_graph(directory / GRAPH_NAME, "B")
+    digest = file_sha256(directory / GRAPH_NAME)
+    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (32, 64), digest))
+    return directory
+
+
+@pytest.fixture
+def write_graph() -> Callable[[Path, int | str], None]:
+    """Writes the brightness graph with a batch axis of one's choice."""
+    return write_brightness_graph
+
+
+@pytest.fixture
+def png() -> Callable[..., bytes]:
+    """Makes a PNG with three vertical stripes: dark, grey, bright."""
+
+    def make(height: int = 32, width: int = 96) -> bytes:
+        levels = np.repeat(np.array(LEVELS, np.uint8), width // 3)
+        pixels = np.broadcast_to(levels[None, :, None], (height, width, 3))
+        stream = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG")
+        return stream.getvalue()
+
+    return make
+
+
+def write_brightness_graph(path: Path, batch: int | str) -> None:
+    import onnx  # noqa: PLC0415
+    from onnx import TensorProto, helper  # noqa: PLC0415
+
+    levels = helper.make_tensor("levels", TensorProto.FLOAT, [1, 3, 1, 1], LEVELS)
+    channel_axis = helper.make_tensor("channel_axis", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["channels_first"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["channels_first"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("ReduceMean", ["cells", "channel_axis"], ["brightness"], keepdims=1),
+        helper.make_node("Sub", ["brightness", "levels"], ["difference"]),
+        helper.make_node("Mul", ["difference", "difference"], ["squared"]),
+        helper.make_node("Neg", ["squared"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, 32, 64, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3, 8, 16])],
+        [levels, channel_axis],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

@@ -1,0 +1,95 @@
+"""The manifest: round trip, and everything that makes a model directory unusable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_export.manifest import ClassInfo, Manifest, ManifestError, file_sha256, read_manifest, write_manifest
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"graph")
+    manifest = Manifest(
+        name="tiny",
+        version="1.0.0",
+        architecture="ecenet-lite0",
+        classes=(ClassInfo(0, "Sky", (1, 2, 3)), ClassInfo(1, "Road", (4, 5, 6))),
+        input_size=(64, 96),
+        graph_sha256=file_sha256(graph),
+        metrics={"val_miou": 0.5},
+    )
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def edit(directory: Path, **fields: Any) -> None:
+    path = directory / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_round_trip(directory: Path) -> None:
+    manifest = read_manifest(directory)
+    assert manifest.classes[1] == ClassInfo(1, "Road", (4, 5, 6))
+    assert manifest.palette == bytes([1, 2, 3, 4, 5, 6])
+    assert manifest.num_classes == 2
+    assert manifest.input_size == (64, 96)
+    assert write_manifest(directory, manifest).name == "manifest.json"
+    assert read_manifest(directory) == manifest
+
+
+def test_sha256_is_the_known_one(directory: Path) -> None:
+    (directory / "abc").write_bytes(b"abc")
+    assert file_sha256(directory / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_edited_graph_is_refused(directory: Path) -> None:
+    (directory / "model.onnx").write_bytes(b"other")
+    with pytest.raises(ManifestError, match="changed after the export"):
+        read_manifest(directory)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format_version": 2}, "format_version is 2, this release reads 1"),
+        ({"classes": []}, r"class ids are \[\]"),
+        ({"classes": [{"id": 1, "name": "a", "color": [0, 0, 0]}] * 2}, r"class ids are \[1, 1\]"),
+        ({"classes": [{"id": 0, "name": "a", "color": [0, 0, 256]}]}, r"\[0, 0, 256\].*within 0\.\.255"),
+        ({"classes": [{"id": 0, "color": [0, 0, 0]}]}, "'name' is missing"),
+        ({"input_size": [16, 96]}, r"input_size is \[16, 96\]"),
+        ({"input_size": [64]}, "values to unpack"),
+        ({"output_stride": 8}, "output_stride is 8, expected 4"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_fields_out_of_range_are_named(fields: dict[str, Any], message: str, directory: Path) -> None:
+    edit(directory, **fields)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(directory)
+
+
+def test_missing_and_broken_files_are_named(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="is no model directory"):
+        read_manifest(tmp_path / "absent")
+    (directory / "model.onnx").unlink()
+    with pytest.raises(ManifestError, match=r"has no model\.onnx"):
+        read_manifest(directory)
+    (directory / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="cannot be read"):
+        read_manifest(directory)
+    (directory / "manifest.json").write_text("[]")
+    with pytest.raises(ManifestError, match="expected an object, got list"):
+        read_manifest(directory)
+
+
+def test_reading_a_manifest_needs_the_standard_library_only() -> None:
+    code = "import sys, model_export.manifest; print([m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,46 @@
+"""A network small enough for tests, and CamVid in miniature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.model.ecenet import ECENet, ModelConfig
+
+TINY = ModelConfig(
+    backbone="swin",
+    num_classes=11,
+    channels=16,
+    num_heads=4,
+    embed_dim=8,
+    depths=(1, 2, 1, 1),
+    swin_heads=(1, 2, 2, 4),
+    window_size=4,
+)
+
+
+@pytest.fixture
+def tiny_model() -> ECENet:
+    torch.manual_seed(0)
+    return ECENet(TINY)
+
+
+@pytest.fixture
+def tiny_camvid(tmp_path: Path) -> Path:
+    """Eight train and two val images of 48x64: each class a grey of its own, in blocks, and a void corner."""
+    root = tmp_path / "camvid"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for index in range(count):
+            labels = rng.integers(0, 11, (6, 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            image = np.repeat(labels[..., None] * 23, 3, 2).astype(np.uint8)
+            labels[:4, :4] = 11
+            for folder, array in ((split, image), (f"{split}annot", labels)):
+                path = root / folder / f"{index:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return root

@@ -1,0 +1,54 @@
+"""Our checkpoints: round trip, atomic writing, and files that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.checkpoint import CheckpointError, load_model, read_checkpoint, read_entries, save_checkpoint
+from trainer.model import build_model
+from trainer.released import StateDictError
+
+
+def test_round_trip_gives_the_same_network_in_eval_mode(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model("ecenet-lite0", 3).eval()
+    path = tmp_path / "runs" / "model.pt"
+    save_checkpoint(path, model.config, model.state_dict(), input_size=[64, 96])
+    image = torch.randn(1, 3, 50, 70)
+    loaded = load_model(path)
+    with torch.no_grad():
+        assert torch.equal(loaded(image), model(image))
+    assert not loaded.training
+    assert read_entries(path) == {"input_size": [64, 96]}
+    assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_changed_keys_are_listed(tmp_path: Path) -> None:
+    model = build_model("ecenet-lite0", 3)
+    state = model.state_dict()
+    state["spare"] = state.pop("decode_head.classifier.bias")
+    save_checkpoint(tmp_path / "model.pt", model.config, state)
+    with pytest.raises(StateDictError, match=r"(?s)decode_head\.classifier\.bias.*spare"):
+        load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 broken", b"\x80\x02broken"])
+def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises((CheckpointError, StateDictError)):
+        load_model(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.pt does not exist"):
+        load_model(tmp_path / "absent.pt")
+
+
+def test_a_foreign_torch_file_is_no_training_checkpoint(tmp_path: Path) -> None:
+    torch.save({"weights": {}}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="its format is None"):
+        read_checkpoint(tmp_path / "model.pt")

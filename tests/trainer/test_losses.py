@@ -1,0 +1,85 @@
+"""The terms of the criterion against hand-made values and the formulas written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainer.losses import LossWeights, balanced_class_weights, criterion, diversity_loss, mask_loss
+from trainer.model.decode_head import HeadOutput
+
+
+def written_out(masks: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Focal and dice per (image, class) pair, in loops."""
+    focal, dice, pairs = 0.0, 0.0, 0
+    for image, label in zip(masks.double(), labels, strict=True):
+        valid = label != 255
+        for index in label[valid].unique().tolist():
+            p = image[index][valid].sigmoid()
+            t = (label[valid] == index).double()
+            entropy = F.binary_cross_entropy(p, t, reduction="none")
+            p_t, alpha_t = p * t + (1 - p) * (1 - t), 0.25 * t + 0.75 * (1 - t)
+            focal += float((alpha_t * (1 - p_t) ** 2 * entropy).mean())
+            dice += float(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+            pairs += 1
+    return focal / pairs, dice / pairs
+
+
+def test_mask_loss_equals_the_formulas() -> None:
+    torch.manual_seed(0)
+    masks = torch.randn(2, 5, 6, 7)
+    labels = torch.randint(0, 3, (2, 6, 7))  # classes 3 and 4 are absent
+    labels[:, :2] = 255
+    focal, dice = mask_loss(masks, labels)
+    assert (float(focal), float(dice)) == pytest.approx(written_out(masks, labels), rel=1e-5)
+
+
+def test_void_pixels_and_absent_classes_do_not_count() -> None:
+    torch.manual_seed(0)
+    masks, labels = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[:, 0] = 255
+    changed = masks.clone()
+    changed[:, :, 0] += 5  # void rows
+    changed[:, 1:] -= 3  # absent classes
+    assert torch.equal(torch.stack(mask_loss(masks, labels)), torch.stack(mask_loss(changed, labels)))
+
+
+def test_all_void_gives_zero_and_a_gradient() -> None:
+    masks = torch.randn(1, 4, 4, 4, requires_grad=True)
+    focal, dice = mask_loss(masks, torch.full((1, 4, 4), 255))
+    (focal + dice).backward()
+    assert float(focal) == float(dice) == 0
+    assert masks.grad is not None
+    assert not masks.grad.any()
+
+
+def test_diversity_loss_counts_channels_with_a_peak_of_their_own() -> None:
+    apart = torch.zeros(1, 9)
+    apart[0, :4] = 1  # four channels, each all at one position of its own
+    assert float(diversity_loss(apart, 4)) == 0
+    together = torch.zeros(1, 9)
+    together[0, 0] = 1
+    assert float(diversity_loss(together, 4)) == 0.75
+
+
+def test_criterion_weighs_its_terms() -> None:
+    torch.manual_seed(0)
+    output = HeadOutput(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), (torch.full((1, 4), 0.5),), (4,))
+    labels = torch.randint(0, 3, (1, 16, 16))
+    once, twice = (criterion(output, labels, LossWeights(w, w, 5, 2, w)) for w in (1, 2))
+    torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
+    logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
+    assert float(once.cross_entropy) == pytest.approx(float(F.cross_entropy(logits, labels)))
+    focal, dice = mask_loss(output.auxiliary_masks, labels[:, 2::4, 2::4])
+    assert float(once.auxiliary) == pytest.approx(float(5 * focal + 2 * dice))
+    assert float(once.diversity) == pytest.approx(0.5)
+
+
+def test_rare_classes_weigh_more() -> None:
+    weights = balanced_class_weights(torch.tensor([90.0, 10.0]))
+    ratio = math.log(1.1 + 0.9) / math.log(1.1 + 0.1)
+    assert float(weights[1] / weights[0]) == pytest.approx(ratio)
+    assert float(weights.mean()) == pytest.approx(1)

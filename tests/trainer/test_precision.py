@@ -1,0 +1,35 @@
+"""Depthwise convolutions that stay in float32 under bf16."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainer.precision import keep_depthwise_in_float
+
+
+def test_only_slow_depthwise_convolutions_are_changed() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, stride=2),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 8, 1),
+    )
+    names = list(model.state_dict())
+    image = torch.randn(1, 8, 16, 16)
+    expected = model(image)
+    assert keep_depthwise_in_float(model) == 2
+    assert [type(layer).__name__ for layer in model] == ["FloatConv2d", "FloatConv2d", "Conv2d", "Conv2d"]
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(image), expected)
+
+
+def test_autocast_is_left_and_entered_again() -> None:
+    layer = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+    image = torch.randn(1, 4, 8, 8).bfloat16()
+    exact = layer(image.float())
+    keep_depthwise_in_float(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(image)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, exact.bfloat16())

@@ -1,0 +1,51 @@
+"""Learning rate, parameter groups, moving average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.model.ecenet import ECENet
+from trainer.schedule import MovingAverage, lr_factor, parameter_groups
+
+
+def test_rate_warms_up_and_decays_to_nothing() -> None:
+    factors = [lr_factor(step, total_steps=100, warmup_steps=10, power=0.9) for step in (0, 9, 10, 55, 100, 120)]
+    assert factors == pytest.approx([0.1, 1.0, 1.0, 0.5**0.9, 0.0, 0.0])
+
+
+def test_norms_and_biases_do_not_decay_and_the_head_is_faster(tiny_model: ECENet) -> None:
+    groups = parameter_groups(tiny_model, lr=1e-3, head_lr_multiple=10, weight_decay=0.05)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (1e-3, 0.05),
+        (1e-3, 0.0),
+        (1e-2, 0.05),
+        (1e-2, 0.0),
+    ]
+    grouped = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert {id(p) for p in grouped} == {id(p) for p in tiny_model.parameters()}
+    assert len(grouped) == len(list(tiny_model.parameters()))
+
+
+def test_moving_average_follows_weights_and_statistics() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    average = MovingAverage(model, 0.5)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.running_mean.fill_(2.0)
+    model.num_batches_tracked.fill_(7)
+    average.update(model, step=100)
+    assert average.model.weight.tolist() == [2.0, 2.0]
+    assert average.model.running_mean.tolist() == [1.0, 1.0]
+    assert int(average.model.num_batches_tracked) == 7
+    assert not average.model.weight.requires_grad
+
+
+def test_first_steps_of_the_average_count_more() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(model, 0.999)
+    with torch.no_grad():
+        average.model.weight.fill_(0.0)
+        model.weight.fill_(1.0)
+    average.update(model, step=0)
+    assert average.model.weight.item() == pytest.approx(0.9)

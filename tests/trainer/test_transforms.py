@@ -1,0 +1,53 @@
+"""Augmentations move image and labels alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainer.datasets import IGNORE_INDEX, Sample
+from trainer.transforms import PADDING_GREY, Augmentation
+
+
+def blocks() -> Sample:
+    """Labels in blocks, the image a grey that tells the label."""
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(40, 0).repeat(40, 1)
+    return Sample(np.repeat(labels[..., None] * 20, 3, 2), labels)
+
+
+def augmentation(scale: tuple[float, float], flip: float = 0.0, jitter: float = 0.0) -> Augmentation:
+    return Augmentation((120, 160), (64, 96), scale, jitter, flip)
+
+
+@pytest.mark.parametrize("scale", [(0.3, 0.5), (1.0, 1.0), (1.5, 2.5)])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_labels_stay_on_their_pixels(scale: tuple[float, float], flip: float) -> None:
+    for seed in range(10):
+        view = augmentation(scale, flip)(blocks(), np.random.default_rng(seed))
+        assert view.image.shape == (64, 96, 3)
+        assert view.labels.shape == (64, 96)
+        inside = view.labels != IGNORE_INDEX
+        assert inside.any()
+        grey = view.image[..., 0].astype(int)
+        right = np.abs(grey - view.labels.astype(int) * 20) <= 12
+        assert right[inside].mean() > 0.85  # but for the soft edges between blocks
+
+
+def test_outside_is_grey_and_ignored() -> None:
+    view = augmentation((0.25, 0.25))(blocks(), np.random.default_rng(0))
+    outside = view.labels == IGNORE_INDEX
+    assert outside.mean() == pytest.approx(1 - 30 * 40 / (64 * 96), abs=0.02)
+    assert (view.image[outside] == PADDING_GREY).all()
+
+
+def test_same_seed_same_view() -> None:
+    first, second = (augmentation((0.5, 2.0), 0.5, 0.4)(blocks(), np.random.default_rng(7)) for _ in range(2))
+    assert np.array_equal(first.image, second.image)
+    assert np.array_equal(first.labels, second.labels)
+
+
+def test_identity_at_scale_one_and_full_crop() -> None:
+    sample = blocks()
+    view = Augmentation((120, 160), (120, 160), (1.0, 1.0), 0.0, 0.0)(sample, np.random.default_rng(0))
+    assert np.array_equal(view.image, sample.image)
+    assert np.array_equal(view.labels, sample.labels)
