@@ -71,6 +71,12 @@ class Manifest:
         return len(self.classes)
 
     @property
+    def logits_size(self) -> tuple[int, int]:
+        """(height, width) of the logits in cells; a rest of the input that is no whole cell has a cell of its own."""
+        height, width = self.input_size
+        return -(-height // self.output_stride), -(-width // self.output_stride)
+
+    @property
     def palette(self) -> bytes:
         """RGB triples of all classes in the order of their ids, ``3 * K`` bytes."""
         return bytes(channel for info in self.classes for channel in info.color)

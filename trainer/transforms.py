@@ -65,4 +65,4 @@ def _jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator)
     enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for index in rng.permutation(len(enhancers)):
         picture = enhancers[index](picture).enhance(1 + rng.uniform(-strength, strength))
-    return np.asarray(picture)
+    return np.array(picture)

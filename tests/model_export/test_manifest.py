@@ -45,6 +45,11 @@ def test_round_trip(directory: Path) -> None:
     assert read_manifest(directory) == manifest
 
 
+def test_logits_have_a_cell_for_every_rest(directory: Path) -> None:
+    edit(directory, input_size=[65, 96])
+    assert read_manifest(directory).logits_size == (17, 24)
+
+
 def test_sha256_is_the_known_one(directory: Path) -> None:
     (directory / "abc").write_bytes(b"abc")
     assert file_sha256(directory / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

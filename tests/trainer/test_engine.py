@@ -42,7 +42,7 @@ def train(state: TrainingState, batches: list[tuple[torch.Tensor, torch.Tensor]]
         class_weights=None,
         precision="fp32",
         clip_norm=5.0,
-        on_step=lambda terms: losses.append(float(sum(terms))),
+        on_step=lambda terms: losses.append(float(torch.stack(terms).sum())),
     )
     return losses
 

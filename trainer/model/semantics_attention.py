@@ -1,4 +1,4 @@
-"""Semantics Attention and Updater (SAU): features attend to classes, masks renew the classes (figure 3 of the paper)."""
+"""Semantics Attention and Updater (SAU): features attend to classes, masks renew the classes (the paper's figure 3)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""Semantic segmentation as a service: a model directory in, an HTTP server that answers images in batches out.
+
+One request goes ``routes`` -> ``pipeline`` (admit, decode, resize) -> ``batcher`` -> ``engines`` and back through
+``pipeline`` (label map, encode). HTTP depends on the pipeline, the pipeline on the batcher, never the other way round.
+"""

@@ -1,0 +1,56 @@
+"""The states of the process: starting, ready, draining, stopped; or failed, when the model cannot be used."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What the process does; ``/readyz`` answers 200 in ``READY`` only."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_NEXT = {
+    State.STARTING: {State.READY, State.DRAINING, State.FAILED},
+    State.READY: {State.DRAINING},
+    State.DRAINING: {State.STOPPED},
+    State.FAILED: {State.DRAINING},
+    State.STOPPED: set[State](),
+}
+
+
+class Lifecycle:
+    """The current state, which only moves forward.
+
+    Attributes:
+        state: The current state.
+        failure: Why the start failed, one sentence; empty otherwise. It stays after ``FAILED`` was left.
+    """
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        self.failure = ""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is State.READY
+
+    def advance(self, state: State) -> None:
+        """Go to ``state``; being there already is fine.
+
+        Raises:
+            ValueError: The step would go backwards.
+        """
+        if state is not self.state and state not in _NEXT[self.state]:
+            raise ValueError(f"no way from {self.state} to {state}")
+        self.state = state
+
+    def fail(self, reason: str) -> None:
+        """The start failed for ``reason``, one sentence."""
+        self.advance(State.FAILED)
+        self.failure = reason

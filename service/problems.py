@@ -1,0 +1,68 @@
+"""Errors as problem documents (RFC 9457): one handler for each family of exceptions, one body for all."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from service.errors import PROBLEM_MEDIA_TYPE, ClientGone, InvalidParameter, ServiceError, Unavailable
+from service.metrics import SEGMENT_PATH, Metrics
+
+
+def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every error of ``app`` with a problem document, and count refusals and departures."""
+
+    @app.exception_handler(ServiceError)
+    async def on_service_error(request: Request, error: ServiceError) -> Response:
+        if request.url.path == SEGMENT_PATH:
+            _count(metrics, error)
+        return problem_response(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(request, _invalid_parameter(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        return _http_problem(request, error)
+
+
+def problem_response(request: Request, error: ServiceError) -> Response:
+    """The answer that tells ``error``."""
+    return _response(request, error.problem(), error.headers)
+
+
+def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]) -> Response:
+    body = {**problem, "instance": request.url.path, "request_id": request.state.request_id}
+    return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def _count(metrics: Metrics, error: ServiceError) -> None:
+    if isinstance(error, Unavailable):
+        metrics.request_rejected(error)
+    elif isinstance(error, ClientGone):
+        metrics.client_left()
+
+
+def _invalid_parameter(error: RequestValidationError) -> InvalidParameter:
+    first = error.errors()[0]
+    name, value = first["loc"][-1], first.get("input")
+    return InvalidParameter(f"{name} is {value!r}: {first['msg']}", extra={"parameter": name, "value": value})
+
+
+def _http_problem(request: Request, error: HTTPException) -> Response:
+    """404, 405 and whatever else the framework raises."""
+    title = HTTPStatus(error.status_code).phrase
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    problem = {
+        "type": title.lower().replace(" ", "-"),
+        "title": title,
+        "status": error.status_code,
+        "detail": detail,
+    }
+    return _response(request, problem, dict(error.headers or {}))

@@ -1,0 +1,94 @@
+"""Around every request: its id, its timings, its line in the log, and an answer to what nobody else has caught.
+
+Plain ASGI, because a framework middleware would stand between the route and the news that a client has left.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ServiceError
+from service.lifecycle import Lifecycle, State
+from service.metrics import NO_FORMAT, SEGMENT_PATH, Metrics
+from service.problems import problem_response
+
+logger = logging.getLogger(__name__)
+
+# What may go into a log line and a header as it came.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class RequestContext:
+    """ASGI middleware; sets ``request.state.request_id``, and reads ``answer_format`` and ``stopwatch`` from there."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self._lifecycle)
+        try:
+            await self._app(scope, receive, exchange.send)
+        except Exception:
+            logger.exception("request %s failed", exchange.request_id)
+            if exchange.status is None:
+                error = ServiceError("an unexpected error; the log has it under the request id")
+                await problem_response(Request(scope), error)(scope, receive, exchange.send)
+        finally:
+            self._account(scope, exchange)
+
+    def _account(self, scope: Scope, exchange: _Exchange) -> None:
+        """Count and log an exchange that has ended."""
+        status = exchange.status or 499
+        if scope["path"] == SEGMENT_PATH:
+            self._metrics.request_answered(str(scope["state"].get("answer_format", NO_FORMAT)), status)
+        level = logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO
+        elapsed_ms = (time.perf_counter() - exchange.started) * 1000
+        logger.log(
+            level, "%s %s %d %.1f ms %s", scope["method"], scope["path"], status, elapsed_ms, exchange.request_id
+        )
+
+
+class _Exchange:
+    """One request and its answer on the way out."""
+
+    def __init__(self, scope: Scope, send: Send, lifecycle: Lifecycle) -> None:
+        self.started = time.perf_counter()
+        self.status: int | None = None
+        self.request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        self._state = scope.setdefault("state", {})
+        self._state["request_id"] = self.request_id
+        self._send = send
+        self._lifecycle = lifecycle
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with our headers on the first."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(scope=message))
+        await self._send(message)
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        headers["X-Request-ID"] = self.request_id
+        if "stopwatch" in self._state:
+            headers["Server-Timing"] = self._state["stopwatch"].server_timing()
+        if self._lifecycle.state is State.DRAINING:
+            # Whoever keeps connections open opens the next one to another instance.
+            headers["Connection"] = "close"
+
+
+def _request_id(sent: str) -> str:
+    """The id that the client sent, if it is harmless; a new one otherwise."""
+    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

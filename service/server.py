@@ -1,0 +1,132 @@
+"""uvicorn's server with our start and our end: a banner when the model is ready, and a drain in two steps.
+
+On the first SIGTERM or SIGINT ``/readyz`` turns 503 while everything else goes on for ``drain_delay_s``: a load
+balancer sees that and sends its requests elsewhere before anything is refused. Then the listening socket closes, and
+the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A second signal ends the process at
+once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.lifecycle import State
+from service.runtime import Runtime, release
+
+# For answers that are already made when the drain is over.
+_WRITE_TIMEOUT_S = 1
+# Longer than load balancers keep idle connections (60 s is common): the side that reuses one must be the side that
+# closes it, or a request is sent into a connection that has just been closed.
+_KEEP_ALIVE_S = 75
+
+
+class Server(uvicorn.Server):
+    """Serves one app on one bound socket.
+
+    Attributes:
+        exit_status: What the process should end with: 0, or 1 when the model could not be used.
+    """
+
+    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                server_header=False,
+                access_log=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+            )
+        )
+        self.exit_status = 0
+        self._runtime: Runtime = app.state.runtime
+        self._bound = bound
+        self._watch: asyncio.Task[None] | None = None
+
+    def serve_until_signal(self) -> int:
+        """Run until a signal, or until the model turns out to be unusable; gives the exit status."""
+        self.run(sockets=[self._bound])
+        return self.exit_status
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port; the model is loaded meanwhile."""
+        await super().startup(sockets)
+        self._watch = asyncio.create_task(self._follow_start())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain on the first signal, leave on the second."""
+        # uvicorn's own version would raise the signal again after a clean end, and the status would not be 0.
+        if self.should_exit:
+            os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
+            os._exit(128 + sig)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn unready, serve on for the delay, then close the port and answer what is inside."""
+        settings = self._runtime.settings
+        deadline = time.monotonic() + settings.drain_timeout_s
+        if self._runtime.lifecycle.state is State.READY:
+            self._runtime.begin_drain()
+            await asyncio.sleep(min(settings.drain_delay_s, settings.drain_timeout_s))
+        remaining_s = max(0.0, deadline - time.monotonic())
+        self.config.timeout_graceful_shutdown = math.ceil(remaining_s) + _WRITE_TIMEOUT_S
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._runtime.drain(remaining_s))
+            group.create_task(super().shutdown(sockets))
+
+    async def _follow_start(self) -> None:
+        """When the start is over, print how to use the service, or why it cannot be used and end."""
+        await self._runtime.started.wait()
+        if self._runtime.lifecycle.failure:
+            print(f"ecenet-serve: {self._runtime.lifecycle.failure}", file=sys.stderr)  # noqa: T201
+            self.exit_status = 1
+            self.should_exit = True
+        elif self._runtime.lifecycle.is_ready:
+            print(banner(self._runtime, self._bound), flush=True)  # noqa: T201
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to an address, not listening yet.
+
+    Raises:
+        OSError: The address does not exist or is taken.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def banner(runtime: Runtime, bound: socket.socket) -> str:
+    """What a newcomer needs: where, which model, and a command to try."""
+    manifest, engine = runtime.manifest, runtime.engine
+    height, width = manifest.input_size
+    address, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
+    url = f"http://{host}:{port}"
+    return (
+        f"ecenet {release()} is ready at {url}\n"
+        f"  model  {manifest.name} {manifest.version}: {manifest.num_classes} classes, input {width}x{height}, "
+        f"{engine.name if engine else 'no engine'}\n"
+        f"  try    curl -F file=@photo.png '{url}/segment?format=color' -o mask.png\n"
+        f"  docs   {url}/docs"
+    )

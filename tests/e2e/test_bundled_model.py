@@ -1,0 +1,110 @@
+"""The bundled model behind the HTTP interface: a picture one believes, without PyTorch, as the README shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_export.manifest import GRAPH_NAME, read_manifest
+from service.app import create_app
+from service.bundled_model import bundled_model_dir
+from service.settings import Settings
+from trainer.datasets import CAMVID_CLASSES
+from trainer.evaluate import main as evaluate
+
+EXAMPLE = Path(__file__).parents[2] / "models" / "example"
+STREET = (EXAMPLE / "street.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def segment() -> Callable[[str], httpx.Response]:
+    """Answers of the bundled model for the street, by format, from one app."""
+    formats = ("labels", "color", "overlay", "json")
+
+    async def ask() -> dict[str, httpx.Response]:
+        app = create_app(Settings())
+        async with app.router.lifespan_context(app):
+            await app.state.runtime.started.wait()
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                headers = {"content-type": "image/jpeg"}
+                return {
+                    name: await client.post("/segment", params={"format": name}, content=STREET, headers=headers)
+                    for name in formats
+                }
+
+    return asyncio.run(ask()).__getitem__
+
+
+def picture(data: bytes) -> np.ndarray[Any, Any]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def test_a_street_is_road_under_sky(segment: Callable[[str], httpx.Response]) -> None:
+    labels = picture(segment("labels").content)
+    assert labels.shape == (720, 960)
+    names = [info.name for info in CAMVID_CLASSES]
+    sky, road = (labels == names.index(name) for name in ("Sky", "Road"))
+    assert 0.2 < sky.mean() < 0.45
+    assert 0.25 < road.mean() < 0.6
+    assert np.nonzero(sky)[0].mean() < 240  # rows
+    assert np.nonzero(road)[0].mean() > 480
+
+
+def test_json_counts_the_pixels_of_the_label_map(segment: Callable[[str], httpx.Response]) -> None:
+    labels = picture(segment("labels").content)
+    body = segment("json").json()
+    counts = np.bincount(labels.ravel(), minlength=11).tolist()
+    assert [entry["pixels"] for entry in body["classes"]] == counts
+    assert [entry["name"] for entry in body["classes"]] == [info.name for info in CAMVID_CLASSES]
+    assert sum(entry["share"] for entry in body["classes"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["color", "overlay"])
+def test_the_readmes_pictures_are_the_bundled_models_answers(
+    name: str, segment: Callable[[str], httpx.Response]
+) -> None:
+    shown = picture((EXAMPLE / f"{name}.png").read_bytes())
+    answered = picture(segment(name).content)
+    assert shown.shape == answered.shape == (720, 960, 3)
+    assert (shown == answered).all(-1).mean() > 0.995  # processors differ in the last bits of the logits
+
+
+def test_the_bundled_model_is_small_and_complete() -> None:
+    directory = bundled_model_dir()
+    manifest = read_manifest(directory)
+    assert manifest.classes == CAMVID_CLASSES
+    assert (directory / GRAPH_NAME).stat().st_size <= 20e6
+    assert manifest.metrics["val_miou"] >= 0.70
+    assert "research" in manifest.license
+    card = (directory / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"{100 * manifest.metrics['val_miou']:.2f}" in card
+
+
+def test_serving_needs_no_pytorch() -> None:
+    code = (
+        "import sys, service.app, service.engines.onnxruntime_engine; "
+        "print([name for name in ('torch', 'timm', 'onnx', 'trainer') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_stated_accuracy_is_the_measured_one(camvid_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = bundled_model_dir()
+    assert evaluate([str(directory), "--data", str(camvid_dir)]) == 0
+    table = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    stated = read_manifest(directory).metrics
+    assert float(table["mIoU"]) == pytest.approx(100 * stated["val_miou"], abs=0.05)
+    assert float(table["aAcc"]) == pytest.approx(100 * stated["val_accuracy"], abs=0.05)

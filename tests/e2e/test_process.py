@@ -1,0 +1,216 @@
+"""The real process: started on a free port, used by real clients, ended by real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from model_export.manifest import GRAPH_NAME, Manifest, file_sha256, write_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = ["-m", "service"]
+GATED = ["-c", "import runpy; runpy.run_path('tests/e2e/gated_server.py', run_name='__main__')"]
+
+
+class Process:
+    """A running service.
+
+    Attributes:
+        banner: The lines that it printed when it was ready.
+        url: Where it listens.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.popen = popen
+        self.banner = [self.line() for _ in range(4)]
+        self.url = self.banner[0].rpartition(" ")[2]
+
+    def line(self) -> str:
+        """The next line of its standard output."""
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().decode().rstrip()
+
+    def release(self, batches: int = 1) -> None:
+        """Let a gated engine run."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(b"x" * batches)
+        self.popen.stdin.flush()
+
+    def until_unready(self) -> None:
+        while httpx.get(self.url + "/readyz").status_code != 503:
+            pass
+
+    def until_in_flight(self, count: int) -> None:
+        while f"ecenet_in_flight {count}.0\n" not in httpx.get(self.url + "/metrics").text:
+            pass
+
+    def segment(self, data: bytes) -> httpx.Response:
+        return httpx.post(self.url + "/segment", files={"file": ("photo.png", data)}, timeout=60)
+
+
+@contextmanager
+def running(program: list[str], *arguments: str) -> Iterator[Process]:
+    command = [sys.executable, *program, "--port", "0", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
+        try:
+            yield Process(popen)
+        finally:
+            popen.kill()
+
+
+def failing(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a service that cannot start."""
+    command = [sys.executable, *SERVICE, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def gated() -> Iterator[Process]:
+    with running(GATED, "--drain-delay-s", "1") as process:
+        yield process
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[httpx.Response]]]:
+    """Runs a call in a thread."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(
+    tiny_model_dir: Path, png: Callable[..., bytes]
+) -> None:
+    with running(SERVICE, "--model-dir", str(tiny_model_dir), "--drain-delay-s", "0") as process:
+        assert "is ready at http://127.0.0.1:" in process.banner[0]
+        assert "brightness 1.2.3: 3 classes, input 64x32, onnxruntime" in process.banner[1]
+        assert f"curl -F file=@photo.png '{process.url}/segment?format=color' -o mask.png" in process.banner[2]
+        response = process.segment(png())
+        assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(20) == 0
+
+
+def test_request_in_flight_at_sigterm_is_answered(
+    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    inside = background(gated.segment, png())
+    assert gated.line() == "batch 1"
+    gated.popen.send_signal(signal.SIGTERM)
+    gated.until_unready()
+    gated.release()
+    response = inside.result()
+    assert (response.status_code, response.headers["connection"]) == (200, "close")
+    assert gated.popen.wait(20) == 0
+
+
+def test_request_that_is_not_done_in_the_drain_time_is_answered_503(
+    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    with running(GATED, "--drain-delay-s", "0", "--drain-timeout-s", "0.2") as process:
+        stuck = background(process.segment, png())
+        assert process.line() == "batch 1"
+        process.popen.send_signal(signal.SIGTERM)
+        assert stuck.result().status_code == 503
+        assert stuck.result().json()["type"] == "draining"
+        assert process.popen.wait(20) == 0
+
+
+def test_second_signal_ends_the_process_at_once(
+    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    inside = background(gated.segment, png())
+    assert gated.line() == "batch 1"
+    gated.popen.send_signal(signal.SIGTERM)
+    gated.until_unready()
+    gated.popen.send_signal(signal.SIGTERM)
+    assert gated.popen.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(httpx.TransportError):
+        inside.result()
+
+
+def test_work_of_sixty_clients_that_hang_up_is_dropped(
+    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    first = background(gated.segment, png())
+    assert gated.line() == "batch 1"
+    body = png()
+    head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    address = urlsplit(gated.url)
+    clients = [socket.create_connection((address.hostname, address.port)) for _ in range(60)]
+    for client in clients:
+        client.sendall(head.encode() + body)
+    gated.until_in_flight(61)
+    for client in clients:
+        client.close()
+    gated.until_in_flight(1)
+    good = background(gated.segment, png())
+    gated.until_in_flight(2)
+    gated.release(2)
+    assert (first.result().status_code, good.result().status_code) == (200, 200)
+    assert gated.line() == "batch 1"
+    metrics = httpx.get(gated.url + "/metrics").text
+    assert "ecenet_cancelled_total 60.0\n" in metrics
+    assert "ecenet_batch_size_sum 2.0\n" in metrics
+
+
+def test_of_a_hundred_at_once_each_is_answered_and_those_over_the_limit_immediately(
+    gated: Process, png: Callable[..., bytes]
+) -> None:
+    async def crowd() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=gated.url, limits=limits, timeout=60) as client:
+            tasks = [
+                asyncio.create_task(client.post("/segment", files={"file": ("photo.png", png())})) for _ in range(100)
+            ]
+            while sum(task.done() for task in tasks) < 36:
+                await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+            refused = [task.result() for task in tasks if task.done()]
+            assert {response.status_code for response in refused} == {503}
+            assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+            gated.release(64)
+            return list(await asyncio.gather(*tasks))
+
+    statuses = [response.status_code for response in asyncio.run(crowd())]
+    assert (statuses.count(200), statuses.count(503)) == (64, 36)
+
+
+def test_taken_port_is_told_in_one_line(tiny_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = failing("--port", str(port), "--model-dir", str(tiny_model_dir))
+    assert result.returncode == 1
+    assert result.stderr == f"ecenet-serve: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+
+
+def test_wrong_setting_is_told_in_one_line() -> None:
+    result = failing("--max-batch-size", "1000")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ecenet-serve: --max-batch-size (ECENET_MAX_BATCH_SIZE) is '1000'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
+    result = failing("--port", "0", "--model-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == f"ecenet-serve: {tmp_path} is no model directory: it has no manifest.json\n"
+
+
+def test_model_that_cannot_be_loaded_ends_the_process_with_status_1(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / GRAPH_NAME).write_bytes(b"no graph")
+    digest = file_sha256(tmp_path / GRAPH_NAME)
+    write_manifest(tmp_path, Manifest("broken", "1", "none", manifest.classes, (32, 64), digest))
+    result = failing("--port", "0", "--model-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"ecenet-serve: onnxruntime cannot load {tmp_path / GRAPH_NAME}: ")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, SettingsError, option, read_settings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ECENET_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults() -> None:
+    settings = read_settings([])
+    assert (settings.host, settings.port, settings.model_dir) == ("127.0.0.1", 8000, None)
+    assert (settings.max_image_bytes, settings.max_image_pixels) == (20 * 2**20, 50_000_000)
+    assert (settings.max_batch_size, settings.batch_window_ms, settings.max_queue_size) == (None, 2.0, 64)
+    assert (settings.request_timeout_s, settings.drain_timeout_s, settings.drain_delay_s) == (30.0, 20.0, 1.0)
+    assert settings.codec_threads >= 1
+    assert settings.engine_threads >= 1
+
+
+def test_command_line_wins_over_environment_wins_over_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECENET_PORT", "8001")
+    monkeypatch.setenv("ECENET_MAX_BATCH_SIZE", "3")
+    settings = read_settings(["--port", "8002", "--model-dir", "models/mine"])
+    assert (settings.port, settings.max_batch_size, settings.max_queue_size) == (8002, 3, 64)
+    assert settings.model_dir == Path("models/mine")
+
+
+def test_settings_are_immutable() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECENET_PORT", "")
+    assert read_settings([]).port == 8000
+
+
+def test_port_variable_of_a_kubernetes_service_link_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECENET_PORT", "tcp://10.0.0.1:80")
+    assert read_settings([]).port == 8000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], ["--port", "ECENET_PORT", "'70000'", "65535"]),
+        (["--max-batch-size", "0"], ["--max-batch-size", "'0'", "1"]),
+        (["--max-image-bytes", "many"], ["--max-image-bytes", "'many'", "integer"]),
+        (["--request-timeout-s", "nan"], ["--request-timeout-s", "'nan'"]),
+        (["--engine", "abacus"], ["--engine", "'abacus'", "'onnxruntime'"]),
+        (["--log-level", "loud"], ["--log-level", "'loud'", "'warning'"]),
+    ],
+)
+def test_wrong_value_is_told_with_option_value_and_limit(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as failure:
+        read_settings(arguments)
+    assert all(word in str(failure.value) for word in words), str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECENET_MAX_QUEUE_SIZE", "0")
+    with pytest.raises(SettingsError, match=r"--port.*--max-queue-size"):
+        read_settings(["--port", "-1"])
+
+
+def test_help_names_every_setting_and_ends_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        read_settings(["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    for name, field in Settings.model_fields.items():
+        assert option(name) in text
+        assert field.description
+    assert text.rstrip().splitlines()[-1].lstrip().startswith("curl -F file=@")
+
+
+def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        read_settings(["--batch-size", "4"])
+    assert end.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err

@@ -1,0 +1,63 @@
+"""The README tells the truth: every setting, every command, every file that it names."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from model_export.__main__ import _parser as export_parser
+from service.settings import Settings, option
+from trainer.evaluate import _parser as evaluate_parser
+from trainer.train import _parser as train_parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{option(name)}` |")]
+    field = Settings.model_fields[name]
+    default = row.split("|")[2].strip()
+    if field.default_factory is not None:
+        assert default == "CPUs available"
+    elif field.default is None:
+        assert default not in {"", "None"}
+    else:
+        assert default == str(field.default)
+
+
+def test_every_file_that_the_readme_links_exists() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_extra_and_command_is_in_the_readme() -> None:
+    for name in (*PROJECT["optional-dependencies"], *PROJECT["scripts"]):
+        assert f"`{name}`" in README
+
+
+def test_the_readmes_commands_parse() -> None:
+    parsers = {"ecenet-train": train_parser(), "ecenet-evaluate": evaluate_parser(), "ecenet-export": export_parser()}
+    commands = re.findall(r"^\$ (ecenet-(?:train|evaluate|export)) (.*)$", README, re.MULTILINE)
+    assert {name for name, _ in commands} == set(parsers)
+    for name, arguments in commands:
+        parsers[name].parse_args(arguments.split())
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {word for line in re.findall(r"make ((?:[a-z]+ ?)+)", README) for word in line.split()}
+    shown = {"serve", "test", "lint", "types", "bench"}
+    assert shown <= targets
+    for target in shown:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"^[A-Z]+_TABLE$|^FIGURES$", README, re.MULTILINE)
