@@ -31,7 +31,9 @@ types: $(DEV_VENV)/.installed  ## mypy, strict
 
 bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	$(DEV_VENV)/bin/python benchmarks/label_map.py
-	$(DEV_VENV)/bin/python benchmarks/serving.py --self
+	@$(DEV_VENV)/bin/ecenet-serve --port 8766 --log-level warning & server=$$!; trap "kill $$server" EXIT; \
+	until curl -fs localhost:8766/readyz >/dev/null; do kill -0 $$server && sleep 0.2 || exit 1; done; \
+	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
 
 clean:  ## remove the environments and what was built
 	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/_label_map.so

@@ -40,7 +40,7 @@ class Engine(Protocol):
     def warm_up_sizes(self) -> Sequence[int]: ...
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (B, K, ceil(h / 4), ceil(w / 4)) float32 of RGB images (B, h, w, 3) uint8; row i depends on image i alone.
+        """Logits (B, K, ceil(h / 4), ceil(w / 4)) float32 of RGB images (B, h, w, 3) uint8, row by row.
 
         Raises:
             Exception: Whatever the runtime raises; the batch is lost, the engine may be used again.
