@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from model_export.manifest import GRAPH_NAME
+from model_export.manifest import GRAPH_NAME, read_manifest
 
 EPILOG = """example:
   ecenet-export onnx runs/camvid/best.pt -o models/my-model
@@ -25,41 +25,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    """``onnx``: export, then compare PyTorch with ONNX Runtime."""
+    """``onnx``: export, and say how well the graph agrees with PyTorch."""
     from model_export.onnx_export import ModelFacts, check_graph, export_onnx  # noqa: PLC0415
-    from model_export.parity import compare, generated_images  # noqa: PLC0415
-    from service.preprocess import resize_to_input  # noqa: PLC0415
-    from trainer.datasets import read_image  # noqa: PLC0415
 
     facts = ModelFacts(args.name or args.output.name, args.version, args.data_note, args.license_note)
-    exportable = export_onnx(args.checkpoint, args.output, facts, args.size)
+    parity = export_onnx(args.checkpoint, args.output, facts, size=args.size, images=args.images, count=args.count)
     graph = args.output / GRAPH_NAME
-    size = input_size(graph)
-    if args.images:
-        files = sorted(path for path in args.images.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
-        images = [resize_to_input(read_image(path), size) for path in files[: args.count]]
-    else:
-        images = generated_images(size, args.count)
-    operators = check_graph(graph)
+    height, width = read_manifest(args.output).input_size
+    attentions = check_graph(graph)["Attention"]
+    print(f"{graph}: {graph.stat().st_size / 1e6:.1f} MB, input {height}x{width}, {attentions} attentions")
     print(
-        f"{graph}: {graph.stat().st_size / 1e6:.1f} MB, input {size[0]}x{size[1]}, {operators['Attention']} attentions"
+        f"PyTorch and ONNX Runtime on {'real' if args.images else 'generated'} images: "
+        f"largest logit error {parity.max_logit_error:.1e}, equal labels {parity.equal_labels:.3%}"
     )
-    parity = compare(exportable, graph, images)
-    kind = "real" if args.images else "generated"
-    print(
-        f"PyTorch and ONNX Runtime on {len(images)} {kind} images: largest logit error {parity.max_logit_error:.1e}, "
-        f"equal labels {parity.equal_labels:.3%}"
-    )
-    parity.check()
     return 0
-
-
-def input_size(graph: Path) -> tuple[int, int]:
-    """(height, width) of a graph's input in pixels."""
-    import onnx  # noqa: PLC0415
-
-    dims = onnx.load(graph, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
-    return dims[1].dim_value, dims[2].dim_value
 
 
 def parse_size(text: str) -> tuple[int, int]:

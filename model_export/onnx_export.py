@@ -18,6 +18,7 @@ import torch
 
 from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
 from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+from model_export.parity import Parity, compare, sample_images
 from trainer.checkpoint import CheckpointError, load_model, read_entries
 from trainer.model.decode_head import NUM_STAGES
 from trainer.model.ecenet import ECENet
@@ -48,22 +49,31 @@ class ModelFacts:
 
 
 def export_onnx(
-    checkpoint: Path, directory: Path, facts: ModelFacts, size: tuple[int, int] | None = None
-) -> Exportable:
-    """Export a checkpoint into a model directory.
+    checkpoint: Path,
+    directory: Path,
+    facts: ModelFacts,
+    *,
+    size: tuple[int, int] | None = None,
+    images: Path | None = None,
+    count: int = 4,
+) -> Parity:
+    """Export a checkpoint into a model directory, and compare the graph with PyTorch before it gets its manifest.
 
     Args:
         checkpoint: Any file that ``trainer.load_model`` takes.
         directory: The model directory; made if need be.
         facts: Name, version and notes of the manifest.
         size: (height, width) of the graph's input in pixels; by default the one that the checkpoint was trained for.
+        images: Folder of images to compare on; by default generated ones.
+        count: How many.
 
     Returns:
-        The traced module, for comparing it with the graph.
+        How well the graph agrees.
 
     Raises:
         ExportError: The directory holds a model already, the input size is unknown, or the graph lacks an attention.
         CheckpointError: The file is no whole network.
+        ParityError: The graph does not agree with PyTorch; the directory gets no manifest, so nothing can serve it.
     """
     if (directory / MANIFEST_NAME).exists():
         raise ExportError(f"{directory} holds a model already; remove it or name another directory")
@@ -73,12 +83,16 @@ def export_onnx(
     size = size or entries.get("input_size")
     if size is None:
         raise ExportError(f"{checkpoint} does not tell its input size; name one with --size HEIGHTxWIDTH")
+    height, width = size
+    samples = sample_images(images, (height, width), count)
     exportable = Exportable(model)
     directory.mkdir(parents=True, exist_ok=True)
     graph = directory / GRAPH_NAME
-    write_graph(exportable, (size[0], size[1]), graph)
-    write_manifest(directory, _manifest(entries, facts, model.config.num_classes, (size[0], size[1]), graph))
-    return exportable
+    write_graph(exportable, (height, width), graph)
+    parity = compare(exportable, graph, samples)
+    parity.check()
+    write_manifest(directory, _manifest(entries, facts, model.config.num_classes, (height, width), graph))
+    return parity
 
 
 def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> None:

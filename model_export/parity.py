@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
+from service.preprocess import resize_to_input
+from trainer.datasets import read_image
 
 MAX_LOGIT_ERROR = 1e-3
 MIN_EQUAL_LABELS = 0.999
@@ -52,6 +54,22 @@ def compare(exportable: Exportable, graph: Path, images: Sequence[NDArray[np.uin
         errors.append(float(np.abs(expected - logits).max()))
         equal.append(float((expected.argmax(1) == logits.argmax(1)).mean()))
     return Parity(max(errors), float(np.mean(equal)))
+
+
+def sample_images(folder: Path | None, size: tuple[int, int], count: int) -> list[NDArray[np.uint8]]:
+    """The first ``count`` images of a folder, as the service would resize them, or generated ones without a folder.
+
+    Raises:
+        ValueError: The folder holds no image, or ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"the number of images to compare on is {count}, expected 1 or more")
+    if folder is None:
+        return generated_images(size, count)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+    if not files:
+        raise ValueError(f"{folder} holds no PNG or JPEG image")
+    return [resize_to_input(read_image(path), size) for path in files[:count]]
 
 
 def generated_images(size: tuple[int, int], count: int, seed: int = 0) -> list[NDArray[np.uint8]]:

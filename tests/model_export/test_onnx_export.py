@@ -10,12 +10,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 
+from model_export import onnx_export
 from model_export.__main__ import main, parse_size
 from model_export.exportable import Exportable
 from model_export.manifest import read_manifest
 from model_export.onnx_export import ExportError, check_graph
-from model_export.parity import Parity, ParityError, compare, generated_images
+from model_export.parity import Parity, ParityError, compare, generated_images, sample_images
 from trainer.checkpoint import load_model, save_checkpoint
 from trainer.datasets import CAMVID_CLASSES
 from trainer.model.ecenet import build_model
@@ -146,6 +148,28 @@ def test_another_network_does_not_agree(directory: Path) -> None:
     parity = compare(other, directory / "model.onnx", generated_images(SIZE, 2))
     with pytest.raises(ParityError):
         parity.check()
+
+
+def test_a_graph_that_does_not_agree_gets_no_manifest(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_export, "compare", lambda *_: Parity(1.0, 0.5))
+    assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "model")]) == 1
+    assert "differ: largest logit error 1.00e+00" in capsys.readouterr().err
+    assert not (tmp_path / "model" / "manifest.json").exists()
+
+
+def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no PNG or JPEG image"):
+        sample_images(tmp_path, SIZE, 1)
+    with pytest.raises(ValueError, match="is 0, expected 1 or more"):
+        sample_images(None, SIZE, 0)
+    Image.fromarray(np.full((10, 20, 3), 7, np.uint8)).save(tmp_path / "a.png")
+    (image,) = sample_images(tmp_path, SIZE, 3)
+    assert image.shape == (*SIZE, 3)
+    assert (image == 7).all()
+    first, second = (sample_images(None, SIZE, 2) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_sizes_are_height_by_width() -> None:
