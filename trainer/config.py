@@ -88,8 +88,8 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True, slots=True)
-class LossSection:
-    """Weights of the loss terms, the released ones by default (see ``trainer.losses.LossWeights``).
+class LossWeights:
+    """Weights of the loss terms, the released ones by default.
 
     Attributes:
         cross_entropy: Weight of the cross entropy of the logits.
@@ -97,7 +97,7 @@ class LossSection:
         focal: Weight of its focal term.
         dice: Weight of its dice term.
         diversity: Weight of the diversity loss.
-        class_balance: Whether rare classes weigh more in the cross entropy.
+        class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
     """
 
     cross_entropy: float = 1.0
@@ -115,7 +115,7 @@ class TrainConfig:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
-    loss: LossSection = field(default_factory=LossSection)
+    loss: LossWeights = field(default_factory=LossWeights)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

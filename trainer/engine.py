@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from service.label_map import label_map
 from service.preprocess import resize_to_input
+from trainer.config import LossWeights
 from trainer.datasets import SegmentationDataset
-from trainer.losses import Losses, LossWeights, criterion
+from trainer.losses import Losses, criterion
 from trainer.metrics import ConfusionMatrix, Scores
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.schedule import MovingAverage

@@ -5,36 +5,15 @@ The forms follow MaskFormer and SegViT, the weights the released configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.config import LossWeights
 from trainer.datasets import IGNORE_INDEX
 from trainer.model.decode_head import HeadOutput
-
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the terms.
-
-    Attributes:
-        cross_entropy: Weight of the cross entropy of the logits.
-        auxiliary: Weight of the auxiliary mask loss as a whole.
-        focal: Weight of its focal term.
-        dice: Weight of its dice term.
-        diversity: Weight of the diversity loss.
-        class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
-    """
-
-    cross_entropy: float = 1.0
-    auxiliary: float = 1.0
-    focal: float = 5.0
-    dice: float = 2.0
-    diversity: float = 0.2
-    class_balance: bool = False
 
 
 class Losses(NamedTuple):

@@ -25,7 +25,7 @@ from trainer.engine import (
     torch_predictor,
     train_one_epoch,
 )
-from trainer.losses import Losses, LossWeights, balanced_class_weights
+from trainer.losses import Losses, balanced_class_weights
 from trainer.metrics import Scores
 from trainer.model.backbone import ConvBackbone
 from trainer.model.ecenet import ECENet, build_model
@@ -84,7 +84,7 @@ def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> Score
             train_one_epoch(
                 state,
                 batches,
-                loss_weights=_loss_weights(config),
+                loss_weights=config.loss,
                 class_weights=class_weights,
                 precision=schedule.precision,
                 clip_norm=schedule.clip_norm,
@@ -181,10 +181,6 @@ def _figures(scores: Scores | None) -> dict[str, float]:
     if scores is None:
         return {}
     return {"val_miou": scores.miou, "val_accuracy": scores.accuracy, "val_mean_accuracy": scores.mean_accuracy}
-
-
-def _loss_weights(config: TrainConfig) -> LossWeights:
-    return LossWeights(**config.as_dict()["loss"])
 
 
 def _pixels(dataset: SegmentationDataset) -> torch.Tensor:

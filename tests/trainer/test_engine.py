@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.config import LossWeights
 from trainer.datasets import CamVid
 from trainer.engine import (
     AugmentedViews,
@@ -19,7 +20,7 @@ from trainer.engine import (
     torch_predictor,
     train_one_epoch,
 )
-from trainer.losses import Losses, LossWeights
+from trainer.losses import Losses
 from trainer.model.ecenet import ECENet
 from trainer.schedule import MovingAverage
 from trainer.transforms import Augmentation

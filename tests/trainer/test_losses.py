@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.losses import LossWeights, balanced_class_weights, criterion, diversity_loss, mask_loss
+from trainer.config import LossWeights
+from trainer.losses import balanced_class_weights, criterion, diversity_loss, mask_loss
 from trainer.model.decode_head import HeadOutput
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.losses import LossWeights, criterion
+from trainer.config import LossWeights
+from trainer.losses import criterion
 from trainer.model import build_model, named_config
 from trainer.model.ecenet import NAMED_SIZES, ECENet
 
