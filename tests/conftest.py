@@ -135,5 +135,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if "gpu" not in report.keywords]
     if skipped:
+        reporter.ensure_newline()
         reporter.write_line(f"REQUIRE_ALL_TESTS is set, and these were skipped: {', '.join(skipped)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -119,7 +119,10 @@ def _progress(indices: range) -> Iterable[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecenet-evaluate", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ecenet-evaluate",
+        description="mIoU, accuracy and IoU per class of a model on a labelled dataset.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="a checkpoint, an ONNX file or a model directory")
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")

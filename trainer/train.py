@@ -204,10 +204,12 @@ def _log(path: Path, epoch: int, losses: dict[str, float], scores: Scores | None
 
 
 class _Progress:
-    """A bar per epoch with rate and time left, and the mean of the losses."""
+    """A bar per epoch with the rate, the time that the whole run has left, and the epoch's mean losses."""
 
     def __init__(self, epoch: int, epochs: int, steps: int) -> None:
-        self._bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{epochs}", unit="step", mininterval=2)
+        self._bar = tqdm(
+            total=epochs * steps, initial=epoch * steps, desc=f"epoch {epoch + 1}/{epochs}", unit="step", mininterval=2
+        )
         self._sums = np.zeros(len(Losses._fields))
         self._steps = 0
 
@@ -231,7 +233,10 @@ class _Progress:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecenet-train", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ecenet-train",
+        description="Train ECENet; each epoch leaves a checkpoint from which --resume goes on.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, help="a TOML file, or the name of one that comes with the package")
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")
