@@ -66,7 +66,7 @@ class TrainingState:
     """What a run changes, and what resuming restores."""
 
     model: ECENet
-    average: MovingAverage
+    average: MovingAverage[ECENet]
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
     step: int = 0

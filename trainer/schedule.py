@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from trainer.model.ecenet import ECENet
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def parameter_groups(
@@ -30,18 +33,19 @@ def lr_factor(step: int, *, total_steps: int, warmup_steps: int, power: float) -
     return float((1 - min(progress, 1.0)) ** power)
 
 
-class MovingAverage:
+class MovingAverage(Generic[M]):
     """Exponential moving average of a model's weights and statistics.
 
     The first steps count more (``(1 + t) / (10 + t)`` below ``decay``), so that a short run is not held by its start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: M, step: int) -> None:
+        """Move towards the weights of ``model`` after step ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             if average.is_floating_point():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from trainer.checkpoint import load_model, read_checkpoint, save_checkpoint
+from trainer.checkpoint import load_model, read_checkpoint, read_entries, save_checkpoint
 from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.datasets import DatasetError, InMemory, SegmentationDataset, open_dataset
 from trainer.engine import (
@@ -56,11 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> Scores:
+def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> None:
     """Train from the start, or on from ``last.pt``; writes ``last.pt``, ``best.pt`` and ``log.jsonl`` into ``output``.
-
-    Returns:
-        The scores of the averaged weights on the val split after the last epoch.
 
     Raises:
         ConfigError: ``output`` holds a run already and ``resume`` is off, or the other way round.
@@ -75,31 +72,46 @@ def run(config: TrainConfig, data: Path, output: Path, *, resume: bool) -> Score
     state = build_state(config, len(train.classes), steps_per_epoch=len(train) // schedule.batch_size)
     start = restore(state, last) if resume else 0
     class_weights = balanced_class_weights(_pixels(train)) if config.loss.class_balance else None
-    scores, best = None, _best_miou(output)
-    augmentation = Augmentation(config.data.input_size, config.data.crop_size, config.data.scale, config.data.jitter)
+    predict = torch_predictor(state.average.model, config.data.input_size)
     for epoch in range(start, schedule.epochs):
-        views = AugmentedViews(train, augmentation, schedule.seed, epoch)
-        batches = epoch_batches(views, schedule.batch_size, schedule.workers)
-        with _Progress(epoch, schedule.epochs, len(batches)) as progress:
-            train_one_epoch(
-                state,
-                batches,
-                loss_weights=config.loss,
-                class_weights=class_weights,
-                precision=schedule.precision,
-                clip_norm=schedule.clip_norm,
-                on_step=progress,
-            )
+        losses = _train_epoch(config, state, train, class_weights, epoch)
         due = (epoch + 1) % schedule.evaluate_every == 0 or epoch + 1 == schedule.epochs
-        scores = evaluate(torch_predictor(state.average.model, config.data.input_size), val) if due else None  # type: ignore[arg-type]
-        entries = _entries(config, val, state, epoch + 1, scores)
-        weights = state.average.model.state_dict()
-        save_checkpoint(last, state.model.config, weights, training=_training_state(state), **entries)
-        if scores and scores.miou > best:
-            best = scores.miou
-            save_checkpoint(output / BEST, state.model.config, weights, **entries)
-        _log(output / LOG, epoch + 1, progress.mean(), scores)
-    return scores or evaluate(torch_predictor(state.average.model, config.data.input_size), val)  # type: ignore[arg-type]
+        scores = evaluate(predict, val) if due else None
+        _save(output, state, _entries(config, val, state, epoch + 1, scores))
+        _log(output / LOG, epoch + 1, losses, scores)
+
+
+def _train_epoch(
+    config: TrainConfig,
+    state: TrainingState,
+    dataset: SegmentationDataset,
+    class_weights: torch.Tensor | None,
+    epoch: int,
+) -> dict[str, float]:
+    """One epoch with its progress bar; gives the mean of each loss term."""
+    data, schedule = config.data, config.schedule
+    augmentation = Augmentation(data.input_size, data.crop_size, data.scale, data.jitter)
+    views = AugmentedViews(dataset, augmentation, schedule.seed, epoch)
+    batches = epoch_batches(views, schedule.batch_size, schedule.workers)
+    with _Progress(epoch, schedule.epochs, len(batches)) as progress:
+        train_one_epoch(
+            state,
+            batches,
+            loss_weights=config.loss,
+            class_weights=class_weights,
+            precision=schedule.precision,
+            clip_norm=schedule.clip_norm,
+            on_step=progress,
+        )
+    return progress.mean()
+
+
+def _save(output: Path, state: TrainingState, entries: dict[str, Any]) -> None:
+    """Write the last checkpoint, and the best if this one is."""
+    weights = state.average.model.state_dict()
+    save_checkpoint(output / LAST, state.model.config, weights, training=_training_state(state), **entries)
+    if entries["metrics"].get("val_miou", -1.0) > _best_miou(output):
+        save_checkpoint(output / BEST, state.model.config, weights, **entries)
 
 
 def _check(config: TrainConfig, images: int) -> None:
@@ -192,7 +204,7 @@ def _pixels(dataset: SegmentationDataset) -> torch.Tensor:
 
 def _best_miou(output: Path) -> float:
     path = output / BEST
-    return float(read_checkpoint(path)["metrics"]["val_miou"]) if path.exists() else -1.0
+    return float(read_entries(path)["metrics"]["val_miou"]) if path.exists() else -1.0
 
 
 def _log(path: Path, epoch: int, losses: dict[str, float], scores: Scores | None) -> None:
