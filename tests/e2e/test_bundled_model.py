@@ -18,6 +18,9 @@ from PIL import Image
 from model_export.manifest import GRAPH_NAME, read_manifest
 from service.app import create_app
 from service.bundled_model import bundled_model_dir
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.label_map import label_map
+from service.preprocess import resize_to_input
 from service.settings import Settings
 from trainer.datasets import CAMVID_CLASSES
 from trainer.evaluate import main as evaluate
@@ -79,6 +82,19 @@ def test_the_readmes_pictures_are_the_bundled_models_answers(
     answered = picture(segment(name).content)
     assert shown.shape == answered.shape == (720, 960, 3)
     assert (shown == answered).all(-1).mean() > 0.995  # processors differ in the last bits of the logits
+
+
+def test_a_row_of_a_batch_equals_the_single_call() -> None:
+    directory = bundled_model_dir()
+    manifest = read_manifest(directory)
+    engine = OnnxRuntimeEngine(directory, manifest, num_threads=2)
+    street = resize_to_input(picture(STREET), manifest.input_size)
+    images = [street, np.ascontiguousarray(street[:, ::-1]), np.zeros_like(street)]
+    batched = engine.infer(np.stack(images))
+    single = np.concatenate([engine.infer(image[None]) for image in images])
+    assert np.abs(batched - single).max() <= 1e-4
+    for together, alone in zip(batched, single, strict=True):
+        assert np.array_equal(label_map(together, (720, 960)), label_map(alone, (720, 960)))
 
 
 def test_the_bundled_model_is_small_and_complete() -> None:
