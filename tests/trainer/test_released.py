@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from trainer import load_model
 from trainer.model.backbone import SwinBackbone
 from trainer.model.decode_head import DecodeHead
-from trainer.model.ecenet import ECENet
-from trainer.released import StateDictError
+from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.released import StateDictError, released_name
 
 TOLERANCE = 1e-4
 MINDSPORE_SUFFIXES = {
@@ -103,6 +103,41 @@ def test_configuration_follows_from_the_shapes(reference_dir: Path, tmp_path: Pa
     assert list(config.depths) == case.config("depths")
     assert list(config.swin_heads) == case.config("num_heads")
     assert config.window_size == case.config("window_size")
+
+
+def test_another_configuration_survives_the_releases_names(tmp_path: Path) -> None:
+    config = ModelConfig(
+        backbone="swin",
+        num_classes=150,
+        channels=32,
+        num_heads=8,
+        embed_dim=12,
+        depths=(2, 1, 3, 2),
+        swin_heads=(2, 3, 6, 12),
+        window_size=12,
+        mlp_ratio=3.0,
+    )
+    torch.manual_seed(0)
+    model = ECENet(config).eval()
+    derived = ("num_batches_tracked", "relative_position_index")
+    state = {released_name(k): v.clone() for k, v in model.state_dict().items() if not k.endswith(derived)}
+    for name in [name for name in state if ".downsample." in name]:  # (kw, kh, channel) to (channel, kh, kw)
+        state[name] = state[name].unflatten(-1, (2, 2, -1)).transpose(-3, -1).flatten(-3)
+    loaded = load_model(saved(state, tmp_path))
+    for name in (
+        "num_classes",
+        "channels",
+        "num_heads",
+        "embed_dim",
+        "depths",
+        "swin_heads",
+        "window_size",
+        "mlp_ratio",
+    ):
+        assert getattr(loaded.config, name) == getattr(config, name)
+    image = torch.randn(1, 3, 101, 67)
+    with torch.no_grad():
+        assert torch.equal(loaded(image), model(image))
 
 
 def test_mindspore_names_of_norms_load_alike(reference_dir: Path, tmp_path: Path) -> None:
