@@ -4,6 +4,7 @@ SERVE_VENV ?= .venv
 DEV_VENV ?= .venv-dev
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt service/label_map.c
 
 .DEFAULT_GOAL := help
@@ -38,17 +39,20 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 clean:  ## remove the environments and what was built
 	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/_label_map.so
 
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+@$(PYTHON) -m venv $(1) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
+endef
+
 $(SERVE_VENV)/.installed: $(SOURCES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv $(SERVE_VENV) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
-	$(SERVE_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cpu]'
+	$(call make_venv,$(SERVE_VENV))
+	$(SERVE_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[cpu]'
 	@touch $@
 
 # PyTorch's CPU build: a wheel at hand, else the project's own index. torchvision comes along for timm.
 $(DEV_VENV)/.installed: $(SOURCES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv $(DEV_VENV) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
-	$(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check 'torch==$(TORCH)+cpu' 2>/dev/null \
-	  || $(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
-	$(DEV_VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(call make_venv,$(DEV_VENV))
+	$(DEV_VENV)/bin/$(PIP_INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(DEV_VENV)/bin/$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
+	$(DEV_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from model_export.manifest import GRAPH_NAME, read_manifest
-
 EPILOG = """example:
   ecenet-export onnx runs/camvid/best.pt -o models/my-model
   ecenet-serve --model-dir models/my-model
@@ -26,17 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """``onnx``: export, and say how well the graph agrees with PyTorch."""
-    from model_export.onnx_export import ModelFacts, check_graph, export_onnx  # noqa: PLC0415
+    from model_export.onnx_export import ModelFacts, export_onnx  # noqa: PLC0415
 
     facts = ModelFacts(args.name or args.output.name, args.version, args.data_note, args.license_note)
-    parity = export_onnx(args.checkpoint, args.output, facts, size=args.size, images=args.images, count=args.count)
-    graph = args.output / GRAPH_NAME
-    height, width = read_manifest(args.output).input_size
-    attentions = check_graph(graph)["Attention"]
-    print(f"{graph}: {graph.stat().st_size / 1e6:.1f} MB, input {height}x{width}, {attentions} attentions")
+    report = export_onnx(args.checkpoint, args.output, facts, size=args.size, images=args.images, count=args.count)
+    height, width = report.input_size
+    megabytes = report.graph.stat().st_size / 1e6
+    print(f"{report.graph}: {megabytes:.1f} MB, input {height}x{width}, {report.attentions} attentions")
     print(
         f"PyTorch and ONNX Runtime on {'real' if args.images else 'generated'} images: "
-        f"largest logit error {parity.max_logit_error:.1e}, equal labels {parity.equal_labels:.3%}"
+        f"largest logit error {report.parity.max_logit_error:.1e}, equal labels {report.parity.equal_labels:.3%}"
     )
     return 0
 

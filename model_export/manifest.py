@@ -72,14 +72,19 @@ class Manifest:
 
     @property
     def logits_size(self) -> tuple[int, int]:
-        """(height, width) of the logits in cells; a rest of the input that is no whole cell has a cell of its own."""
-        height, width = self.input_size
-        return -(-height // self.output_stride), -(-width // self.output_stride)
+        """(height, width) of the logits in cells."""
+        return logits_size(self.input_size)
 
     @property
     def palette(self) -> bytes:
         """RGB triples of all classes in the order of their ids, ``3 * K`` bytes."""
         return bytes(channel for info in self.classes for channel in info.color)
+
+
+def logits_size(input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in cells of the logits of an input; a rest that is no whole cell has a cell of its own."""
+    height, width = input_size
+    return -(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE)
 
 
 def file_sha256(path: Path) -> str:

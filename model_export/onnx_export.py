@@ -19,7 +19,7 @@ import torch
 from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
 from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, ClassInfo, Manifest, file_sha256, write_manifest
 from model_export.parity import Parity, compare, sample_images
-from trainer.checkpoint import CheckpointError, load_model, read_entries
+from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.model.decode_head import NUM_STAGES
 from trainer.model.ecenet import ECENet
 
@@ -48,6 +48,23 @@ class ModelFacts:
     license: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export wrote.
+
+    Attributes:
+        graph: The graph's file.
+        input_size: (height, width) of its input in pixels.
+        attentions: Its ``Attention`` nodes.
+        parity: How well it agrees with PyTorch.
+    """
+
+    graph: Path
+    input_size: tuple[int, int]
+    attentions: int
+    parity: Parity
+
+
 def export_onnx(
     checkpoint: Path,
     directory: Path,
@@ -56,7 +73,7 @@ def export_onnx(
     size: tuple[int, int] | None = None,
     images: Path | None = None,
     count: int = 4,
-) -> Parity:
+) -> ExportReport:
     """Export a checkpoint into a model directory, and compare the graph with PyTorch before it gets its manifest.
 
     Args:
@@ -68,7 +85,7 @@ def export_onnx(
         count: How many.
 
     Returns:
-        How well the graph agrees.
+        What was written, and how well it agrees.
 
     Raises:
         ExportError: The directory holds a model already, the input size is unknown, or the graph lacks an attention.
@@ -77,7 +94,7 @@ def export_onnx(
     """
     if (directory / MANIFEST_NAME).exists():
         raise ExportError(f"{directory} holds a model already; remove it or name another directory")
-    model, entries = load_model(checkpoint), read_entries(checkpoint)
+    model, entries = load_model_and_entries(checkpoint)
     if not isinstance(model, ECENet):
         raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
     size = size or entries.get("input_size")
@@ -88,15 +105,18 @@ def export_onnx(
     exportable = Exportable(model)
     directory.mkdir(parents=True, exist_ok=True)
     graph = directory / GRAPH_NAME
-    write_graph(exportable, (height, width), graph)
+    operators = write_graph(exportable, (height, width), graph)
     parity = compare(exportable, graph, samples)
     parity.check()
     write_manifest(directory, _manifest(entries, facts, model.config.num_classes, (height, width), graph))
-    return parity
+    return ExportReport(graph, (height, width), operators["Attention"], parity)
 
 
-def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> None:
-    """Trace the module at one image size with a dynamic batch, and write the graph.
+def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> Counter[str]:
+    """Trace the module at one image size with a dynamic batch, check the graph and write it.
+
+    Returns:
+        How many nodes there are of each operator.
 
     Raises:
         ExportError: The number of ``Attention`` nodes is not that of the SAUs, or a batch norm is left.
@@ -116,8 +136,9 @@ def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> No
     assert program is not None  # given whenever dynamo=True
     temporary = path.with_name(path.name + ".part")
     program.save(str(temporary), external_data=False)
-    check_graph(temporary)
+    operators = check_graph(temporary)
     temporary.replace(path)
+    return operators
 
 
 def check_graph(path: Path) -> Counter[str]:

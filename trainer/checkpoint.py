@@ -66,17 +66,6 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def read_entries(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint of ours says besides its weights: classes, input size, metrics; empty for other files."""
-    if not _is_torch_file(Path(path)):
-        return {}
-    content = _read_torch_file(Path(path))
-    hidden = {"format", "config", "weights", "training"}
-    return (
-        {key: value for key, value in content.items() if key not in hidden} if content.get("format") == FORMAT else {}
-    )
-
-
 def load_model(path: Path | str) -> nn.Module:
     """Load the network of any file that holds ECENet's weights; sizes, heads, depths and windows follow from it.
 
@@ -92,30 +81,49 @@ def load_model(path: Path | str) -> nn.Module:
         CheckpointError: No checkpoint at all.
         StateDictError: Missing, extra or misshapen keys; the text lists them all.
     """
+    return load_model_and_entries(path)[0]
+
+
+def load_model_and_entries(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
+    """``load_model``, and what the file says besides its weights: see ``read_entries``."""
     path = Path(path)
     if not _is_torch_file(path):
-        try:
-            return build_from_released(read_mindspore_checkpoint(path))
-        except StateDictError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{path} is neither a torch file nor a MindSpore checkpoint: {error}") from error
+        return _build_mindspore(path), {}
     content = _read_torch_file(path)
     if content.get("format") == FORMAT:
-        return _build_own(content)
+        return _build_own(content), _entries(content)
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name")
-    return build_from_released(tensors)
+    return build_from_released(tensors), {}
+
+
+def read_entries(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint of ours says besides its weights: classes, input size, metrics."""
+    return _entries(read_checkpoint(path))
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     """A configuration from its stored fields; sequences become tuples."""
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     return ModelConfig(**values)
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    hidden = {"format", "config", "weights", "training"}
+    return {key: value for key, value in content.items() if key not in hidden}
+
+
+def _build_mindspore(path: Path) -> nn.Module:
+    try:
+        return build_from_released(read_mindspore_checkpoint(path))
+    except StateDictError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} is neither a torch file nor a MindSpore checkpoint: {error}") from error
 
 
 def _build_own(content: Mapping[str, Any]) -> ECENet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from trainer.metrics import ConfusionMatrix, Scores
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.schedule import MovingAverage
 from trainer.transforms import Augmentation
+
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images (B, h, w, 3) uint8 of the network's size to logits (B, K, ceil(h / 4), ceil(w / 4))."""
 
 Predictor = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """An image (H, W, 3) uint8 to its label map (H, W) uint8."""
@@ -117,16 +120,25 @@ def evaluate(
     return matrix.scores()
 
 
-def torch_predictor(model: ECENet, input_size: tuple[int, int]) -> Predictor:
-    """A network in eval mode as a predictor: resize, network, label map at the image's size, as the service does it."""
+def image_predictor(infer: Infer, input_size: tuple[int, int]) -> Predictor:
+    """A predictor around a network: resize, network, label map at the image's size, as the service does it."""
 
-    @torch.inference_mode()
     def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        pixels = torch.from_numpy(np.array(resize_to_input(image, input_size)))
-        logits: Any = model(normalise(pixels[None], model.config))
-        return label_map(logits[0].numpy(), (image.shape[0], image.shape[1]))
+        logits = infer(resize_to_input(image, input_size)[None])
+        return label_map(logits[0], (image.shape[0], image.shape[1]))
 
     return predict
+
+
+def torch_predictor(model: ECENet, input_size: tuple[int, int]) -> Predictor:
+    """A network in eval mode as a predictor."""
+
+    @torch.inference_mode()
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: Any = model(normalise(torch.from_numpy(np.array(images)), model.config))
+        return cast(NDArray[np.float32], logits.numpy())
+
+    return image_predictor(infer, input_size)
 
 
 def autocast(precision: str) -> AbstractContextManager[Any]:

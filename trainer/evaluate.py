@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model_export.manifest import GRAPH_NAME, ClassInfo, ManifestError, read_manifest, write_manifest
-from service.label_map import label_map
-from service.preprocess import resize_to_input
-from trainer.checkpoint import CheckpointError, load_model, read_entries
+from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.datasets import open_dataset
-from trainer.engine import Predictor, evaluate, torch_predictor
+from trainer.engine import Predictor, evaluate, image_predictor, torch_predictor
 from trainer.metrics import Scores
 from trainer.model.ecenet import ECENet
 
@@ -61,7 +59,8 @@ def open_predictor(path: Path) -> tuple[Predictor, int]:
         return onnx_predictor(path / GRAPH_NAME)
     if path.suffix == ".onnx":
         return onnx_predictor(path)
-    model, size = load_model(path), read_entries(path).get("input_size")
+    model, entries = load_model_and_entries(path)
+    size = entries.get("input_size")
     if not isinstance(model, ECENet) or size is None:
         raise CheckpointError(f"{path} holds no whole network with an input size; export it with --size and name that")
     return torch_predictor(model, (size[0], size[1])), model.config.num_classes
@@ -75,11 +74,11 @@ def onnx_predictor(graph: Path) -> tuple[Predictor, int]:
     name = session.get_inputs()[0].name
     height, width = session.get_inputs()[0].shape[1:3]
 
-    def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        (logits,) = session.run(None, {name: resize_to_input(image, (height, width))[None]})
-        return label_map(logits[0], (image.shape[0], image.shape[1]))
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = session.run(None, {name: images})
+        return np.asarray(logits)
 
-    return predict, int(session.get_outputs()[0].shape[1])
+    return image_predictor(infer, (height, width)), int(session.get_outputs()[0].shape[1])
 
 
 def report(scores: Scores, classes: Iterable[ClassInfo]) -> str:

@@ -1,4 +1,4 @@
-"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss (ECENet).
+"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss.
 
 The forms follow MaskFormer and SegViT, the weights the released configuration.
 """

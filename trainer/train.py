@@ -110,7 +110,8 @@ def _save(output: Path, state: TrainingState, entries: dict[str, Any]) -> None:
     """Write the last checkpoint, and the best if this one is."""
     weights = state.average.model.state_dict()
     save_checkpoint(output / LAST, state.model.config, weights, training=_training_state(state), **entries)
-    if entries["metrics"].get("val_miou", -1.0) > _best_miou(output):
+    miou = entries["metrics"].get("val_miou")
+    if miou is not None and miou > _best_miou(output):
         save_checkpoint(output / BEST, state.model.config, weights, **entries)
 
 

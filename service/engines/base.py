@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import OUTPUT_STRIDE, Manifest
+from model_export.manifest import Manifest, logits_size
 from service.settings import Settings
 
 
@@ -74,7 +74,7 @@ def warm_up(engine: Engine) -> None:
     """
     height, width = engine.input_size
     for size in engine.warm_up_sizes:
-        expected = (size, engine.num_classes, -(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
+        expected = (size, engine.num_classes, *logits_size(engine.input_size))
         try:
             logits = engine.infer(np.zeros((size, height, width, 3), np.uint8))
         except Exception as error:

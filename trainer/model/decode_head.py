@@ -85,22 +85,24 @@ class DecodeHead(nn.Module):
         Returns:
             Logits (B, K, H_0, W_0) in eval mode, a ``HeadOutput`` in training.
         """
-        output = self.forward_auxiliary(stage_features)
-        return output if self.training else output.logits
+        return self.forward_auxiliary(stage_features) if self.training else self._decode(stage_features)[0]
 
     def forward_auxiliary(self, stage_features: Sequence[Tensor]) -> HeadOutput:
         """Logits with the terms of the auxiliary losses, in either mode."""
+        logits, auxiliary, diverse = self._decode(stage_features)
+        peaks, channels = tuple(map(diverse_peaks, diverse)), tuple(branch.shape[1] for branch in diverse)
+        return HeadOutput(logits, auxiliary, peaks, channels)
+
+    def _decode(self, stage_features: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Logits and auxiliary masks, and the diverse branch of each stage."""
         rebuilt = [module(x) for module, x in zip(self.feature_reconstruction, stage_features, strict=True)]
         laterals = [module(x) for module, (x, _) in zip(self.laterals, rebuilt, strict=True)]
         features, masks, classes = self._attend(laterals)
         size = features[0].shape[2:]
         auxiliary = sum((_resize(mask, size) for mask in masks[1:]), torch.zeros_like(masks[0]))
-        presence = self._presence(classes)
         logits = self.classifier(self.dropout(self._aggregate(features)))
-        logits = logits + presence[:, :, None, None] * torch.sigmoid(auxiliary + masks[0])
-        diverse = [branch for _, branch in rebuilt]
-        peaks, channels = tuple(map(diverse_peaks, diverse)), tuple(branch.shape[1] for branch in diverse)
-        return HeadOutput(logits, auxiliary, peaks, channels)
+        logits = logits + self._presence(classes)[:, :, None, None] * torch.sigmoid(auxiliary + masks[0])
+        return logits, auxiliary, [diverse for _, diverse in rebuilt]
 
     def _presence(self, classes: Tensor) -> Tensor:
         """How much each class embedding speaks for its own class: (B, K, C) to (B, K), 0..1."""
