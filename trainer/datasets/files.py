@@ -1,0 +1,83 @@
+"""How the files of a split are found and paired, and which of them are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.datasets.errors import MissingFileError, UnreadableFileError
+
+Pair = tuple[Path, Path]
+"""An image file and its label file."""
+
+
+class Files(NamedTuple):
+    """The complete pairs of a split, and a sentence for each file that should be there and is not."""
+
+    pairs: tuple[Pair, ...]
+    missing: tuple[str, ...] = ()
+
+
+def files_in(folder: Path, pattern: str, suffix: str) -> dict[str, Path]:
+    """The files of a folder that fit a glob pattern, by their path below it without ``suffix``; none that is hidden.
+
+    Raises:
+        MissingFileError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder} does not exist")
+    found = (path for path in folder.glob(pattern) if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in found}
+
+
+def match(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> Files:
+    """Pair images with labels of the same key, in the keys' order; ``where`` the labels lie is for the text."""
+    pairs = tuple((images[key], labels[key]) for key in sorted(images.keys() & labels.keys()))
+    unlabelled = [f"{images[key]} has no label in {where}" for key in sorted(images.keys() - labels.keys())]
+    unused = [f"{labels[key]} has no image" for key in sorted(labels.keys() - images.keys())]
+    return Files(pairs, (*unlabelled, *unused))
+
+
+def listed(list_file: Path, pair_of: Callable[[str], Pair]) -> Files:
+    """The pairs of the names in a list file, in its order.
+
+    Raises:
+        DatasetError: The list is missing or no text.
+    """
+    pairs: list[Pair] = []
+    missing: list[str] = []
+    for name in read_list(list_file):
+        pair = pair_of(name)
+        absent = [path for path in pair if not path.is_file()]
+        missing += [f"{list_file} lists {name}, but {path} does not exist" for path in absent]
+        if not absent:
+            pairs.append(pair)
+    return Files(tuple(pairs), tuple(missing))
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list file, without blank ones.
+
+    Raises:
+        DatasetError: The file is missing or no UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableFileError(f"{path} cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, as ``1 file`` or ``2 files``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def summary(sentences: Iterable[str], shown: int = 5) -> str:
+    """The first few sentences, and how many more there are."""
+    every = list(sentences)
+    rest = [f"and {len(every) - shown} more"] if len(every) > shown else []
+    return "; ".join(every[:shown] + rest)

@@ -1,0 +1,78 @@
+"""Which image of a folder belongs to which label file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from trainer.datasets.errors import DatasetError, MissingFileError
+from trainer.datasets.files import Files, Pair, match, read_list
+from trainer.datasets.folder_spec import FolderSpec, SplitFolders
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
+
+
+def find(spec: FolderSpec, folders: SplitFolders) -> Files:
+    """The files of a split.
+
+    Raises:
+        DatasetError: A folder or list is missing, or two files of a kind share a name.
+    """
+    images = _below(folders.images, IMAGE_EXTENSIONS, spec.image_suffix)
+    labels = _below(folders.labels, LABEL_EXTENSIONS, spec.label_suffix)
+    both = images & labels
+    if len(spec.image_suffix) > len(spec.label_suffix):
+        labels -= both
+    else:
+        images -= both
+    images_by_key = _by_key(folders.images, images, spec.image_suffix)
+    labels_by_key = _by_key(folders.labels, labels, spec.label_suffix)
+    if folders.list_file is None:
+        return match(images_by_key, labels_by_key, folders.labels)
+    keys = [_key(line, spec.image_suffix) for line in read_list(folders.list_file)]
+    return _listed(keys, images_by_key, labels_by_key, folders)
+
+
+def _listed(
+    keys: Iterable[str], images: Mapping[str, Path], labels: Mapping[str, Path], folders: SplitFolders
+) -> Files:
+    pairs: list[Pair] = []
+    missing: list[str] = []
+    for key in keys:
+        if key not in images:
+            missing.append(f"{folders.list_file} lists {key}, but {folders.images} has no such image")
+        elif key not in labels:
+            missing.append(f"{images[key]} has no label in {folders.labels}")
+        else:
+            pairs.append((images[key], labels[key]))
+    return Files(tuple(pairs), tuple(missing))
+
+
+def _below(folder: Path, extensions: Collection[str], suffix: str) -> set[Path]:
+    """The files anywhere below a folder with one of the extensions and the suffix before it; none that is hidden."""
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder} does not exist")
+    found: set[Path] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        found |= {path for path in paths if path.suffix.lower() in extensions and path.stem.endswith(suffix)}
+    return found
+
+
+def _by_key(folder: Path, paths: Iterable[Path], suffix: str) -> dict[str, Path]:
+    by_key: dict[str, Path] = {}
+    for path in sorted(paths):
+        key = _key(path.relative_to(folder).as_posix(), suffix)
+        if key in by_key:
+            raise DatasetError(f"{by_key[key]} and {path} have one name; which of them counts?")
+        by_key[key] = path
+    return by_key
+
+
+def _key(name: str, suffix: str) -> str:
+    path = PurePosixPath(name)
+    known = path.suffix.lower() in IMAGE_EXTENSIONS
+    return str(path.with_suffix("") if known else path).removesuffix(suffix)

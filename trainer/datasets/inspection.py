@@ -1,0 +1,133 @@
+"""What a split holds: counts, sizes, class shares, and every file that is missing or cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.datasets.base import PairedFiles, check_sizes
+from trainer.datasets.errors import (
+    DatasetError,
+    LabelRangeError,
+    MissingFileError,
+    SizeMismatchError,
+    UnreadableFileError,
+)
+from trainer.datasets.label_coding import IGNORE_INDEX
+
+KINDS: dict[type[DatasetError], str] = {
+    MissingFileError: "missing",
+    UnreadableFileError: "unreadable",
+    LabelRangeError: "labels out of range",
+    SizeMismatchError: "sizes differ",
+    DatasetError: "unusable",
+}
+
+T = TypeVar("T")
+
+
+class Problem(NamedTuple):
+    """What is wrong with a file: one of ``KINDS``, and a sentence that names the file."""
+
+    kind: str
+    text: str
+
+
+class PairReport(NamedTuple):
+    """One pair of files; ``size`` is (height, width), ``pixels`` counts each label 0..255, None where unreadable."""
+
+    size: tuple[int, int] | None
+    pixels: NDArray[np.int64] | None
+    problems: list[Problem]
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """A whole split.
+
+    Attributes:
+        images: Number of complete pairs.
+        sizes: Number of images of each (height, width).
+        pixels: (256,) int64, pixels of each class index and of ``IGNORE_INDEX``.
+        present: (256,) int64, images that hold each.
+        problems: What is wrong, each once, in the order of the files.
+        healthy: Indices of the pairs without a problem.
+    """
+
+    images: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    present: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    problems: list[Problem] = field(default_factory=list)
+    healthy: list[int] = field(default_factory=list)
+
+    @property
+    def void_share(self) -> float:
+        """Share of all pixels that count as no class; 0 where there are none."""
+        return float(self.pixels[IGNORE_INDEX] / max(1, self.pixels.sum()))
+
+    def shares(self, num_classes: int) -> NDArray[np.float64]:
+        """Share of each class, (K,), among the pixels that have one."""
+        pixels = self.pixels[:num_classes]
+        return np.asarray(pixels / max(1, pixels.sum()), np.float64)
+
+    def add(self, index: int, pair: PairReport) -> None:
+        """Count a pair in."""
+        if pair.size:
+            self.sizes[pair.size] += 1
+        if pair.pixels is not None:
+            self.pixels += pair.pixels
+            self.present += pair.pixels > 0
+        self.problems += pair.problems
+        if not pair.problems:
+            self.healthy.append(index)
+
+
+def inspect_split(
+    dataset: PairedFiles, workers: int, progress: Callable[[Iterator[PairReport], int], Iterable[PairReport]]
+) -> SplitReport:
+    """Read every file of a split, past those that are broken.
+
+    Args:
+        dataset: A split, opened with ``incomplete``, so that what is missing is reported too.
+        workers: Number of threads that read.
+        progress: Gets the pairs as they come in, and how many there will be, and hands them on.
+    """
+    report = SplitReport(images=len(dataset), problems=[Problem(KINDS[MissingFileError], it) for it in dataset.missing])
+    with ThreadPoolExecutor(workers) as pool:
+        pairs = pool.map(partial(inspect_pair, dataset), range(len(dataset)))
+        for index, pair in enumerate(progress(pairs, len(dataset))):
+            report.add(index, pair)
+    report.problems = list(dict.fromkeys(report.problems))
+    return report
+
+
+def inspect_pair(dataset: PairedFiles, index: int) -> PairReport:
+    """Read the image and the label of a pair, each also where the other is broken."""
+    problems: list[Problem] = []
+    image = _tried(lambda: dataset.image(index), problems)
+    labels = _tried(lambda: dataset.labels(index), problems)
+    if image is not None and labels is not None:
+        _tried(lambda: check_sizes(dataset.pairs[index], image, labels), problems)
+    size = None if image is None else (image.shape[0], image.shape[1])
+    return PairReport(size, None if labels is None else np.bincount(labels.ravel(), minlength=256), problems)
+
+
+def problem(error: DatasetError) -> Problem:
+    """A fault as the report names it."""
+    return Problem(next(name for kind, name in KINDS.items() if isinstance(error, kind)), str(error))
+
+
+def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:
+    try:
+        return read()
+    except DatasetError as error:
+        problems.append(problem(error))
+        return None

@@ -1,0 +1,106 @@
+"""From the ids or colours of label files to class indices: (H, W) uint8 with ``IGNORE_INDEX`` where nothing counts.
+
+Each value of a file stands for a class or for nothing; a value that is neither is an error that names the file, the
+value, and the first pixel that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.datasets.errors import LabelRangeError
+from trainer.datasets.reading import Ids
+
+IGNORE_INDEX = 255
+LARGEST_ID = 65535
+
+Color = tuple[int, int, int]
+
+
+class IdCoding:
+    """Label files of ids.
+
+    Args:
+        classes: Each id, 0..65535, to its class index or to ``IGNORE_INDEX``.
+    """
+
+    def __init__(self, classes: Mapping[int, int]) -> None:
+        self.expected = ranges(classes)
+        # The last entry is for ids beyond the table, -1 marks ids that stand for nothing.
+        self._table = np.full(LARGEST_ID + 2, -1, np.int16)
+        self._table[list(classes.keys())] = list(classes.values())
+
+    def decode(self, path: Path, ids: Ids) -> NDArray[np.uint8]:
+        """Class indices (H, W) of the ids (H, W) that ``path`` holds.
+
+        Raises:
+            LabelRangeError: An id stands for nothing.
+        """
+        wide = ids.dtype.itemsize > 2
+        classes = self._table[np.where((ids < 0) | (ids > LARGEST_ID), LARGEST_ID + 1, ids) if wide else ids]
+        unknown = classes < 0
+        if unknown.any():
+            values = _listed("label", [str(value) for value in np.unique(ids[unknown])])
+            raise LabelRangeError(f"{path} has {values} {_where(unknown)}, expected {self.expected}")
+        return classes.astype(np.uint8)
+
+
+class ColorCoding:
+    """Label files of colours.
+
+    Args:
+        classes: Each RGB colour to its class index or to ``IGNORE_INDEX``.
+    """
+
+    def __init__(self, classes: Mapping[Color, int]) -> None:
+        packed = sorted((_packed(color), index) for color, index in classes.items())
+        self._keys = np.array([key for key, _ in packed], np.int32)
+        self._classes = np.array([index for _, index in packed], np.uint8)
+
+    def decode(self, path: Path, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Class indices (H, W) of the colours (H, W, 3) that ``path`` holds.
+
+        Raises:
+            LabelRangeError: A colour stands for nothing.
+        """
+        red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+        keys = (red << 16) | (green << 8) | blue
+        places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        unknown = self._keys[places] != keys
+        if unknown.any():
+            values = _listed("colour", [str(_unpacked(int(key))) for key in np.unique(keys[unknown])])
+            raise LabelRangeError(f"{path} has {values} {_where(unknown)}, which no class has")
+        classes: NDArray[np.uint8] = self._classes[places]
+        return classes
+
+
+def ranges(values: Iterable[int]) -> str:
+    """Numbers as text, runs of them as ``first..last``."""
+    ordered = sorted(values)
+    starts = [value for value in ordered if value - 1 not in ordered]
+    ends = [value for value in ordered if value + 1 not in ordered]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(start) if start == end else f"{start}..{end}" for start, end in pairs)
+
+
+def _listed(noun: str, values: list[str], shown: int = 5) -> str:
+    rest = f" and {len(values) - shown} more" if len(values) > shown else ""
+    return f"{noun}{'s' if len(values) > 1 else ''} {', '.join(values[:shown])}{rest}"
+
+
+def _where(unknown: NDArray[np.bool_]) -> str:
+    row, column = (int(place) for place in np.argwhere(unknown)[0])
+    return f"in {np.count_nonzero(unknown)} of {unknown.size} pixels, the first at x {column}, y {row}"
+
+
+def _packed(color: Color) -> int:
+    red, green, blue = color
+    return (red << 16) | (green << 8) | blue
+
+
+def _unpacked(key: int) -> Color:
+    return key >> 16, (key >> 8) & 255, key & 255

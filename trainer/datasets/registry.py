@@ -1,0 +1,72 @@
+"""The datasets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_export.manifest import ClassInfo
+from trainer.datasets.ade20k import ADE20K
+from trainer.datasets.base import PairedFiles, PublishedDataset
+from trainer.datasets.camvid import CamVid
+from trainer.datasets.cityscapes import Cityscapes
+from trainer.datasets.errors import DatasetError, MissingFileError, unknown_name
+from trainer.datasets.folder import Folder
+from trainer.datasets.folder_spec import SPEC_NAME
+from trainer.datasets.pascal_context import PascalContext, PascalContext59
+from trainer.datasets.voc import VOC
+
+DATASETS: Mapping[str, type[PublishedDataset | Folder]] = {
+    "camvid": CamVid,
+    "ade20k": ADE20K,
+    "pascal_context": PascalContext,
+    "pascal_context_60": PascalContext,
+    "pascal_context_59": PascalContext59,
+    "cityscapes": Cityscapes,
+    "voc": VOC,
+    "folder": Folder,
+}
+
+
+def open_dataset(name: str, root: Path, split: str, *, incomplete: bool = False) -> PairedFiles:
+    """Open a split of a dataset by name.
+
+    Args:
+        name: One of ``DATASETS``.
+        root: The folder that holds the dataset's own top folder, or that one.
+        split: A split of the dataset; ``train`` and ``val`` are what the published ones share.
+        incomplete: Take the complete pairs where files are missing, instead of raising; ``missing`` names the others.
+
+    Raises:
+        DatasetError: The name or the split is unknown, or the folder does not fit.
+    """
+    return _kind(name, root)(root, split, incomplete=incomplete)
+
+
+def splits_in(name: str, root: Path) -> tuple[str, ...]:
+    """The splits of a dataset that ``root`` holds.
+
+    Raises:
+        DatasetError: The name is unknown, or there is none.
+    """
+    return _kind(name, root).splits_in(root)
+
+
+def dataset_classes(name: str) -> tuple[ClassInfo, ...]:
+    """The classes of a published dataset, which need no file of it.
+
+    Raises:
+        DatasetError: The name is unknown, or the classes are in the folder's ``classes.json``.
+    """
+    kind = _kind(name)
+    if issubclass(kind, Folder):
+        raise DatasetError(f"the classes of {name!r} are those of its {SPEC_NAME}; open it")
+    return kind.classes
+
+
+def _kind(name: str, root: Path | None = None) -> type[PublishedDataset | Folder]:
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    if root is not None and not root.is_dir():
+        raise MissingFileError(f"{root} is no folder; it should hold the dataset {name}")
+    return DATASETS[name]

@@ -1,0 +1,142 @@
+"""``ecenet-train data``: what a dataset holds, whether all of it can be used, and a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from trainer.datasets import DATASETS, DatasetError, PairedFiles, open_dataset, splits_in
+from trainer.datasets.contact_sheet import Entry, contact_sheet
+from trainer.datasets.inspection import PairReport, SplitReport, inspect_split, problem
+from trainer.datasets.inspection_text import as_dict, as_text
+
+SHEET_NAME = "contact-sheet.png"
+SHEET_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+EPILOG = """example:
+  ecenet-train data camvid data/camvid
+  ecenet-train data folder data/mine --split train val --output sheet.png --json data.json
+
+The exit status is 1 if a file is missing or cannot be used; each of them is named.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; gives the exit status: 1 if anything is wrong with the dataset."""
+    args = _parser().parse_args(arguments)
+    try:
+        return _inspect(args)
+    except (DatasetError, OSError) as error:
+        print(f"ecenet-train data: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    sheet_path = sheet_file(args.output)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+    names = args.split or splits_in(args.dataset, args.root)
+    datasets, reports = _open(args.dataset, args.root, names)
+    for name, dataset in datasets.items():
+        reports[name] = inspect_split(dataset, args.workers, _progress(name))
+    classes = next(iter(datasets.values())).classes
+    print(as_text(reports, classes))  # noqa: T201
+    if args.json:
+        content = {"dataset": args.dataset, "root": str(args.root), **as_dict(reports, classes)}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    entries = _entries(datasets, reports, args.samples)
+    if entries:
+        contact_sheet(entries, classes).save(sheet_path)
+        print(f"contact sheet: {sheet_path}")  # noqa: T201
+    return int(any(report.problems for report in reports.values()))
+
+
+def _open(name: str, root: Path, splits: Iterable[str]) -> tuple[dict[str, PairedFiles], dict[str, SplitReport]]:
+    """The splits that open, and a report for each; if none opens, the first one's fault is raised."""
+    datasets: dict[str, PairedFiles] = {}
+    reports: dict[str, SplitReport] = {}
+    faults: list[DatasetError] = []
+    for split in dict.fromkeys(splits):
+        reports[split] = SplitReport()
+        try:
+            datasets[split] = open_dataset(name, root, split, incomplete=True)
+        except DatasetError as error:
+            faults.append(error)
+            reports[split].problems.append(problem(error))
+    if not datasets:
+        raise faults[0]
+    return datasets, reports
+
+
+def _entries(datasets: Mapping[str, PairedFiles], reports: Mapping[str, SplitReport], samples: int) -> list[Entry]:
+    """Samples for the contact sheet, spread evenly over the files of every split that are sound."""
+    entries: list[Entry] = []
+    for (name, dataset), share in zip(datasets.items(), _shared_out(samples, len(datasets)), strict=True):
+        indices = spread(reports[name].healthy, share)
+        entries += [Entry(f"{name}  {dataset.pairs[index][0].name}", dataset[index]) for index in indices]
+    return entries
+
+
+def _shared_out(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def spread(indices: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the indices, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return [indices[place] for place in places]
+
+
+def sheet_file(output: Path) -> Path:
+    """Where the contact sheet goes: a picture file, or a folder in which it is called ``contact-sheet.png``.
+
+    Raises:
+        DatasetError: The ending is none of a picture's.
+        OSError: The folder cannot be made.
+    """
+    path = output / SHEET_NAME if output.is_dir() or not output.suffix else output
+    if path.suffix.lower() not in SHEET_FORMATS:
+        raise DatasetError(f"{output} is no picture file; its ending should be one of {', '.join(SHEET_FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _progress(name: str) -> Callable[[Iterator[PairReport], int], Iterable[PairReport]]:
+    def shown(pairs: Iterator[PairReport], total: int) -> Iterable[PairReport]:
+        return tqdm(pairs, desc=name, total=total, unit="image", disable=None)  # None: only on a terminal
+
+    return shown
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecenet-train data",
+        description="Counts, sizes, class shares and every broken file of a dataset, and a contact sheet.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", help=f"kind of dataset: {', '.join(DATASETS)}")
+    parser.add_argument("root", type=Path, help="folder of the dataset")
+    parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that are there)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"
+    )
+    parser.add_argument("--samples", type=_positive, default=12, help="images on the contact sheet (default: 12)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
+    parser.add_argument(
+        "--workers", type=_positive, default=os.cpu_count() or 1, help="threads that read (default: one per CPU)"
+    )
+    return parser
