@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config, parse_config
+from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, changed_keys, load_config, parse_config
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*.toml")), ids=lambda path: path.stem)
@@ -25,6 +28,56 @@ def test_a_configuration_survives_its_dictionary() -> None:
     config = load_config(Path("camvid_lite0"))
     assert parse_config(config.as_dict()) == config
     assert parse_config({}) == TrainConfig()
+    assert parse_config(tomllib.loads(config.as_toml())) == config
+
+
+def test_the_default_file_is_complete_and_holds_the_defaults() -> None:
+    assert load_config(Path("default")) == TrainConfig()
+    text = (CONFIG_DIR / "default.toml").read_text(encoding="utf-8")
+    for section, keys in TrainConfig().as_dict().items():
+        for key in keys:
+            assert re.search(rf"^# .+\n(# )?{key} = ", text, re.MULTILINE), f"{section}.{key} has no comment"
+
+
+@pytest.mark.parametrize("kind", get_type_hints(TrainConfig).values(), ids=lambda kind: kind.__name__)
+def test_every_key_is_documented(kind: type) -> None:
+    for key in get_type_hints(kind):
+        assert f"    {key}: " in (kind.__doc__ or ""), f"{kind.__name__} does not say what {key} is"
+
+
+def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('extends = "camvid_lite0"\n[schedule]\nepochs = 7\nlr = 1e-3\n')
+    (tmp_path / "short.toml").write_text('extends = "base.toml"\n[schedule]\nepochs = 2\n')
+    config = load_config(tmp_path / "short.toml")
+    assert (config.schedule.epochs, config.schedule.lr) == (2, 1e-3)
+    assert config.loss.class_balance
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "self.toml"', r"extends itself: self\.toml -> self\.toml"),
+        ('extends = "absent"', r"absent cannot be read.*camvid_lite0"),
+        ("extends = 3", r"extends is 3, expected the name of a file"),
+        ("[schedule", r"self\.toml cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_built_on_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "self.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "self.toml")
+
+
+def test_what_changed_is_told_but_for_the_runtime() -> None:
+    before = load_config(Path("camvid_lite0")).as_dict()
+    after = load_config(Path("camvid_lite0"), ["schedule.epochs=3", "runtime.workers=0", "data.scale=[1,2]"]).as_dict()
+    assert changed_keys(before, before) == []
+    assert changed_keys(before, after) == [
+        "data.scale: [0.55, 1.7] -> [1.0, 2.0]",
+        "schedule.epochs: 200 -> 3",
+    ]
+    del before["schedule"]["seed"]  # a run of a release that did not know the key
+    assert "schedule.seed: null -> 0" in changed_keys(before, after)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +85,17 @@ def test_a_configuration_survives_its_dictionary() -> None:
     [
         ({"schedule": {"epoch": 3}}, r"unknown key schedule\.epoch; did you mean schedule\.epochs\?"),
         ({"modle": {}}, r"unknown key modle; did you mean model\?"),
-        ({"schedule": {"epochs": "many"}}, r"schedule\.epochs is 'many', expected a int"),
+        ({"schedule": {"epochs": "many"}}, r"schedule\.epochs is 'many', expected an integer"),
         ({"data": {"crop_size": [3]}}, r"data\.crop_size is \[3\], expected 2 values"),
         ({"loss": 3}, r"\[loss\] is 3, expected a table"),
-        ({"loss": {"class_balance": 1}}, r"loss\.class_balance is 1, expected a bool"),
+        ({"schedule": {"workers": 2}}, r"unknown key schedule\.workers; did you mean runtime\.workers\?"),
+        ({"schedule": {"precision": "fp8"}}, r"precision is 'fp8', expected one of auto, fp32, bf16, fp16"),
+        ({"schedule": {"lr": -1}}, r"schedule\.lr is -1, expected 0 to 10"),
+        ({"data": {"crop_size": [352, 8]}}, r"data\.crop_size is 8, expected 32 to 65536"),
+        ({"data": {"scale": [2.0, 0.5]}}, r"data\.scale is \[2\.0, 0\.5\], expected the smaller one first"),
+        ({"data": {"cache": "yes"}}, r"data\.cache is 'yes', expected true or false"),
+        ({"model": {"dropout": "no"}}, r"model\.dropout is 'no', expected a number"),
+        ({"loss": {"class_balance": 1}}, r"loss\.class_balance is 1, expected true or false"),
     ],
 )
 def test_mistakes_are_named(raw: dict[str, object], message: str) -> None:
