@@ -1,11 +1,12 @@
-"""``ecenet-evaluate``: mIoU, accuracy and IoU per class, for checkpoints and ONNX models by the same ruler."""
+"""``ecenet-evaluate``: one ruler for checkpoints, model directories, ONNX files and running services."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, ManifestError, read_manifest, write_manifest
-from trainer.checkpoint import CheckpointError, load_model_and_entries
+from model_export.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
+from service.engines.base import EngineError
 from trainer.datasets import open_dataset
-from trainer.engine import Predictor, evaluate, image_predictor, torch_predictor
+from trainer.inference import evaluate
 from trainer.metrics import Scores
-from trainer.model.ecenet import ECENet
+from trainer.modes import Mode, ModeError
+from trainer.predictors import open_model
+from trainer.sliding import Size
 
 EPILOG = """example:
   ecenet-evaluate runs/camvid/best.pt --data data/camvid
-  ecenet-evaluate models/ecenet-lite0-camvid --data data/camvid --json scores.json
+  ecenet-evaluate models/ecenet-lite0-camvid --data data/camvid --boundary --json scores.json
+  ecenet-evaluate http://127.0.0.1:8000 --data data/camvid
+  ecenet-evaluate released.ckpt --dataset ade20k --data data/ade --mode slide --crop 640 --stride 608 --short-side 640
+  ecenet-evaluate runs/camvid/best.pt --data data/camvid --scales 0.75,1.0,1.25 --flip
 """
 
 
@@ -31,78 +37,57 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
     args = _parser().parse_args(arguments)
     try:
-        dataset = open_dataset(args.dataset, args.data, args.split)
-        predict, num_classes = open_predictor(args.model)
-        if num_classes != len(dataset.classes):
-            raise ValueError(f"{args.model} has {num_classes} classes, {dataset.name} has {len(dataset.classes)}")
-        scores = evaluate(predict, dataset, progress=_progress)
-        print(report(scores, dataset.classes))  # noqa: T201
-        if args.json:
-            args.json.write_text(json.dumps(as_dict(scores, dataset.classes), indent=2) + "\n", encoding="utf-8")
+        mode = _mode(args)
         if args.update_manifest:
-            update_manifest(args.model, args.split, scores)
-    except (ValueError, OSError) as error:
+            _check_update(args.model, mode)
+        _evaluate(args, mode)
+    except (ValueError, OSError, EngineError) as error:
         print(f"ecenet-evaluate: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-def open_predictor(path: Path) -> tuple[Predictor, int]:
-    """A predictor and its number of classes, from a model directory, an ONNX file or a checkpoint.
-
-    Raises:
-        CheckpointError: A checkpoint of a network that is not whole, or that does not tell its input size.
-        ManifestError: A model directory that cannot be used.
-    """
-    if path.is_dir():
-        read_manifest(path)
-        return onnx_predictor(path / GRAPH_NAME)
-    if path.suffix == ".onnx":
-        return onnx_predictor(path)
-    model, entries = load_model_and_entries(path)
-    size = entries.get("input_size")
-    if not isinstance(model, ECENet) or size is None:
-        raise CheckpointError(f"{path} holds no whole network with an input size; export it with --size and name that")
-    return torch_predictor(model, (size[0], size[1])), model.config.num_classes
-
-
-def onnx_predictor(graph: Path) -> tuple[Predictor, int]:
-    """An exported graph as a predictor, through ONNX Runtime on the CPU, and its number of classes."""
-    import onnxruntime as ort  # noqa: PLC0415
-
-    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    height, width = session.get_inputs()[0].shape[1:3]
-
-    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = session.run(None, {name: images})
-        return np.asarray(logits)
-
-    return image_predictor(infer, (height, width)), int(session.get_outputs()[0].shape[1])
-
-
-def report(scores: Scores, classes: Iterable[ClassInfo]) -> str:
-    """The scores as a table, in percent."""
-    lines = [f"{info.name:<16}{100 * iou:6.2f}" for info, iou in zip(classes, scores.class_iou, strict=True)]
+def report(scores: Scores, classes: Sequence[ClassInfo]) -> str:
+    """The scores as a table, in percent: a row per class, then the means."""
+    columns = {"IoU": scores.class_iou, "Acc": scores.class_accuracy}
     means = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
-    return "\n".join([*lines, *(f"{name:<16}{100 * value:6.2f}" for name, value in means.items())])
+    if scores.class_boundary_iou is not None and scores.boundary_miou is not None:
+        columns["boundary"] = scores.class_boundary_iou
+        means["boundary mIoU"] = scores.boundary_miou
+    width = max(16, *(len(info.name) + 1 for info in classes))
+    head = f"{'class':<{width}}" + "".join(f"{name:>6}" if name == "IoU" else f"{name:>9}" for name in columns)
+    rows = zip(*columns.values(), strict=True)
+    lines = [f"{info.name:<{width}}" + _percents(row) for info, row in zip(classes, rows, strict=True)]
+    return "\n".join([head, *lines, *(f"{name:<{width}}" + _percents([value]) for name, value in means.items())])
 
 
-def as_dict(scores: Scores, classes: Iterable[ClassInfo]) -> dict[str, Any]:
-    """The scores for JSON, each 0..1."""
-    class_iou = {info.name: float(iou) for info, iou in zip(classes, scores.class_iou, strict=True)}
-    return {
-        "miou": scores.miou,
-        "accuracy": scores.accuracy,
-        "mean_accuracy": scores.mean_accuracy,
-        "class_iou": class_iou,
+def as_dict(scores: Scores, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """The scores for JSON, each 0..1, or None where there is none: a class that does not occur."""
+
+    def by_name(values: NDArray[np.float64]) -> dict[str, float | None]:
+        return {info.name: _number(value) for info, value in zip(classes, values, strict=True)}
+
+    figures: dict[str, Any] = {
+        "miou": _number(scores.miou),
+        "accuracy": _number(scores.accuracy),
+        "mean_accuracy": _number(scores.mean_accuracy),
+        "class_iou": by_name(scores.class_iou),
+        "class_accuracy": by_name(scores.class_accuracy),
     }
+    if scores.class_boundary_iou is not None and scores.boundary_miou is not None:
+        figures["boundary_miou"] = _number(scores.boundary_miou)
+        figures["class_boundary_iou"] = by_name(scores.class_boundary_iou)
+    return figures
 
 
 def update_manifest(directory: Path, split: str, scores: Scores) -> None:
-    """Write the scores into the manifest of a model directory."""
-    if not directory.is_dir():
-        raise ManifestError(f"{directory} is no model directory; --update-manifest needs one")
+    """Write the scores into the manifest of a model directory.
+
+    Raises:
+        ManifestError: There is no score, because no pixel has a label.
+    """
+    if np.isnan(scores.miou):
+        raise ManifestError(f"the {split} split has no labelled pixel; {directory} keeps its manifest")
     manifest = read_manifest(directory)
     figures = {
         f"{split}_miou": round(scores.miou, 4),
@@ -112,8 +97,76 @@ def update_manifest(directory: Path, split: str, scores: Scores) -> None:
     write_manifest(directory, replace(manifest, metrics={**manifest.metrics, **figures}))
 
 
-def _progress(indices: range) -> Iterable[int]:
-    return tqdm(indices, unit="image", mininterval=1)
+def _evaluate(args: argparse.Namespace, mode: Mode) -> None:
+    dataset = open_dataset(args.dataset, args.data, args.split)
+    with open_model(args.model, mode, engine=args.engine, device=args.device) as model:
+        model.check_classes(dataset)
+        began = time.perf_counter()
+        with tqdm(total=len(dataset), unit="image", mininterval=1) as bar:
+            counts = evaluate(model.predict, dataset, boundary=args.boundary, on_image=lambda *_: bar.update())
+        seconds = time.perf_counter() - began
+    scores = counts.scores()
+    print(report(scores, dataset.classes))  # noqa: T201
+    print(f"{len(dataset)} images of {dataset.name} {args.split} in {seconds:.1f} s")  # noqa: T201
+    if args.json:
+        run = {"model": args.model, "dataset": dataset.name, "split": args.split, "mode": _options(mode)}
+        content = {**run, "images": len(dataset), "seconds": round(seconds, 3), **as_dict(scores, dataset.classes)}
+        args.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if args.update_manifest:
+        update_manifest(Path(args.model), args.split, scores)
+
+
+def _mode(args: argparse.Namespace) -> Mode:
+    return Mode(
+        slide=args.mode == "slide",
+        crop=args.crop,
+        stride=args.stride,
+        short_side=args.short_side,
+        scales=args.scales,
+        flip=args.flip,
+    )
+
+
+def _check_update(model: str, mode: Mode) -> None:
+    """Refuse before the evaluation what could not be written after it."""
+    if not Path(model).is_dir():
+        raise ManifestError(f"{model} is no model directory; --update-manifest needs one")
+    if not mode.plain:
+        raise ModeError("--update-manifest states what the service answers: whole images, one scale, no flip")
+
+
+def _options(mode: Mode) -> dict[str, Any]:
+    """A mode for JSON: what was asked for."""
+    return {
+        "mode": "slide" if mode.slide else "whole",
+        "crop": mode.crop,
+        "stride": mode.stride,
+        "short_side": mode.short_side,
+        "scales": mode.scales,
+        "flip": mode.flip,
+    }
+
+
+def _percents(values: Iterable[float]) -> str:
+    return "".join(f"{100 * value:6.2f}" if index == 0 else f"{100 * value:9.2f}" for index, value in enumerate(values))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _size(text: str) -> Size:
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected pixels: 640, or 360x480 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(scale) for scale in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales, expected e.g. 0.5,0.75,1.0") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,13 +176,32 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="a checkpoint, an ONNX file or a model directory")
+    parser.add_argument("model", help="a checkpoint, a model directory, an ONNX file, or the URL of a running service")
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--dataset", default="camvid", help="kind of dataset (default: camvid)")
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
+    parser.add_argument("--engine", help="runtime of a model directory, as ecenet-serve names it (default: auto)")
+    parser.add_argument("--device", help="PyTorch's device for a checkpoint (default: cpu)")
+    parser.add_argument("--boundary", action="store_true", help="also count boundary IoU")
     parser.add_argument("--json", type=Path, help="also write the scores, 0..1, to this file")
     parser.add_argument("--update-manifest", action="store_true", help="write the scores into the model's manifest")
+    _add_mode(parser.add_argument_group("inference, by default as the service: one pass over the image as a whole"))
     return parser
+
+
+def _add_mode(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--mode", choices=("whole", "slide"), default="whole", help="the image as a whole, or windows")
+    group.add_argument("--crop", type=_size, help="window in pixels, 640 or 360x480 (default: 640, or a graph's input)")
+    group.add_argument(
+        "--stride", type=_size, help="pixels between windows (default: 19/20 of the crop, so 608 of 640)"
+    )
+    group.add_argument(
+        "--short-side", type=int, metavar="N", help="resize the image to this short side, its ratio kept"
+    )
+    group.add_argument(
+        "--scales", type=_scales, default=(1.0,), help="scales to average, e.g. 0.5,0.75,1.0 (default: 1)"
+    )
+    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""A service as a predictor: what is sent, how long is waited, and what is told of failures."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.image_codec import decode, encode_label_png, encode_rgb_png
+from trainer.remote import RemoteError, RemotePredictor
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+LABELS = (IMAGE[..., 0] % 3).astype(np.uint8)
+PALETTE = bytes(range(9))
+LABELLED = httpx.Response(200, content=encode_label_png(LABELS, PALETTE))
+
+
+class Waits(list[float]):
+    """Seconds that were waited."""
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def predictor(waits: Waits) -> Callable[..., RemotePredictor]:
+    """A predictor whose requests get the given answers in turn, the last again and again; it checks what it is sent."""
+
+    def make(*answers: httpx.Response, url: str = "http://host:8000") -> RemotePredictor:
+        left = list(answers)
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            assert (request.method, request.url.path) == ("POST", "/segment")
+            assert request.headers["content-type"] == "image/png"
+            sent = decode(request.content, max_image_bytes=1 << 20, max_image_pixels=1 << 20).pixels
+            if request.url.params["format"] == "labels":
+                assert np.array_equal(sent, IMAGE)
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        client = httpx.Client(transport=httpx.MockTransport(answer))
+        return RemotePredictor(url, client=client, sleep=waits.append)
+
+    return make
+
+
+def unavailable(retry_after: str | None = None) -> httpx.Response:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    return httpx.Response(503, json={"detail": "64 requests are in the service already"}, headers=headers)
+
+
+@pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/segment"])
+def test_the_labels_of_the_service_come_back(url: str, predictor: Callable[..., RemotePredictor]) -> None:
+    assert np.array_equal(predictor(LABELLED, url=url)(IMAGE), LABELS)
+
+
+def test_class_names_come_in_the_order_of_their_ids(predictor: Callable[..., RemotePredictor]) -> None:
+    classes = [{"id": 1, "name": "sky"}, {"id": 0, "name": "road"}]
+    assert predictor(httpx.Response(200, json={"classes": classes})).class_names() == ("road", "sky")
+    for body in ("<html>", "[]", '{"classes": [3]}'):
+        with pytest.raises(RemoteError, match=r"/segment\?format=json lists no classes"):
+            predictor(httpx.Response(200, text=body)).class_names()
+
+
+def test_a_busy_service_is_asked_again_when_it_says(predictor: Callable[..., RemotePredictor], waits: Waits) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    answers = [unavailable("7"), unavailable(), unavailable("soon"), unavailable(date), LABELLED]
+    assert np.array_equal(predictor(*answers)(IMAGE), LABELS)
+    assert waits[:3] == [7, 1, 1]
+    assert 15 < waits[3] <= 20
+
+
+def test_a_service_that_stays_busy_is_given_up_after_six_tries(
+    predictor: Callable[..., RemotePredictor], waits: Waits
+) -> None:
+    with pytest.raises(RemoteError, match="answered 503 Service Unavailable: 64 requests are in the service already"):
+        predictor(unavailable("2"))(IMAGE)
+    assert waits == [2] * 5
+
+
+def test_a_longer_wait_than_the_limit_is_not_begun(predictor: Callable[..., RemotePredictor], waits: Waits) -> None:
+    with pytest.raises(RemoteError, match="asks to wait 300 s, at most 30 are waited: 503"):
+        predictor(unavailable("300"))(IMAGE)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (httpx.Response(413, json={"detail": "the image has 9 bytes"}), "answered 413 .*: the image has 9 bytes$"),
+        (httpx.Response(500, text="oops"), "answered 500 Internal Server Error: oops$"),
+        (httpx.Response(404, json=["nothing"]), "answered 404 Not Found"),
+        (httpx.Response(307, headers={"location": "/elsewhere"}), "answered 307"),
+        (httpx.Response(200, text="hello"), "answered no PNG of class ids: cannot identify"),
+        (httpx.Response(200, content=encode_label_png(LABELS, PALETTE)[:50]), "answered no PNG of class ids"),
+        (httpx.Response(200, content=encode_rgb_png(IMAGE)), "answered no PNG of class ids: a PNG of mode RGB"),
+        (
+            httpx.Response(200, content=encode_label_png(LABELS[1:], PALETTE)),
+            r"answered \(4, 7\) labels for an image of \(5, 7\)",
+        ),
+    ],
+)
+def test_what_is_no_label_map_is_told(
+    answer: httpx.Response, message: str, predictor: Callable[..., RemotePredictor], waits: Waits
+) -> None:
+    with pytest.raises(RemoteError, match=f"http://host:8000/segment {message}"):
+        predictor(answer)(IMAGE)
+    assert waits == []
+
+
+def test_labels_in_greys_are_class_ids_too(predictor: Callable[..., RemotePredictor]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(LABELS).save(stream, "PNG")
+    assert np.array_equal(predictor(httpx.Response(200, content=stream.getvalue()))(IMAGE), LABELS)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is bound, so nobody else's, and refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def test_a_refused_connection_is_told(closed_port: int) -> None:
+    predictor = RemotePredictor(f"http://127.0.0.1:{closed_port}")
+    with pytest.raises(RemoteError, match=rf"http://127.0.0.1:{closed_port}/segment cannot be reached: .*refused"):
+        predictor(IMAGE)
+    predictor.close()
+
+
+def test_a_url_without_sense_and_a_silent_service_are_told() -> None:
+    with pytest.raises(RemoteError, match="http://host:port/segment cannot be reached: Invalid port"):
+        RemotePredictor("http://host:port")(IMAGE)
+
+    def silent(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    with pytest.raises(RemoteError, match="gave no answer in 120 s"):
+        RemotePredictor("http://host", client=httpx.Client(transport=httpx.MockTransport(silent)))(IMAGE)
