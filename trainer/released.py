@@ -1,7 +1,6 @@
 """The authors' released weights: their key names, and the network that their shapes describe.
 
-Source of the names: the ECENet release for MindSpore, ``decode_head.*`` and ``backbone.*`` (Swin). Normalisation layers
-may carry PyTorch's names or MindSpore's (``gamma``, ``beta``, ``moving_mean``, ``moving_variance``).
+Source of the names: the ECENet release for MindSpore, ``decode_head.*`` and ``backbone.*`` (Swin).
 """
 
 from __future__ import annotations
@@ -9,22 +8,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from trainer.model.ecenet import ECENet, ModelConfig, build_backbone, build_head
+from trainer.released_keys import (
+    BACKBONE_PREFIX,
+    DERIVED,
+    HEAD_PREFIX,
+    ReleasedWeights,
+    StateDictError,
+    list_keys,
+    released_weights,
+)
 
-HEAD_PREFIX = "decode_head."
-BACKBONE_PREFIX = "backbone."
+__all__ = ["StateDictError", "build_from_released", "build_network", "infer_config", "patch_order", "released_name"]
 
-_MINDSPORE_SUFFIXES = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-_DERIVED = ("relative_position_index", "attn_mask", "num_batches_tracked")  # buffers that follow from the configuration
+_RELEASED_HEADS = 4
 
 # Our names to the release's, first match wins.
 _HEAD_NAMES = [
@@ -68,10 +69,6 @@ _BACKBONE_NAMES = [
 ]
 
 
-class StateDictError(ValueError):
-    """Weights that do not describe the network; the text lists every missing, extra and misshapen key."""
-
-
 def build_from_released(state: Mapping[str, Tensor]) -> nn.Module:
     """Build the network that a released state dict describes and load it.
 
@@ -81,20 +78,20 @@ def build_from_released(state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         StateDictError: Keys are missing, extra or misshapen.
     """
-    state = {_torch_name(name): tensor.float() for name, tensor in state.items() if not name.endswith(_DERIVED)}
-    if not any(name.startswith((HEAD_PREFIX, BACKBONE_PREFIX)) for name in state):
-        state = {HEAD_PREFIX + name: tensor for name, tensor in state.items()}
-    has_backbone = any(name.startswith(BACKBONE_PREFIX) for name in state)
-    has_head = any(name.startswith(HEAD_PREFIX) for name in state)
-    config = infer_config(state)
+    return build_network(released_weights(state))
+
+
+def build_network(weights: ReleasedWeights) -> nn.Module:
+    """``build_from_released`` for weights whose keys are sorted already."""
+    config = infer_config(weights.tensors)
     module: nn.Module
-    if has_backbone and has_head:
+    if weights.has_backbone and weights.has_head:
         module, prefix = ECENet(config), ""
-    elif has_backbone:
+    elif weights.has_backbone:
         module, prefix = build_backbone(config), BACKBONE_PREFIX
     else:
-        module, prefix = build_head(config, _stage_channels(state)), HEAD_PREFIX
-    _load(module, prefix, state)
+        module, prefix = build_head(config, _stage_channels(weights.tensors)), HEAD_PREFIX
+    _load(module, prefix, weights)
     return module.eval()
 
 
@@ -120,7 +117,7 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
     if head.shapes:
         channels = head.majority("conv_seg.weight:1", "proj.bn.weight:0", "trans.weight:1", "laterals.0.weight:0")
         num_classes = head.majority("conv_seg.bias:0", "conv_seg.weight:0", "trans.bias:0", "learner.1.weight:0")
-        num_heads = channels // head.majority("learner.0.weight:1")
+        num_heads = _num_heads(channels, head.majority("learner.0.weight:1"))
     if not swin.shapes:
         return ModelConfig(backbone="swin", num_classes=num_classes, channels=channels, num_heads=num_heads)
     embed_dim = swin.majority("patch_embed.projection.weight:0", "patch_embed.norm.weight:0", "norm0.weight:0")
@@ -169,6 +166,13 @@ class _Shapes:
         return next(number for number in range(len(found) + 1) if number not in found) or 1
 
 
+def _num_heads(channels: int, group_width: int) -> int:
+    """Heads of the head's attention; where the one tensor that tells them is misshapen, the release's."""
+    if group_width and channels % group_width == 0:
+        return channels // group_width
+    return math.gcd(channels, _RELEASED_HEADS)
+
+
 def _stage_channels(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     head = _Shapes(state, HEAD_PREFIX)
     return tuple(
@@ -177,38 +181,37 @@ def _stage_channels(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     )
 
 
-def _load(module: nn.Module, prefix: str, state: Mapping[str, Tensor]) -> None:
-    own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(_DERIVED)}
+def _load(module: nn.Module, prefix: str, weights: ReleasedWeights) -> None:
+    own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(DERIVED)}
     names = {released_name(prefix + name): name for name in own}
+    state, origins = weights.tensors, weights.origins
     missing = sorted(names.keys() - state.keys())
-    extra = sorted(state.keys() - names.keys())
+    extra = sorted(origins[name] for name in state.keys() - names.keys())
     misshapen = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(own[ours].shape)}"
+        f"{origins[name]} {tuple(state[name].shape)}, expected {tuple(own[ours].shape)}"
         for name, ours in names.items()
         if name in state and state[name].shape != own[ours].shape
     ]
     if missing or extra or misshapen:
         raise StateDictError(_report(missing, extra, misshapen))
-    loaded = {ours: _patch_order(name, state[name]) for name, ours in names.items()}
+    loaded = {ours: patch_order(name, state[name]) for name, ours in names.items()}
     module.load_state_dict(loaded, strict=False)  # strictness is above; only derived buffers are left
 
 
-def _report(missing: Iterable[str], extra: Iterable[str], misshapen: Iterable[str]) -> str:
-    groups = {"missing": missing, "extra": extra, "misshapen": misshapen}
-    listed = "; ".join(f"{title}: {', '.join(names)}" for title, names in groups.items() if names)
-    return f"the weights do not fit the network that they describe; {listed}"
+def _report(missing: list[str], extra: list[str], misshapen: list[str]) -> str:
+    return f"the weights do not fit the network that they describe; {list_keys(missing, extra, misshapen)}"
 
 
-def _patch_order(name: str, tensor: Tensor) -> Tensor:
-    """Patch merging's four neighbours: the release orders (channel, kh, kw), timm (kw, kh, channel)."""
+def patch_order(name: str, tensor: Tensor) -> Tensor:
+    """Patch merging's four neighbours: the release and mmsegmentation order (channel, kh, kw), timm (kw, kh, channel).
+
+    Args:
+        name: Of a tensor of the Swin backbone; those of other layers are given back as they are.
+        tensor: (..., 4 C), in the release's order.
+    """
     if ".downsample." not in name:
         return tensor
     return tensor.reshape(*tensor.shape[:-1], -1, 2, 2).transpose(-3, -1).flatten(-3)
-
-
-def _torch_name(name: str) -> str:
-    stem, _, suffix = name.rpartition(".")
-    return f"{stem}.{_MINDSPORE_SUFFIXES.get(suffix, suffix)}" if stem else name
 
 
 def _translate(name: str, table: list[tuple[str, str]]) -> str:

@@ -1,0 +1,246 @@
+"""``ecenet-train import``: the authors' released weights as a checkpoint of ours, with every key accounted for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model_export.manifest import ClassInfo, file_sha256
+from trainer.checkpoint import load_model_and_entries, save_checkpoint
+from trainer.datasets import DATASETS, dataset_classes
+from trainer.datasets.folder import Folder
+from trainer.datasets.folder_spec import SPEC_NAME, read_spec
+from trainer.model.ecenet import NAMED_SIZES, ECENet, ModelConfig
+from trainer.released import build_network, released_name
+from trainer.released_keys import DERIVED, ReleasedWeights, StateDictError, released_weights, torch_style
+from trainer.weight_files import OWN, WeightFile, read_weights
+
+RELEASED_SIZE = (640, 640)  # the crop that the authors train on and slide over the image
+SIZE_LIMITS = (32, 8192)  # of the input in a manifest
+FOLDER = "folder"
+
+EPILOG = """example:
+  ecenet-train import released.ckpt -o checkpoint.pt
+  ecenet-export onnx checkpoint.pt -o models/ecenet-swin-base-ade20k
+"""
+
+
+class ImportWeightsError(ValueError):
+    """Released weights that cannot become a checkpoint; the text names what is wrong and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import read and wrote; as text, a table whose counts add up to the keys of the file.
+
+    Attributes:
+        file: What was read.
+        weights: Its keys, accounted for.
+        our_names: The name of each weight in ``weights`` to ours.
+        summary: What was written.
+    """
+
+    file: WeightFile
+    weights: ReleasedWeights
+    our_names: dict[str, str]
+    summary: str
+
+    def __str__(self) -> str:
+        lines = [f"{title:<26}{count:>5}  {note}".rstrip() for title, count, note in self._rows()]
+        return "\n".join([str(self.file), *lines, self.summary])
+
+    def keys(self) -> str:
+        """One line per weight: its name in the file, ours, and its shape."""
+        tensors, origins = self.weights.tensors, self.weights.origins
+        return "\n".join(f"{origins[name]} -> {self.our_names[name]} {list(tensors[name].shape)}" for name in tensors)
+
+    def _rows(self) -> list[tuple[str, int, str]]:
+        origins = self.weights.origins
+        restyled = [name for name in origins.values() if torch_style(name) != name]
+        prefixes = [torch_style(name).removesuffix(plain) for plain, name in origins.items()]
+        ignored = {
+            "derived buffers, ignored": self.weights.derived,
+            "bookkeeping, ignored": self.weights.bookkeeping,
+            "entries beside the keys": self.file.others,
+        }
+        return [
+            ("keys read", len(self.file.tensors), ""),
+            ("loaded", len(origins), ""),
+            ("  MindSpore's norm names", len(restyled), ", ".join(sorted({_suffix(name) for name in restyled}))),
+            ("  prefix removed", sum(map(bool, prefixes)), ", ".join(sorted(set(prefixes) - {""}))),
+            *((title, len(names), ", ".join(names)) for title, names in ignored.items()),
+        ]
+
+
+def import_weights(
+    source: Path,
+    output: Path,
+    *,
+    dataset: str | None = None,
+    classes: Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> ImportReport:
+    """Turn the released weights into a checkpoint of ours, which trains on, exports and serves like any other.
+
+    Args:
+        source: The authors' MindSpore checkpoint, or any file of a whole network that ``load_model`` takes.
+        output: The checkpoint to write.
+        dataset: A published dataset whose classes the weights have; by default the one with their number of classes. If
+            there is none, the checkpoint has no names, and an export numbers the classes.
+        classes: A folder dataset's ``classes.json`` instead, or the folder that holds it.
+        size: (height, width) in pixels that the model is to be served at; by default 640x640, the authors' crop.
+
+    Raises:
+        ImportWeightsError: The output exists, the file holds no whole network, or the classes do not fit.
+        StateDictError: Missing, extra or misshapen keys, or two names of one tensor; the text lists them all.
+        DatasetError: The dataset or the ``classes.json`` is none.
+        WeightFileError: The file cannot be read.
+    """
+    if output.exists():
+        raise ImportWeightsError(f"{output} exists already; remove it or name another file")
+    file = read_weights(source)
+    model, weights, entries = _read_network(file)
+    entries |= _class_entries(model.config.num_classes, dataset, classes, entries)
+    height, width = size or entries.get("input_size", RELEASED_SIZE)
+    config = _named(model.config)
+    entries |= {
+        "architecture": _architecture(config),
+        "input_size": [height, width],
+        "metrics": entries.get("metrics", {}),
+        "imported_from": {"file": source.name, "sha256": file_sha256(source)},
+    }
+    save_checkpoint(output, config, model.state_dict(), **entries)
+    return ImportReport(file, weights, _our_names(model, file), _summary(output, model, entries))
+
+
+def _read_network(file: WeightFile) -> tuple[ECENet, ReleasedWeights, dict[str, Any]]:
+    """The network of a file, its keys, and what else a checkpoint of ours says."""
+    if file.kind == OWN:
+        network, entries = load_model_and_entries(file.path)
+        derived = tuple(name for name in file.tensors if name.endswith(DERIVED))
+        tensors = {name: tensor for name, tensor in file.tensors.items() if name not in derived}
+        weights = ReleasedWeights(tensors, {name: name for name in tensors}, derived, ())
+    else:
+        weights, entries = released_weights(file.tensors), {}
+        try:
+            network = build_network(weights)
+        except StateDictError as error:
+            raise StateDictError(f"{file}: {error}") from error
+    if not isinstance(network, ECENet):
+        part = "backbone" if weights.has_backbone else "decode head"
+        raise ImportWeightsError(
+            f"{file} holds the {part} alone, {len(weights.tensors)} tensors; a checkpoint to export and serve needs "
+            "backbone and decode head"
+        )
+    return network, weights, entries
+
+
+def _our_names(model: ECENet, file: WeightFile) -> dict[str, str]:
+    names = [name for name in model.state_dict() if not name.endswith(DERIVED)]
+    return {name if file.kind == OWN else released_name(name): name for name in names}
+
+
+def _class_entries(
+    num_classes: int, dataset: str | None, classes: Path | None, entries: dict[str, Any]
+) -> dict[str, Any]:
+    """The entries ``dataset`` and ``classes`` of the checkpoint, if they are known."""
+    if classes is not None:
+        name, infos = FOLDER, _read_classes(classes)
+    elif dataset is not None:
+        name, infos = dataset, dataset_classes(dataset)
+    elif "classes" in entries or (fitting := _dataset_of(num_classes)) is None:
+        return {}
+    else:
+        name, infos = fitting, dataset_classes(fitting)
+    if len(infos) != num_classes:
+        raise ImportWeightsError(f"{classes or name} has {len(infos)} classes, the weights have {num_classes}")
+    return {"dataset": name, "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in infos]}
+
+
+def _read_classes(path: Path) -> tuple[ClassInfo, ...]:
+    if path.is_file() and path.name != SPEC_NAME:
+        raise ImportWeightsError(f"{path} has to be called {SPEC_NAME}, as in a folder dataset")
+    return read_spec(path.parent if path.name == SPEC_NAME else path).classes
+
+
+def _dataset_of(num_classes: int) -> str | None:
+    """The one published dataset with that many classes."""
+    published = {name: dataset_classes(name) for name, kind in DATASETS.items() if not issubclass(kind, Folder)}
+    fitting = {infos: name for name, infos in reversed(published.items()) if len(infos) == num_classes}
+    return next(iter(fitting.values())) if len(fitting) == 1 else None
+
+
+def _named(config: ModelConfig) -> ModelConfig:
+    """The configuration, with the regularisation of the named size that it is, for training on."""
+    name = _architecture(config)
+    if name not in NAMED_SIZES:
+        return config
+    return replace(config, dropout=NAMED_SIZES[name].dropout, drop_path=NAMED_SIZES[name].drop_path)
+
+
+def _architecture(config: ModelConfig) -> str:
+    for name, known in NAMED_SIZES.items():
+        alike = replace(known, num_classes=config.num_classes, dropout=config.dropout, drop_path=config.drop_path)
+        if alike == config:
+            return name
+    return f"ecenet-{config.backbone}"
+
+
+def _summary(output: Path, model: ECENet, entries: dict[str, Any]) -> str:
+    megas = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    height, width = entries["input_size"]
+    names = (
+        f"those of {entries.get('dataset', 'its own')}"
+        if "classes" in entries
+        else "without names, see --dataset and --classes"
+    )
+    return (
+        f"{output}: {entries['architecture']}, {megas:.2f} M parameters, input {height}x{width}, "
+        f"{model.config.num_classes} classes, {names}"
+    )
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HEIGHTxWIDTH`` in pixels, each within ``SIZE_LIMITS``."""
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    least, most = SIZE_LIMITS
+    if not match or not all(least <= int(side) <= most for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected HEIGHTxWIDTH within {least}..{most}, e.g. 640x640")
+    return int(match[1]), int(match[2])
+
+
+def main(arguments: list[str]) -> int:
+    """``ecenet-train import``; gives the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        report = import_weights(args.source, args.output, dataset=args.dataset, classes=args.classes, size=args.size)
+    except (ValueError, OSError) as error:
+        print(f"ecenet-train import: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(f"{report.keys()}\n{report}" if args.keys else report)  # noqa: T201
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecenet-train import",
+        description="Turn the authors' released weights into a checkpoint, with every key accounted for.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="the MindSpore checkpoint, or a torch file with the same keys")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    classes = parser.add_mutually_exclusive_group()
+    classes.add_argument("--dataset", help="dataset of the classes; default: the one with as many classes")
+    classes.add_argument("--classes", type=Path, help=f"{SPEC_NAME} with the classes' names and colours instead")
+    parser.add_argument("--size", type=parse_size, help="HEIGHTxWIDTH of the input in pixels (default: 640x640)")
+    parser.add_argument("--keys", action="store_true", help="list each key with our name for it and its shape")
+    return parser
