@@ -1,0 +1,258 @@
+"""``ecenet-train report``: one HTML file on a training run, which needs nothing beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from model_export.manifest import ClassInfo
+from trainer.checkpoint import load_model_and_entries
+from trainer.datasets import SegmentationDataset, open_dataset
+from trainer.examples import Example, ExampleCollector
+from trainer.inference import evaluate, torch_predictor
+from trainer.metrics import Counts
+from trainer.model.ecenet import ECENet
+from trainer.report_page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
+from trainer.report_style import CSS
+
+BEST, LOG, REPORT = "best.pt", "log.jsonl", "report.html"
+PACKAGES = ("ecenet", "torch", "timm", "numpy", "pillow")
+
+EPILOG = """example:
+  ecenet-train report runs/camvid --data data/camvid
+  ecenet-train report runs/camvid --data data/camvid --split test --output test.html
+"""
+
+
+class ReportError(ValueError):
+    """A run that cannot be reported on; the text names the file and what it lacks."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; gives the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        model, entries = _load_best(args.run)
+        dataset = open_dataset(entries["dataset"], args.data, args.split)
+        best = (model.to("cuda" if torch.cuda.is_available() else "cpu"), entries)
+        path = args.output or args.run / REPORT
+        _report(args.run, best, dataset, path, split=args.split, progress=_progress)
+        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")  # noqa: T201
+    except (ValueError, OSError) as error:
+        print(f"ecenet-train report: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def report_run(
+    run: Path, dataset: SegmentationDataset, *, split: str = "val", device: str | torch.device = "cpu"
+) -> Path:
+    """Evaluate the best checkpoint of a run on a split of its dataset, and write ``report.html`` into its folder.
+
+    The evaluation is one pass over each image stretched to the input size, as the service does it.
+
+    Args:
+        run: The run's folder, with ``log.jsonl`` and ``best.pt``.
+        dataset: What to evaluate on; its classes must be those of the checkpoint.
+        split: The split's name, for the title.
+        device: Where to run the network.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ReportError: The run has no log or no evaluation, or fits another dataset.
+        CheckpointError: ``best.pt`` cannot be read.
+    """
+    model, entries = _load_best(run)
+    path = run / REPORT
+    _report(run, (model.to(device), entries), dataset, path, split=split, progress=iter)
+    return path
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    config: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    classes: Sequence[ClassInfo],
+    counts: Counts,
+    best: Sequence[Example],
+    worst: Sequence[Example],
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a report as one HTML file: no scripts, nothing to load, light and dark. Equal input gives equal bytes.
+
+    Args:
+        path: Where to; a reader sees the old file or the whole new one.
+        title: The heading.
+        config: The whole configuration, a table per section.
+        log: The entries of ``log.jsonl``, see ``read_log``.
+        classes: The classes in the order of their ids.
+        counts: The evaluation that figures, bars and matrix show.
+        best: Images that went best, best first.
+        worst: Images that went worst, worst first.
+        facts: What else to show beside mIoU, by its unit or name, e.g. ``{"parameters": "3.65 M"}``.
+    """
+    scores = counts.scores()
+    sections = {
+        "": headline(scores, facts or {}),
+        "Training": curves(log),
+        "Classes": class_bars(classes, counts.confusion, scores),
+        "Confusion": confusion_matrix(classes, counts.confusion),
+        "Images": _images(best, worst, classes),
+        "Configuration": settings(config),
+        "Versions": settings(_versions()),
+    }
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(_page(title, sections), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a run's ``log.jsonl`` by epoch; of an epoch that was done twice, the last.
+
+    Raises:
+        ReportError: The file is missing or empty, or a line is no entry; the text names the line.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path} does not exist; {path.parent} holds no training run")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = [_parse_entry(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not entries:
+        raise ReportError(f"{path} is empty: no epoch has ended yet")
+    by_epoch = {entry["epoch"]: entry for entry in entries}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _parse_entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path} line {number} is no JSON: {error}; the line is {line[:60]!r}") from error
+    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
+        raise ReportError(f"{path} line {number} is {line[:60]!r}, expected an object with a whole number 'epoch'")
+    for key, value in entry.items():
+        shown = key == "lr" or key.startswith(("loss_", "val_"))
+        if shown and not (value is None or type(value) in {int, float}):
+            raise ReportError(f"{path} line {number} has {key} {value!r}, expected a number")
+    return entry
+
+
+def _load_best(run: Path) -> tuple[ECENet, dict[str, Any]]:
+    """The best network of a run, and what its checkpoint says besides the weights."""
+    path = run / BEST
+    if not run.is_dir():
+        raise ReportError(f"{run} is no folder of a training run")
+    if not path.is_file():
+        raise ReportError(f"{path} does not exist: the run has not been evaluated yet")
+    model, entries = load_model_and_entries(path)
+    missing = [key for key in ("dataset", "input_size") if key not in entries]
+    if missing or not isinstance(model, ECENet):
+        raise ReportError(f"{path} does not tell its {' and '.join(missing)}; ecenet-train has not written it")
+    return model, entries
+
+
+def _report(
+    run: Path,
+    best: tuple[ECENet, dict[str, Any]],
+    dataset: SegmentationDataset,
+    path: Path,
+    *,
+    split: str,
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> None:
+    model, entries = best
+    log = read_log(run / LOG)
+    if model.config.num_classes != len(dataset.classes):
+        sizes = f"{model.config.num_classes} classes, {dataset.name} has {len(dataset.classes)}"
+        raise ReportError(f"{run / BEST} has {sizes}")
+    collector = ExampleCollector(len(dataset.classes))
+    height, width = entries["input_size"]
+    counts = evaluate(torch_predictor(model, (height, width)), dataset, progress=progress, on_image=collector)
+    write_report(
+        path,
+        title=f"{entries.get('architecture', 'ECENet')} on {dataset.name}, {split}",
+        config=entries.get("train_config", {}),
+        log=log,
+        classes=dataset.classes,
+        counts=counts,
+        best=_named(collector.best, dataset),
+        worst=_named(collector.worst, dataset),
+        facts=_facts(model, entries, log),
+    )
+
+
+def _named(found: Iterable[Example], dataset: SegmentationDataset) -> list[Example]:
+    return [replace(example, name=dataset.pairs[example.index][0].name) for example in found]
+
+
+def _facts(model: ECENet, entries: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"parameters": f"{parameters / 1e6:.2f} M"}
+    if "epochs_done" in entries:
+        facts["best epoch / done"] = f"{entries['epochs_done']} / {log[-1]['epoch']}"
+    if "steps_done" in entries:
+        facts["steps to the best"] = f"{entries['steps_done']:,}"
+    seconds = sum(entry.get("seconds") or 0 for entry in log)
+    return {**facts, "training time": _duration(seconds)} if seconds else facts
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _images(best: Sequence[Example], worst: Sequence[Example], classes: Sequence[ClassInfo]) -> str:
+    if not (best or worst):
+        return '<p class="note">No image has a labelled pixel.</p>'
+    note = '<p class="note">mIoU of each image alone, over the classes that its label holds.</p>'
+    shown = examples("Best", best, classes) + examples("Worst", worst, classes)
+    return note + legend([*best, *worst], classes) + shown
+
+
+def _page(title: str, sections: Mapping[str, str]) -> str:
+    body = "\n".join((f"<h2>{name}</h2>\n" if name else "") + content for name, content in sections.items())
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{CSS}\n</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _progress(indices: Iterable[int]) -> Iterable[int]:
+    return tqdm(indices, unit="image", mininterval=1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecenet-train report",
+        description="One HTML file on a training run: curves, classes, confusion, best and worst images.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="the run's folder, which holds log.jsonl and best.pt")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the dataset that the run was trained on")
+    parser.add_argument("--output", type=Path, help="where to write; default: report.html in the run's folder")
+    parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What TensorBoard shows of a run: scalars per step, scores and sample predictions per evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from model_export.manifest import ClassInfo
+from trainer.config import ConfigError
+from trainer.examples import Example
+from trainer.metrics import Scores
+from trainer.report_images import full_palette, triptych
+
+
+class TensorBoard:
+    """Writes the events of one run; on resuming it goes on in the same folder, and no step appears twice.
+
+    Args:
+        folder: Where the event files lie.
+        resume_step: Steps done when this process began; what an earlier process wrote of later steps is void.
+        every: Steps between two entries of ``step``.
+
+    Raises:
+        ConfigError: The package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int = 0, every: int = 10) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError(
+                "runtime.tensorboard is true, but the package tensorboard is not installed: "
+                f"pip install tensorboard, or set it to false ({error})"
+            ) from error
+        if every < 1:
+            raise ConfigError(f"every is {every} steps, expected at least 1")
+        self._every = every
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1, flush_secs=30)
+
+    def step(
+        self, step: int, losses: Mapping[str, float], lr: float, grad_norm: float | None, images_per_s: float
+    ) -> None:
+        """Write each loss term, the learning rate, the gradient's norm before clipping, and the rate.
+
+        Args:
+            step: Optimiser's steps done, from 1; those that are no multiple of ``every`` are passed over.
+            losses: The weighted terms by name.
+            lr: Base learning rate of this step.
+            grad_norm: None if it was not computed.
+            images_per_s: Images per second, over all processes.
+        """
+        if step % self._every:
+            return
+        values = {f"loss/{name}": value for name, value in losses.items()}
+        values |= {"schedule/lr": lr, "speed/images_per_s": images_per_s}
+        if grad_norm is not None:
+            values["schedule/grad_norm"] = grad_norm
+        self._scalars(step, values)
+
+    def evaluation(
+        self, step: int, scores: Scores, classes: Sequence[ClassInfo], samples: Sequence[Example] = ()
+    ) -> None:
+        """Write mIoU, aAcc, mAcc and the IoU per class, 0..1, and image, label and prediction of each sample.
+
+        Args:
+            step: Optimiser's steps done.
+            scores: Of the evaluation; a class that does not occur gets no point.
+            classes: The classes in the order of their ids.
+            samples: The same images at each evaluation, see ``FixedExamples``; side by side, void in black.
+        """
+        values = {"val/miou": scores.miou, "val/accuracy": scores.accuracy, "val/mean_accuracy": scores.mean_accuracy}
+        values |= {f"iou/{info.name}": float(scores.class_iou[info.id]) for info in classes}
+        self._scalars(step, {name: value for name, value in values.items() if not math.isnan(value)})
+        palette = full_palette(classes)
+        for sample in samples:
+            picture = triptych(sample.image, sample.labels, sample.prediction, palette)
+            self._writer.add_image(f"sample/{sample.index}", picture, step, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._writer.close()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
