@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
@@ -33,7 +34,7 @@ _UNPICKLING_ERRORS = (
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or that cannot be read."""
+    """A file that is no checkpoint, or that cannot be read or written."""
 
 
 def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any], **entries: Any) -> None:
@@ -44,14 +45,22 @@ def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any],
         config: The network.
         weights: The state dict that ``load_model`` gives, the averaged weights in a training run.
         entries: What else belongs to it: classes, metrics, and the training state that resuming needs.
+
+    Raises:
+        CheckpointError: It cannot be written, as on a full disk; nothing is left of the attempt.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as stream:
-        torch.save({"format": FORMAT, "config": asdict(config), "weights": dict(weights), **entries}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            torch.save({"format": FORMAT, "config": asdict(config), "weights": dict(weights), **entries}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as a RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(f"{path} cannot be written: {error}; what was there before is untouched") from error
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -1,43 +1,36 @@
-"""The two loops, as plain functions of what they use."""
+"""The training loop over an epoch, as plain functions of what they use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from service.label_map import label_map
-from service.preprocess import resize_to_input
 from trainer.config import LossWeights
 from trainer.datasets import SegmentationDataset
+from trainer.distributed import Ranks
+from trainer.inference import normalise
 from trainer.losses import Losses, criterion
-from trainer.metrics import ConfusionMatrix, Scores
-from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.model.ecenet import ECENet
+from trainer.precision import autocast
 from trainer.schedule import MovingAverage
 from trainer.transforms import Augmentation
 
-Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Images (B, h, w, 3) uint8 of the network's size to logits (B, K, ceil(h / 4), ceil(w / 4))."""
-
-Predictor = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""An image (H, W, 3) uint8 to its label map (H, W) uint8."""
-
-
-PRECISIONS = ("bf16", "fp32")
+Batch = tuple[Tensor, Tensor]
+"""Images (B, H, W, 3) and labels (B, H, W), both uint8."""
 
 
 class DivergedError(RuntimeError):
-    """A loss that is no number; the weights of the last checkpoint are the last good ones."""
+    """A loss or gradient that is no number; the weights of the last checkpoint are the last good ones."""
 
 
-class AugmentedViews(Dataset[tuple[Tensor, Tensor]]):
+class AugmentedViews(Dataset[Batch]):
     """Views of one epoch. Each depends on seed, epoch and index alone, so workers and resuming change nothing."""
 
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int, epoch: int) -> None:
@@ -46,101 +39,124 @@ class AugmentedViews(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         view = self.augmentation(self.dataset[index], rng)
         return torch.from_numpy(view.image), torch.from_numpy(view.labels)
 
+    def order(self) -> list[int]:
+        """The indices of the epoch in the order that follows from its seed."""
+        indices: list[int] = np.random.default_rng((self.seed, self.epoch)).permutation(len(self)).tolist()
+        return indices
 
-def epoch_batches(views: AugmentedViews, batch_size: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of an epoch in an order that follows from its seed: images (B, H, W, 3) and labels (B, H, W), uint8."""
-    order = np.random.default_rng((views.seed, views.epoch)).permutation(len(views)).tolist()
-    return DataLoader(views, batch_size, sampler=order, num_workers=workers, drop_last=True)
 
-
-def normalise(images: Tensor, config: ModelConfig) -> Tensor:
-    """Images (B, H, W, 3) uint8 to the model's input (B, 3, H, W) float32, in the channels-last layout."""
-    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+def load_batches(
+    views: AugmentedViews, batches: list[list[int]], workers: int, *, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """The views of each list of indices as a batch, in turn, prepared by ``workers`` processes."""
+    return DataLoader(views, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """What a run changes, and what resuming restores."""
+    """What a run changes, and what resuming restores.
+
+    Attributes:
+        model: The network being trained.
+        average: The moving average of its weights, which is what a run gives.
+        optimizer: Its AdamW.
+        scheduler: The learning rate's.
+        scaler: Of the loss, against fp16's underflow.
+        step: Steps done since the start of the run.
+        epoch_sums: Sum of each loss term over the steps of the epoch so far.
+        network: What computes: ``model``, compiled or in DistributedDataParallel where a run asks for that.
+    """
 
     model: ECENet
     average: MovingAverage[ECENet]
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     step: int = 0
+    epoch_sums: Tensor = field(default_factory=lambda: torch.zeros(len(Losses._fields)))
+    network: nn.Module | None = None
 
 
-def train_one_epoch(
-    state: TrainingState,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    loss_weights: LossWeights,
-    class_weights: Tensor | None,
-    precision: str,
-    clip_norm: float,
-    on_step: Callable[[Losses], None],
-) -> None:
-    """One pass: forward, loss, backward, clipped step, and the moving average.
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """How a step is done.
+
+    Attributes:
+        loss_weights: Weights of the loss terms.
+        class_weights: Weights of the classes in the cross entropy, (K,), or None.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        parts: Batches that make one step.
+        seed: Of dropout, which follows from seed, step and rank alone.
+    """
+
+    loss_weights: LossWeights
+    class_weights: Tensor | None = None
+    precision: str = "fp32"
+    clip_norm: float = 5.0
+    parts: int = 1
+    seed: int = 0
+
+
+def train_steps(
+    state: TrainingState, batches: Iterable[Batch], settings: StepSettings, ranks: Ranks
+) -> Iterator[tuple[Losses, float]]:
+    """Do a step per ``settings.parts`` batches; gives each step's losses, over all ranks, and the gradient's norm.
 
     Raises:
-        DivergedError: The loss is NaN or infinite; no step was taken with it.
+        DivergedError: A loss or the gradient is NaN or infinite; no step was taken with it.
     """
     state.model.train()
-    for images, labels in batches:
-        with autocast(precision):
-            output = state.model(normalise(images, state.model.config))
-        losses = criterion(output, labels.long(), loss_weights, class_weights)
-        total = torch.stack(losses).sum()
-        if not torch.isfinite(total):
-            terms = ", ".join(f"{name} {term.item():g}" for name, term in zip(losses._fields, losses, strict=True))
-            raise DivergedError(f"the loss is no number at step {state.step}: {terms}")
+    for parts in zip(*[iter(batches)] * settings.parts, strict=False):
+        torch.manual_seed(_step_seed(settings.seed, state.step, ranks.rank))
         state.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
-        state.optimizer.step()
-        state.scheduler.step()
-        state.average.update(state.model, state.step)
+        terms = [_accumulate(state, part, settings, ranks, last=part is parts[-1]) for part in parts]
+        losses = torch.stack(terms).mean(0)
+        losses = ranks.mean(losses).cpu()
+        _refuse_infinite(losses, state.step)
+        norm = _update(state, settings)
         state.step += 1
-        on_step(Losses(*(term.detach() for term in losses)))
+        state.epoch_sums += losses
+        yield Losses(*losses.unbind()), norm
 
 
-def evaluate(
-    predict: Predictor, dataset: SegmentationDataset, progress: Callable[[range], Iterable[int]] = iter
-) -> Scores:
-    """Scores of a predictor on every image of a dataset, one pass each, at the images' own size."""
-    matrix = ConfusionMatrix(len(dataset.classes))
-    for index in progress(range(len(dataset))):
-        sample = dataset[index]
-        matrix.update(sample.labels, predict(sample.image))
-    return matrix.scores()
+def _accumulate(state: TrainingState, batch: Batch, settings: StepSettings, ranks: Ranks, *, last: bool) -> Tensor:
+    """Add the gradient of one part, which the last part averages over all ranks; gives its loss terms, detached."""
+    network = state.network or state.model
+    images, labels = (tensor.to(ranks.device, non_blocking=True) for tensor in batch)
+    alone = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+    with alone:
+        with autocast(settings.precision, ranks.device):
+            output = network(normalise(images, state.model.config))
+        terms = criterion(output, labels.long(), settings.loss_weights, settings.class_weights, ranks.mean)
+        losses = torch.stack(terms)
+        state.scaler.scale(losses.sum() / settings.parts).backward()  # type: ignore[no-untyped-call]
+    return losses.detach()
 
 
-def image_predictor(infer: Infer, input_size: tuple[int, int]) -> Predictor:
-    """A predictor around a network: resize, network, label map at the image's size, as the service does it."""
-
-    def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        logits = infer(resize_to_input(image, input_size)[None])
-        return label_map(logits[0], (image.shape[0], image.shape[1]))
-
-    return predict
-
-
-def torch_predictor(model: ECENet, input_size: tuple[int, int]) -> Predictor:
-    """A network in eval mode as a predictor."""
-
-    @torch.inference_mode()
-    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: Any = model(normalise(torch.from_numpy(np.array(images)), model.config))
-        return cast(NDArray[np.float32], logits.numpy())
-
-    return image_predictor(infer, input_size)
+def _update(state: TrainingState, settings: StepSettings) -> float:
+    """Clip the gradient and step; gives its norm before clipping."""
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or float("inf"))
+    if not torch.isfinite(norm) and not state.scaler.is_enabled():
+        raise DivergedError(f"the gradient is no number at step {state.step}: its norm is {norm.item():g}")
+    state.scaler.step(state.optimizer)  # leaves out a step whose fp16 gradient overflowed
+    state.scaler.update()
+    state.scheduler.step()
+    state.average.update(state.model, state.step)
+    return norm.item()
 
 
-def autocast(precision: str) -> AbstractContextManager[Any]:
-    """Autocast of a precision: ``bf16`` or ``fp32``."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+def _refuse_infinite(losses: Tensor, step: int) -> None:
+    if not torch.isfinite(losses).all():
+        terms = ", ".join(f"{name} {term:g}" for name, term in zip(Losses._fields, losses.tolist(), strict=True))
+        raise DivergedError(f"the loss is no number at step {step}: {terms}")
+
+
+def _step_seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

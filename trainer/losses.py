@@ -5,6 +5,7 @@ The forms follow MaskFormer and SegViT, the weights the released configuration.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,26 +25,52 @@ class Losses(NamedTuple):
     diversity: Tensor
 
 
-def criterion(output: HeadOutput, labels: Tensor, weights: LossWeights, class_weights: Tensor | None = None) -> Losses:
-    """All terms for labels (B, H, W) int64 with ``IGNORE_INDEX`` for void.
+def criterion(
+    output: HeadOutput,
+    labels: Tensor,
+    weights: LossWeights,
+    class_weights: Tensor | None = None,
+    mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
+) -> Losses:
+    """All terms for labels (B, H, W) int64 with ``IGNORE_INDEX`` for void; a term of weight 0 is 0 and not computed.
+
+    Each term is a sum over a count: the weights of valid pixels, the (image, class) pairs, the images. With several
+    processes ``mean_over_ranks`` averages the counts, so that the mean of all ranks' losses, and of their gradients, is
+    that of one process with all images.
 
     The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
     """
-    logits = F.interpolate(output.logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
-    cross_entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX)
-    masks = output.auxiliary_masks.float()
-    coarse = F.interpolate(labels[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
-    focal, dice = mask_loss(masks, coarse)
-    stages = zip(output.diverse_peaks, output.diverse_channels, strict=True)
-    diversity = torch.stack([diversity_loss(peaks, channels) for peaks, channels in stages]).sum()
+    zero = output.logits.new_zeros((), dtype=torch.float32)
+    entropy, pixels = _cross_entropy(output.logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
+    focal, dice, pairs = _auxiliary(output.auxiliary_masks, labels) if weights.auxiliary else (zero, zero, zero)
+    pixels, pairs = mean_over_ranks(torch.stack([pixels, pairs]).detach()).clamp(min=1e-6).unbind()
     return Losses(
-        weights.cross_entropy * cross_entropy,
-        weights.auxiliary * (weights.focal * focal + weights.dice * dice),
-        weights.diversity * diversity,
+        weights.cross_entropy * entropy / pixels,
+        weights.auxiliary * (weights.focal * focal + weights.dice * dice) / pairs,
+        weights.diversity * _diversity(output) if weights.diversity else zero,
     )
 
 
-def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> tuple[Tensor, Tensor]:
+def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum of the weighted cross entropy, and of the weights, over the valid pixels."""
+    logits = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    valid = labels[labels != IGNORE_INDEX]
+    total = class_weights[valid].sum() if class_weights is not None else entropy.new_tensor(valid.numel())
+    return entropy, total
+
+
+def _auxiliary(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    coarse = F.interpolate(labels[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
+    return mask_loss(masks.float(), coarse)
+
+
+def _diversity(output: HeadOutput) -> Tensor:
+    stages = zip(output.diverse_peaks, output.diverse_channels, strict=True)
+    return torch.stack([diversity_loss(peaks, channels) for peaks, channels in stages]).sum()
+
+
+def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
     """Focal and dice terms of the masks of the classes that are present in their image.
 
     Args:
@@ -53,7 +80,7 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
         gamma: Its focusing power.
 
     Returns:
-        Both terms, averaged over the (image, class) pairs that are present; zero if none is.
+        Both terms, summed over the (image, class) pairs that are present, and how many pairs there are.
     """
     num_classes = masks.shape[1]
     valid = labels != IGNORE_INDEX
@@ -62,7 +89,6 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
     present = targets.any(2)
     logits, target = masks.flatten(2)[present], targets[present].float()  # (pairs, N)
     keep = valid.flatten(1)[present.nonzero()[:, 0]].float()
-    pairs = max(len(logits), 1)
     probability = logits.sigmoid() * keep
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = torch.where(target > 0, 1 - probability, probability)
@@ -70,7 +96,7 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
     focal = focal.sum(1) / keep.sum(1).clamp(min=1)
     overlap = 2 * (probability * target).sum(1)
     dice = 1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)
-    return focal.sum() / pairs, dice.sum() / pairs
+    return focal.sum(), dice.sum(), present.sum().float()
 
 
 def diversity_loss(peaks: Tensor, channels: int) -> Tensor:

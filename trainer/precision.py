@@ -1,8 +1,11 @@
-"""Mixed precision on CPUs."""
+"""Mixed precision: which pays where, and what is left out of it on CPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +42,31 @@ def keep_depthwise_in_float(model: nn.Module) -> int:
 
 def _float_class(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     return type(f"Float{kind.__name__}", (_FloatForward, kind), {})
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; ``auto`` gives bf16 where the hardware multiplies it, else fp32.
+
+    A CPU without such instructions converts every operand: a step took 43 s in bf16 and 6.6 s in float32 on a Zen 3.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which a network runs in a precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def _cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The instruction sets that the kernel names; none where it does not tell."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}

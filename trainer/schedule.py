@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+from trainer.config import ConfigError
+from trainer.model.backbone import SwinBackbone
 from trainer.model.ecenet import ECENet
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def parameter_groups(
-    model: ECENet, *, lr: float, head_lr_multiple: float, weight_decay: float
+    model: ECENet, *, lr: float, head_lr_multiple: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, object]]:
-    """AdamW's groups: the head learns faster, and norms and biases (one axis or none) do not decay."""
-    groups = []
-    for module, rate in ((model.backbone, lr), (model.decode_head, lr * head_lr_multiple)):
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        groups.append({"params": [p for p in parameters if p.ndim > 1], "lr": rate, "weight_decay": weight_decay})
-        groups.append({"params": [p for p in parameters if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
-    return groups
+    """AdamW's groups: the head learns faster, transformer blocks the slower the earlier they stand.
+
+    Norms, biases (one axis or none) and tables of relative positions do not decay, as in Swin's recipe.
+
+    Args:
+        model: The network.
+        lr: Rate of the backbone's last block.
+        head_lr_multiple: The head's rate per ``lr``.
+        weight_decay: Decay of the rest.
+        layer_decay: Rate of a block per rate of the next one.
+
+    Raises:
+        ConfigError: Layer decay is asked of a convolutional backbone.
+    """
+    if layer_decay != 1 and not isinstance(model.backbone, SwinBackbone):
+        raise ConfigError(f"schedule.layer_decay is {layer_decay}, expected 1: the backbone is no transformer")
+    depth = sum(model.config.depths)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = transformer_layer(name, model.config.depths)
+        rate = lr * (head_lr_multiple if layer is None else layer_decay ** (depth + 1 - layer))
+        decays = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+        groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def transformer_layer(name: str, depths: Sequence[int]) -> int | None:
+    """Where a parameter stands in its backbone: 0 for the patches' embedding, then a number per block, and one more
+    for what follows all blocks (or if there are none); None for the head's parameters."""
+    if not name.startswith("backbone."):
+        return None
+    if ".patch_embed." in name:
+        return 0
+    place = re.search(r"\.layers_(\d+)\.(?:blocks\.(\d+)\.)?", name)
+    if place is None:
+        return sum(depths) + 1
+    return 1 + sum(depths[: int(place[1])]) + int(place[2] or 0)
 
 
 def lr_factor(step: int, *, total_steps: int, warmup_steps: int, power: float) -> float:

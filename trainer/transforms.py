@@ -23,6 +23,7 @@ class Augmentation:
         scale: Range of the random scale, drawn log-uniformly.
         jitter: Largest relative change of brightness, contrast and saturation.
         flip: Chance of a horizontal flip.
+        keep_ratio: Whether at scale 1 the image's short side is that of ``input_size``, its ratio kept.
     """
 
     input_size: tuple[int, int]
@@ -30,6 +31,7 @@ class Augmentation:
     scale: tuple[float, float]
     jitter: float
     flip: float = 0.5
+    keep_ratio: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A view of ``crop_size``; what lies outside the image is grey and ignored."""
@@ -41,8 +43,7 @@ class Augmentation:
 
     def _scaled_crop(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         height, width = sample.labels.shape
-        scale = np.exp(rng.uniform(*np.log(self.scale)))
-        factors = np.array(self.input_size) * scale / (height, width)  # scaled pixels per source pixel
+        factors = self._factors(height, width) * np.exp(rng.uniform(*np.log(self.scale)))
         window = np.array(self.crop_size) / factors  # the source pixels that fill a view
         room = np.array((height, width)) - window
         top, left = rng.uniform(np.minimum(room, 0), np.maximum(room, 0))
@@ -58,6 +59,12 @@ class Augmentation:
         image[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.image).resize(size, bilinear, box=region))
         labels[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.labels).resize(size, nearest, box=region))
         return image, labels
+
+    def _factors(self, height: int, width: int) -> NDArray[np.float64]:
+        """Pixels of scale 1 per pixel of the image, vertical and horizontal."""
+        if self.keep_ratio:
+            return np.full(2, min(self.input_size) / min(height, width))
+        return np.array(self.input_size) / (height, width)
 
 
 def _jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,18 @@ def test_a_foreign_torch_file_is_no_training_checkpoint(tmp_path: Path) -> None:
     torch.save({"weights": {}}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="its format is None"):
         read_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path) -> None:
+    model = build_model("ecenet-lite0", 3)
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, model.config, model.state_dict(), epochs_done=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # a file of one MiB at most stands for the full disk
+    try:
+        with pytest.raises(CheckpointError, match=r"model\.pt cannot be written: .*; what was there before"):
+            save_checkpoint(path, model.config, model.state_dict(), epochs_done=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_entries(path) == {"epochs_done": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

@@ -34,8 +34,9 @@ def test_mask_loss_equals_the_formulas() -> None:
     masks = torch.randn(2, 5, 6, 7)
     labels = torch.randint(0, 3, (2, 6, 7))  # classes 3 and 4 are absent
     labels[:, :2] = 255
-    focal, dice = mask_loss(masks, labels)
-    assert (float(focal), float(dice)) == pytest.approx(written_out(masks, labels), rel=1e-5)
+    focal, dice, pairs = mask_loss(masks, labels)
+    assert int(pairs) == 6
+    assert (float(focal / pairs), float(dice / pairs)) == pytest.approx(written_out(masks, labels), rel=1e-5)
 
 
 def test_void_pixels_and_absent_classes_do_not_count() -> None:
@@ -50,9 +51,9 @@ def test_void_pixels_and_absent_classes_do_not_count() -> None:
 
 def test_all_void_gives_zero_and_a_gradient() -> None:
     masks = torch.randn(1, 4, 4, 4, requires_grad=True)
-    focal, dice = mask_loss(masks, torch.full((1, 4, 4), 255))
+    focal, dice, pairs = mask_loss(masks, torch.full((1, 4, 4), 255))
     (focal + dice).backward()
-    assert focal.item() == dice.item() == 0
+    assert focal.item() == dice.item() == pairs.item() == 0
     assert masks.grad is not None
     assert not masks.grad.any()
 
@@ -74,9 +75,63 @@ def test_criterion_weighs_its_terms() -> None:
     torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
     logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
     assert float(once.cross_entropy) == pytest.approx(float(F.cross_entropy(logits, labels)))
-    focal, dice = mask_loss(output.auxiliary_masks, labels[:, 2::4, 2::4])
-    assert float(once.auxiliary) == pytest.approx(float(5 * focal + 2 * dice))
+    focal, dice, pairs = mask_loss(output.auxiliary_masks, labels[:, 2::4, 2::4])
+    assert float(once.auxiliary) == pytest.approx(float((5 * focal + 2 * dice) / pairs))
     assert float(once.diversity) == pytest.approx(0.5)
+
+
+def random_output(batch: int) -> HeadOutput:
+    return HeadOutput(torch.randn(batch, 3, 4, 4), torch.randn(batch, 3, 4, 4), (torch.rand(batch, 4),), (4,))
+
+
+def test_class_weights_weigh_the_mean() -> None:
+    torch.manual_seed(0)
+    output, labels, weights = random_output(2), torch.randint(0, 3, (2, 16, 16)), torch.tensor([1.0, 2.0, 4.0])
+    labels[0, :5] = 255
+    logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
+    expected = F.cross_entropy(logits, labels, weight=weights, ignore_index=255)
+    assert float(criterion(output, labels, LossWeights(), weights).cross_entropy) == pytest.approx(float(expected))
+
+
+def test_a_term_of_weight_zero_is_not_computed() -> None:
+    output = HeadOutput(torch.randn(1, 3, 4, 4), torch.empty(0), (), ())
+    losses = criterion(output, torch.zeros(1, 16, 16, dtype=torch.long), LossWeights(auxiliary=0, diversity=0))
+    assert losses.cross_entropy > 0
+    assert losses.auxiliary == losses.diversity == 0
+
+
+def test_a_batch_of_void_alone_has_no_loss_but_diversity() -> None:
+    losses = criterion(random_output(1), torch.full((1, 16, 16), 255), LossWeights())
+    assert losses.cross_entropy == losses.auxiliary == 0
+    assert losses.diversity > 0
+
+
+def test_the_mean_of_two_ranks_is_the_loss_of_all_their_images() -> None:
+    torch.manual_seed(0)
+    output, labels = random_output(2), torch.randint(0, 3, (2, 16, 16))
+    labels[0, 3:] = 255  # one rank has few valid pixels and few classes
+    labels[0, :3] = 1
+    whole = criterion(output, labels, LossWeights())
+    parts = [
+        HeadOutput(
+            output.logits[i : i + 1], output.auxiliary_masks[i : i + 1], (output.diverse_peaks[0][i : i + 1],), (4,)
+        )
+        for i in range(2)
+    ]
+    counts: list[torch.Tensor] = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        counts.append(value)
+        return value
+
+    for part, label in zip(parts, labels, strict=True):
+        criterion(part, label[None], LossWeights(), mean_over_ranks=note)
+    mean = torch.stack(counts).mean(0)
+    ranks = [
+        torch.stack(criterion(part, label[None], LossWeights(), mean_over_ranks=lambda _: mean))
+        for part, label in zip(parts, labels, strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(ranks).mean(0), torch.stack(whole))
 
 
 def test_rare_classes_weigh_more() -> None:

@@ -15,6 +15,7 @@ from trainer.model.backbone import SwinBackbone
 from trainer.model.decode_head import DecodeHead
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.released import StateDictError, released_name
+from trainer.released_keys import is_bookkeeping
 
 TOLERANCE = 1e-4
 MINDSPORE_SUFFIXES = {
@@ -176,3 +177,43 @@ def test_any_absent_part_is_named(absent: str, reference_dir: Path, tmp_path: Pa
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
     with pytest.raises(StateDictError, match=absent.replace(".", r"\.")):
         load_model(saved(kept, tmp_path))
+
+
+def test_a_misshapen_tensor_that_tells_the_heads_is_listed(reference_dir: Path, tmp_path: Path) -> None:
+    state = Case(reference_dir / "ecenet_swin_tiny_scale.npz").state()
+    state["decode_head.learner.0.weight"] = torch.zeros(16, 5, 1, 1)
+    with pytest.raises(StateDictError, match=r"misshapen: decode_head\.learner\.0\.weight \(16, 5, 1, 1\), expected"):
+        load_model(saved(state, tmp_path))
+
+
+def test_both_styles_of_one_tensor_are_refused(reference_dir: Path, tmp_path: Path) -> None:
+    state = Case(reference_dir / "head_odd.npz").state()
+    state["norms.0.gamma"] = state["norms.0.weight"]
+    with pytest.raises(StateDictError, match=r"more than once: norms\.0\.gamma, norms\.0\.weight"):
+        load_model(saved(state, tmp_path))
+
+
+def test_a_wrapping_cell_and_the_trainings_bookkeeping_do_not_matter(reference_dir: Path, tmp_path: Path) -> None:
+    state = Case(reference_dir / "ecenet_swin_tiny_scale.npz").state()
+    wrapped = {f"train.network.{name}": tensor for name, tensor in state.items()}
+    wrapped |= {"global_step": torch.tensor([1]), "moments.backbone.norm0.weight": torch.zeros(16)}
+    plain = load_model(saved(state, tmp_path)).state_dict()
+    loaded = load_model(saved(wrapped, tmp_path)).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("global_step", True),
+        ("learning_rate_group_0", True),
+        ("moment2.backbone.norm0.weight", True),
+        ("beta1_power", True),
+        ("decode_head.norms.0.weight", False),
+        ("decode_head.moments.weight", False),
+        ("backbone.norm0.beta", False),
+        ("spare", False),
+    ],
+)
+def test_bookkeeping_is_known_by_its_whole_name(name: str, is_one: bool) -> None:
+    assert is_bookkeeping(name) is is_one

@@ -1,0 +1,124 @@
+"""What a run starts with: the network, its average, the optimiser; and the same from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.checkpoint import read_checkpoint
+from trainer.config import ConfigError, TrainConfig, changed_keys
+from trainer.distributed import Ranks
+from trainer.engine import TrainingState
+from trainer.model.ecenet import ECENet, named_config
+from trainer.precision import keep_depthwise_in_float
+from trainer.pretrained import initialise
+from trainer.schedule import MovingAverage, lr_factor, parameter_groups
+from trainer.sync_batchnorm import synchronise_batchnorm
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(config: TrainConfig, num_classes: int) -> ECENet:
+    """The network of a configuration with its first weights, in training mode.
+
+    Raises:
+        ValueError: The size is unknown, or the pretrained weights do not fit.
+    """
+    section = config.model
+    given = {name: value for name in ("dropout", "drop_path") if (value := getattr(section, name)) is not None}
+    model = ECENet(replace(named_config(section.name, num_classes), **given))
+    logger.info(initialise(model, section.pretrained))
+    return model.train()
+
+
+def build_state(
+    config: TrainConfig, num_classes: int, *, steps_per_epoch: int, ranks: Ranks, precision: str
+) -> TrainingState:
+    """The network, its moving average, the optimiser and the learning rate's schedule, on the rank's device."""
+    schedule, runtime = config.schedule, config.runtime
+    torch.manual_seed(schedule.seed)
+    model = build_model(config, num_classes).to(ranks.device)
+    if runtime.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = MovingAverage(model, schedule.ema_decay)
+    model.backbone.features.set_grad_checkpointing(runtime.gradient_checkpointing)
+    if precision == "bf16" and ranks.device.type == "cpu":
+        keep_depthwise_in_float(model)
+    if schedule.sync_batchnorm and ranks.world_size > 1:
+        model = cast(ECENet, synchronise_batchnorm(model, ranks.device))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(
+            model,
+            lr=schedule.lr,
+            head_lr_multiple=schedule.head_lr_multiple,
+            weight_decay=schedule.weight_decay,
+            layer_decay=schedule.layer_decay,
+        )
+    )
+    total, warmup = schedule.epochs * steps_per_epoch, int(schedule.warmup_epochs * steps_per_epoch)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, total_steps=total, warmup_steps=warmup, power=schedule.power)
+    )
+    scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
+    network = _wrap(model, ranks, compiled=runtime.compile)
+    return TrainingState(model, average, optimizer, scheduler, scaler, network=network)
+
+
+def training_state(state: TrainingState) -> dict[str, Any]:
+    """What a checkpoint holds for resuming, beside the averaged weights."""
+    return {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "epoch_sums": state.epoch_sums,
+    }
+
+
+def load_training_state(state: TrainingState, content: dict[str, Any]) -> None:
+    """Restore what ``training_state`` gave, from a checkpoint as ``read_checkpoint`` reads it."""
+    training = content["training"]
+    state.average.model.load_state_dict(content["weights"])
+    state.model.load_state_dict(training["model"])
+    state.optimizer.load_state_dict(training["optimizer"])
+    state.scheduler.load_state_dict(training["scheduler"])
+    state.scaler.load_state_dict(training["scaler"])
+    state.step = training["step"]
+    state.epoch_sums = training["epoch_sums"]
+
+
+def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_changes: bool) -> dict[str, Any]:
+    """Read a checkpoint that a run of this configuration may go on from.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        ConfigError: It has no training state, or configuration or training split are others and that is not accepted.
+    """
+    content = read_checkpoint(path)
+    if "training" not in content:
+        raise ConfigError(f"{path} holds weights only; name it as model.pretrained to start from them")
+    changes = changed_keys(content["train_config"], config.as_dict())
+    if content["train_images"] != images:
+        changes.append(f"images of the training split: {content['train_images']} -> {images}")
+    if changes and not accept_changes:
+        raise ConfigError(
+            f"the configuration is not the one that {path} was trained with: {'; '.join(changes)}. "
+            "Take it back, or add --accept-changes; nothing was written"
+        )
+    return content
+
+
+def _wrap(model: ECENet, ranks: Ranks, *, compiled: bool) -> nn.Module:
+    """What computes: the model itself, compiled or shared out over the ranks as asked."""
+    network: nn.Module = model
+    if ranks.world_size > 1:
+        devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+        network = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    return cast(nn.Module, torch.compile(network)) if compiled else network

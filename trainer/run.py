@@ -1,0 +1,300 @@
+"""The story of a training run: build, resume, epochs, evaluations, checkpoints, report."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.build import build_state, check_resumable, load_training_state, training_state
+from trainer.config import ConfigError, TrainConfig
+from trainer.datasets import InMemory, SegmentationDataset, open_dataset
+from trainer.distributed import Ranks, joined_ranks, rank_batches
+from trainer.engine import AugmentedViews, StepSettings, TrainingState, load_batches, train_steps
+from trainer.examples import Example, FixedExamples, spread_indices
+from trainer.inference import Predictor, evaluate, torch_infer
+from trainer.losses import Losses, balanced_class_weights
+from trainer.memory import keep_freed_memory
+from trainer.metrics import Counts, Scores
+from trainer.model.ecenet import ECENet
+from trainer.modes import Mode, Network, mode_predictor
+from trainer.precision import choose_precision
+from trainer.progress import Progress
+from trainer.report import report_run
+from trainer.run_folder import LAST, RunFolder
+from trainer.tensorboard import TensorBoard
+from trainer.transforms import Augmentation
+
+
+class StoppedError(RuntimeError):
+    """A run that was asked to stop; its last checkpoint holds the last step that it did."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What the parts of a run share.
+
+    Attributes:
+        config: Its configuration.
+        folder: Its files.
+        ranks: Its processes.
+        train: What it learns from.
+        val: What it is evaluated on.
+        state: The network and all that changes with it.
+        settings: How a step is done.
+        steps_per_epoch: Steps of an epoch.
+        log: An entry per epoch done.
+        best_miou: Highest mIoU on val so far, 0..1.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    ranks: Ranks
+    train: SegmentationDataset
+    val: SegmentationDataset
+    state: TrainingState
+    settings: StepSettings
+    steps_per_epoch: int
+    log: list[dict[str, Any]] = field(default_factory=list)
+    best_miou: float = -1.0
+
+
+def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False, accept_changes: bool = False) -> None:
+    """Train from the start, or on from the last checkpoint; see ``run_folder`` for the files.
+
+    Under ``torchrun`` each of its processes calls this.
+
+    Args:
+        config: The configuration.
+        data: Folder of the dataset.
+        output: Folder of the run.
+        resume: Whether to go on from ``last.pt``; the weights become those of an uninterrupted run, bit for bit on a CPU.
+        accept_changes: Whether the configuration may differ from the one that the run began with.
+
+    Raises:
+        ConfigError: The configuration cannot be carried out, or does not fit the folder.
+        DivergedError: The loss became NaN or infinite.
+        StoppedError: SIGTERM came; a checkpoint was written first.
+        CheckpointError: A checkpoint cannot be written or read.
+    """
+    with joined_ranks(config.runtime.device) as ranks:
+        if ranks.device.type == "cpu":
+            keep_freed_memory()
+        run = prepare(config, data, output, ranks)
+        if ranks.is_first:
+            run.folder.start(config, resume=resume)
+        ranks.wait()
+        if resume:
+            restore(run, accept_changes=accept_changes)
+        with _stop_requests() as stop:
+            _train_epochs(run, stop)
+        if config.runtime.report and ranks.is_first and run.best_miou >= 0:
+            report_run(output, run.val)
+
+
+def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
+    """Open the data and build the network; nothing is written."""
+    train_split, val = (_open(config, data, split) for split in ("train", "val"))
+    schedule = config.schedule
+    steps = len(rank_batches(list(range(len(train_split))), batch_size=schedule.batch_size, parts=1, ranks=_ALONE))
+    if not steps:
+        raise ConfigError(f"schedule.batch_size is {schedule.batch_size}, expected 1 to the {len(train_split)} images")
+    precision = choose_precision(schedule.precision, ranks.device)
+    state = build_state(config, len(train_split.classes), steps_per_epoch=steps, ranks=ranks, precision=precision)
+    weights = balanced_class_weights(class_pixels(train_split)) if config.loss.class_balance else None
+    settings = StepSettings(
+        config.loss,
+        weights.to(ranks.device) if weights is not None else None,
+        precision,
+        schedule.clip_norm,
+        schedule.accumulate,
+        schedule.seed,
+    )
+    folder = RunFolder(output, config.runtime.keep_checkpoints)
+    return Run(config, folder, ranks, train_split, val, state, settings, steps)
+
+
+def restore(run: Run, *, accept_changes: bool) -> None:
+    """Put a run where its last checkpoint was written.
+
+    Raises:
+        ConfigError: The configuration or the training split is another, and changes are not accepted.
+    """
+    content = check_resumable(run.folder.path / LAST, run.config, images=len(run.train), accept_changes=accept_changes)
+    load_training_state(run.state, content)
+    run.log, run.best_miou = list(content["training"]["log"]), float(content["training"]["best_miou"])
+
+
+def class_pixels(dataset: SegmentationDataset) -> torch.Tensor:
+    """How many pixels of each class the labels of a dataset hold, (K,) float32."""
+    counts = np.zeros(256, np.int64)
+    for index in range(len(dataset)):
+        counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
+    return torch.from_numpy(counts[: len(dataset.classes)]).float()
+
+
+def evaluation_predictor(config: TrainConfig, model: ECENet) -> Predictor:
+    """How a run looks at the val split: whole images stretched to the input size, or by sliding windows."""
+    data = config.data
+    short_side = min(data.input_size) if data.keep_ratio else None
+    slide = data.evaluation == "slide"
+    mode = Mode(slide, data.crop_size, data.slide_stride, short_side) if slide else Mode(short_side=short_side)
+    return mode_predictor(Network(torch_infer(model), data.input_size), mode)
+
+
+def _train_epochs(run: Run, stop: threading.Event) -> None:
+    config, ranks = run.config, run.ranks
+    epochs, first = config.schedule.epochs, run.state.step // run.steps_per_epoch
+    progress = Progress(
+        epochs, run.steps_per_epoch, images=config.schedule.batch_size, done=run.state.step, silent=not ranks.is_first
+    )
+    with closing(_Events(run)) as events:
+        for epoch in range(first, epochs):
+            with progress.epoch(epoch):
+                _train_epoch(run, epoch, progress, events, stop)
+            due = (epoch + 1) % config.runtime.evaluate_every == 0 or epoch + 1 == epochs
+            scores = _evaluate(run, events) if due else None
+            _end_epoch(run, epoch, progress, scores)
+
+
+def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop: threading.Event) -> None:
+    """The steps of an epoch that are not done yet, with the checkpoints between them."""
+    every = run.config.runtime.checkpoint_every
+    for losses, norm in train_steps(run.state, _remaining_batches(run, epoch), run.settings, run.ranks):
+        lr = float(run.state.scheduler.get_last_lr()[0])
+        progress(losses, lr)
+        events.step(losses, lr, norm, progress.images_per_s)
+        stopping = bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
+        inside = run.state.step % run.steps_per_epoch != 0
+        if stopping or (inside and every and run.state.step % every == 0):
+            _save(run, {})
+        if stopping:
+            raise StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there")
+
+
+def _remaining_batches(run: Run, epoch: int) -> Any:
+    """The batches of this rank in an epoch, from the first step that is not done."""
+    data, schedule = run.config.data, run.config.schedule
+    augmentation = Augmentation(
+        data.input_size, data.crop_size, data.scale, data.jitter, data.flip, keep_ratio=data.keep_ratio
+    )
+    views = AugmentedViews(run.train, augmentation, schedule.seed, epoch)
+    batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
+    done = (run.state.step - epoch * run.steps_per_epoch) * schedule.accumulate
+    return load_batches(views, batches[done:], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")
+
+
+def _evaluate(run: Run, events: _Events) -> Scores:
+    """Scores of the averaged weights on val; each rank takes every n-th image, and the counts add up."""
+    predict = evaluation_predictor(run.config, run.state.average.model)
+    own = range(run.ranks.rank, len(run.val), run.ranks.world_size)
+    samples = FixedExamples(len(run.val.classes), [own[place] for place in spread_indices(len(own))])
+    counts = evaluate(predict, run.val, indices=own, on_image=samples)
+    scores = Counts(run.ranks.total_counts(counts.confusion)).scores()
+    events.evaluation(scores, samples.examples)
+    return scores
+
+
+def _end_epoch(run: Run, epoch: int, progress: Progress, scores: Scores | None) -> None:
+    """Log the epoch and write its checkpoint, and the best if this one is."""
+    state = run.state
+    means = (state.epoch_sums / run.steps_per_epoch).tolist()
+    figures = _figures(scores)
+    entry: dict[str, Any] = {"epoch": epoch + 1, "step": state.step}
+    entry |= {f"loss_{name}": value for name, value in zip(Losses._fields, means, strict=True)}
+    entry |= {"lr": float(state.scheduler.get_last_lr()[0]), "seconds": round(progress.seconds, 1), **figures}
+    if scores is not None:
+        entry["class_iou"] = [None if np.isnan(iou) else round(float(iou), 4) for iou in scores.class_iou]
+    run.log.append(entry)
+    state.epoch_sums.zero_()
+    best = scores is not None and scores.miou > run.best_miou
+    if best and scores is not None:
+        run.best_miou = scores.miou
+    if run.ranks.is_first:
+        if best:
+            run.folder.save_best(state.model.config, state.average.model.state_dict(), _entries(run, figures))
+        _save(run, figures)
+        run.folder.write_log(run.log)
+
+
+def _save(run: Run, figures: dict[str, float]) -> None:
+    if run.ranks.is_first:
+        training = training_state(run.state) | {"log": run.log, "best_miou": run.best_miou}
+        weights = run.state.average.model.state_dict()
+        run.folder.save(run.state.model.config, weights, training, _entries(run, figures))
+
+
+def _entries(run: Run, figures: dict[str, float]) -> dict[str, Any]:
+    return {
+        "architecture": run.config.model.name,
+        "dataset": run.train.name,
+        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in run.train.classes],
+        "input_size": list(run.config.data.input_size),
+        "train_config": run.config.as_dict(),
+        "train_images": len(run.train),
+        "epochs_done": run.state.step // run.steps_per_epoch,
+        "steps_done": run.state.step,
+        "metrics": figures,
+    }
+
+
+def _figures(scores: Scores | None) -> dict[str, float]:
+    if scores is None:
+        return {}
+    return {"val_miou": scores.miou, "val_accuracy": scores.accuracy, "val_mean_accuracy": scores.mean_accuracy}
+
+
+def _open(config: TrainConfig, data: Path, split: str) -> SegmentationDataset:
+    dataset = open_dataset(config.data.dataset, data, split)
+    return InMemory(dataset) if config.data.cache else dataset
+
+
+class _Events:
+    """TensorBoard's events of a run; nothing where they are off, or on other ranks than the first."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._board = run, None
+        if run.config.runtime.tensorboard and run.ranks.is_first:
+            self._board = TensorBoard(run.folder.path / "tensorboard", resume_step=run.state.step)
+
+    def step(self, losses: Losses, lr: float, norm: float, images_per_s: float) -> None:
+        if self._board is not None:
+            terms = {name: float(value) for name, value in losses._asdict().items()}
+            self._board.step(self._run.state.step, terms, lr, norm, images_per_s)
+
+    def evaluation(self, scores: Scores, samples: list[Example]) -> None:
+        if self._board is not None:
+            self._board.evaluation(self._run.state.step, scores, self._run.val.classes, samples)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, in place of ending the process between two steps."""
+    stop = threading.Event()
+
+    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_ALONE = Ranks(0, 1, torch.device("cpu"))
