@@ -1,0 +1,99 @@
+"""The one recipe that every variant is trained by, and the data at half resolution."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
+from torch import Tensor
+
+from trainer.datasets import InMemory, Sample, SegmentationDataset, open_dataset
+from trainer.losses import balanced_class_weights
+from trainer.transforms import Augmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """That of ``trainer/configs/camvid_lite0.toml``, at half resolution and with its length in steps.
+
+    Attributes:
+        steps: Steps of the optimiser.
+        batch_size: Views per step.
+        lr: Base rate of AdamW for the backbone.
+        head_lr_multiple: The head's rate per backbone's rate.
+        weight_decay: Decay of everything but norms and biases.
+        warmup_steps: Steps of linear warm-up.
+        power: Exponent of the polynomial decay.
+        ema_decay: Decay per step of the averaged weights, which are those evaluated.
+        clip_norm: Largest norm of the gradient.
+        precision: Of the forward pass; float32, as the CPUs of the runs have no bf16 instructions.
+        input_size: (height, width) that whole images are resized to for the model.
+        crop_size: (height, width) of a training view.
+        scale: Range of random scales of a view.
+        jitter: Largest relative change of brightness, contrast and saturation.
+    """
+
+    steps: int
+    batch_size: int = 8
+    lr: float = 3e-4
+    head_lr_multiple: float = 4.0
+    weight_decay: float = 0.01
+    warmup_steps: int = 45
+    power: float = 0.9
+    ema_decay: float = 0.998
+    clip_norm: float = 5.0
+    precision: str = "fp32"
+    input_size: tuple[int, int] = (192, 256)
+    crop_size: tuple[int, int] = (192, 256)
+    scale: tuple[float, float] = (0.6, 1.6)
+    jitter: float = 0.4
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it: sequences are lists."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    def augmentation(self) -> Augmentation:
+        """The random views of this recipe."""
+        return Augmentation(self.input_size, self.crop_size, self.scale, self.jitter)
+
+
+class HalfResolution:
+    """A dataset at half its resolution: images averaged over 2 x 2 pixels, labels by the nearest pixel."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+        self.name, self.classes, self.pairs = dataset.name, dataset.classes, dataset.pairs
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._dataset[index]
+        return Sample(_halved(sample.image, Resampling.BOX), _halved(sample.labels, Resampling.NEAREST))
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        return _halved(self._dataset.labels(index), Resampling.NEAREST)
+
+
+def open_half_resolution(root: Path, split: str) -> SegmentationDataset:
+    """A split of CamVid, read once, at 240 x 180 pixels."""
+    return InMemory(HalfResolution(open_dataset("camvid", root, split)))
+
+
+def class_weights(dataset: SegmentationDataset) -> Tensor:
+    """The balance of the classes of a split, (K,)."""
+    counts = np.zeros(256, np.int64)
+    for index in range(len(dataset)):
+        counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
+    return balanced_class_weights(torch.from_numpy(counts[: len(dataset.classes)]).float())
+
+
+def _halved(pixels: NDArray[np.uint8], resampling: Resampling) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    return np.array(Image.fromarray(pixels).resize((width // 2, height // 2), resampling))
