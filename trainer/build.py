@@ -120,5 +120,5 @@ def _wrap(model: ECENet, ranks: Ranks, *, compiled: bool) -> nn.Module:
     network: nn.Module = model
     if ranks.world_size > 1:
         devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-        network = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        network = DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
     return cast(nn.Module, torch.compile(network)) if compiled else network

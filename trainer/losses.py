@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from trainer.config import LossWeights
 from trainer.datasets import IGNORE_INDEX
 from trainer.model.decode_head import HeadOutput
+from trainer.precision import at_least_float
 
 
 class Losses(NamedTuple):
@@ -40,7 +41,7 @@ def criterion(
 
     The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
     """
-    zero = output.logits.new_zeros((), dtype=torch.float32)
+    zero = output.logits.new_zeros(())
     entropy, pixels = _cross_entropy(output.logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
     focal, dice, pairs = _auxiliary(output.auxiliary_masks, labels) if weights.auxiliary else (zero, zero, zero)
     pixels, pairs = mean_over_ranks(torch.stack([pixels, pairs]).detach()).clamp(min=1e-6).unbind()
@@ -53,7 +54,7 @@ def criterion(
 
 def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The sum of the weighted cross entropy, and of the weights, over the valid pixels."""
-    logits = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(at_least_float(logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
     entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
     valid = labels[labels != IGNORE_INDEX]
     total = class_weights[valid].sum() if class_weights is not None else entropy.new_tensor(valid.numel())
@@ -62,7 +63,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None)
 
 def _auxiliary(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     coarse = F.interpolate(labels[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
-    return mask_loss(masks.float(), coarse)
+    return mask_loss(at_least_float(masks), coarse)
 
 
 def _diversity(output: HeadOutput) -> Tensor:
@@ -87,8 +88,8 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
     one_hot = F.one_hot(torch.where(valid, labels, num_classes), num_classes + 1)[..., :num_classes]
     targets = one_hot.permute(0, 3, 1, 2).flatten(2)  # (B, K, N)
     present = targets.any(2)
-    logits, target = masks.flatten(2)[present], targets[present].float()  # (pairs, N)
-    keep = valid.flatten(1)[present.nonzero()[:, 0]].float()
+    logits, target = masks.flatten(2)[present], targets[present].to(masks.dtype)  # (pairs, N)
+    keep = valid.flatten(1)[present.nonzero()[:, 0]].to(masks.dtype)
     probability = logits.sigmoid() * keep
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = torch.where(target > 0, 1 - probability, probability)
@@ -96,7 +97,7 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
     focal = focal.sum(1) / keep.sum(1).clamp(min=1)
     overlap = 2 * (probability * target).sum(1)
     dice = 1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)
-    return focal.sum(), dice.sum(), present.sum().float()
+    return focal.sum(), dice.sum(), present.sum().to(masks.dtype)
 
 
 def diversity_loss(peaks: Tensor, channels: int) -> Tensor:

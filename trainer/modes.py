@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from service.label_map import label_map
 from service.preprocess import resize_to_input
+from trainer.config import DataSection
 from trainer.inference import Infer, Predictor, infer_one
 from trainer.sliding import Size, slide_logits
 
@@ -90,6 +91,14 @@ class Mode:
     def plain(self) -> bool:
         """One pass over the stretched image, as the service makes it; the only one that needs no logits."""
         return self == Mode()
+
+
+def trained_mode(data: DataSection) -> Mode:
+    """How a training run looks at its val split, as its configuration says."""
+    short_side = min(data.input_size) if data.keep_ratio else None
+    if data.evaluation == "slide":
+        return Mode(True, data.crop_size, data.slide_stride, short_side)
+    return Mode(short_side=short_side)
 
 
 def mode_predictor(network: Network, mode: Mode) -> Predictor:

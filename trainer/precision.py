@@ -44,6 +44,11 @@ def _float_class(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     return type(f"Float{kind.__name__}", (_FloatForward, kind), {})
 
 
+def at_least_float(x: Tensor) -> Tensor:
+    """Half precision as float32, wider types as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def choose_precision(precision: str, device: torch.device) -> str:
     """``fp32``, ``bf16`` or ``fp16``; ``auto`` gives bf16 where the hardware multiplies it, else fp32.
 

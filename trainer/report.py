@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from model_export.manifest import ClassInfo
 from trainer.checkpoint import load_model_and_entries
+from trainer.config import parse_config
 from trainer.datasets import SegmentationDataset, open_dataset
 from trainer.examples import Example, ExampleCollector
-from trainer.inference import evaluate, torch_predictor
+from trainer.inference import evaluate, torch_infer
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
+from trainer.modes import Network, mode_predictor, trained_mode
 from trainer.report_page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
 from trainer.report_style import CSS
 
@@ -181,7 +183,9 @@ def _report(
         raise ReportError(f"{run / BEST} has {sizes}")
     collector = ExampleCollector(len(dataset.classes))
     height, width = entries["input_size"]
-    counts = evaluate(torch_predictor(model, (height, width)), dataset, progress=progress, on_image=collector)
+    mode = trained_mode(parse_config(entries.get("train_config", {})).data)
+    predict = mode_predictor(Network(torch_infer(model), (height, width)), mode)
+    counts = evaluate(predict, dataset, progress=progress, on_image=collector)
     write_report(
         path,
         title=f"{entries.get('architecture', 'ECENet')} on {dataset.name}, {split}",

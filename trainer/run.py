@@ -20,12 +20,11 @@ from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.engine import AugmentedViews, StepSettings, TrainingState, load_batches, train_steps
 from trainer.examples import Example, FixedExamples, spread_indices
-from trainer.inference import Predictor, evaluate, torch_infer
+from trainer.inference import evaluate, torch_infer
 from trainer.losses import Losses, balanced_class_weights
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
-from trainer.model.ecenet import ECENet
-from trainer.modes import Mode, Network, mode_predictor
+from trainer.modes import Network, mode_predictor, trained_mode
 from trainer.precision import choose_precision
 from trainer.progress import Progress
 from trainer.report import report_run
@@ -76,7 +75,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         config: The configuration.
         data: Folder of the dataset.
         output: Folder of the run.
-        resume: Whether to go on from ``last.pt``; the weights become those of an uninterrupted run, bit for bit on a CPU.
+        resume: Whether to go on from ``last.pt``; its weights become those of an unbroken run, bit for bit on a CPU.
         accept_changes: Whether the configuration may differ from the one that the run began with.
 
     Raises:
@@ -89,15 +88,16 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         if ranks.device.type == "cpu":
             keep_freed_memory()
         run = prepare(config, data, output, ranks)
-        if ranks.is_first:
-            run.folder.start(config, resume=resume)
+        run.folder.check(resume=resume)
         ranks.wait()
         if resume:
             restore(run, accept_changes=accept_changes)
+        if ranks.is_first:
+            run.folder.begin(config)
         with _stop_requests() as stop:
             _train_epochs(run, stop)
         if config.runtime.report and ranks.is_first and run.best_miou >= 0:
-            report_run(output, run.val)
+            report_run(output, run.val, device=ranks.device)
 
 
 def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
@@ -139,15 +139,6 @@ def class_pixels(dataset: SegmentationDataset) -> torch.Tensor:
     for index in range(len(dataset)):
         counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
     return torch.from_numpy(counts[: len(dataset.classes)]).float()
-
-
-def evaluation_predictor(config: TrainConfig, model: ECENet) -> Predictor:
-    """How a run looks at the val split: whole images stretched to the input size, or by sliding windows."""
-    data = config.data
-    short_side = min(data.input_size) if data.keep_ratio else None
-    slide = data.evaluation == "slide"
-    mode = Mode(slide, data.crop_size, data.slide_stride, short_side) if slide else Mode(short_side=short_side)
-    return mode_predictor(Network(torch_infer(model), data.input_size), mode)
 
 
 def _train_epochs(run: Run, stop: threading.Event) -> None:
@@ -194,7 +185,8 @@ def _remaining_batches(run: Run, epoch: int) -> Any:
 
 def _evaluate(run: Run, events: _Events) -> Scores:
     """Scores of the averaged weights on val; each rank takes every n-th image, and the counts add up."""
-    predict = evaluation_predictor(run.config, run.state.average.model)
+    data = run.config.data
+    predict = mode_predictor(Network(torch_infer(run.state.average.model), data.input_size), trained_mode(data))
     own = range(run.ranks.rank, len(run.val), run.ranks.world_size)
     samples = FixedExamples(len(run.val.classes), [own[place] for place in spread_indices(len(own))])
     counts = evaluate(predict, run.val, indices=own, on_image=samples)

@@ -33,8 +33,8 @@ class RunFolder:
     def __init__(self, path: Path, keep: int) -> None:
         self.path, self.keep = path, keep
 
-    def start(self, config: TrainConfig, *, resume: bool) -> None:
-        """Prepare for a new run or for its continuation.
+    def check(self, *, resume: bool) -> None:
+        """Refuse to write over a run, or to go on from none.
 
         Raises:
             ConfigError: The folder holds a run already and ``resume`` is off, or the other way round.
@@ -44,6 +44,9 @@ class RunFolder:
             raise ConfigError(f"{last} exists already; add --resume")
         if resume and not last.exists():
             raise ConfigError(f"there is no {last} to resume")
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folder and write down the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.path / CONFIG, config.as_toml())
 

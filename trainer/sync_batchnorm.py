@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from trainer.model.timm_loader import import_timm
+from trainer.precision import at_least_float
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
@@ -39,18 +40,18 @@ class _SynchronisedForward:
             norm.running_var.lerp_(var.detach() * count / (count - 1), norm.momentum)
         scale = norm.weight * torch.rsqrt(var + norm.eps)
         shift = norm.bias - mean * scale
-        y = torch.addcmul(shift[:, None, None], x.float(), scale[:, None, None]).to(x.dtype)
+        y = torch.addcmul(shift[:, None, None], at_least_float(x), scale[:, None, None]).to(x.dtype)
         return cast(Tensor, norm.act(norm.drop(y))) if hasattr(norm, "act") else y
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean and biased variance per channel of (B, C, H, W) over all ranks, and the values per channel."""
-    own = x.float()
+    own = at_least_float(x)
     count = own.new_tensor([own.numel() / own.shape[1]])
     sums = _TotalOverRanks.apply(  # type: ignore[no-untyped-call]
         torch.cat([own.sum((0, 2, 3)), own.square().sum((0, 2, 3)), count])
     )
-    total = float(sums[-1])
+    total = float(sums[-1].detach())
     mean, square = (sums[:-1] / total).chunk(2)
     return mean, (square - mean.square()).clamp(min=0), total
 

@@ -1,6 +1,6 @@
 """Train ECENet, rival heads on its backbone and ECENet with parts taken out, all by one recipe: see README.md.
 
-    python -m benchmarks.accuracy.compare --data DATA/camvid --steps 2000 --threads 1
+    python -m benchmarks.accuracy.compare --data DATA/camvid --threads 1
 
 Finished runs are skipped, so the same command goes on after a stop; two processes on one folder share the runs out.
 """
@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of every run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the runs are written (default: %(default)s)")
     parser.add_argument("--commit", help="commit of the code, where git cannot tell it")

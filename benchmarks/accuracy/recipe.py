@@ -20,7 +20,7 @@ from trainer.transforms import Augmentation
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """That of ``trainer/configs/camvid_lite0.toml``, at half resolution and with its length in steps.
+    """That of a first training of the bundled model, at half resolution and with its length in steps.
 
     Attributes:
         steps: Steps of the optimiser.

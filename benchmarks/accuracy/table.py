@@ -79,7 +79,7 @@ def _row(name: str, seeds: Sequence[int], sizes: Sequence[str], runs: Sequence[R
     return [
         VARIANTS[name].title,
         f"{statistics.mean(miou.values()):.1f}",
-        *(f"{miou[seed]:.1f}" if seed in miou else "–" for seed in seeds),
+        *(f"{miou[seed]:.1f}" if seed in miou else "-" for seed in seeds),
         f"{runs[0]['parameters'] / 1e6:.2f}",
         *(f"{runs[0]['gflops'][size]:.2f}" for size in sizes),
     ]

@@ -3,65 +3,120 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from trainer import load_model
-from trainer import train as training
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.evaluate import main as evaluate_main
 from trainer.train import main
 
-SMALL = [
-    "model.pretrained='none'",
-    "data.input_size=[48, 64]",
-    "data.crop_size=[32, 48]",
-    "schedule.epochs=2",
-    "schedule.batch_size=4",
-    "schedule.evaluate_every=2",
-    "schedule.workers=0",
-]
+SMALL = {
+    "model.pretrained": "none",
+    "data.input_size": "[64, 64]",
+    "data.crop_size": "[32, 64]",
+    "schedule.epochs": "2",
+    "schedule.batch_size": "2",
+    "runtime.evaluate_every": "2",
+    "runtime.workers": "0",
+    "runtime.report": "false",
+    "runtime.tensorboard": "false",
+}
+TIMEOUT_S = 100
 
 
-def arguments(data: Path, output: Path, *extra: str) -> list[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    return ["camvid_lite0", "--data", str(data), "--output", str(output), *settings, *extra]
+def arguments(data: Path, output: Path, *extra: str, **changes: str) -> list[str]:
+    settings = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    return ["camvid_lite0", "--data", str(data), "--output", str(output), "--threads", "1", *options, *extra]
 
 
-def test_resuming_equals_an_uninterrupted_run(
-    tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def start(data: Path, output: Path, **changes: str) -> subprocess.Popen[str]:
+    """A run in a process of its own."""
+    command = [sys.executable, "-m", "trainer.train", *arguments(data, output, **changes)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.005)
+
+
+def assert_equal_weights(first: Path, second: Path) -> None:
+    expected, actual = (read_checkpoint(path)["weights"] for path in (first, second))
+    for key, value in expected.items():
+        assert torch.equal(actual[key], value), key
+
+
+def read_log(run: Path) -> list[dict[str, object]]:
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(tiny_camvid: Path, tmp_path: Path) -> None:
+    """Killed between two steps of an epoch, between two checkpoints."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(arguments(tiny_camvid, whole)) == 0
+    assert main(arguments(tiny_camvid, whole, runtime__keep_checkpoints="9")) == 0
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    process = start(tiny_camvid, parts, runtime__checkpoint_every="3")
+    wait_for(parts / "step-00000003.pt", process)  # an epoch has four steps
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert read_entries(parts / "last.pt")["steps_done"] < 8
+    assert not list(parts.glob("step-00000008.pt"))
 
-    with monkeypatch.context() as context:
-        context.setattr(training, "_log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            main(arguments(tiny_camvid, parts))
-    assert read_entries(parts / "last.pt")["epochs_done"] == 1
     torch.manual_seed(99)
-    assert main(arguments(tiny_camvid, parts, "--resume")) == 0
-    expected, actual = (read_checkpoint(run / "last.pt") for run in (whole, parts))
-    for key, value in expected["weights"].items():
-        assert torch.equal(actual["weights"][key], value), key
+    assert main(arguments(tiny_camvid, parts, "--resume", runtime__checkpoint_every="3")) == 0
+    assert_equal_weights(whole / "last.pt", parts / "last.pt")
+    assert_equal_weights(whole / "best.pt", parts / "best.pt")
+    assert read_log(whole) == read_log(parts)
+    assert [entry["epoch"] for entry in read_log(parts)] == [1, 2]
+    assert sorted(path.name for path in parts.glob("step-*.pt")) == ["step-00000006.pt", "step-00000008.pt"]
+    assert sorted(path.name for path in whole.glob("step-*.pt")) == ["step-00000004.pt", "step-00000008.pt"]
 
-    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in log] == [1, 2]
+
+def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(tiny_camvid: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(tiny_camvid, run, schedule__epochs="1000", runtime__evaluate_every="1000")
+    wait_for(run / "last.pt", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 143
+    done = read_entries(run / "last.pt")["steps_done"]
+    assert f"stopped after step {done}, as asked; --resume goes on from there" in errors
+    assert (run / "last.pt").resolve().name == f"step-{done:08}.pt"
+
+
+def test_a_run_leaves_what_belongs_to_it(tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(tiny_camvid, run, runtime__report="true", runtime__tensorboard="true")) == 0
+    log = read_log(run)
+    assert [(entry["epoch"], entry["step"]) for entry in log] == [(1, 4), (2, 8)]
     assert "val_miou" not in log[0]
-    assert len(log[1]["class_iou"]) == 11
-    entries = read_entries(whole / "best.pt")
-    assert entries["input_size"] == [48, 64]
+    assert len(log[1]["class_iou"]) == 11  # type: ignore[arg-type]
+    entries = read_entries(run / "best.pt")
+    assert entries["input_size"] == [64, 64]
     assert entries["metrics"]["val_miou"] == log[1]["val_miou"]
-    assert not load_model(whole / "best.pt").training
+    assert not load_model(run / "best.pt").training
+    assert "Confusion" in (run / "report.html").read_text()
+    assert list((run / "tensorboard").glob("events.*"))
+    assert 'pretrained = "none"' in (run / "config.toml").read_text()
 
     capsys.readouterr()
-    assert evaluate_main([str(whole / "best.pt"), "--data", str(tiny_camvid)]) == 0
-    assert f"mIoU            {100 * log[1]['val_miou']:6.2f}" in capsys.readouterr().out
+    assert evaluate_main([str(run / "best.pt"), "--data", str(tiny_camvid)]) == 0
+    (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("mIoU")]
+    assert float(line[1]) == pytest.approx(100 * float(log[1]["val_miou"]), abs=0.005)  # type: ignore[arg-type]
 
 
 def test_a_run_is_not_overwritten_and_none_is_invented(
@@ -69,10 +124,65 @@ def test_a_run_is_not_overwritten_and_none_is_invented(
 ) -> None:
     assert main(arguments(tiny_camvid, tmp_path / "run", "--resume")) == 1
     assert "there is no" in capsys.readouterr().err
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "last.pt").touch()
     assert main(arguments(tiny_camvid, tmp_path / "run")) == 1
     assert "add --resume" in capsys.readouterr().err
+
+
+def test_a_changed_configuration_is_told_before_anything_is_written(
+    tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    short = {"schedule__epochs": "1", "runtime__evaluate_every": "9"}
+    assert main(arguments(tiny_camvid, run, **short)) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert main(arguments(tiny_camvid, run, "--resume", schedule__lr="0.5")) == 1
+    message = capsys.readouterr().err
+    assert "schedule.epochs: 1 -> 2; schedule.lr: 0.0003 -> 0.5" in message
+    assert "--accept-changes" in message
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    assert main(arguments(tiny_camvid, run, "--resume", "--accept-changes")) == 0
+    assert [entry["epoch"] for entry in read_log(run)] == [1, 2]
+    for folder in ("train", "trainannot"):
+        (tiny_camvid / folder / "07.png").unlink()
+    assert main(arguments(tiny_camvid, run, "--resume")) == 1
+    assert "images of the training split: 8 -> 7" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_there(tiny_camvid: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(tiny_camvid, run, schedule__epochs="1")) == 0
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+    call = (
+        f"from trainer.train import main; sys.exit(main({arguments(tiny_camvid, run, '--resume', '--accept-changes')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", limit + call], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "step-00000008.pt cannot be written" in done.stderr or "best.pt cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert read_entries(run / "last.pt")["steps_done"] == 4
+    assert not list(run.glob("*.part"))
+    assert main(arguments(tiny_camvid, run, "--resume", "--accept-changes")) == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
+    tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    mad = {"schedule__lr": "10.0", "schedule__warmup_epochs": "0", "schedule__clip_norm": "0"}
+    status = main(
+        arguments(
+            tiny_camvid, run, runtime__checkpoint_every="1", loss__cross_entropy="1e6", schedule__epochs="30", **mad
+        )
+    )
+    assert status == 1
+    message = capsys.readouterr().err
+    assert "is no number at step" in message
+    step = int(message.split("at step ")[1].split(":")[0])
+    content = read_checkpoint(run / "last.pt")
+    assert content["steps_done"] == step
+    assert all(torch.isfinite(value).all() for value in content["training"]["model"].values())
 
 
 @pytest.mark.parametrize(
@@ -82,6 +192,9 @@ def test_a_run_is_not_overwritten_and_none_is_invented(
         ("model.name=ecenet-huge", "'ecenet-huge' is unknown"),
         ("schedule.precision=fp8", "precision is 'fp8'"),
         ("schedule.batch_size=9", "batch_size is 9"),
+        ("schedule.accumulate=3", "batch_size 2 is no multiple of schedule.accumulate 3"),
+        ("data.dataset=camvit", "camvid"),
+        ("model.pretrained=absent.pth", "absent.pth"),
     ],
 )
 def test_mistakes_end_with_a_sentence(
@@ -89,3 +202,22 @@ def test_mistakes_end_with_a_sentence(
 ) -> None:
     assert main(arguments(tiny_camvid, tmp_path / "run", "--set", setting)) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_complete_configuration_can_be_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["camvid_lite0", "--print-config", "--set", "schedule.epochs=3"]) == 0
+    (tmp_path / "printed.toml").write_text(capsys.readouterr().out)
+    assert main([str(tmp_path / "printed.toml"), "--print-config"]) == 0
+    assert "epochs = 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{"runtime__gradient_checkpointing": "true"}, {"runtime__channels_last": "false"}])
+def test_the_runtime_does_not_change_what_is_learned(
+    options: dict[str, str], tiny_camvid: Path, tmp_path: Path
+) -> None:
+    logs = []
+    for name, changes in (("plain", {}), ("changed", options)):
+        assert main(arguments(tiny_camvid, tmp_path / name, schedule__epochs="1", **changes)) == 0
+        (entry,) = read_log(tmp_path / name)
+        logs.append(entry["loss_cross_entropy"])
+    assert logs[0] == pytest.approx(logs[1], rel=2e-2)

@@ -1,0 +1,62 @@
+"""The rival heads: shapes, gradients, size, and what is changed of the backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.accuracy.rivals import dilate
+from benchmarks.accuracy.variants import VARIANTS, build_variant, parameters
+from trainer.model.backbone import ConvBackbone
+from trainer.model.decode_head import HeadOutput
+from trainer.model.ecenet import ECENet
+
+RIVALS = [name for name, variant in VARIANTS.items() if not variant.ablation and name != "ecenet"]
+
+
+@pytest.fixture(scope="module", params=RIVALS)
+def rival(request: pytest.FixtureRequest) -> ECENet:
+    torch.manual_seed(0)
+    return build_variant(request.param, 5)
+
+
+@pytest.mark.parametrize(("size", "cells"), [((64, 96), (16, 24)), ((70, 101), (18, 26)), ((33, 31), (9, 8))])
+def test_logits_have_stride_4_at_any_size(rival: ECENet, size: tuple[int, int], cells: tuple[int, int]) -> None:
+    rival.eval()
+    with torch.inference_mode():
+        logits = rival(torch.randn(1, 3, *size))
+    assert logits.shape == (1, 5, *cells)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_row_of_a_batch_equals_the_single_call(rival: ECENet) -> None:
+    rival.eval()
+    images = torch.randn(2, 3, 45, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(rival(images)[1:], rival(images[1:]), atol=1e-4, rtol=1e-4)
+
+
+def test_every_parameter_gets_a_gradient_and_there_are_no_auxiliary_terms(rival: ECENet) -> None:
+    rival.train()
+    output = rival(torch.randn(2, 3, 64, 64))
+    assert isinstance(output, HeadOutput)
+    assert output.diverse_peaks == output.diverse_channels == ()
+    output.logits.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert [name for name, parameter in rival.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_rival_has_most_of_the_parameters_of_the_head_it_replaces_and_no_more(rival: ECENet) -> None:
+    ours = parameters(build_variant("ecenet", 5).decode_head)
+    assert 0.45 * ours < parameters(rival.decode_head) <= ours
+
+
+def test_the_dilated_backbone_keeps_its_weights_and_ends_at_stride_16() -> None:
+    torch.manual_seed(0)
+    backbone = ConvBackbone("tf_efficientnet_lite0").eval()
+    image, weights = torch.randn(1, 3, 64, 64), {k: v.clone() for k, v in backbone.state_dict().items()}
+    with torch.inference_mode():
+        plain, dilated = backbone(image), dilate(backbone, "tf_efficientnet_lite0").eval()(image)
+    assert [x.shape[2] for x in dilated] == [16, 8, 4, 4]
+    assert all(torch.equal(value, weights[key]) for key, value in backbone.state_dict().items())
+    for before, after in zip(plain[:3], dilated[:3], strict=True):
+        torch.testing.assert_close(before, after)

@@ -1,0 +1,100 @@
+"""Ranks: how they share an epoch out, and two processes under torchrun against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.config import ConfigError
+from trainer.distributed import Ranks, choose_device, rank_batches
+
+CPU = torch.device("cpu")
+TIMEOUT_S = 110
+
+
+def torchrun(*command: str) -> None:
+    """Run a command as two processes that find each other on a free port of the loopback interface."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run_alone(*launcher, *command)
+
+
+def run_alone(*command: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_one_rank_takes_the_order_as_it_is() -> None:
+    batches = rank_batches(list(range(10)), batch_size=4, parts=1, ranks=Ranks(0, 1, CPU))
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7]]  # 8 and 9 fill no step
+
+
+def test_ranks_and_parts_share_each_step_out() -> None:
+    first, second = (rank_batches(list(range(16)), batch_size=8, parts=2, ranks=Ranks(r, 2, CPU)) for r in range(2))
+    assert first == [[0, 1], [4, 5], [8, 9], [12, 13]]
+    assert second == [[2, 3], [6, 7], [10, 11], [14, 15]]
+
+
+@pytest.mark.parametrize(("batch_size", "parts", "world_size"), [(8, 3, 1), (8, 1, 3), (2, 2, 2)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(batch_size: int, parts: int, world_size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"batch_size {batch_size} is no .* {parts} x {world_size} ranks"):
+        rank_batches(list(range(16)), batch_size=batch_size, parts=parts, ranks=Ranks(0, world_size, CPU))
+
+
+def test_a_rank_alone_adds_nothing() -> None:
+    ranks = Ranks(0, 1, CPU)
+    values = torch.tensor([1.0, 2.0])
+    assert ranks.total(values).tolist() == ranks.mean(values).tolist() == [1.0, 2.0]
+    ranks.wait()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    assert choose_device("auto", 0) == CPU
+    with pytest.raises(ConfigError, match="wants a GPU of its own, but the node has 0"):
+        choose_device("cuda", 0)
+
+
+def test_two_ranks_have_the_gradient_of_one(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("rank_gradient.py"))
+    run_alone(sys.executable, script, str(tmp_path / "one.pt"))
+    torchrun(script, str(tmp_path / "two.pt"))
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, rtol=1e-6, atol=1e-7), name
+
+
+def test_two_ranks_train_and_evaluate_as_one(tiny_camvid: Path, tmp_path: Path) -> None:
+    """Three val images on two ranks: one rank has more of them than the other."""
+    for folder in ("val", "valannot"):
+        (tiny_camvid / folder / "02.png").write_bytes((tiny_camvid / folder / "00.png").read_bytes())
+    settings = {
+        "model.pretrained": "none",
+        "model.dropout": "0.0",
+        "data.input_size": "[64, 64]",
+        "data.crop_size": "[64, 64]",
+        "schedule.epochs": "2",
+        "schedule.batch_size": "4",
+        "schedule.lr": "1e-4",
+        "runtime.evaluate_every": "1",
+        "runtime.workers": "0",
+        "runtime.report": "false",
+    }
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = ["-m", "trainer.train", "camvid_lite0", "--data", str(tiny_camvid), *options, "--output"]
+    run_alone(sys.executable, *command, str(tmp_path / "one"))
+    torchrun(*command, str(tmp_path / "two"))
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    one, two = ([json.loads(line) for line in lines] for lines in logs)
+    assert len(one) == len(two) == 2
+    for expected, actual in zip(one, two, strict=True):
+        for name in ("loss_cross_entropy", "loss_auxiliary", "loss_diversity", "lr"):
+            assert actual[name] == pytest.approx(expected[name], rel=2e-3), name
+        assert actual["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
