@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import LossWeights
-from trainer.datasets import IGNORE_INDEX
+from trainer.datasets import IGNORE_INDEX, SegmentationDataset
 from trainer.model.decode_head import HeadOutput
 from trainer.precision import at_least_float
 
@@ -109,3 +110,11 @@ def balanced_class_weights(pixels: Tensor) -> Tensor:
     """Weights 1 / ln(1.1 + share), scaled to a mean of 1, from pixel counts per class (K,)."""
     weights = 1 / torch.log(1.1 + pixels / pixels.sum())
     return weights / weights.mean()
+
+
+def class_pixels(dataset: SegmentationDataset) -> Tensor:
+    """How many pixels of each class the labels of a dataset hold, (K,) float32."""
+    counts = np.zeros(256, np.int64)
+    for index in range(len(dataset)):
+        counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
+    return torch.from_numpy(counts[: len(dataset.classes)]).float()

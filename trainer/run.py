@@ -19,15 +19,15 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.engine import AugmentedViews, StepSettings, TrainingState, load_batches, train_steps
-from trainer.examples import Example, FixedExamples, spread_indices
 from trainer.inference import evaluate, torch_infer
-from trainer.losses import Losses, balanced_class_weights
+from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
 from trainer.modes import Network, mode_predictor, trained_mode
 from trainer.precision import choose_precision
 from trainer.progress import Progress
-from trainer.report import report_run
+from trainer.report.command import report_run
+from trainer.report.examples import Example, FixedExamples, spread_indices
 from trainer.run_folder import LAST, RunFolder
 from trainer.tensorboard import TensorBoard
 from trainer.transforms import Augmentation
@@ -131,14 +131,6 @@ def restore(run: Run, *, accept_changes: bool) -> None:
     content = check_resumable(run.folder.path / LAST, run.config, images=len(run.train), accept_changes=accept_changes)
     load_training_state(run.state, content)
     run.log, run.best_miou = list(content["training"]["log"]), float(content["training"]["best_miou"])
-
-
-def class_pixels(dataset: SegmentationDataset) -> torch.Tensor:
-    """How many pixels of each class the labels of a dataset hold, (K,) float32."""
-    counts = np.zeros(256, np.int64)
-    for index in range(len(dataset)):
-        counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
-    return torch.from_numpy(counts[: len(dataset.classes)]).float()
 
 
 def _train_epochs(run: Run, stop: threading.Event) -> None:

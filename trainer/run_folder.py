@@ -76,6 +76,11 @@ class RunFolder:
         _replace(self.path / LOG, "".join(json.dumps(entry) + "\n" for entry in log))
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Whether a folder holds a run that can be resumed."""
+    return (path / LAST).exists()
+
+
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")

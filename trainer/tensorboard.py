@@ -8,9 +8,9 @@ from pathlib import Path
 
 from model_export.manifest import ClassInfo
 from trainer.config import ConfigError
-from trainer.examples import Example
 from trainer.metrics import Scores
-from trainer.report_images import full_palette, triptych
+from trainer.report.examples import Example
+from trainer.report.images import full_palette, triptych
 
 
 class TensorBoard:

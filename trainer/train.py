@@ -13,11 +13,12 @@ import torch
 from trainer.config import load_config
 from trainer.engine import DivergedError
 from trainer.run import StoppedError, train
+from trainer.run_folder import has_checkpoint
 
 COMMANDS = {
     "data": ("trainer.inspect_data", "look through a dataset: counts, class shares, broken files, a contact sheet"),
     "import": ("trainer.import_weights", "turn the authors' published weights into a checkpoint"),
-    "report": ("trainer.report", "write the report of a run: curves, IoU, confusion, best and worst images"),
+    "report": ("trainer.report.command", "write the report of a run: curves, IoU, confusion, best and worst images"),
 }
 EXIT_STOPPED = 143  # as a shell states the end by SIGTERM
 
@@ -48,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             _parser().error("--data and --output are needed to train")
         if args.threads:
             torch.set_num_threads(args.threads)
-        train(config, args.data, args.output, resume=args.resume, accept_changes=args.accept_changes)
+        resume = args.resume or (args.auto_resume and has_checkpoint(args.output))
+        train(config, args.data, args.output, resume=resume, accept_changes=args.accept_changes)
     except StoppedError as stopped:
         print(f"ecenet-train: {stopped}", file=sys.stderr)  # noqa: T201
         return EXIT_STOPPED
@@ -68,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, help="a TOML file, or the name of one that comes with the package")
     parser.add_argument("--data", type=Path, help="folder of the dataset")
     parser.add_argument("--output", type=Path, help="folder for checkpoints, log and report")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    resume = parser.add_mutually_exclusive_group()
+    resume.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    resume.add_argument("--auto-resume", action="store_true", help="go on if there is a checkpoint, else start")
     parser.add_argument("--accept-changes", action="store_true", help="resume although the configuration has changed")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
     parser.add_argument("--print-config", action="store_true", help="print the complete configuration and stop")

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy.flops import count_flops
-from benchmarks.accuracy.recipe import Recipe, class_weights, open_half_resolution
+from benchmarks.accuracy.recipe import Recipe, open_half_resolution
 from benchmarks.accuracy.runs import FOLDER, RunError, is_finished, lock, run_path, write_run
 from benchmarks.accuracy.variants import MODEL, VARIANTS, build_variant, parameters
 from trainer.datasets import DatasetError, SegmentationDataset
 from trainer.distributed import Ranks, rank_batches
 from trainer.engine import AugmentedViews, DivergedError, StepSettings, TrainingState, load_batches, train_steps
 from trainer.inference import evaluate, torch_predictor
-from trainer.losses import Losses
+from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.model.ecenet import ECENet
 from trainer.precision import keep_depthwise_in_float
@@ -88,7 +88,11 @@ def train(state: TrainingState, dataset: SegmentationDataset, variant: str, reci
     curve = Curve(f"{variant}, seed {seed}", recipe.steps)
     ranks = Ranks(0, 1, torch.device("cpu"))
     settings = StepSettings(
-        VARIANTS[variant].loss, class_weights(dataset), recipe.precision, recipe.clip_norm, seed=seed
+        VARIANTS[variant].loss,
+        balanced_class_weights(class_pixels(dataset)),
+        recipe.precision,
+        recipe.clip_norm,
+        seed=seed,
     )
     for epoch in count():
         views = AugmentedViews(dataset, recipe.augmentation(), seed, epoch)

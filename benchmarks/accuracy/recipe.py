@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
-from torch import Tensor
 
 from trainer.datasets import InMemory, Sample, SegmentationDataset, open_dataset
-from trainer.losses import balanced_class_weights
 from trainer.transforms import Augmentation
 
 
@@ -84,14 +81,6 @@ class HalfResolution:
 def open_half_resolution(root: Path, split: str) -> SegmentationDataset:
     """A split of CamVid, read once, at 240 x 180 pixels."""
     return InMemory(HalfResolution(open_dataset("camvid", root, split)))
-
-
-def class_weights(dataset: SegmentationDataset) -> Tensor:
-    """The balance of the classes of a split, (K,)."""
-    counts = np.zeros(256, np.int64)
-    for index in range(len(dataset)):
-        counts += np.bincount(dataset.labels(index).ravel(), minlength=256)
-    return balanced_class_weights(torch.from_numpy(counts[: len(dataset.classes)]).float())
 
 
 def _halved(pixels: NDArray[np.uint8], resampling: Resampling) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import compare
-from benchmarks.accuracy.recipe import HalfResolution, Recipe, class_weights
+from benchmarks.accuracy.recipe import HalfResolution, Recipe
 from benchmarks.accuracy.runs import lock, read_run, run_path
 from benchmarks.accuracy.variants import VARIANTS
 from model_export.manifest import ClassInfo
@@ -67,10 +67,6 @@ def test_half_resolution_takes_the_mean_of_four_pixels() -> None:
     sample = HalfResolution(One())[0]
     assert sample.image.tolist() == [[[80, 80, 80]]]
     assert sample.labels.tolist() == [[3]]
-
-
-def test_classes_of_equal_share_have_equal_weights(quarters: Quarters) -> None:
-    torch.testing.assert_close(class_weights(quarters), torch.ones(4))
 
 
 @pytest.mark.usefixtures("quarters")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from trainer.config import LossWeights
-from trainer.losses import balanced_class_weights, criterion, diversity_loss, mask_loss
+from trainer.datasets import CamVid
+from trainer.losses import balanced_class_weights, class_pixels, criterion, diversity_loss, mask_loss
 from trainer.model.decode_head import HeadOutput
 
 
@@ -139,3 +142,9 @@ def test_rare_classes_weigh_more() -> None:
     ratio = math.log(1.1 + 0.9) / math.log(1.1 + 0.1)
     assert float(weights[1] / weights[0]) == pytest.approx(ratio)
     assert float(weights.mean()) == pytest.approx(1)
+
+
+def test_pixels_are_counted_per_class_without_void(tiny_camvid: Path) -> None:
+    dataset = CamVid(tiny_camvid, "val")
+    labels = np.concatenate([dataset[index].labels.ravel() for index in range(2)])
+    assert class_pixels(dataset).tolist() == [(labels == index).sum() for index in range(11)]

@@ -19,11 +19,11 @@ from model_export.manifest import ClassInfo
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrainConfig
 from trainer.datasets import CAMVID_CLASSES, IGNORE_INDEX, Sample, open_dataset
-from trainer.examples import Example, ExampleCollector, FixedExamples, image_miou, spread_indices
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
-from trainer.report import ReportError, main, read_log, report_run, write_report
-from trainer.report_images import MAX_SIDE, WRONG_COLOR, errors_uri, full_palette, label_uri, photo_uri
+from trainer.report.command import ReportError, main, read_log, report_run, write_report
+from trainer.report.examples import Example, ExampleCollector, FixedExamples, image_miou, spread_indices
+from trainer.report.images import MAX_SIDE, WRONG_COLOR, errors_uri, full_palette, label_uri, photo_uri
 
 CLASSES = (
     ClassInfo(0, "road & <kerb>", (128, 64, 128)),

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model_export.manifest import ClassInfo
 from trainer.config import ConfigError
 from trainer.datasets import IGNORE_INDEX
-from trainer.examples import Example
 from trainer.metrics import Counts
+from trainer.report.examples import Example
 from trainer.tensorboard import TensorBoard
 
 CLASSES = (ClassInfo(0, "road", (128, 64, 128)), ClassInfo(1, "sky", (70, 130, 180)), ClassInfo(2, "never", (9, 9, 9)))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from model_export.manifest import ClassInfo
 from trainer.datasets import IGNORE_INDEX
-from trainer.examples import Example
 from trainer.metrics import Scores
-from trainer.report_figures import Series, curves_svg
-from trainer.report_images import (
+from trainer.report.examples import Example
+from trainer.report.figures import Series, curves_svg
+from trainer.report.images import (
     WRONG_COLOR,
     backdrop_uri,
     errors_uri,
