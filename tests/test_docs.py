@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from model_export.__main__ import _parser as export_parser
 from service.settings import Settings, option
 from trainer.evaluate import _parser as evaluate_parser
+from trainer.train import COMMANDS
 from trainer.train import _parser as train_parser
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +46,10 @@ def test_every_extra_and_command_is_in_the_readme() -> None:
 
 def test_the_readmes_commands_parse() -> None:
     parsers = {"ecenet-train": train_parser(), "ecenet-evaluate": evaluate_parser(), "ecenet-export": export_parser()}
-    commands = re.findall(r"^\$ (ecenet-(?:train|evaluate|export)) (.*)$", README, re.MULTILINE)
+    for command, (module, _) in COMMANDS.items():
+        parsers[f"ecenet-train {command}"] = importlib.import_module(module)._parser()
+    names = "|".join(sorted(parsers, reverse=True))  # the longer first
+    commands = re.findall(rf"^\$ ({names}) (.*)$", README, re.MULTILINE)
     assert {name for name, _ in commands} == set(parsers)
     for name, arguments in commands:
         parsers[name].parse_args(arguments.split())

@@ -46,7 +46,8 @@ def _inspect(args: argparse.Namespace) -> int:
     for name, dataset in datasets.items():
         reports[name] = inspect_split(dataset, args.workers, _progress(name))
     classes = next(iter(datasets.values())).classes
-    print(as_text(reports, classes))  # noqa: T201
+    absent = [split for split in DATASETS[args.dataset].splits if split not in names and not args.split]
+    print(*[f"no {split} split here" for split in absent], as_text(reports, classes), sep="\n")  # noqa: T201
     if args.json:
         content = {"dataset": args.dataset, "root": str(args.root), **as_dict(reports, classes)}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -120,7 +120,7 @@ def test_serving_needs_no_pytorch() -> None:
 def test_the_stated_accuracy_is_the_measured_one(camvid_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = bundled_model_dir()
     assert evaluate([str(directory), "--data", str(camvid_dir)]) == 0
-    table = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    table = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
     stated = read_manifest(directory).metrics
     assert float(table["mIoU"]) == pytest.approx(100 * stated["val_miou"], abs=0.05)
     assert float(table["aAcc"]) == pytest.approx(100 * stated["val_accuracy"], abs=0.05)

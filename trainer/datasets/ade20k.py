@@ -186,5 +186,4 @@ class ADE20K(PublishedDataset):
     @classmethod
     def find(cls, top: Path, split: str) -> Files:
         labels = top / "annotations" / _FOLDERS[split]
-        images = files_in(cls.anchor(top, split), "*.jpg", ".jpg")
-        return match(images, files_in(labels, "*.png", ".png"), labels)
+        return match(files_in(cls.anchor(top, split), ".jpg"), files_in(labels, ".png"), labels)

@@ -52,6 +52,7 @@ class PairedFiles(ABC):
 
     Attributes:
         missing: A sentence for each file that should be there and is not.
+        splits: The splits that a published dataset has.
 
     Args:
         where: What the split is called in errors.
@@ -64,6 +65,7 @@ class PairedFiles(ABC):
 
     name: str
     classes: tuple[ClassInfo, ...]
+    splits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, where: str, files: Files, *, incomplete: bool) -> None:
         self.pairs: Sequence[Pair] = files.pairs
@@ -108,12 +110,11 @@ class PublishedDataset(PairedFiles):
         incomplete: Take the complete pairs where files are missing, instead of raising.
 
     Attributes:
-        splits: Names of its splits; all datasets call two ``train`` and ``val``.
+        splits: All datasets call two ``train`` and ``val``.
         tops: Where in ``root`` the dataset may lie, the likeliest first.
         coding: What the ids in its label files stand for.
     """
 
-    splits: ClassVar[tuple[str, ...]]
     tops: ClassVar[tuple[str, ...]]
     coding: ClassVar[IdCoding]
 

@@ -44,4 +44,4 @@ class CamVid(PublishedDataset):
     @classmethod
     def find(cls, top: Path, split: str) -> Files:
         labels = top / f"{split}annot"
-        return match(files_in(top / split, "*.png", ".png"), files_in(labels, "*.png", ".png"), labels)
+        return match(files_in(top / split, ".png"), files_in(labels, ".png"), labels)

@@ -64,10 +64,10 @@ class Cityscapes(PublishedDataset):
     @classmethod
     def find(cls, top: Path, split: str) -> Files:
         images, labels = cls.anchor(top, split), top / "gtFine" / split
-        by_ids, by_train_ids = (files_in(labels, f"*/*{end}", end) for end in (_LABEL_ID_FILES, _TRAIN_ID_FILES))
-        return match(files_in(images, "*/*_leftImg8bit.png", "_leftImg8bit.png"), by_ids | by_train_ids, labels)
+        by_ids, by_train_ids = (files_in(labels, end, below="*/") for end in (_LABEL_ID_FILES, _TRAIN_ID_FILES))
+        return match(files_in(images, "_leftImg8bit.png", below="*/"), by_ids | by_train_ids, labels)
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         path = self.pairs[index][1]
-        coding = _TRAIN_IDS if path.name.endswith(_TRAIN_ID_FILES) else self.coding
+        coding = _TRAIN_IDS if path.name.lower().endswith(_TRAIN_ID_FILES.lower()) else self.coding
         return coding.decode(path, read_label_map(path))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.datasets.errors import MissingFileError, UnreadableFileError
+from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError
 
 Pair = tuple[Path, Path]
 """An image file and its label file."""
@@ -19,16 +20,36 @@ class Files(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
-def files_in(folder: Path, pattern: str, suffix: str) -> dict[str, Path]:
-    """The files of a folder that fit a glob pattern, by their path below it without ``suffix``; none that is hidden.
+def files_in(folder: Path, ending: str, *, below: str = "") -> dict[str, Path]:
+    """The files of a folder with an ending, in any case, by their path below it without that; none that is hidden.
+
+    Args:
+        folder: Where they lie.
+        ending: Of their names, with the extension.
+        below: ``*/`` if they lie in its folders.
 
     Raises:
-        MissingFileError: The folder does not exist.
+        DatasetError: The folder does not exist, or two files differ in the case of the ending only.
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist")
-    found = (path for path in folder.glob(pattern) if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in found}
+    found = (path for path in folder.glob(f"{below}*") if path.name.lower().endswith(ending.lower()))
+    shown = (path for path in found if not path.name.startswith("."))
+    return by_key((path.relative_to(folder).as_posix()[: -len(ending)], path) for path in shown)
+
+
+def by_key(keyed: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by their keys.
+
+    Raises:
+        DatasetError: Two have one key.
+    """
+    files: dict[str, Path] = {}
+    for key, path in sorted(keyed):
+        if key in files:
+            raise DatasetError(f"{files[key]} and {path} have one name; which of them counts?")
+        files[key] = path
+    return files
 
 
 def match(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> Files:
@@ -60,15 +81,19 @@ def read_list(path: Path) -> list[str]:
     """The lines of a list file, without blank ones.
 
     Raises:
-        DatasetError: The file is missing or no UTF-8 text.
+        DatasetError: The file is missing or no UTF-8 text, or a line is there twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a byte order mark first
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    names = Counter(filter(None, map(str.strip, lines)))
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise DatasetError(f"{path} lists more than once: {summary(twice)}")
+    return list(names)
 
 
 def plural(count: int, noun: str) -> str:

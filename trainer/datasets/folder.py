@@ -16,10 +16,10 @@
       "label_suffix": "_mask"
     }
 
-Only ``classes`` is needed, or a bare list of them.
+Only ``classes`` is needed; the file may be these alone.
 
-- ``classes``: 2..255, in the order of the model's outputs. ``id`` is the class's value in label files of ids; without
-  it, its place in the list, from 0.
+- ``classes``: 2..255, in the order of the model's outputs; a list, or an object of colours by name. ``id`` is the
+  class's value in label files of ids; without it, its place in the list, from 0.
 - ``ignore``: ids and colours that count as no class; 255 unless given. A mask of 0 and 255 names the class that is 255
   with ``"id": 255``. Every other value that no class has is an error.
 - ``splits``: folders and list file of each, relative to ``classes.json``. Without it, every folder ``images/SPLIT`` is

@@ -6,8 +6,8 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from trainer.datasets.errors import DatasetError, MissingFileError
-from trainer.datasets.files import Files, Pair, match, read_list
+from trainer.datasets.errors import MissingFileError
+from trainer.datasets.files import Files, Pair, by_key, match, read_list
 from trainer.datasets.folder_spec import FolderSpec, SplitFolders
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -63,13 +63,7 @@ def _below(folder: Path, extensions: Collection[str], suffix: str) -> set[Path]:
 
 
 def _by_key(folder: Path, paths: Iterable[Path], suffix: str) -> dict[str, Path]:
-    by_key: dict[str, Path] = {}
-    for path in sorted(paths):
-        key = _key(path.relative_to(folder).as_posix(), suffix)
-        if key in by_key:
-            raise DatasetError(f"{by_key[key]} and {path} have one name; which of them counts?")
-        by_key[key] = path
-    return by_key
+    return by_key((_key(path.relative_to(folder).as_posix(), suffix), path) for path in paths)
 
 
 def _key(name: str, suffix: str) -> str:

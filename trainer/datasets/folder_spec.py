@@ -62,13 +62,13 @@ def read_spec(root: Path) -> FolderSpec:
     """
     path = root / SPEC_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist; it must name the classes and their colours") from None
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
     try:
-        return _spec(root, _object("the file", {"classes": raw} if isinstance(raw, list) else raw, SPEC_KEYS))
+        return _spec(root, _object("the file", {"classes": raw} if _is_bare(raw) else raw, SPEC_KEYS))
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
 
@@ -94,8 +94,18 @@ def _spec(root: Path, raw: Mapping[str, Any]) -> FolderSpec:
     )
 
 
+def _is_bare(raw: Any) -> bool:
+    """Whether the file is its ``classes`` alone: a list, or an object of names and colours."""
+    if not isinstance(raw, dict):
+        return isinstance(raw, list)
+    parts = [part for value in raw.values() for part in (value if isinstance(value, list) else [value])]
+    return not raw.keys() & set(SPEC_KEYS) and all(isinstance(part, str | int) for part in parts)
+
+
 def _class_list(raw: Mapping[str, Any]) -> list[Any]:
     entries = raw.get("classes")
+    if isinstance(entries, dict):
+        entries = [{"name": name, "color": color} for name, color in entries.items()]
     if not isinstance(entries, list) or not 2 <= len(entries) <= MAX_CLASSES:
         found = f"has {len(entries)} entries" if isinstance(entries, list) else f"is {entries!r}"
         raise DatasetError(f"'classes' {found}, expected a list of 2..{MAX_CLASSES}")
@@ -140,8 +150,8 @@ def _class_color(entry: Mapping[str, Any]) -> Color:
 
 
 def _color(value: Any) -> Color:
-    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
-        return hex_color(value[1:])
+    if isinstance(value, str) and re.fullmatch("#?[0-9a-fA-F]{6}", value):
+        return hex_color(value.removeprefix("#"))
     if isinstance(value, list) and len(value) == 3 and all(_is_int(part, 255) for part in value):
         return value[0], value[1], value[2]
     raise DatasetError(f'colour {value!r}, expected [red, green, blue] within 0..255, or "#rrggbb"')

@@ -23,6 +23,19 @@ def test_a_bare_list_of_classes_will_do(tmp_path: Path) -> None:
     assert spec.ids == {0: 0, 1: 1, 255: IGNORE_INDEX}
 
 
+@pytest.mark.parametrize("text", ['{"a": [1, 2, 3], "b": "0405ff"}', '{"classes": {"a": "#010203", "b": [4, 5, 255]}}'])
+def test_an_object_of_names_and_colours_will_do(text: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8-sig")
+    infos = read_spec(tmp_path).classes
+    assert [(info.id, info.name, info.color) for info in infos] == [(0, "a", (1, 2, 3)), (1, "b", (4, 5, 255))]
+
+
+def test_a_misspelt_classes_is_told_its_name(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"clases": [{"name": "a", "color": "#010203"}]}', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"key of the file 'clases' is unknown; did you mean 'classes'\?"):
+        read_spec(tmp_path)
+
+
 def test_ignore_holds_ids_and_colours(describe: Describe) -> None:
     spec = read_spec(describe(ignore=[7, [0, 0, 0], 9, "#ffffff"]))
     assert spec.ids == {0: 0, 1: 1, 2: 2, 7: IGNORE_INDEX, 9: IGNORE_INDEX}
@@ -41,7 +54,8 @@ def test_folders_of_a_split_have_defaults(describe: Describe) -> None:
     [
         ({"clases": []}, r"key of the file 'clases' is unknown; did you mean 'classes'\?"),
         ({"classes": TWO[:1]}, r"'classes' has 1 entries, expected a list of 2\.\.255"),
-        ({"classes": {"a": [1, 2, 3]}}, r"'classes' is \{'a': \[1, 2, 3\]\}, expected a list"),
+        ({"classes": {"a": [1, 2, 3]}}, r"'classes' has 1 entries, expected a list of 2\.\.255"),
+        ({"classes": "a b"}, "'classes' is 'a b', expected a list"),
         ({"classes": [*TWO, "c"]}, "class 2 is 'c', expected an object"),
         (
             {"classes": [*TWO, {"name": "c", "colour": [1, 2, 3]}]},

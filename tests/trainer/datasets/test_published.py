@@ -36,6 +36,17 @@ def test_ade20k_val_is_its_validation_folder(ade: Path) -> None:
     assert [image.name for image, _ in dataset.pairs] == ["ADE_val_1.jpg"]
 
 
+def test_endings_in_capitals_are_read_too(ade: Path) -> None:
+    top = ade / "ADEChallengeData2016"
+    image, label = (top / kind / "training" / "ADE_train_00000001" for kind in ("images", "annotations"))
+    image.with_suffix(".jpg").rename(image.with_suffix(".JPG"))
+    label.with_suffix(".png").rename(label.with_suffix(".Png"))
+    assert len(open_dataset("ade20k", ade, "train")) == 2
+    image.with_suffix(".jpg").touch()
+    with pytest.raises(DatasetError, match=r"00001\.JPG and .*00001\.jpg have one name; which of them counts\?"):
+        open_dataset("ade20k", ade, "train")
+
+
 def test_ade20k_label_151_is_out_of_range(ade: Path, write: Write) -> None:
     path = write(ade / "ADEChallengeData2016/annotations/validation/ADE_val_1.png", [[0, 1, 2], [151, 255, 0]])
     with pytest.raises(DatasetError, match=rf"{path} has labels 151, 255 in 2 of 6 .* x 0, y 1, expected 0\.\.150"):
@@ -174,6 +185,19 @@ def test_voc_trainaug_adds_labels_to_images_that_voc_has_none_of(voc: Path, writ
     assert [label.parent.name for _, label in dataset.pairs] == ["SegmentationClass", "SegmentationClassAug"]
     assert dataset[1].labels.tolist() == [[3, 3, 3], [3, 3, 3]]
     assert splits_in("voc", voc) == ("train", "val", "trainval", "trainaug")
+
+
+def test_lists_from_windows_are_read(voc: Path) -> None:
+    path = voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert len(open_dataset("voc", voc, "val")) == 1
+
+
+def test_a_name_that_is_listed_twice_is_an_error(voc: Path) -> None:
+    path = voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    path.write_text(f"{path.read_text()}\n{path.read_text()}", encoding="utf-8")
+    with pytest.raises(DatasetError, match=rf"{path} lists more than once: 200"):
+        open_dataset("voc", voc, "val")
 
 
 def test_an_empty_list_is_an_error(voc: Path) -> None:
