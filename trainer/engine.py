@@ -127,7 +127,7 @@ def train_steps(
 
 def _accumulate(state: TrainingState, batch: Batch, settings: StepSettings, ranks: Ranks, *, last: bool) -> Tensor:
     """Add the gradient of one part, which the last part averages over all ranks; gives its loss terms, detached."""
-    network = state.network or state.model
+    network = state.model if state.network is None else state.network
     images, labels = (tensor.to(ranks.device, non_blocking=True) for tensor in batch)
     alone = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
     with alone:

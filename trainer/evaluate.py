@@ -99,6 +99,8 @@ def update_manifest(directory: Path, split: str, scores: Scores) -> None:
 
 def _evaluate(args: argparse.Namespace, mode: Mode) -> None:
     dataset = open_dataset(args.dataset, args.data, args.split)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
     with open_model(args.model, mode, engine=args.engine, device=args.device) as model:
         model.check_classes(dataset)
         began = time.perf_counter()

@@ -61,7 +61,12 @@ def _tensor(tag: str, slices: list[Any]) -> Tensor:
     flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
     if len(slices) > 1:  # each slice states its own length
         dims = (-1, *dims[1:])
-    return flat.reshape(dims) if dims not in {(), (0,)} else flat.reshape(-1)
+    if dims in {(), (0,)}:
+        return flat
+    try:
+        return flat.reshape(dims)
+    except RuntimeError as error:
+        raise ValueError(f"parameter {tag!r} has {flat.numel()} values, which do not fill its dims {dims}") from error
 
 
 @cache

@@ -54,7 +54,7 @@ class OpenModel:
 
 def is_url(source: str) -> bool:
     """Whether a source is a running service."""
-    return source.startswith(("http://", "https://"))
+    return source.lower().startswith(("http://", "https://"))
 
 
 @contextmanager
@@ -75,6 +75,8 @@ def open_model(
     """
     mode, path = mode or Mode(), Path(source)
     is_directory, is_graph = path.is_dir(), path.suffix == ".onnx"
+    if not is_url(source) and not path.exists():
+        raise ModelError(f"{source} does not exist; if it is a running service, its URL begins with http://")
     if engine is not None and not is_directory:
         raise ModelError(f"{source} is no model directory; an engine can be chosen for these only")
     if device is not None and (is_directory or is_graph or is_url(source)):

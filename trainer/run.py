@@ -93,7 +93,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         if resume:
             restore(run, accept_changes=accept_changes)
         if ranks.is_first:
-            run.folder.begin(config)
+            run.folder.begin(config, run.log)
         with _stop_requests() as stop:
             _train_epochs(run, stop)
         if config.runtime.report and ranks.is_first and run.best_miou >= 0:

@@ -45,10 +45,11 @@ class RunFolder:
         if resume and not last.exists():
             raise ConfigError(f"there is no {last} to resume")
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folder and write down the configuration."""
+    def begin(self, config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> None:
+        """Make the folder, and write down the configuration and the log of the epochs that a resumed run has done."""
         self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.path / CONFIG, config.as_toml())
+        self.write_log(log)
 
     def save(
         self, config: ModelConfig, weights: Mapping[str, Any], training: Mapping[str, Any], entries: Mapping[str, Any]

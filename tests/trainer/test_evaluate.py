@@ -112,9 +112,9 @@ def test_modes_reach_the_network(run: Run, tiny_model: ECENet, greys: Path, tmp_
     ]
     seen = []
     for arguments in ([], slide):
-        status, _, errors = run(tmp_path / "best.pt", *arguments, "--json", str(tmp_path / "scores.json"))
+        status, _, errors = run(tmp_path / "best.pt", *arguments, "--json", str(tmp_path / "new" / "scores.json"))
         assert status == 0, errors
-        seen.append(json.loads((tmp_path / "scores.json").read_text()))
+        seen.append(json.loads((tmp_path / "new" / "scores.json").read_text()))
     assert seen[0]["accuracy"] != seen[1]["accuracy"]
     assert seen[1]["mode"] == {
         "mode": "slide",

@@ -54,6 +54,10 @@ def test_unknown_types_and_broken_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(message(("x", (1,), "Float32", b"\0" * 3)))
     with pytest.raises(ValueError, match="3 bytes"):
         read_mindspore_checkpoint(path)
+    for dims in ((2, 2), (-3,)):
+        path.write_bytes(message(("x", dims, "Float32", b"\0" * 12)))
+        with pytest.raises(ValueError, match=r"'x' has 3 values, which do not fill its dims \("):
+            read_mindspore_checkpoint(path)
     path.write_bytes(b"\xff\xff\xff")
     with pytest.raises(ValueError, match="no MindSpore checkpoint"):
         read_mindspore_checkpoint(path)

@@ -175,7 +175,7 @@ def test_arguments_and_files_that_do_not_fit_are_told(
         (directory, {"device": "cpu"}, ModelError, "is no checkpoint; a device"),
         (path, {"device": "abacus"}, ModelError, "device 'abacus' cannot be used"),
         (directory, {"engine": "abacus"}, SettingsError, "--engine .* is 'abacus'"),
-        (str(tmp_path / "absent.pt"), {}, CheckpointError, "absent.pt does not exist"),
+        (str(tmp_path / "absent.pt"), {}, ModelError, "absent.pt does not exist; if it is a running service, its URL"),
         (str(tmp_path), {}, ManifestError, "has no manifest.json"),
     ]
     for source, options, error, message in cases:
@@ -211,9 +211,5 @@ def test_a_part_of_a_network_is_told(reference_dir: Path, tmp_path: Path) -> Non
 
 
 def test_urls_are_told_from_paths() -> None:
-    assert [is_url(text) for text in ("http://a", "https://a:1/b", "http", "models/http://a")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert all(is_url(text) for text in ("http://a", "https://a:1/b", "HTTP://a"))
+    assert not any(is_url(text) for text in ("http", "models/http://a", "localhost:8000"))

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
@@ -77,6 +79,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(tiny_camvid: Pat
     assert not list(parts.glob("step-00000008.pt"))
 
     torch.manual_seed(99)
+    (parts / "log.jsonl").unlink(missing_ok=True)  # as if killed between checkpoint and log
     assert main(arguments(tiny_camvid, parts, "--resume", runtime__checkpoint_every="3")) == 0
     assert_equal_weights(whole / "last.pt", parts / "last.pt")
     assert_equal_weights(whole / "best.pt", parts / "best.pt")
@@ -221,3 +224,65 @@ def test_the_runtime_does_not_change_what_is_learned(
         (entry,) = read_log(tmp_path / name)
         logs.append(entry["loss_cross_entropy"])
     assert logs[0] == pytest.approx(logs[1], rel=2e-2)
+
+
+class Compiled(torch.nn.Module):
+    """Stands for what ``torch.compile`` gives, which takes minutes: it has no length, as the real one."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def __len__(self) -> int:
+        raise TypeError("a compiled module does not support len()")
+
+    def forward(self, images: torch.Tensor) -> object:
+        self.calls += 1
+        return self.network(images)
+
+
+def test_a_compiled_network_is_the_one_that_is_trained(
+    tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Compiled] = []
+    monkeypatch.setattr(torch, "compile", lambda network: made.append(Compiled(network)) or made[-1])
+    logs = []
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        run = tmp_path / name
+        assert main(arguments(tiny_camvid, run, schedule__epochs="1", runtime__compile=compiled)) == 0
+        (entry,) = read_log(run)
+        logs.append(entry["loss_cross_entropy"])
+    assert logs[0] == logs[1]
+    assert [network.calls for network in made] == [4]
+
+
+def test_a_transformer_trains_by_the_recipe_for_ade20k(tmp_path: Path) -> None:
+    """Sliding windows, kept ratios, layer decay, accumulation and recomputed activations, on a tree of six images."""
+    root = tmp_path / "ADEChallengeData2016"
+    rng = np.random.default_rng(0)
+    for split, count in (("training", 4), ("validation", 2)):
+        for index in range(count):
+            size = (9, 12) if index % 2 else (12, 8)
+            labels = rng.integers(0, 151, size).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+            for folder, pixels, suffix in (
+                ("images", np.stack([labels] * 3, 2), "jpg"),
+                ("annotations", labels, "png"),
+            ):
+                path = root / folder / split / f"ADE_{split[:-3]}_{index:08}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    changes = {
+        "data__input_size": "[64, 64]",
+        "data__crop_size": "[64, 64]",
+        "data__slide_stride": "[48, 48]",
+        "schedule__epochs": "1",
+        "schedule__batch_size": "4",
+        "schedule__accumulate": "2",
+        "schedule__layer_decay": "0.9",
+        "runtime__gradient_checkpointing": "true",
+    }
+    _, *options = arguments(tmp_path, tmp_path / "run", **changes)
+    assert main(["ade20k_swin_tiny", *options]) == 0
+    (entry,) = read_log(tmp_path / "run")
+    assert len(entry["class_iou"]) == 150  # type: ignore[arg-type]
+    assert read_entries(tmp_path / "run" / "best.pt")["classes"][149]["name"] == "flag"
