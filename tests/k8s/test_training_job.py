@@ -15,18 +15,24 @@ PATH = Path(__file__).parents[2] / "k8s" / "training-job.yaml"
 
 
 @pytest.fixture
-def service() -> dict[str, Any]:
-    return list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))[0]
+def objects() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))
 
 
 @pytest.fixture
-def job() -> dict[str, Any]:
-    return list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))[1]
+def service(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return objects[0]
+
+
+@pytest.fixture
+def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return objects[1]
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
-def test_objects_fit_the_schema(service: dict[str, Any], job: dict[str, Any], version: str) -> None:
-    for document in (service, job):
+def test_objects_fit_the_schema(objects: list[dict[str, Any]], version: str) -> None:
+    assert [document["kind"] for document in objects] == ["Service", "Job"]
+    for document in objects:
         kubernetes_validate.validate(document, version, strict=True)
 
 
