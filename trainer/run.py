@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from trainer.build import build_state, check_resumable, load_training_state, training_state
 from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
-from trainer.engine import AugmentedViews, StepSettings, TrainingState, load_batches, train_steps
+from trainer.engine import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 from trainer.inference import evaluate, torch_infer
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
@@ -29,12 +27,9 @@ from trainer.progress import Progress
 from trainer.report.command import report_run
 from trainer.report.examples import Example, FixedExamples, spread_indices
 from trainer.run_folder import LAST, RunFolder
+from trainer.stopping import StoppedError, stop_requests
 from trainer.tensorboard import TensorBoard
 from trainer.transforms import Augmentation
-
-
-class StoppedError(RuntimeError):
-    """A run that was asked to stop; its last checkpoint holds the last step that it did."""
 
 
 @dataclass(slots=True)
@@ -94,7 +89,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
             restore(run, accept_changes=accept_changes)
         if ranks.is_first:
             run.folder.begin(config, run.log)
-        with _stop_requests() as stop:
+        with stop_requests() as stop:
             _train_epochs(run, stop)
         if config.runtime.report and ranks.is_first and run.best_miou >= 0:
             report_run(output, run.val, device=ranks.device)
@@ -146,6 +141,8 @@ def _train_epochs(run: Run, stop: threading.Event) -> None:
             due = (epoch + 1) % config.runtime.evaluate_every == 0 or epoch + 1 == epochs
             scores = _evaluate(run, events) if due else None
             _end_epoch(run, epoch, progress, scores)
+            if epoch + 1 < epochs and _asked_to_stop(run, stop):
+                raise _stopped(run)
 
 
 def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop: threading.Event) -> None:
@@ -155,15 +152,25 @@ def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop
         lr = float(run.state.scheduler.get_last_lr()[0])
         progress(losses, lr)
         events.step(losses, lr, norm, progress.images_per_s)
-        stopping = bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
-        inside = run.state.step % run.steps_per_epoch != 0
-        if stopping or (inside and every and run.state.step % every == 0):
+        if run.state.step % run.steps_per_epoch == 0:
+            continue  # what ends an epoch comes before its checkpoint
+        stopping = _asked_to_stop(run, stop)
+        if stopping or (every and run.state.step % every == 0):
             _save(run, {})
         if stopping:
-            raise StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there")
+            raise _stopped(run)
 
 
-def _remaining_batches(run: Run, epoch: int) -> Any:
+def _asked_to_stop(run: Run, stop: threading.Event) -> bool:
+    """Whether any rank was asked to stop; all ranks get the same answer."""
+    return bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
+
+
+def _stopped(run: Run) -> StoppedError:
+    return StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there")
+
+
+def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
     """The batches of this rank in an epoch, from the first step that is not done."""
     data, schedule = run.config.data, run.config.schedule
     augmentation = Augmentation(
@@ -261,24 +268,6 @@ class _Events:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in place of ending the process between two steps."""
-    stop = threading.Event()
-
-    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 _ALONE = Ranks(0, 1, torch.device("cpu"))

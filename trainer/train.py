@@ -12,8 +12,9 @@ import torch
 
 from trainer.config import load_config
 from trainer.engine import DivergedError
-from trainer.run import StoppedError, train
+from trainer.run import train
 from trainer.run_folder import has_checkpoint
+from trainer.stopping import StoppedError
 
 COMMANDS = {
     "data": ("trainer.inspect_data", "look through a dataset: counts, class shares, broken files, a contact sheet"),

@@ -18,6 +18,7 @@ from PIL import Image
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.evaluate import main as evaluate_main
+from trainer.progress import Progress
 from trainer.train import main
 
 SMALL = {
@@ -99,6 +100,31 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(tiny_camvid: Path
     done = read_entries(run / "last.pt")["steps_done"]
     assert f"stopped after step {done}, as asked; --resume goes on from there" in errors
     assert (run / "last.pt").resolve().name == f"step-{done:08}.pt"
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
+    step: int, tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped inside an epoch, and at the last step of one, whose evaluation and log entry are still done."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    every = {"runtime__evaluate_every": "1"}
+    assert main(arguments(tiny_camvid, whole, **every)) == 0
+    count = Progress.__call__
+
+    def terminated(self: Progress, *values: object) -> None:
+        count(self, *values)  # type: ignore[arg-type]
+        if self._done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "__call__", terminated)
+        assert main(arguments(tiny_camvid, parts, **every)) == 143
+    assert read_entries(parts / "last.pt")["steps_done"] == step
+    assert len(read_log(parts)) == step // 4
+    assert main(arguments(tiny_camvid, parts, "--resume", **every)) == 0
+    assert_equal_weights(whole / "last.pt", parts / "last.pt")
+    assert read_log(whole) == read_log(parts)
 
 
 def test_a_run_leaves_what_belongs_to_it(tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
