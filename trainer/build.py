@@ -18,7 +18,7 @@ from trainer.engine import TrainingState
 from trainer.model.ecenet import ECENet, named_config
 from trainer.precision import keep_depthwise_in_float
 from trainer.pretrained import initialise
-from trainer.schedule import MovingAverage, lr_factor, parameter_groups
+from trainer.schedule import MovingAverage, build_optimizer
 from trainer.sync_batchnorm import synchronise_batchnorm
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,15 @@ def build_state(
         keep_depthwise_in_float(model)
     if schedule.sync_batchnorm and ranks.world_size > 1:
         model = cast(ECENet, synchronise_batchnorm(model, ranks.device))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            model,
-            lr=schedule.lr,
-            head_lr_multiple=schedule.head_lr_multiple,
-            weight_decay=schedule.weight_decay,
-            layer_decay=schedule.layer_decay,
-        )
-    )
-    total, warmup = schedule.epochs * steps_per_epoch, int(schedule.warmup_epochs * steps_per_epoch)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, total_steps=total, warmup_steps=warmup, power=schedule.power)
+    optimizer, scheduler = build_optimizer(
+        model,
+        lr=schedule.lr,
+        head_lr_multiple=schedule.head_lr_multiple,
+        weight_decay=schedule.weight_decay,
+        layer_decay=schedule.layer_decay,
+        total_steps=schedule.epochs * steps_per_epoch,
+        warmup_steps=int(schedule.warmup_epochs * steps_per_epoch),
+        power=schedule.power,
     )
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
     network = _wrap(model, ranks, compiled=runtime.compile)

@@ -99,7 +99,7 @@ def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
     """Open the data and build the network; nothing is written."""
     train_split, val = (_open(config, data, split) for split in ("train", "val"))
     schedule = config.schedule
-    steps = len(rank_batches(list(range(len(train_split))), batch_size=schedule.batch_size, parts=1, ranks=_ALONE))
+    steps = len(train_split) // schedule.batch_size
     if not steps:
         raise ConfigError(f"schedule.batch_size is {schedule.batch_size}, expected 1 to the {len(train_split)} images")
     precision = choose_precision(schedule.precision, ranks.device)
@@ -268,6 +268,3 @@ class _Events:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-_ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -48,6 +48,32 @@ def parameter_groups(
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
+def build_optimizer(
+    model: ECENet,
+    *,
+    lr: float,
+    head_lr_multiple: float,
+    weight_decay: float,
+    total_steps: int,
+    warmup_steps: int,
+    power: float,
+    layer_decay: float = 1.0,
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over ``parameter_groups``, and the scheduler that gives its rates ``lr_factor``.
+
+    Raises:
+        ConfigError: Layer decay is asked of a convolutional backbone.
+    """
+    groups = parameter_groups(
+        model, lr=lr, head_lr_multiple=head_lr_multiple, weight_decay=weight_decay, layer_decay=layer_decay
+    )
+    optimizer = torch.optim.AdamW(groups)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, total_steps=total_steps, warmup_steps=warmup_steps, power=power)
+    )
+    return optimizer, scheduler
+
+
 def transformer_layer(name: str, depths: Sequence[int]) -> int | None:
     """Where a parameter stands in its backbone: 0 for the patches' embedding, then a number per block, and one more
     for what follows all blocks (or if there are none); None for the head's parameters."""

@@ -33,7 +33,7 @@ from trainer.memory import keep_freed_memory
 from trainer.model.ecenet import ECENet
 from trainer.precision import keep_depthwise_in_float
 from trainer.pretrained import PretrainedError, load_imagenet_weights
-from trainer.schedule import MovingAverage, lr_factor, parameter_groups
+from trainer.schedule import MovingAverage, build_optimizer
 
 LOGGED = 40
 FULL_SIZE = (352, 480)
@@ -69,16 +69,14 @@ def initial_state(variant: str, num_classes: int, recipe: Recipe, seed: int) -> 
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = MovingAverage(model, recipe.ema_decay)
     keep_depthwise_in_float(model)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            model, lr=recipe.lr, head_lr_multiple=recipe.head_lr_multiple, weight_decay=recipe.weight_decay
-        )
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: lr_factor(
-            step, total_steps=recipe.steps, warmup_steps=min(recipe.warmup_steps, recipe.steps // 2), power=recipe.power
-        ),
+    optimizer, scheduler = build_optimizer(
+        model,
+        lr=recipe.lr,
+        head_lr_multiple=recipe.head_lr_multiple,
+        weight_decay=recipe.weight_decay,
+        total_steps=recipe.steps,
+        warmup_steps=min(recipe.warmup_steps, recipe.steps // 2),
+        power=recipe.power,
     )
     return TrainingState(model, average, optimizer, scheduler)
 
