@@ -1,22 +1,33 @@
-"""The manifest of a model directory: all that the service must know of a model.
+"""The manifest of a model directory: all that a runtime must know of a model.
 
-A model directory holds ``model.onnx`` and ``manifest.json``. This module needs the standard library only, so that the
-serving install reads manifests without PyTorch or ONNX.
+A model directory holds ``manifest.json``, one ONNX graph or several (input sizes, precisions), and the inputs that an
+engine proves itself on (``golden.npz``). Engines built from its graphs: ``model_export.engine_store``.
+This module needs the standard library only, so that the serving install reads manifests without PyTorch or ONNX.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
-FORMAT_VERSION = 1
+from model_export.sizes import SIZE_LIMITS, Size
+
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 GRAPH_NAME = "model.onnx"
-OUTPUT_STRIDE = 4
+GOLDEN_NAME = "golden.npz"
+LOGITS_STRIDE = 4
+
+Precision = Literal["fp32", "fp16", "int8"]
+Output = Literal["logits", "labels"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+T = TypeVar("T")
 
 
 class ManifestError(ValueError):
@@ -33,22 +44,83 @@ class ClassInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file that belongs to the model: its path from the model directory, and its SHA-256 in hexadecimal."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a graph may be from PyTorch in float32.
+
+    Attributes:
+        min_equal_labels: Share of equal labels, 0..1, at least.
+        max_logit_error: Absolute error of a logit at most; None for no limit.
+    """
+
+    min_equal_labels: float
+    max_logit_error: float | None = None
+
+
+# By precision. For int8 the quantiser measures what its graph keeps, and writes its own.
+DEFAULT_BOUNDS: Mapping[Precision, Bounds] = {
+    "fp32": Bounds(0.999, 1e-3),
+    "fp16": Bounds(0.99),
+    "int8": Bounds(0.9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """One ONNX graph of the model.
+
+    Attributes:
+        file: Its name in the model directory.
+        sha256: Its SHA-256 in hexadecimal.
+        input_size: (height, width) in pixels of its input ``images``, (B, height, width, 3) uint8, RGB, B free.
+        precision: Arithmetic of its convolutions and matrix products.
+        output: ``logits``, (B, K, h, w) float32, or ``labels``, (B, h, w) uint8.
+        output_stride: Pixels of the input per cell of the output; 4, or 1 for labels at image size.
+        bounds: How far it may be from PyTorch.
+    """
+
+    file: str
+    sha256: str
+    input_size: Size
+    precision: Precision = "fp32"
+    output: Output = "logits"
+    output_stride: int = LOGITS_STRIDE
+    bounds: Bounds = DEFAULT_BOUNDS["fp32"]
+
+    @property
+    def output_size(self) -> Size:
+        """(h, w) of the output in cells; a rest that is no whole cell has a cell of its own."""
+        height, width = self.input_size
+        return -(-height // self.output_stride), -(-width // self.output_stride)
+
+    def output_shape(self, batch: int, num_classes: int) -> tuple[int, ...]:
+        """Shape of the output of a batch."""
+        return (batch, num_classes, *self.output_size) if self.output == "logits" else (batch, *self.output_size)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """A model as the service sees it.
+    """A model as runtimes see it.
 
     Attributes:
         name: Model name, e.g. ``ecenet-lite0-camvid``.
         version: Version of the weights, e.g. ``1.0.0``.
         architecture: Named size of the network, e.g. ``ecenet-lite0``.
         classes: Classes in the order of the logits' channels; ids are 0..K-1.
-        input_size: (height, width) in pixels of the graph's uint8 input ``(B, height, width, 3)``, RGB.
-        graph_sha256: SHA-256 of ``model.onnx`` in hexadecimal.
+        graphs: The graphs; the first is the one that serves where nothing else is asked for.
+        golden: Inputs with PyTorch's outputs, see ``model_export.golden``; None in directories of older releases.
+        checkpoint: The weights that the graphs come from, where they were at the export; they need not be there.
         metrics: Figures such as ``miou``, in the unit that their name tells.
         data: What the model was trained on.
         license: Terms of weights and training data.
-        exporter: Versions of the packages that wrote the graph.
-        precision: Arithmetic of the graph, ``fp32``.
-        output_stride: Pixels of the input per cell of the logits.
+        exporter: Versions of the packages that wrote the graphs.
         format_version: Version of this format.
     """
 
@@ -56,14 +128,13 @@ class Manifest:
     version: str
     architecture: str
     classes: tuple[ClassInfo, ...]
-    input_size: tuple[int, int]
-    graph_sha256: str
+    graphs: tuple[GraphInfo, ...]
+    golden: FileInfo | None = None
+    checkpoint: FileInfo | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
     license: str = ""
     exporter: Mapping[str, str] = field(default_factory=dict)
-    precision: str = "fp32"
-    output_stride: int = OUTPUT_STRIDE
     format_version: int = FORMAT_VERSION
 
     @property
@@ -71,20 +142,14 @@ class Manifest:
         return len(self.classes)
 
     @property
-    def logits_size(self) -> tuple[int, int]:
-        """(height, width) of the logits in cells."""
-        return logits_size(self.input_size)
+    def graph(self) -> GraphInfo:
+        """The graph that serves where nothing else is asked for."""
+        return self.graphs[0]
 
     @property
     def palette(self) -> bytes:
         """RGB triples of all classes in the order of their ids, ``3 * K`` bytes."""
         return bytes(channel for info in self.classes for channel in info.color)
-
-
-def logits_size(input_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in cells of the logits of an input; a rest that is no whole cell has a cell of its own."""
-    height, width = input_size
-    return -(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE)
 
 
 def file_sha256(path: Path) -> str:
@@ -94,17 +159,18 @@ def file_sha256(path: Path) -> str:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Path:
-    """Write ``manifest.json`` into ``directory`` and give its path."""
+    """Write ``manifest.json`` into ``directory``, in one step, and give its path."""
     path = directory / MANIFEST_NAME
-    path.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return temporary.replace(path)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check the manifest of a model directory, and check the graph against it.
+    """Read and check the manifest of a model directory, and check graphs and golden inputs against it.
 
     Raises:
-        ManifestError: A missing file, a field that is missing, unknown or out of range, or a graph whose SHA-256 is not
+        ManifestError: A missing file, a field that is missing, unknown or out of range, or a file whose SHA-256 is not
             the one that the manifest states.
     """
     path = directory / MANIFEST_NAME
@@ -115,20 +181,15 @@ def read_manifest(directory: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
     manifest = parse_manifest(raw, source=str(path))
-    graph = directory / GRAPH_NAME
-    if not graph.is_file():
-        raise ManifestError(f"{directory} has no {GRAPH_NAME}; export the checkpoint again")
-    digest = file_sha256(graph)
-    if digest != manifest.graph_sha256:
-        raise ManifestError(
-            f"{graph} has SHA-256 {digest}, the manifest states {manifest.graph_sha256}: "
-            "the file was changed after the export; export the checkpoint again"
-        )
+    for graph in manifest.graphs:
+        _check_file(directory, graph)
+    if manifest.golden is not None:
+        _check_file(directory, manifest.golden)
     return manifest
 
 
 def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
-    """Build a manifest from decoded JSON.
+    """Build a manifest from decoded JSON, of this format or of version 1.
 
     Raises:
         ManifestError: The text names ``source``, the field and what was expected.
@@ -136,15 +197,19 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     if not isinstance(raw, dict):
         raise ManifestError(f"{source}: expected an object, got {type(raw).__name__}")
     version = raw.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ManifestError(f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}")
+    if version not in (1, FORMAT_VERSION):
+        raise ManifestError(f"{source}: format_version is {version!r}, this release reads 1 and {FORMAT_VERSION}")
     try:
-        fields = {
-            **raw,
-            "classes": tuple(_class_info(entry) for entry in raw["classes"]),
-            "input_size": _input_size(raw["input_size"]),
-        }
-        manifest = Manifest(**fields)
+        fields = _from_version_1(raw) if version == 1 else raw
+        manifest = Manifest(
+            **{
+                **fields,
+                "classes": tuple(_class_info(entry) for entry in fields["classes"]),
+                "graphs": tuple(_graph_info(entry) for entry in fields["graphs"]),
+                "golden": _optional(fields.get("golden"), _file_info),
+                "checkpoint": _optional(fields.get("checkpoint"), lambda entry: FileInfo(**entry)),
+            }
+        )
     except KeyError as error:
         raise ManifestError(f"{source}: field {error.args[0]!r} is missing") from None
     except (TypeError, ValueError) as error:
@@ -152,9 +217,29 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     ids = [info.id for info in manifest.classes]
     if not 2 <= len(ids) <= 256 or ids != list(range(len(ids))):
         raise ManifestError(f"{source}: class ids are {ids}, expected 0..K-1 in order with 2 <= K <= 256")
-    if manifest.output_stride != OUTPUT_STRIDE:
-        raise ManifestError(f"{source}: output_stride is {manifest.output_stride!r}, expected {OUTPUT_STRIDE}")
+    if not manifest.graphs:
+        raise ManifestError(f"{source}: graphs is empty, expected one or more")
     return manifest
+
+
+def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:
+    path = directory / info.file
+    if not path.is_file():
+        raise ManifestError(f"{directory} has no {info.file}; export the checkpoint again")
+    digest = file_sha256(path)
+    if digest != info.sha256:
+        raise ManifestError(
+            f"{path} has SHA-256 {digest}, the manifest states {info.sha256}: "
+            "the file was changed after the export; export the checkpoint again"
+        )
+
+
+def _from_version_1(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a directory of releases 1.0 and 1.1, which held one float32 graph of logits, ``model.onnx``."""
+    graph = {"file": GRAPH_NAME, "sha256": raw["graph_sha256"], "input_size": raw["input_size"]}
+    dropped = {"graph_sha256", "input_size", "precision", "output_stride"}
+    kept = {key: value for key, value in raw.items() if key not in dropped}
+    return {**kept, "graphs": [graph], "format_version": FORMAT_VERSION}
 
 
 def _class_info(entry: Mapping[str, Any]) -> ClassInfo:
@@ -164,8 +249,41 @@ def _class_info(entry: Mapping[str, Any]) -> ClassInfo:
     return ClassInfo(id=int(entry["id"]), name=str(entry["name"]), color=(red, green, blue))
 
 
-def _input_size(entry: Any) -> tuple[int, int]:
+def _graph_info(entry: Mapping[str, Any]) -> GraphInfo:
+    fields = {**entry, "input_size": _input_size(entry["input_size"])}
+    if "bounds" in entry:
+        fields["bounds"] = Bounds(**entry["bounds"])
+    graph = GraphInfo(**fields)
+    _check_name(graph.file)
+    if graph.precision not in PRECISIONS:
+        raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if graph.output not in OUTPUTS:
+        raise ValueError(f"output of {graph.file} is {graph.output!r}, expected one of {', '.join(OUTPUTS)}")
+    strides = (LOGITS_STRIDE,) if graph.output == "logits" else (1, LOGITS_STRIDE)
+    if graph.output_stride not in strides:
+        expected = " or ".join(map(str, strides))
+        raise ValueError(f"output_stride of {graph.file} is {graph.output_stride!r}, expected {expected}")
+    return graph
+
+
+def _file_info(entry: Mapping[str, Any]) -> FileInfo:
+    info = FileInfo(**entry)
+    _check_name(info.file)
+    return info
+
+
+def _check_name(file: str) -> None:
+    if not isinstance(file, str) or Path(file).name != file:
+        raise ValueError(f"file is {file!r}, expected a name without folders")
+
+
+def _optional(entry: Any, build: Callable[[Any], T]) -> T | None:
+    return None if entry is None else build(entry)
+
+
+def _input_size(entry: Any) -> Size:
     height, width = (int(side) for side in entry)
-    if not (32 <= height <= 8192 and 32 <= width <= 8192):
-        raise ValueError(f"input_size is {entry}, expected two sides within 32..8192")
+    least, most = SIZE_LIMITS
+    if not (least <= height <= most and least <= width <= most):
+        raise ValueError(f"input_size is {entry}, expected two sides within {least}..{most}")
     return height, width

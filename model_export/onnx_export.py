@@ -17,7 +17,15 @@ import onnx
 import torch
 
 from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
-from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+from model_export.manifest import (
+    GRAPH_NAME,
+    MANIFEST_NAME,
+    ClassInfo,
+    GraphInfo,
+    Manifest,
+    file_sha256,
+    write_manifest,
+)
 from model_export.parity import Parity, compare, sample_images
 from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.model.decode_head import NUM_STAGES
@@ -169,8 +177,7 @@ def _manifest(
         version=facts.version,
         architecture=entries.get("architecture", "ecenet"),
         classes=_classes(entries, num_classes),
-        input_size=size,
-        graph_sha256=file_sha256(graph),
+        graphs=(GraphInfo(GRAPH_NAME, file_sha256(graph), size),),
         metrics=entries.get("metrics", {}),
         data=facts.data or entries.get("dataset", ""),
         license=facts.license,

@@ -20,11 +20,12 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineFailure, Overloaded, ServiceError
 
 logger = logging.getLogger(__name__)
 
-Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Infer = Callable[[NDArray[np.uint8]], Rows]
 DropReason = Literal["cancelled", "expired", "drained"]
 _SMOOTHING = 0.2
 
@@ -47,12 +48,12 @@ class BatchRow:
     """What a batch gave for one image.
 
     Attributes:
-        logits: (K, h, w) float32.
+        output: What the engine gave: logits (K, h, w) float32, or labels (h, w) uint8.
         queue_s: Seconds from ``submit`` to the start of the batch.
         infer_s: Seconds that the batch took.
     """
 
-    logits: NDArray[np.float32]
+    output: Rows
     queue_s: float
     infer_s: float
 
@@ -86,7 +87,7 @@ class Batcher:
         """Prepare; ``start`` begins to run batches.
 
         Args:
-            infer: (B, h, w, 3) uint8 to (B, K, h / 4, w / 4) float32; called in ``thread``, never twice at once.
+            infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
             thread: Where the engine runs; its one thread keeps the event loop free.
             max_batch_size: Images that ``infer`` takes at once.
             max_queue_size: Images that may wait.
@@ -233,13 +234,13 @@ class Batcher:
         self._busy_since = _now()
         started = time.perf_counter()
         try:
-            logits = await asyncio.get_running_loop().run_in_executor(
+            rows = await asyncio.get_running_loop().run_in_executor(
                 self._thread, _infer_images, self._infer, [work.image for work in batch]
             )
         except Exception as error:  # whatever it is, each request gets an answer
             await self._recover(batch, error)
         else:
-            self._answer(batch, logits, started)
+            self._answer(batch, rows, started)
         finally:
             self._busy_since = None
 
@@ -254,11 +255,11 @@ class Batcher:
             if self._is_wanted(work):
                 await self._run_batch([work])
 
-    def _answer(self, batch: Sequence[_Work], logits: NDArray[np.float32], started: float) -> None:
+    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float) -> None:
         infer_s = time.perf_counter() - started
         self._note_speed(infer_s / len(batch))
         self._observer.batch_finished(len(batch), infer_s)
-        for work, row in zip(batch, logits, strict=True):
+        for work, row in zip(batch, rows, strict=True):
             if not work.row.done():
                 work.row.set_result(BatchRow(row, started - work.queued_at, infer_s))
 
@@ -271,12 +272,12 @@ class Batcher:
             self._idle.set()
 
 
-def _infer_images(infer: Infer, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Run in the engine's thread: (h, w, 3) each to (B, K, h / 4, w / 4)."""
-    logits = infer(np.stack(images))
-    if len(logits) != len(images):
-        raise ValueError(f"the engine gave {len(logits)} outputs for {len(images)} images")
-    return logits
+def _infer_images(infer: Infer, images: list[NDArray[np.uint8]]) -> Rows:
+    """Run in the engine's thread: (h, w, 3) each to B rows."""
+    rows = infer(np.stack(images))
+    if len(rows) != len(images):
+        raise ValueError(f"the engine gave {len(rows)} outputs for {len(images)} images")
+    return rows
 
 
 def _expired() -> DeadlineExceeded:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from model_export.manifest import Manifest
+from model_export.manifest import GraphInfo, Manifest
+from model_export.sizes import format_size
 from service.batcher import DropReason
 from service.errors import Draining, NotReady, Overloaded, Unavailable
 from service.schemas import AnswerFormat
@@ -64,7 +65,10 @@ class Metrics:
         self._in_flight = Gauge("ecenet_in_flight", "Requests inside the service.", registry=registry)
         self._ready = Gauge("ecenet_ready", "1 if /readyz answers 200.", registry=registry)
         self._model = Gauge(
-            "ecenet_model_info", "1; the labels tell the model.", ["name", "version", "engine"], registry=registry
+            "ecenet_model_info",
+            "1; the labels tell the model, and what runs it.",
+            ["name", "version", "engine", "precision", "input_size"],
+            registry=registry,
         )
         self._build = Gauge("ecenet_build_info", "1; the label tells the release.", ["version"], registry=registry)
         self._initialise_labels()
@@ -82,9 +86,10 @@ class Metrics:
         """Read readiness at every scrape."""
         self._ready.set_function(is_ready)
 
-    def describe(self, manifest: Manifest, engine: str, version: str) -> None:
-        """Name the model and the release."""
-        self._model.labels(manifest.name, manifest.version, engine).set(1)
+    def describe(self, manifest: Manifest, engine: str, graph: GraphInfo, version: str) -> None:
+        """Name the model, the engine and graph that run it, and the release."""
+        size = format_size(graph.input_size)
+        self._model.labels(manifest.name, manifest.version, engine, graph.precision, size).set(1)
         self._build.labels(version).set(1)
 
     def request_answered(self, answer_format: str, status: int) -> None:

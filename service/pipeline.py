@@ -13,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import Manifest
+from model_export.manifest import GraphInfo, Manifest
 from service.admission import Admission
 from service.answers import encode_answer
 from service.batcher import Batcher
+from service.engines.base import Rows
 from service.errors import EngineFailure
 from service.image_codec import decode
-from service.label_map import label_map
+from service.postprocess import labels_of
 from service.preprocess import resize_to_input
 from service.schemas import AnswerFormat
 from service.settings import Settings
@@ -53,10 +54,19 @@ class Pipeline:
     """Takes image files to answers; decoding and encoding run in ``codec``, the engine in the batcher's thread."""
 
     def __init__(
-        self, *, settings: Settings, manifest: Manifest, admission: Admission, batcher: Batcher, codec: Executor
+        self,
+        *,
+        settings: Settings,
+        manifest: Manifest,
+        graph: GraphInfo,
+        admission: Admission,
+        batcher: Batcher,
+        codec: Executor,
     ) -> None:
+        """``graph`` is that of the engine: it tells the input's size and the form of the output."""
         self._settings = settings
         self._manifest = manifest
+        self._graph = graph
         self._admission = admission
         self._batcher = batcher
         self._codec = codec
@@ -85,25 +95,25 @@ class Pipeline:
         ticket.stopwatch.add("queue", row.queue_s)
         ticket.stopwatch.add("infer", row.infer_s)
         return await self._in_codec(
-            ticket.stopwatch, lambda: self._finish(row.logits, prepared.size, answer_format, data, ticket.stopwatch)
+            ticket.stopwatch, lambda: self._finish(row.output, prepared.size, answer_format, data, ticket.stopwatch)
         )
 
     def _prepare(self, data: bytes, stopwatch: Stopwatch) -> _Prepared:
         with stopwatch.measure("decode"):
             pixels = self._decode(data)
             height, width, _ = pixels.shape
-            return _Prepared(resize_to_input(pixels, self._manifest.input_size), (height, width))
+            return _Prepared(resize_to_input(pixels, self._graph.input_size), (height, width))
 
     def _finish(
         self,
-        logits: NDArray[np.float32],
+        output: Rows,
         size: tuple[int, int],
         answer_format: AnswerFormat,
         data: bytes,
         stopwatch: Stopwatch,
     ) -> bytes:
         with stopwatch.measure("post"):
-            labels = _labels(logits, size)
+            labels = _labels(output, size)
         # The pixels of an overlay are decoded again: held, they could fill the memory while requests wait.
         with stopwatch.measure("encode"):
             return encode_answer(answer_format, labels, self._manifest, lambda: self._decode(data))
@@ -126,8 +136,8 @@ class Pipeline:
         return await asyncio.get_running_loop().run_in_executor(self._codec, run)
 
 
-def _labels(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _labels(output: Rows, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
-        return label_map(logits, size)
+        return labels_of(output, size)
     except ValueError as error:
         raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error

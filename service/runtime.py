@@ -12,7 +12,8 @@ from pathlib import Path
 from model_export.manifest import Manifest
 from service.admission import Admission
 from service.batcher import Batcher
-from service.engines.base import Engine, EngineError, create_engine, warm_up
+from service.engines.base import Engine, EngineError, warm_up
+from service.engines.create import create_engine
 from service.errors import Draining, NotReady, Unavailable
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
@@ -147,12 +148,13 @@ class Runtime:
         self._pipeline = Pipeline(
             settings=self.settings,
             manifest=self.manifest,
+            graph=engine.graph,
             admission=self._admission,
             batcher=batcher,
             codec=self._codec,
         )
         self.metrics.watch(queue_depth=lambda: batcher.depth, in_flight=lambda: self._admission.in_flight)
-        self.metrics.describe(self.manifest, engine.name, release())
+        self.metrics.describe(self.manifest, engine.name, engine.graph, release())
         self.lifecycle.advance(State.READY)
 
     def _not_ready(self) -> Unavailable:

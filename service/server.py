@@ -19,6 +19,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.engines.base import Engine
 from service.lifecycle import State
 from service.runtime import Runtime, release
 
@@ -93,8 +94,8 @@ class Server(uvicorn.Server):
             print(f"ecenet-serve: {self._runtime.lifecycle.failure}", file=sys.stderr)  # noqa: T201
             self.exit_status = 1
             self.should_exit = True
-        elif self._runtime.lifecycle.is_ready:
-            print(banner(self._runtime, self._bound), flush=True)  # noqa: T201
+        elif self._runtime.lifecycle.is_ready and self._runtime.engine is not None:
+            print(banner(self._runtime, self._runtime.engine, self._bound), flush=True)  # noqa: T201
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -116,17 +117,17 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def banner(runtime: Runtime, bound: socket.socket) -> str:
+def banner(runtime: Runtime, engine: Engine, bound: socket.socket) -> str:
     """What a newcomer needs: where, which model, and a command to try."""
-    manifest, engine = runtime.manifest, runtime.engine
-    height, width = manifest.input_size
     address, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
     url = f"http://{host}:{port}"
+    manifest = runtime.manifest
+    height, width = engine.graph.input_size
     return (
         f"ecenet {release()} is ready at {url}\n"
         f"  model  {manifest.name} {manifest.version}: {manifest.num_classes} classes, input {width}x{height}, "
-        f"{engine.name if engine else 'no engine'}\n"
+        f"{engine.name} {engine.graph.precision}\n"
         f"  try    curl -F file=@photo.png '{url}/segment?format=color' -o mask.png\n"
         f"  docs   {url}/docs"
     )

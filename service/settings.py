@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model_export.sizes import Size, parse_size
 from service.cpus import available_cpus
+from service.engines.names import EngineName, PrecisionName
 
 ENV_PREFIX = "ECENET_"
-EngineName = Literal["auto", "onnxruntime"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _HELP_EPILOG = """\
@@ -42,7 +43,22 @@ class Settings(BaseSettings):
     model_dir: Annotated[
         Path | None, Field(description="Folder with model.onnx and manifest.json; the bundled model if not given.")
     ] = None
-    engine: Annotated[EngineName, Field(description="Runtime of the model.")] = "auto"
+    engine: Annotated[
+        EngineName, Field(description="Runtime of the model; auto takes the fastest that can be used, and logs why.")
+    ] = "auto"
+    precision: Annotated[
+        PrecisionName, Field(description="Arithmetic of the graph; auto takes what the runtime is fastest with.")
+    ] = "auto"
+    input_size: Annotated[
+        Size | None, NoDecode, Field(description="HEIGHTxWIDTH of the graph to serve; the model's first if not given.")
+    ] = None
+    engine_dir: Annotated[
+        Path | None, Field(description="Folder of engines built from the model; its own folder engines if not given.")
+    ] = None
+    engine_file: Annotated[
+        Path | None,
+        Field(description="An engine built elsewhere, which you trust: loading an engine can run code that is in it."),
+    ] = None
     max_image_bytes: Annotated[
         int, Field(ge=1024, le=1 << 30, description="Largest image file in bytes; a larger one is answered 413.")
     ] = 20 * 1024 * 1024
@@ -80,6 +96,11 @@ class Settings(BaseSettings):
         default_factory=available_cpus
     )
     log_level: Annotated[LogLevel, Field(description="Least severe message to log.")] = "info"
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _size_of_its_text(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value
 
     @field_validator("port", mode="before")
     @classmethod

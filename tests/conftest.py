@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, file_sha256, write_manifest
+from model_export.manifest import GRAPH_NAME, ClassInfo, GraphInfo, Manifest, file_sha256, write_manifest
 
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -36,7 +36,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def manifest() -> Manifest:
     """Manifest of the brightness model; its graph is not there."""
-    return Manifest("brightness", "1.2.3", "none", CLASSES, (32, 64), "0" * 64)
+    return Manifest("brightness", "1.2.3", "none", CLASSES, (GraphInfo(GRAPH_NAME, "0" * 64, (32, 64)),))
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def tiny_model_dir(tmp_path: Path) -> Path:
     directory.mkdir()
     write_brightness_graph(directory / GRAPH_NAME, "B")
     digest = file_sha256(directory / GRAPH_NAME)
-    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (32, 64), digest))
+    graph = GraphInfo(GRAPH_NAME, digest, (32, 64))
+    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (graph,)))
     return directory
 
 

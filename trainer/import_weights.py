@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from model_export.manifest import ClassInfo, file_sha256
+from model_export.sizes import size_argument
 from trainer.checkpoint import load_model_and_entries, save_checkpoint
 from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder
@@ -20,7 +20,6 @@ from trainer.released_keys import DERIVED, ReleasedWeights, StateDictError, rele
 from trainer.weight_files import OWN, WeightFile, read_weights
 
 RELEASED_SIZE = (640, 640)  # the crop that the authors train on and slide over the image
-SIZE_LIMITS = (32, 8192)  # of the input in a manifest
 FOLDER = "folder"
 
 EPILOG = """example:
@@ -208,15 +207,6 @@ def _suffix(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` in pixels, each within ``SIZE_LIMITS``."""
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
-    least, most = SIZE_LIMITS
-    if not match or not all(least <= int(side) <= most for side in match.groups()):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected HEIGHTxWIDTH within {least}..{most}, e.g. 640x640")
-    return int(match[1]), int(match[2])
-
-
 def main(arguments: list[str]) -> int:
     """``ecenet-train import``; gives the exit status."""
     args = _parser().parse_args(arguments)
@@ -241,6 +231,6 @@ def _parser() -> argparse.ArgumentParser:
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument("--dataset", help="dataset of the classes; default: the one with as many classes")
     classes.add_argument("--classes", type=Path, help=f"{SPEC_NAME} with the classes' names and colours instead")
-    parser.add_argument("--size", type=parse_size, help="HEIGHTxWIDTH of the input in pixels (default: 640x640)")
+    parser.add_argument("--size", type=size_argument, help="HEIGHTxWIDTH of the input in pixels (default: 640x640)")
     parser.add_argument("--keys", action="store_true", help="list each key with our name for it and its shape")
     return parser

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_export.manifest import read_manifest
-from service.engines.base import create_engine, warm_up
+from service.engines.base import Engine, warm_up
+from service.engines.create import create_engine
+from service.postprocess import labels_of
+from service.preprocess import resize_to_input
 from service.settings import read_settings
 from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.datasets import SegmentationDataset
 from trainer.inference import Infer, Predictor, torch_infer
 from trainer.model.ecenet import ECENet
 from trainer.modes import Mode, ModeError, Network, mode_predictor
+
+T = TypeVar("T")
 
 
 class ModelError(ValueError):
@@ -113,16 +118,30 @@ def _open_service(url: str, mode: Mode) -> Iterator[OpenModel]:
 @contextmanager
 def _open_directory(directory: Path, mode: Mode, engine_name: str) -> Iterator[OpenModel]:
     manifest = read_manifest(directory)
+    names = _told([info.name for info in manifest.classes])
     settings = read_settings(["--engine", engine_name, "--model-dir", str(directory)])
     engine = create_engine(directory, manifest, settings)
     try:
         warm_up(engine)
-        infer = _telling(engine.infer, f"the {engine.name} engine")
-        network = Network(infer, engine.input_size, fixed_size=True, max_batch_size=engine.max_batch_size)
-        names = _told([info.name for info in manifest.classes])
-        yield OpenModel(mode_predictor(network, mode), manifest.num_classes, names)
+        yield OpenModel(_engine_predictor(engine, mode), manifest.num_classes, names)
     finally:
         engine.close()
+
+
+def _engine_predictor(engine: Engine, mode: Mode) -> Predictor:
+    if engine.graph.output == "logits":
+        logits = cast(Infer, _telling(engine.infer, f"the {engine.name} engine"))
+        network = Network(logits, engine.graph.input_size, fixed_size=True, max_batch_size=engine.max_batch_size)
+        return mode_predictor(network, mode)
+    if not mode.plain:
+        raise ModeError("the graph gives labels, and sliding windows, other sizes, scales and flips need logits")
+    labels = _telling(engine.infer, f"the {engine.name} engine")
+
+    def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        (row,) = labels(resize_to_input(image, engine.graph.input_size)[None])
+        return labels_of(row, (image.shape[0], image.shape[1]))
+
+    return predict
 
 
 @contextmanager
@@ -162,10 +181,10 @@ def _open_graph(graph: Path, mode: Mode) -> Iterator[OpenModel]:
     yield OpenModel(mode_predictor(network, mode), num_classes, None)
 
 
-def _telling(infer: Infer, name: str) -> Infer:
+def _telling(infer: Callable[[NDArray[np.uint8]], T], name: str) -> Callable[[NDArray[np.uint8]], T]:
     """``infer``, whose failures, of whatever kind the runtime raises, are told as ``ModelError``."""
 
-    def told(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def told(images: NDArray[np.uint8]) -> T:
         try:
             return infer(images)
         except Exception as error:

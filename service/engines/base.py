@@ -1,16 +1,16 @@
-"""What an engine is, which one serves a model directory, and the trial run that shows that it keeps its promises."""
+"""What an engine is, and the trial run that shows that it keeps its promises."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import Manifest, logits_size
-from service.settings import Settings
+from model_export.manifest import GraphInfo
+
+Rows = NDArray[np.float32] | NDArray[np.uint8]
 
 
 class EngineError(RuntimeError):
@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     Attributes:
         name: Runtime, e.g. ``onnxruntime``.
-        input_size: (h, w) in pixels of the images that it takes.
+        graph: What it was made from: input size, precision, and the form of its output.
         num_classes: K.
         max_batch_size: Largest B that it takes, or that pays.
         warm_up_sizes: Batch sizes whose first run is dearer than the next.
@@ -31,7 +31,7 @@ class Engine(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def input_size(self) -> tuple[int, int]: ...
+    def graph(self) -> GraphInfo: ...
     @property
     def num_classes(self) -> int: ...
     @property
@@ -39,8 +39,10 @@ class Engine(Protocol):
     @property
     def warm_up_sizes(self) -> Sequence[int]: ...
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, ceil(h / 4), ceil(w / 4)) float32 of RGB images (B, h, w, 3) uint8, row by row.
+
+        Or the labels (B, h', w') uint8 that the graph makes of them, see ``GraphInfo.output``.
 
         Raises:
             Exception: Whatever the runtime raises; the batch is lost, the engine may be used again.
@@ -52,37 +54,24 @@ class Engine(Protocol):
         ...
 
 
-def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> Engine:
-    """The engine for a model directory.
-
-    Raises:
-        EngineError: The runtime is not installed, or the graph is not what the manifest states.
-    """
-    # Not at the top: an engine's runtime takes long to load, and only the chosen one need be installed.
-    from service.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: PLC0415
-
-    return OnnxRuntimeEngine(
-        model_dir, manifest, num_threads=settings.engine_threads, max_batch_size=settings.max_batch_size
-    )
-
-
 def warm_up(engine: Engine) -> None:
     """Run the engine once per size in ``warm_up_sizes``, on black images.
 
     Raises:
         EngineError: The run failed, or its result has another shape or values that are not finite.
     """
-    height, width = engine.input_size
+    height, width = engine.graph.input_size
+    dtype = np.dtype(np.float32 if engine.graph.output == "logits" else np.uint8)
     for size in engine.warm_up_sizes:
-        expected = (size, engine.num_classes, *logits_size(engine.input_size))
+        expected = engine.graph.output_shape(size, engine.num_classes)
         try:
-            logits = engine.infer(np.zeros((size, height, width, 3), np.uint8))
+            rows = engine.infer(np.zeros((size, height, width, 3), np.uint8))
         except Exception as error:
             raise EngineError(f"the {engine.name} engine failed on a batch of {size} black images: {error}") from error
-        if logits.shape != expected or logits.dtype != np.float32:
+        if rows.shape != expected or rows.dtype != dtype:
             raise EngineError(
-                f"the {engine.name} engine gave {logits.dtype} {logits.shape} for a batch of {size}, "
-                f"expected float32 {expected}"
+                f"the {engine.name} engine gave {rows.dtype} {rows.shape} for a batch of {size}, "
+                f"expected {dtype} {expected}"
             )
-        if not np.isfinite(logits).all():
+        if not np.isfinite(rows).all():
             raise EngineError(f"the {engine.name} engine gave logits with NaN or infinity for black images")

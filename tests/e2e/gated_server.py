@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import ClassInfo, Manifest
+from model_export.manifest import ClassInfo, GraphInfo, Manifest
 from service.__main__ import leave
 from service.app import create_app
 from service.server import Server, bind
 from service.settings import read_settings
 
 CLASSES = (ClassInfo(0, "dark", (10, 20, 30)), ClassInfo(1, "bright", (70, 80, 90)))
-MANIFEST = Manifest("gated", "1", "none", CLASSES, (32, 64), "0" * 64)
+MANIFEST = Manifest("gated", "1", "none", CLASSES, (GraphInfo("model.onnx", "0" * 64, (32, 64)),))
 
 
 class GatedEngine:
     name = "gated"
-    input_size = MANIFEST.input_size
+    graph = MANIFEST.graph
     num_classes = 2
     max_batch_size = 8
     warm_up_sizes = ()

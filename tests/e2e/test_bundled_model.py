@@ -87,8 +87,8 @@ def test_the_readmes_pictures_are_the_bundled_models_answers(
 def test_a_row_of_a_batch_equals_the_single_call() -> None:
     directory = bundled_model_dir()
     manifest = read_manifest(directory)
-    engine = OnnxRuntimeEngine(directory, manifest, num_threads=2)
-    street = resize_to_input(picture(STREET), manifest.input_size)
+    engine = OnnxRuntimeEngine(directory, manifest, manifest.graph, num_threads=2)
+    street = resize_to_input(picture(STREET), manifest.graph.input_size)
     images = [street, np.ascontiguousarray(street[:, ::-1]), np.zeros_like(street)]
     batched = engine.infer(np.stack(images))
     single = np.concatenate([engine.infer(image[None]) for image in images])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from model_export.manifest import GRAPH_NAME, Manifest, file_sha256, write_manifest
+from model_export.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ["-m", "service"]
@@ -209,8 +209,10 @@ def test_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
 def test_model_that_cannot_be_loaded_ends_the_process_with_status_1(tmp_path: Path, manifest: Manifest) -> None:
     (tmp_path / GRAPH_NAME).write_bytes(b"no graph")
     digest = file_sha256(tmp_path / GRAPH_NAME)
-    write_manifest(tmp_path, Manifest("broken", "1", "none", manifest.classes, (32, 64), digest))
+    graph = GraphInfo(GRAPH_NAME, digest, (32, 64))
+    write_manifest(tmp_path, Manifest("broken", "1", "none", manifest.classes, (graph,)))
     result = failing("--port", "0", "--model-dir", str(tmp_path))
     assert result.returncode == 1
-    assert result.stderr.startswith(f"ecenet-serve: onnxruntime cannot load {tmp_path / GRAPH_NAME}: ")
+    told = result.stderr.splitlines()[-1]
+    assert told.startswith(f"ecenet-serve: onnxruntime cannot load {tmp_path / GRAPH_NAME}: ")
     assert "Traceback" not in result.stderr

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model_export import onnx_export
-from model_export.__main__ import main, parse_size
+from model_export.__main__ import main
 from model_export.exportable import Exportable
 from model_export.manifest import read_manifest
 from model_export.onnx_export import ExportError, check_graph
@@ -88,7 +88,7 @@ def test_manifest_tells_what_the_service_must_know(directory: Path) -> None:
     manifest = read_manifest(directory)
     assert (manifest.name, manifest.version, manifest.architecture) == ("tiny", "2.0.0", "ecenet-lite0")
     assert manifest.classes == CAMVID_CLASSES
-    assert manifest.input_size == SIZE
+    assert manifest.graph.input_size == SIZE
     assert manifest.metrics == {"val_miou": 0.1}
     assert (manifest.data, manifest.license) == ("camvid", "research only")
     assert manifest.exporter["opset"] == "23"
@@ -170,7 +170,3 @@ def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
     assert (image == 7).all()
     first, second = (sample_images(None, SIZE, 2) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_sizes_are_height_by_width() -> None:
-    assert parse_size("540x720") == (540, 720)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import Message, Scope
 
-from model_export.manifest import Manifest
+from model_export.manifest import GraphInfo, Manifest
 from service.app import create_app
 from service.batcher import Batcher, BatchRow, DropReason
 from service.runtime import Runtime
@@ -172,7 +172,7 @@ class FakeEngine:
     """Runs when its gate is open; fails on images of brightness ``POISON``."""
 
     name = "fake"
-    input_size = (32, 64)
+    graph = GraphInfo("model.onnx", "0" * 64, (32, 64))
     num_classes = 3
     max_batch_size = 8
     warm_up_sizes = (1,)

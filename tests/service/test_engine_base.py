@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_export.manifest import GraphInfo
 from service.engines.base import EngineError, warm_up
 
 
 class Engine:
     name = "fake"
-    input_size = (32, 64)
+    graph = GraphInfo("model.onnx", "0" * 64, (32, 64))
     num_classes = 3
     max_batch_size = 2
     warm_up_sizes = (1, 2)

@@ -82,8 +82,9 @@ def test_gauges_are_read_at_the_scrape() -> None:
 
 def test_model_and_release_are_named(manifest: Manifest) -> None:
     metrics = Metrics()
-    metrics.describe(manifest, "fake", "0.9")
-    assert value(metrics, "ecenet_model_info", name="brightness", version="1.2.3", engine="fake") == 1
+    metrics.describe(manifest, "fake", manifest.graph, "0.9")
+    labels = {"name": "brightness", "version": "1.2.3", "engine": "fake", "precision": "fp32", "input_size": "32x64"}
+    assert value(metrics, "ecenet_model_info", **labels) == 1
     assert value(metrics, "ecenet_build_info", version="0.9") == 1
 
 

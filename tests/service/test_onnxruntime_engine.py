@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
-from service.engines.base import EngineError, create_engine, warm_up
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines import onnxruntime_engine
+from service.engines.base import EngineError, warm_up
+from service.engines.create import create_engine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.settings import Settings
 
 
@@ -22,7 +25,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def load(directory: Path, manifest: Manifest) -> OnnxRuntimeEngine:
-    return OnnxRuntimeEngine(directory, manifest, num_threads=1, max_batch_size=4)
+    return OnnxRuntimeEngine(directory, manifest, manifest.graph, num_threads=1, max_batch_size=4)
 
 
 def test_logits_are_those_of_the_graph(
@@ -31,7 +34,7 @@ def test_logits_are_those_of_the_graph(
     brightness_logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
 ) -> None:
     engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine_threads=1))
-    assert (engine.name, engine.input_size, engine.num_classes) == ("onnxruntime", (32, 64), 3)
+    assert (engine.name, engine.graph.input_size, engine.num_classes) == ("onnxruntime", (32, 64), 3)
     logits = engine.infer(images)
     assert (logits.dtype, logits.shape) == (np.float32, (5, 3, 8, 16))
     np.testing.assert_allclose(logits, brightness_logits(images), rtol=1e-5, atol=1e-2)
@@ -50,7 +53,7 @@ def test_row_of_a_batch_equals_the_single_call(
 
 def test_batches_on_a_cpu_are_small_unless_told_otherwise(tiny_model_dir: Path) -> None:
     manifest = read_manifest(tiny_model_dir)
-    assert OnnxRuntimeEngine(tiny_model_dir, manifest, num_threads=1).max_batch_size == 2
+    assert OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1).max_batch_size == 2
     assert create_engine(tiny_model_dir, manifest, Settings(max_batch_size=6)).max_batch_size == 6
 
 
@@ -60,16 +63,14 @@ def test_warm_up_runs_the_smallest_and_the_largest_batch(tiny_model_dir: Path) -
     warm_up(engine)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"input_size": (64, 64)},
-        {"classes": (ClassInfo(0, "a", (0, 0, 0)), ClassInfo(1, "b", (0, 0, 0)))},
-    ],
-)
-def test_graph_that_the_manifest_does_not_describe_is_refused(tiny_model_dir: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(EngineError, match="manifest asks for one"):
-        load(tiny_model_dir, replace(read_manifest(tiny_model_dir), **change))
+def test_graph_that_the_manifest_does_not_describe_is_refused(tiny_model_dir: Path) -> None:
+    manifest = read_manifest(tiny_model_dir)
+    two_classes = (ClassInfo(0, "a", (0, 0, 0)), ClassInfo(1, "b", (0, 0, 0)))
+    larger = replace(manifest.graph, input_size=(64, 64))
+    labels = replace(manifest.graph, output="labels")
+    for change in ({"graphs": (larger,)}, {"graphs": (labels,)}, {"classes": two_classes}):
+        with pytest.raises(EngineError, match="manifest asks for one"):
+            load(tiny_model_dir, replace(manifest, **change))
 
 
 def test_graph_with_a_fixed_batch_size_is_refused(
@@ -101,3 +102,38 @@ def test_missing_onnxruntime_is_told_with_the_command_to_install_it(
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(EngineError, match=r"pip install 'ecenet\[cpu\]'"):
         load(tiny_model_dir, read_manifest(tiny_model_dir))
+
+
+def test_cuda_where_there_is_none_is_an_error_and_no_run_on_the_cpu(tiny_model_dir: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"--engine onnxruntime-cuda cannot be used: onnxruntime .* was built without CUDA"
+    ):
+        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine="onnxruntime-cuda"))
+
+
+def test_cuda_that_does_not_start_is_an_error_and_no_run_on_the_cpu(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with onnxruntime-gpu on a machine without a GPU: CUDA is listed, and the session falls back without a word."""
+    monkeypatch.setattr(onnxruntime_engine, "cuda_obstacle", lambda: None)
+    manifest = read_manifest(tiny_model_dir)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with pytest.raises(EngineError, match="could not start CUDA and would run on the CPU"):
+            OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1, device="cuda")
+
+
+def test_heavy_operators_without_a_kernel_of_the_gpu_are_counted() -> None:
+    nodes = [("CUDA", "Conv"), ("CPU", "Shape"), ("CPU", "Attention"), ("CPU", "Attention"), ("CPU", "Conv")]
+    assert heavy_operators_elsewhere(nodes, "CUDA") == ["2 Attention", "1 Conv"]
+    assert heavy_operators_elsewhere([("CPU", "Concat"), ("CUDA", "MatMul")], "CUDA") == []
+
+
+def test_the_provider_of_every_node_can_be_asked_for(tiny_model_dir: Path) -> None:
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(tiny_model_dir / GRAPH_NAME, options, providers=["CPUExecutionProvider"])
+    nodes = nodes_by_provider(session)
+    assert ("CPUExecutionProvider", "AveragePool") in nodes

@@ -39,8 +39,10 @@ def test_unknown_host_raises() -> None:
 def test_banner_names_an_address_that_a_client_can_use(manifest: Manifest, address: tuple[str, int], url: str) -> None:
     runtime = Runtime(Settings(), manifest, pytest.fail)
     bound = SimpleNamespace(getsockname=lambda: address)
-    lines = banner(runtime, bound).splitlines()  # type: ignore[arg-type]
+    engine = SimpleNamespace(name="fake", graph=manifest.graph)
+    lines = banner(runtime, engine, bound).splitlines()  # type: ignore[arg-type]
     assert lines[0].endswith(f"is ready at {url}")
+    assert lines[1].endswith("brightness 1.2.3: 3 classes, input 64x32, fake fp32")
     assert f"'{url}/segment?format=color'" in lines[2]
     assert lines[3].endswith(f"{url}/docs")
 

@@ -106,7 +106,7 @@ def test_an_imported_checkpoint_exports_like_any_other(reference_dir: Path, tmp_
     report = export_onnx(tmp_path / "ours.pt", tmp_path / "served", ModelFacts("tiny", "1.0.0"))
     assert report.parity.max_logit_error < 1e-3
     manifest = read_manifest(tmp_path / "served")
-    assert manifest.input_size == (64, 96)
+    assert manifest.graph.input_size == (64, 96)
     assert [list(info.color) for info in manifest.classes] == COLORS
     assert manifest.classes[6].name == "thing 6"
     assert manifest.architecture == "ecenet-swin"
@@ -250,4 +250,4 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path, capsys: pytest.Captu
 def test_sizes_out_of_range_are_refused(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["a.ckpt", "-o", str(tmp_path / "ours.pt"), "--size", size])
-    assert "expected HEIGHTxWIDTH within 32..8192" in capsys.readouterr().err
+    assert "expected HEIGHTxWIDTH with sides within 32..8192" in capsys.readouterr().err

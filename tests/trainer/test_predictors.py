@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, ManifestError, read_manifest, write_manifest
-from service.engines import base
+from model_export.manifest import GRAPH_NAME, ClassInfo, GraphInfo, ManifestError, read_manifest, write_manifest
 from service.engines.base import Engine, EngineError
+from service.engines.create import create_engine
 from service.settings import Settings, SettingsError
 from trainer import predictors
 from trainer.checkpoint import CheckpointError, save_checkpoint
@@ -75,7 +75,8 @@ def test_any_engine_of_the_service_is_used_and_closed(
     asked: list[Any] = []
 
     class Other:
-        name, input_size, num_classes, max_batch_size, warm_up_sizes = "other", (32, 64), 3, 1, (1,)
+        name, num_classes, max_batch_size, warm_up_sizes = "other", 3, 1, (1,)
+        graph = GraphInfo("model.onnx", "0" * 64, (32, 64))
         infer = staticmethod(brightness_logits)
 
         def close(self) -> None:
@@ -92,7 +93,7 @@ def test_any_engine_of_the_service_is_used_and_closed(
 
 
 def test_what_an_engine_raises_is_told_with_its_name(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = base.create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings())
+    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings())
 
     def fail(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise RuntimeError("out of memory")
@@ -190,7 +191,7 @@ def test_an_engine_that_breaks_its_promises_is_not_evaluated(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = read_manifest(tiny_model_dir)
-    engine = base.create_engine(tiny_model_dir, manifest, Settings())
+    engine = create_engine(tiny_model_dir, manifest, Settings())
     monkeypatch.setattr(engine, "infer", lambda images: np.zeros((len(images), 2, 8, 16), np.float32))
     monkeypatch.setattr(predictors, "create_engine", lambda *_: engine)
     with pytest.raises(EngineError, match="expected float32"), open_model(str(tiny_model_dir)):

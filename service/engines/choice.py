@@ -1,0 +1,66 @@
+"""Which graph of a model directory serves, and on which runtime. Pure functions: what is there is their argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from model_export.manifest import GraphInfo, Manifest, Precision
+from model_export.sizes import Size, format_size
+from service.engines.base import EngineError
+from service.engines.names import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A runtime, and why not a faster one.
+
+    Attributes:
+        runtime: What runs the model.
+        passed_over: Runtimes that ``auto`` would have preferred, each with the sentence that speaks against it.
+    """
+
+    runtime: RuntimeName
+    passed_over: Mapping[RuntimeName, str]
+
+
+def choose_runtime(wanted: EngineName, obstacles: Mapping[RuntimeName, str | None]) -> Choice:
+    """The runtime that was asked for, or the fastest that nothing speaks against.
+
+    Args:
+        wanted: A runtime, or ``auto``.
+        obstacles: Per runtime why it cannot be used, or None.
+
+    Raises:
+        EngineError: The runtime that was asked for cannot be used, or none can; another is never taken in its place.
+    """
+    if wanted != "auto":
+        if (obstacle := obstacles[wanted]) is not None:
+            raise EngineError(f"--engine {wanted} cannot be used: {obstacle}")
+        return Choice(wanted, {})
+    passed_over: dict[RuntimeName, str] = {}
+    for runtime in RUNTIMES:
+        obstacle = obstacles[runtime]
+        if obstacle is None:
+            return Choice(runtime, passed_over)
+        passed_over[runtime] = obstacle
+    reasons = "; ".join(f"{runtime}: {reason}" for runtime, reason in passed_over.items())
+    raise EngineError(f"no runtime can be used: {reasons}")
+
+
+def choose_graph(manifest: Manifest, runtime: RuntimeName, precision: PrecisionName, size: Size | None) -> GraphInfo:
+    """The graph of a size and a precision, by default the directory's first size and the runtime's best precision.
+
+    Raises:
+        EngineError: The directory has no such graph; the text lists those that it has.
+    """
+    size = size or manifest.graph.input_size
+    of_size = [graph for graph in manifest.graphs if graph.input_size == size]
+    wanted: Sequence[Precision] = PREFERRED_PRECISIONS[runtime] if precision == "auto" else (precision,)
+    for candidate in wanted:
+        for graph in of_size:
+            if graph.precision == candidate:
+                return graph
+    found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
+    kind = "" if precision == "auto" else f" in {precision}"
+    raise EngineError(f"{manifest.name} has no graph of {format_size(size)}{kind}; it has {found}")
