@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model_export.__main__ import _parser as export_parser
+from model_export.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
 from trainer.evaluate import _parser as evaluate_parser
 from trainer.train import COMMANDS
@@ -62,3 +65,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert shown <= targets
     for target in shown:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("described", [Manifest, GraphInfo, Bounds])
+def test_every_field_of_the_model_directory_is_documented(described: type[Any]) -> None:
+    text = (ROOT / "model_export" / "README.md").read_text(encoding="utf-8")
+    assert [field.name for field in fields(described) if f"`{field.name}`" not in text] == []
