@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from model_export.manifest import ClassInfo, file_sha256
 from model_export.sizes import size_argument
 from trainer.checkpoint import load_model_and_entries, save_checkpoint
@@ -94,7 +96,8 @@ def import_weights(
         size: (height, width) in pixels that the model is to be served at; by default 640x640, the authors' crop.
 
     Raises:
-        ImportWeightsError: The output exists, the file holds no whole network, or the classes do not fit.
+        ImportWeightsError: The output exists, the file holds no whole network, a weight is no number, or the classes do
+            not fit.
         StateDictError: Missing, extra or misshapen keys, or two names of one tensor; the text lists them all.
         DatasetError: The dataset or the ``classes.json`` is none.
         WeightFileError: The file cannot be read.
@@ -102,6 +105,7 @@ def import_weights(
     if output.exists():
         raise ImportWeightsError(f"{output} exists already; remove it or name another file")
     file = read_weights(source)
+    _check_finite(file)
     model, weights, entries = _read_network(file)
     entries |= _class_entries(model.config.num_classes, dataset, classes, entries)
     height, width = size or entries.get("input_size", RELEASED_SIZE)
@@ -114,6 +118,14 @@ def import_weights(
     }
     save_checkpoint(output, config, model.state_dict(), **entries)
     return ImportReport(file, weights, _our_names(model, file), _summary(output, model, entries))
+
+
+def _check_finite(file: WeightFile) -> None:
+    broken = [name for name, tensor in file.tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ImportWeightsError(
+            f"{file.path} has {len(broken)} tensors with NaN or infinity, expected numbers: {', '.join(broken)}"
+        )
 
 
 def _read_network(file: WeightFile) -> tuple[ECENet, ReleasedWeights, dict[str, Any]]:

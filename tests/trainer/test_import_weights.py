@@ -251,3 +251,13 @@ def test_sizes_out_of_range_are_refused(size: str, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         main(["a.ckpt", "-o", str(tmp_path / "ours.pt"), "--size", size])
     assert "expected HEIGHTxWIDTH with sides within 32..8192" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_named(
+    state: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "backbone.norm0.weight"
+    state[name][3] = torch.nan
+    assert main([str(write_mindspore(tmp_path / "a.ckpt", state)), "-o", str(tmp_path / "ours.pt")]) == 1
+    assert f"has 1 tensors with NaN or infinity, expected numbers: {name}" in capsys.readouterr().err
+    assert not (tmp_path / "ours.pt").exists()
