@@ -1,47 +1,52 @@
-"""A checkpoint to a model directory: ``model.onnx`` with fused attention, and its manifest."""
+"""A checkpoint to a model directory: ONNX graphs with fused attention, golden inputs, and the manifest."""
 
 from __future__ import annotations
 
 import colorsys
 import importlib.metadata
-import logging
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-import torch
+from numpy.typing import NDArray
 
-from model_export.exportable import INPUT_NAME, OUTPUT_NAME, Exportable
+from model_export.agreement import Agreement
+from model_export.exportable import Exportable
+from model_export.golden import Golden, make_golden, write_golden
+from model_export.graph_precision import to_fp16
 from model_export.manifest import (
+    DEFAULT_BOUNDS,
+    GOLDEN_NAME,
     GRAPH_NAME,
+    LOGITS_STRIDE,
     MANIFEST_NAME,
     ClassInfo,
+    FileInfo,
     GraphInfo,
     Manifest,
+    Precision,
     file_sha256,
     write_manifest,
 )
-from model_export.parity import Parity, compare, sample_images
+from model_export.parity import graph_agreement, labels_of_logits, pytorch_logits, sample_images
+from model_export.sizes import SIZE_LIMITS, Size, format_size
+from model_export.trace import OPSET, ExportError, check_graph, trace
 from trainer.checkpoint import CheckpointError, load_model_and_entries
-from trainer.model.decode_head import NUM_STAGES
 from trainer.model.ecenet import ECENet
 
-OPSET = 23
-NUM_ATTENTIONS = NUM_STAGES - 1  # one per SAU
-
-
-class ExportError(RuntimeError):
-    """A model that cannot be exported, or a graph that is not what it has to be."""
+_GOLDEN_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a manifest says of a model beyond its graph.
+    """What a manifest says of a model beyond its graphs.
 
     Attributes:
         name: Model name.
@@ -57,127 +62,189 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
-    """What an export wrote.
+class GraphForms:
+    """Which graphs to write: every size in every precision, sizes first; the first one is the default.
 
     Attributes:
-        graph: The graph's file.
-        input_size: (height, width) of its input in pixels.
-        attentions: Its ``Attention`` nodes.
-        parity: How well it agrees with PyTorch.
+        sizes: (height, width) of inputs in pixels; empty for the one that the checkpoint was trained for.
+        precisions: ``fp32``, ``fp16`` or both.
+        labels_stride: None for logits; labels at stride 4, or at stride 1, the size of the input.
+
+    Raises:
+        ExportError: A size twice or out of range, or a precision that is not written here.
     """
 
-    graph: Path
-    input_size: tuple[int, int]
+    sizes: tuple[Size, ...] = ()
+    precisions: tuple[Precision, ...] = ("fp32",)
+    labels_stride: int | None = None
+
+    def __post_init__(self) -> None:
+        least, most = SIZE_LIMITS
+        for size in self.sizes:
+            if self.sizes.count(size) > 1:
+                raise ExportError(f"size {format_size(size)} is given twice")
+            if not all(least <= side <= most for side in size):
+                raise ExportError(f"size is {format_size(size)}, expected sides within {least}..{most}")
+        for precision in self.precisions:
+            if self.precisions.count(precision) > 1:
+                raise ExportError(f"precision {precision} is given twice")
+            if precision not in ("fp32", "fp16"):
+                raise ExportError(f"precision is {precision!r}, expected fp32 or fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """A graph that was written.
+
+    Attributes:
+        path: Its file.
+        info: Its entry in the manifest.
+        attentions: Its ``Attention`` nodes; those of Swin's windows count.
+        agreement: How well it agrees with PyTorch.
+    """
+
+    path: Path
+    info: GraphInfo
     attentions: int
-    parity: Parity
+    agreement: Agreement
 
 
 def export_onnx(
     checkpoint: Path,
     directory: Path,
     facts: ModelFacts,
+    forms: GraphForms | None = None,
     *,
-    size: tuple[int, int] | None = None,
     images: Path | None = None,
     count: int = 4,
-) -> ExportReport:
-    """Export a checkpoint into a model directory, and compare the graph with PyTorch before it gets its manifest.
+) -> list[GraphReport]:
+    """Export a checkpoint into a model directory. Every graph is compared with PyTorch before the directory changes.
 
     Args:
         checkpoint: Any file that ``trainer.load_model`` takes.
         directory: The model directory; made if need be.
         facts: Name, version and notes of the manifest.
-        size: (height, width) of the graph's input in pixels; by default the one that the checkpoint was trained for.
-        images: Folder of images to compare on; by default generated ones.
-        count: How many.
+        forms: Which graphs; by default one, float32 logits of the checkpoint's own size.
+        images: Image, or folder of images, to compare on and to keep two of as golden inputs; else generated ones.
+        count: How many to compare on.
 
     Returns:
         What was written, and how well it agrees.
 
     Raises:
-        ExportError: The directory holds a model already, the input size is unknown, or the graph lacks an attention.
+        ExportError: The directory holds a model already, no size is known, or a graph lacks an attention.
         CheckpointError: The file is no whole network.
-        ParityError: The graph does not agree with PyTorch; the directory gets no manifest, so nothing can serve it.
+        AgreementError: A graph does not agree with PyTorch. As with every error, nothing is left behind.
     """
+    forms = forms or GraphForms()
     if (directory / MANIFEST_NAME).exists():
         raise ExportError(f"{directory} holds a model already; remove it or name another directory")
     model, entries = load_model_and_entries(checkpoint)
     if not isinstance(model, ECENet):
         raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
-    size = size or entries.get("input_size")
-    if size is None:
-        raise ExportError(f"{checkpoint} does not tell its input size; name one with --size HEIGHTxWIDTH")
-    height, width = size
-    samples = sample_images(images, (height, width), count)
-    exportable = Exportable(model)
-    directory.mkdir(parents=True, exist_ok=True)
-    graph = directory / GRAPH_NAME
-    operators = write_graph(exportable, (height, width), graph)
-    parity = compare(exportable, graph, samples)
-    parity.check()
-    write_manifest(directory, _manifest(entries, facts, model.config.num_classes, (height, width), graph))
-    return ExportReport(graph, (height, width), operators["Attention"], parity)
+    sizes = forms.sizes or _own_size(checkpoint, entries)
+    samples = {size: sample_images(images, size, count) for size in sizes}
+    with _staged(directory) as staging:
+        export = _Export(model, forms, staging)
+        for size in sizes:
+            export.add_size(size, samples[size])
+        write_golden(staging / GOLDEN_NAME, export.golden)
+        write_manifest(staging, _manifest(entries, facts, export, _source(checkpoint, directory)))
+    return [_moved(report, directory) for report in export.reports]
 
 
-def write_graph(exportable: Exportable, size: tuple[int, int], path: Path) -> Counter[str]:
-    """Trace the module at one image size with a dynamic batch, check the graph and write it.
+class _Export:
+    """Writes graphs into a folder, one size after the other."""
 
-    Returns:
-        How many nodes there are of each operator.
+    def __init__(self, model: ECENet, forms: GraphForms, folder: Path) -> None:
+        self.model = model
+        self.forms = forms
+        self.folder = folder
+        self.reports: list[GraphReport] = []
+        self.golden: dict[Size, Golden] = {}
 
-    Raises:
-        ExportError: The number of ``Attention`` nodes is not that of the SAUs, or a batch norm is left.
-    """
-    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
-    with torch.no_grad(), _quiet_exporter():
-        program = torch.onnx.export(
-            exportable,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
-            verbose=False,
+    def add_size(self, size: Size, images: Sequence[NDArray[np.uint8]]) -> None:
+        logits = pytorch_logits(Exportable(self.model), images)
+        traced = trace(Exportable(self.model, self.forms.labels_stride), size)
+        for precision in self.forms.precisions:
+            self._add_graph(traced if precision == "fp32" else to_fp16(traced), size, precision, images, logits)
+        self.golden[size] = self._golden(images[:_GOLDEN_IMAGES], logits[:_GOLDEN_IMAGES])
+
+    def _add_graph(
+        self,
+        graph: onnx.ModelProto,
+        size: Size,
+        precision: Precision,
+        images: Sequence[NDArray[np.uint8]],
+        logits: NDArray[np.float32],
+    ) -> None:
+        name = GRAPH_NAME if not self.reports else f"model-{format_size(size)}-{precision}.onnx"
+        path = self.folder / name
+        onnx.save(graph, path)
+        stride = self.forms.labels_stride
+        info = GraphInfo(
+            file=name,
+            sha256=file_sha256(path),
+            input_size=size,
+            precision=precision,
+            output="logits" if stride is None else "labels",
+            output_stride=stride or LOGITS_STRIDE,
+            bounds=DEFAULT_BOUNDS[precision],
         )
-    assert program is not None  # given whenever dynamo=True
-    temporary = path.with_name(path.name + ".part")
-    program.save(str(temporary), external_data=False)
-    operators = check_graph(temporary)
-    temporary.replace(path)
-    return operators
+        operators = check_graph(graph)
+        agreement = graph_agreement(path, info, images, logits)
+        agreement.check(info.bounds, f"ONNX Runtime on {name}")
+        self.reports.append(GraphReport(path, info, operators["Attention"], agreement))
+
+    def _golden(self, images: Sequence[NDArray[np.uint8]], logits: NDArray[np.float32]) -> Golden:
+        infos = {report.info.output_stride: report.info for report in self.reports}
+        further = {stride: labels_of_logits(logits, infos[stride]) for stride in infos if stride != LOGITS_STRIDE}
+        return make_golden(np.stack(images), logits, further)
 
 
-def check_graph(path: Path) -> Counter[str]:
-    """Check a graph with ONNX's checker and for its fused parts.
-
-    Returns:
-        How many nodes there are of each operator.
-
-    Raises:
-        ExportError: See ``write_graph``.
-    """
-    model = onnx.load(path)
-    onnx.checker.check_model(model)
-    operators = Counter(node.op_type for node in model.graph.node)
-    if operators["Attention"] < NUM_ATTENTIONS:
-        raise ExportError(f"the graph has {operators['Attention']} Attention nodes, expected {NUM_ATTENTIONS}")
-    if operators["BatchNormalization"]:
-        raise ExportError(f"the graph has {operators['BatchNormalization']} batch norms that were not folded")
-    return operators
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A folder whose files move into ``directory`` once all are there, the manifest last; else nothing is left."""
+    made = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".export-", dir=directory))
+    try:
+        yield staging
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+            path.replace(directory / path.name)
+    finally:
+        shutil.rmtree(staging)
+        if made:
+            with suppress(OSError):  # it is not empty: the export went well
+                directory.rmdir()
 
 
-def _manifest(
-    entries: Mapping[str, Any], facts: ModelFacts, num_classes: int, size: tuple[int, int], graph: Path
-) -> Manifest:
+def _moved(report: GraphReport, directory: Path) -> GraphReport:
+    return GraphReport(directory / report.info.file, report.info, report.attentions, report.agreement)
+
+
+def _own_size(checkpoint: Path, entries: Mapping[str, Any]) -> tuple[Size, ...]:
+    if "input_size" not in entries:
+        raise ExportError(f"{checkpoint} does not tell its input size; name one with --size HEIGHTxWIDTH")
+    height, width = entries["input_size"]
+    return ((int(height), int(width)),)
+
+
+def _source(checkpoint: Path, directory: Path) -> FileInfo:
+    path = Path(os.path.relpath(checkpoint.resolve(), directory.resolve()))
+    return FileInfo(path.as_posix(), file_sha256(checkpoint))
+
+
+def _manifest(entries: Mapping[str, Any], facts: ModelFacts, export: _Export, source: FileInfo) -> Manifest:
     packages = ("torch", "onnx", "onnxscript", "timm")
     return Manifest(
         name=facts.name,
         version=facts.version,
         architecture=entries.get("architecture", "ecenet"),
-        classes=_classes(entries, num_classes),
-        graphs=(GraphInfo(GRAPH_NAME, file_sha256(graph), size),),
+        classes=_classes(entries, export.model.config.num_classes),
+        graphs=tuple(report.info for report in export.reports),
+        golden=FileInfo(GOLDEN_NAME, file_sha256(export.folder / GOLDEN_NAME)),
+        checkpoint=source,
         metrics=entries.get("metrics", {}),
         data=facts.data or entries.get("dataset", ""),
         license=facts.license,
@@ -192,17 +259,3 @@ def _classes(entries: Mapping[str, Any], num_classes: int) -> tuple[ClassInfo, .
     hues = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.6 + 0.4 * (index % 2), 0.9) for index in range(num_classes)]
     colors = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
     return tuple(ClassInfo(index, f"class_{index}", color) for index, color in enumerate(colors))
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress and its own deprecation warnings out of the command's output."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

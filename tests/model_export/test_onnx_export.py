@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -10,98 +11,171 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from PIL import Image
 
 from model_export import onnx_export
 from model_export.__main__ import main
-from model_export.exportable import Exportable
+from model_export.agreement import Agreement
+from model_export.golden import read_golden
 from model_export.manifest import read_manifest
-from model_export.onnx_export import ExportError, check_graph
-from model_export.parity import Parity, ParityError, compare, generated_images, sample_images
-from trainer.checkpoint import load_model, save_checkpoint
+from model_export.onnx_export import ExportError, GraphForms
+from model_export.parity import generated_images
+from service.label_map import label_map
+from trainer.checkpoint import load_model
 from trainer.datasets import CAMVID_CLASSES
-from trainer.model.ecenet import build_model
 
-SIZE = (72, 90)  # divides by neither 32 nor the pooling grids
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = build_model("ecenet-lite0", 11)
-    for module in model.modules():  # statistics that folding would get wrong if it did nothing
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    path = tmp_path_factory.mktemp("run") / "best.pt"
-    classes = [{"id": c.id, "name": c.name, "color": list(c.color)} for c in CAMVID_CLASSES]
-    save_checkpoint(
-        path,
-        model.config,
-        model.state_dict(),
-        architecture="ecenet-lite0",
-        dataset="camvid",
-        classes=classes,
-        input_size=list(SIZE),
-        metrics={"val_miou": 0.1},
-    )
-    return path
+SIZE = (72, 90)
 
 
-@pytest.fixture(scope="module")
-def directory(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    arguments = ["onnx", str(checkpoint), "-o", str(directory), "--version", "2.0.0", "--license-note", "research only"]
-    assert main(arguments) == 0
-    return directory
+def run_graph(path: Path, images: np.ndarray) -> np.ndarray:
+    (rows,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": images})
+    return np.asarray(rows)
 
 
-def test_graph_is_what_the_service_needs(directory: Path) -> None:
-    graph = onnx.load(directory / "model.onnx")
+def logits_of(checkpoint: Path, images: np.ndarray) -> np.ndarray:
+    """PyTorch's, by the model alone."""
+    with torch.no_grad():
+        normalised = (torch.from_numpy(images).float() - 127) / 128
+        return load_model(checkpoint).eval()(normalised.permute(0, 3, 1, 2)).numpy()
+
+
+def test_graph_is_what_the_service_needs(exported_dir: Path) -> None:
+    graph = onnx.load(exported_dir / "model.onnx")
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 23)]
-    operators = Counter(node.op_type for node in graph.graph.node)
+    nodes = list(graph.graph.node)
+    operators = Counter(node.op_type for node in nodes)
     assert operators["Attention"] == 3
     assert operators["Softmax"] == 1  # of the class presence; none of the attentions is left in pieces
     assert operators["BatchNormalization"] == 0
     assert operators["ReduceMax"] == 0
-    session = ort.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+    assert operators["AveragePool"] == operators["GlobalAveragePool"] == 0  # pooling is a product with constants
+    (cast,) = [node for node in nodes if "images" in node.input]
+    (transpose,) = [node for node in nodes if cast.output[0] in node.input]
+    assert (cast.op_type, transpose.op_type) == ("Cast", "Transpose")  # TensorRT has no transpose of uint8
+    session = ort.InferenceSession(exported_dir / "model.onnx", providers=["CPUExecutionProvider"])
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["batch", *SIZE, 3])
     assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["batch", 11, 18, 23])
-    assert sorted(path.name for path in directory.iterdir()) == ["manifest.json", "model.onnx"]
+    expected = ["golden.npz", "manifest.json", "model-72x90-fp16.onnx", "model.onnx"]
+    assert sorted(path.name for path in exported_dir.iterdir()) == expected
+
+
+def test_masks_come_of_a_product_of_their_own(exported_dir: Path) -> None:
+    """The scores inside the attention are never an output: what reads its query and key are other products."""
+    graph = onnx.load(exported_dir / "model.onnx").graph
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    assert all(len(node.output) == 1 for node in attentions)
+    assert all(not any(node.input[3:]) for node in attentions)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_graph_agrees_with_pytorch(batch: int, checkpoint: Path, directory: Path) -> None:
+def test_graph_agrees_with_pytorch(batch: int, checkpoint: Path, exported_dir: Path) -> None:
     images = np.stack(generated_images(SIZE, batch, seed=5))
-    model = load_model(checkpoint)
-    with torch.no_grad():
-        normalised = (torch.from_numpy(images).float() - 127) / 128
-        expected = model(normalised.permute(0, 3, 1, 2)).numpy()
-    session = ort.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"images": images})
-    assert np.abs(logits - expected).max() <= 1e-4
-    assert np.array_equal(logits.argmax(1), expected.argmax(1))
+    expected, found = logits_of(checkpoint, images), run_graph(exported_dir / "model.onnx", images)
+    assert np.abs(found - expected).max() <= 1e-4
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
 
 
-def test_manifest_tells_what_the_service_must_know(directory: Path) -> None:
-    manifest = read_manifest(directory)
+def test_half_precision_keeps_input_output_and_labels(checkpoint: Path, exported_dir: Path) -> None:
+    images = np.stack(generated_images(SIZE, 2, seed=5))
+    expected, found = logits_of(checkpoint, images), run_graph(exported_dir / "model-72x90-fp16.onnx", images)
+    assert (found.dtype, found.shape) == (np.float32, expected.shape)
+    assert 0 < np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+    graph = onnx.load(exported_dir / "model-72x90-fp16.onnx").graph
+    weights = Counter(tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 4)
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+
+
+def test_labels_of_the_graph_are_those_of_the_service(checkpoint: Path, labels_dir: Path) -> None:
+    (graph,) = read_manifest(labels_dir).graphs
+    assert (graph.output, graph.output_stride, graph.output_size) == ("labels", 1, SIZE)
+    images = np.stack(generated_images(SIZE, 2, seed=5))
+    labels = run_graph(labels_dir / graph.file, images)
+    assert (labels.dtype, labels.shape) == (np.uint8, (2, *SIZE))
+    expected = np.stack([label_map(row, SIZE) for row in logits_of(checkpoint, images)])
+    assert (labels == expected).mean() >= 0.999
+    golden = read_golden(labels_dir, read_manifest(labels_dir), SIZE)
+    assert golden.agreement(run_graph(labels_dir / graph.file, golden.images), graph, [0, 1]).equal_labels >= 0.999
+
+
+def test_several_sizes_lie_in_one_directory(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--size", "64x64", "--size", "32x96", "--output", "labels", "--labels-at", "cells", "--count", "1"]
+    assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "two"), *options]) == 0
+    manifest = read_manifest(tmp_path / "two")
+    assert [graph.file for graph in manifest.graphs] == ["model.onnx", "model-32x96-fp32.onnx"]
+    for graph, size in zip(manifest.graphs, [(64, 64), (32, 96)], strict=True):
+        assert (graph.input_size, graph.output, graph.output_stride) == (size, "labels", 4)
+        golden = read_golden(tmp_path / "two", manifest, size)
+        assert golden.images.shape == (1, *size, 3)
+        rows = run_graph(tmp_path / "two" / graph.file, golden.images)
+        assert golden.agreement(rows, graph, [0]).equal_labels == 1
+    printed = capsys.readouterr().out
+    assert "input 32x96, fp32, labels, 3 attentions; equal labels 100.000%" in printed
+
+
+def test_manifest_tells_what_the_service_must_know(checkpoint: Path, exported_dir: Path) -> None:
+    manifest = read_manifest(exported_dir)
     assert (manifest.name, manifest.version, manifest.architecture) == ("tiny", "2.0.0", "ecenet-lite0")
     assert manifest.classes == CAMVID_CLASSES
-    assert manifest.graph.input_size == SIZE
+    assert [(graph.input_size, graph.precision) for graph in manifest.graphs] == [(SIZE, "fp32"), (SIZE, "fp16")]
     assert manifest.metrics == {"val_miou": 0.1}
     assert (manifest.data, manifest.license) == ("camvid", "research only")
     assert manifest.exporter["opset"] == "23"
     assert manifest.exporter["torch"] == torch.__version__
+    assert manifest.checkpoint is not None
+    assert (exported_dir / manifest.checkpoint.file).resolve() == checkpoint.resolve()
+    assert manifest.checkpoint.sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+def test_golden_outputs_are_pytorchs(checkpoint: Path, exported_dir: Path) -> None:
+    golden = read_golden(exported_dir, read_manifest(exported_dir), SIZE)
+    expected = logits_of(checkpoint, golden.images)
+    assert np.allclose(golden.logits, expected[:, :, :: golden.step, :: golden.step], atol=1e-5)
+    assert np.array_equal(golden.labels[4], expected.argmax(1))
 
 
 def test_a_model_directory_is_not_overwritten(
-    checkpoint: Path, directory: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, exported_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (directory / "manifest.json").read_bytes()
-    assert main(["onnx", str(checkpoint), "-o", str(directory)]) == 1
+    before = (exported_dir / "manifest.json").read_bytes()
+    assert main(["onnx", str(checkpoint), "-o", str(exported_dir)]) == 1
     assert "holds a model already" in capsys.readouterr().err
-    assert (directory / "manifest.json").read_bytes() == before
+    assert (exported_dir / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--size", "64x64", "--size", "64x64"], "size 64x64 is given twice"),
+        (["--precision", "fp16", "--precision", "fp16"], "precision fp16 is given twice"),
+        (["--labels-at", "cells"], "--labels-at is for --output labels"),
+        (["--count", "0"], "is 0, expected 1 or more"),
+        (["--images", "no-such-folder"], "no-such-folder does not exist"),
+    ],
+)
+def test_wrong_options_are_told_and_leave_nothing(
+    options: list[str], reason: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "model"), *options]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("text", ["64", "64x64x3", "16x64", "64x9000", "ax64", "-64x64"])
+def test_a_size_of_another_form_is_an_error_of_the_command_line(
+    text: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["onnx", str(checkpoint), "-o", str(tmp_path / "model"), f"--size={text}"])
+    assert "expected HEIGHTxWIDTH with sides within 32..8192" in capsys.readouterr().err
+
+
+def test_forms_out_of_range_are_refused_by_the_api_too() -> None:
+    with pytest.raises(ExportError, match=r"size is 16x64, expected sides within 32\.\.8192"):
+        GraphForms(sizes=((16, 64),))
+    with pytest.raises(ExportError, match="precision is 'int8', expected fp32 or fp16"):
+        GraphForms(precisions=("int8",))
 
 
 def test_a_head_alone_and_an_unknown_size_are_refused(
@@ -118,55 +192,37 @@ def test_a_head_alone_and_an_unknown_size_are_refused(
 
 def test_the_released_format_exports(reference_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     released = reference_dir / "ecenet_swin_tiny_scale.ckpt"
-    assert main(["onnx", str(released), "-o", str(tmp_path / "released"), "--size", "64x96"]) == 0
+    options = ["--size", "64x96", "--precision", "fp32", "--precision", "fp16"]
+    assert main(["onnx", str(released), "-o", str(tmp_path / "released"), *options]) == 0
     assert "equal labels 100.000%" in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "released")
     assert [info.name for info in manifest.classes] == [f"class_{index}" for index in range(7)]
     assert len({info.color for info in manifest.classes}) == 7
 
 
-def test_a_graph_without_attention_is_refused(tmp_path: Path) -> None:
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    node = onnx.helper.make_node("Relu", ["x"], ["y"])
-    graph = onnx.helper.make_graph([node], "g", [value], [output])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
-    onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="0 Attention nodes, expected 3"):
-        check_graph(tmp_path / "model.onnx")
-
-
-@pytest.mark.parametrize("parity", [Parity(2e-3, 1.0), Parity(0.0, 0.998), Parity(float("nan"), 1.0)])
-def test_disagreement_is_an_error(parity: Parity) -> None:
-    with pytest.raises(ParityError, match="differ"):
-        parity.check()
-
-
-def test_another_network_does_not_agree(directory: Path) -> None:
-    torch.manual_seed(1)
-    other = Exportable(build_model("ecenet-lite0", 11))
-    parity = compare(other, directory / "model.onnx", generated_images(SIZE, 2))
-    with pytest.raises(ParityError):
-        parity.check()
-
-
-def test_a_graph_that_does_not_agree_gets_no_manifest(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_graph_that_does_not_agree_leaves_nothing(
+    checkpoint: Path,
+    exported_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(onnx_export, "compare", lambda *_: Parity(1.0, 0.5))
+    monkeypatch.setattr(onnx_export, "trace", lambda *_: onnx.load(exported_dir / "model.onnx"))
+    monkeypatch.setattr(onnx_export, "graph_agreement", lambda *_: Agreement(0.5, 1.0))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
     assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "model")]) == 1
-    assert "differ: largest logit error 1.00e+00" in capsys.readouterr().err
-    assert not (tmp_path / "model" / "manifest.json").exists()
+    error = capsys.readouterr().err
+    assert "ONNX Runtime on model.onnx differs from PyTorch: equal labels 50.000% (at least 99.9%)" in error
+    assert "largest logit error 1.00e+00 (at most 1e-03)" in error
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["notes.txt"]
 
 
-def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no PNG or JPEG image"):
-        sample_images(tmp_path, SIZE, 1)
-    with pytest.raises(ValueError, match="is 0, expected 1 or more"):
-        sample_images(None, SIZE, 0)
-    Image.fromarray(np.full((10, 20, 3), 7, np.uint8)).save(tmp_path / "a.png")
-    (image,) = sample_images(tmp_path, SIZE, 3)
-    assert image.shape == (*SIZE, 3)
-    assert (image == 7).all()
-    first, second = (sample_images(None, SIZE, 2) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+def test_an_edited_graph_or_golden_file_is_refused(exported_dir: Path, tmp_path: Path) -> None:
+    for name in ("model-72x90-fp16.onnx", "golden.npz"):
+        copy = tmp_path / name.replace(".", "-")
+        copy.mkdir()
+        for path in exported_dir.iterdir():
+            (copy / path.name).write_bytes(path.read_bytes() + (b"\0" if path.name == name else b""))
+        with pytest.raises(ValueError, match=f"{name} has SHA-256 .* was changed after the export"):
+            read_manifest(copy)

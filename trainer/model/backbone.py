@@ -6,8 +6,9 @@ weights run as the same network: it pads to full windows before it shifts, and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,20 @@ class SwinBackbone(nn.Module):
         return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, stages, strict=True)]
 
 
+@contextmanager
+def fused_window_attention(module: nn.Module) -> Iterator[None]:
+    """Meanwhile each of Swin's window attentions is one fused operator, which an export writes as one ``Attention``."""
+    attentions = [cast(Any, part) for part in module.modules() if hasattr(part, "fused_attn")]
+    before = [part.fused_attn for part in attentions]
+    try:
+        for part in attentions:
+            part.fused_attn = True
+        yield
+    finally:
+        for part, was in zip(attentions, before, strict=True):
+            part.fused_attn = was
+
+
 class _WindowShift:
     """Shifted window attention of one block: pads to full windows, then rolls, masked on the padded size.
 
@@ -95,7 +110,7 @@ class _WindowShift:
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self.attention = cast(nn.Module, block.attn)
+        self.attention: Any = block.attn
         self.window: int = cast(tuple[int, int], block.window_size)[0]
         self.shift: int = cast(tuple[int, int], block.shift_size)[0]
 
@@ -107,10 +122,31 @@ class _WindowShift:
         x = torch.roll(x, (-s, -s), (1, 2)) if s else x
         windows = x.reshape(batch, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
         mask = shifted_window_mask(rows, columns, w, s).to(x) if s else None
-        windows = self.attention(windows, mask=mask)
+        if self.attention.fused_attn:
+            windows = self._attend_fused(windows, torch.zeros(rows * columns, w * w, w * w) if mask is None else mask)
+        else:
+            windows = self.attention(windows, mask=mask)
         x = windows.reshape(batch, rows, columns, w, w, channels).transpose(2, 3).reshape(x.shape)
         x = torch.roll(x, (s, s), (1, 2)) if s else x
         return x[:, :height, :width]
+
+    def _attend_fused(self, windows: Tensor, mask: Tensor) -> Tensor:
+        """Attention with the windows of an image as further heads.
+
+        Position bias and mask are then one constant without a batch axis, as TensorRT wants it to fuse the attention.
+
+        Args:
+            windows: (B * W, N, C), W windows of N tokens per image.
+            mask: (W, N, N), added to the scores.
+        """
+        attention, count, (rows, tokens, channels) = self.attention, len(mask), windows.shape
+        heads = attention.num_heads
+        query_key_value = attention.qkv(windows).reshape(-1, count, tokens, 3, heads, channels // heads)
+        query, key, value = query_key_value.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # (B, W * h, N, d) each
+        bias = (attention._get_rel_pos_bias() + mask[:, None]).flatten(0, 1)[None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        merged = attended.reshape(-1, count, heads, tokens, channels // heads).transpose(2, 3)
+        return cast(Tensor, attention.proj(merged.reshape(rows, tokens, channels)))
 
 
 def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.model.backbone import ConvBackbone, shifted_window_mask
+from trainer.model.backbone import ConvBackbone, SwinBackbone, fused_window_attention, shifted_window_mask
 
 
 def test_stage_features_have_strides_4_to_32() -> None:
@@ -36,3 +36,21 @@ def test_mask_parts_what_the_shift_brought_together() -> None:
     for index, origin in enumerate(windows):
         near = (origin[:, None] - origin[None]).abs().amax(-1) < window
         assert torch.equal(mask[index] == 0, near)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (72, 90)])
+def test_fused_window_attention_is_the_same_function(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone = SwinBackbone(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=4).eval()
+    for name, value in backbone.named_parameters():
+        if "relative_position_bias_table" in name:  # zero at the start, and then no bias would be missed
+            torch.nn.init.normal_(value)
+    image = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = backbone(image)
+        with fused_window_attention(backbone):
+            fused = backbone(image)
+        after = backbone(image)
+    for stage in range(4):
+        assert torch.allclose(fused[stage], expected[stage], atol=1e-5)
+        assert torch.equal(after[stage], expected[stage])
