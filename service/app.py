@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,11 +13,13 @@ from fastapi.openapi.utils import get_openapi
 from model_export.manifest import Manifest, read_manifest
 from service.bundled_model import bundled_model_dir
 from service.engines.base import Engine
+from service.engines.create import create_engine
+from service.engines.proof import prove_engine
 from service.openapi import add_schemas
 from service.problems import add_problem_handlers
 from service.request_context import RequestContext
 from service.routes import router
-from service.runtime import Runtime, engine_loader, release
+from service.runtime import Runtime, release
 from service.settings import Settings
 
 
@@ -35,8 +38,9 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
         return _assemble(Runtime(settings, manifest, lambda: engine))
     model_dir = settings.model_dir or bundled_model_dir()
     manifest = manifest or read_manifest(model_dir)
-    load_engine = (lambda: engine) if engine is not None else engine_loader(model_dir, manifest, settings)
-    return _assemble(Runtime(settings, manifest, load_engine))
+    load_engine = (lambda: engine) if engine is not None else partial(create_engine, model_dir, manifest, settings)
+    prove = partial(prove_engine, model_dir=model_dir, manifest=manifest)
+    return _assemble(Runtime(settings, manifest, load_engine, prove))
 
 
 def _assemble(runtime: Runtime) -> FastAPI:

@@ -7,13 +7,11 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from model_export.manifest import Manifest
 from service.admission import Admission
 from service.batcher import Batcher
 from service.engines.base import Engine, EngineError, warm_up
-from service.engines.create import create_engine
 from service.errors import Draining, NotReady, Unavailable
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
@@ -31,8 +29,21 @@ class Runtime:
         started: Set when the start is over, well (state ready) or not (``lifecycle.failure`` says why).
     """
 
-    def __init__(self, settings: Settings, manifest: Manifest, load_engine: Callable[[], Engine]) -> None:
-        """Prepare; nothing is loaded and no thread runs before ``start``."""
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        load_engine: Callable[[], Engine],
+        prove: Callable[[Engine], None] = warm_up,
+    ) -> None:
+        """Prepare; nothing is loaded and no thread runs before ``start``.
+
+        Args:
+            settings: How to run.
+            manifest: What the engine runs.
+            load_engine: Gives the engine.
+            prove: Raises ``EngineError`` unless the engine is fit to serve.
+        """
         self.settings = settings
         self.manifest = manifest
         self.metrics = Metrics()
@@ -40,6 +51,7 @@ class Runtime:
         self.engine: Engine | None = None
         self.started = asyncio.Event()
         self._load_engine = load_engine
+        self._prove = prove
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._codec = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
         self._pipeline: Pipeline | None = None
@@ -118,7 +130,7 @@ class Runtime:
 
     async def _load(self) -> None:
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(self._engine_thread, self._load_and_warm_up)
+            engine = await asyncio.get_running_loop().run_in_executor(self._engine_thread, self._load_and_prove)
             self._open(engine)
         except EngineError as error:
             self.lifecycle.fail(str(error))
@@ -128,9 +140,13 @@ class Runtime:
         finally:
             self.started.set()
 
-    def _load_and_warm_up(self) -> Engine:
+    def _load_and_prove(self) -> Engine:
         engine = self._load_engine()
-        warm_up(engine)
+        try:
+            self._prove(engine)
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     def _open(self, engine: Engine) -> None:
@@ -159,11 +175,6 @@ class Runtime:
 
     def _not_ready(self) -> Unavailable:
         return NotReady(self.lifecycle.failure or "the model is being loaded", retry_after_s=1)
-
-
-def engine_loader(model_dir: Path, manifest: Manifest, settings: Settings) -> Callable[[], Engine]:
-    """What loads the engine of a model directory, when the time has come."""
-    return lambda: create_engine(model_dir, manifest, settings)
 
 
 def release() -> str:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.manifest import read_manifest
-from service.engines.base import Engine, warm_up
+from service.engines.base import Engine
 from service.engines.create import create_engine
+from service.engines.proof import prove_engine
 from service.postprocess import labels_of
 from service.preprocess import resize_to_input
 from service.settings import read_settings
@@ -122,7 +123,7 @@ def _open_directory(directory: Path, mode: Mode, engine_name: str) -> Iterator[O
     settings = read_settings(["--engine", engine_name, "--model-dir", str(directory)])
     engine = create_engine(directory, manifest, settings)
     try:
-        warm_up(engine)
+        prove_engine(engine, directory, manifest)
         yield OpenModel(_engine_predictor(engine, mode), manifest.num_classes, names)
     finally:
         engine.close()

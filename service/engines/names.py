@@ -9,6 +9,8 @@ from model_export.manifest import Precision
 RuntimeName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
 EngineName = Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
 PrecisionName = Literal["auto", "fp32", "fp16", "int8"]
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+PRECISION_NAMES: tuple[PrecisionName, ...] = get_args(PrecisionName)
 # Fastest first: the order in which ``auto`` tries.
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 

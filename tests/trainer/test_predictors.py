@@ -99,7 +99,7 @@ def test_what_an_engine_raises_is_told_with_its_name(tiny_model_dir: Path, monke
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(predictors, "create_engine", lambda *_: engine)
-    monkeypatch.setattr(predictors, "warm_up", lambda _: None)
+    monkeypatch.setattr(predictors, "prove_engine", lambda *_: None)
     monkeypatch.setattr(engine, "infer", fail)
     with (
         open_model(str(tiny_model_dir)) as model,

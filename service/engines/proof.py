@@ -1,0 +1,39 @@
+"""What an engine has to show before anything is answered with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from model_export.golden import GoldenError, read_golden
+from model_export.manifest import Manifest
+from model_export.selfcheck import self_check
+from service.engines.base import Engine, EngineError, warm_up
+
+logger = logging.getLogger(__name__)
+
+
+def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> None:
+    """Run the directory's golden inputs at each of the engine's warm-up sizes, and compare with PyTorch's outputs.
+
+    A directory of format 1 has none: then the engine is warmed up on black images, and the log says so.
+
+    Raises:
+        EngineError: The engine failed, or does not agree with PyTorch.
+    """
+    if manifest.golden is None:
+        logger.warning("%s has no golden inputs: the engine is tried out, but not compared with PyTorch", model_dir)
+        warm_up(engine)
+        return
+    try:
+        golden = read_golden(model_dir, manifest, engine.graph.input_size)
+    except GoldenError as error:
+        raise EngineError(str(error)) from error
+    for batch in self_check(engine, golden, engine.warm_up_sizes):
+        logger.info(
+            "self-check: %s at batch %d, %s, %.0f ms",
+            engine.name,
+            batch.batch_size,
+            batch.agreement,
+            batch.milliseconds,
+        )
