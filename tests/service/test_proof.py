@@ -50,9 +50,25 @@ def test_agreement_is_logged_for_each_warm_up_size(
     assert all("equal labels 100.000%" in line for line in lines)
 
 
+@pytest.mark.parametrize(("name", "runs"), [("onnxruntime", 1), ("tensorrt", 3), ("tensorrt-rtx", 3)])
+def test_graphs_of_a_gpu_are_replayed(
+    name: str, runs: int, tiny_model_dir: Path, brightness_logits: Logits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_golden(tiny_model_dir, brightness_logits)
+    manifest = read_manifest(tiny_model_dir)
+    engine = create_engine(tiny_model_dir, manifest, Settings(max_batch_size=1))
+    sizes: list[int] = []
+    monkeypatch.setattr(engine, "name", name)
+    monkeypatch.setattr(engine, "infer", lambda images: (sizes.append(len(images)), brightness_logits(images))[1])
+    prove_engine(engine, tiny_model_dir, manifest)
+    assert sizes == [1] * runs
+
+
 def test_other_outputs_than_pytorchs_are_an_error(tiny_model_dir: Path, brightness_logits: Logits) -> None:
     add_golden(tiny_model_dir, brightness_logits, shift=1.0)
-    with pytest.raises(EngineError, match=r"onnxruntime engine at batch 1 differs from PyTorch .* 1\.00e\+00"):
+    with pytest.raises(
+        EngineError, match=r"at batch 1 differs from PyTorch .* 1\.00e\+00 .*; --engine and --precision choose"
+    ):
         prove(tiny_model_dir)
 
 
@@ -92,6 +108,6 @@ def test_the_service_is_ready_only_after_the_proof(
     if shift:
         with pytest.raises(NotReady, match="differs from PyTorch on the golden inputs"):
             asyncio.run(start())
+        assert len(closed) == 1
     else:
         asyncio.run(start())
-    assert len(closed) == 1
