@@ -62,7 +62,7 @@ def _check_batch(engine: Engine, golden: Golden, size: int, repeats: int) -> Che
     except EngineError:
         raise
     except Exception as error:
-        raise SelfCheckError(f"{subject} failed on the golden inputs: {error or type(error).__name__}") from error
+        raise SelfCheckError(f"{subject} failed on the golden inputs: {str(error) or type(error).__name__}") from error
     if (fault := agreement.fault(engine.graph.bounds)) is not None:
         raise SelfCheckError(f"{subject} differs from PyTorch on the golden inputs: {fault}")
     return CheckedBatch(size, agreement, statistics.median(seconds) * 1e3)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import onnx
 import torch
 
+from model_export.attentions import count_attentions
 from model_export.exportable import INPUT_NAME, Exportable
 from model_export.sizes import Size
 from trainer.model.backbone import fused_window_attention
@@ -61,17 +62,12 @@ def check_graph(model: onnx.ModelProto) -> Counter[str]:
     """
     onnx.checker.check_model(model)
     operators = Counter(node.op_type for node in model.graph.node)
-    saus = count_sau_attentions(model)
+    saus = count_attentions(model).plain
     if saus != NUM_SAUS:
         raise ExportError(f"the graph has {saus} Attention nodes of SAUs, expected {NUM_SAUS}")
     if operators["BatchNormalization"]:
         raise ExportError(f"the graph has {operators['BatchNormalization']} batch norms that were not folded")
     return operators
-
-
-def count_sau_attentions(model: onnx.ModelProto) -> int:
-    """``Attention`` nodes without a mask; those of Swin's windows have one, at least their position bias."""
-    return sum(node.op_type == "Attention" and not any(node.input[3:]) for node in model.graph.node)
 
 
 @contextmanager

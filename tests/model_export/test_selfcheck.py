@@ -79,13 +79,16 @@ def test_the_bounds_are_those_of_the_engines_graph(golden: Golden, brightness_lo
     assert len(self_check(engine, golden)) == 4
 
 
-def test_a_run_that_fails_is_told_with_its_batch_size(golden: Golden, brightness_logits: Infer) -> None:
+@pytest.mark.parametrize(("error", "told"), [(MemoryError("no room"), "no room"), (MemoryError(), "MemoryError")])
+def test_a_run_that_fails_is_told_with_its_batch_size(
+    error: Exception, told: str, golden: Golden, brightness_logits: Infer
+) -> None:
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if len(images) == 4:
-            raise MemoryError("no room for 4")
+            raise error
         return brightness_logits(images)
 
-    with pytest.raises(SelfCheckError, match="the fake engine at batch 4 failed on the golden inputs: no room for 4"):
+    with pytest.raises(SelfCheckError, match=f"the fake engine at batch 4 failed on the golden inputs: {told}$"):
         self_check(FakeEngine(infer), golden)
 
 

@@ -1,0 +1,84 @@
+"""``ecenet-export tensorrt``: engines for the graphs of a model directory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_export.commands.base import Commands
+from model_export.sizes import format_size, size_argument
+
+if TYPE_CHECKING:
+    from model_export.tensorrt_build import EngineReport
+
+
+def add_parser(commands: Commands) -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "tensorrt",
+        help="build TensorRT engines, and check that the attention of every SAU is fused",
+        description="Build an engine for every input size of a model directory, for batches of 1 to 8; fails if an "
+        "SAU's attention is not one fused kernel. TensorRT builds on the GPU that will run the engine; TensorRT-RTX "
+        "builds without a GPU too. Engines that fit are reused.",
+    )
+    parser.add_argument("directory", type=Path, help="model directory, with fp16 graphs")
+    parser.add_argument(
+        "--runtime",
+        choices=["auto", "tensorrt", "tensorrt-rtx"],
+        default="auto",
+        help="default: auto, which takes TensorRT where it and a GPU are there, else TensorRT-RTX",
+    )
+    parser.add_argument("--engine-dir", type=Path, help="folder of the engines (default: DIRECTORY/engines)")
+    parser.add_argument(
+        "--size",
+        type=size_argument,
+        action="append",
+        default=[],
+        help="HEIGHTxWIDTH of an input, more than once for several engines; default: all sizes of the directory",
+    )
+    parser.add_argument("--precision", choices=["fp16", "int8"], default="fp16", help="of the graphs (default: fp16)")
+    parser.add_argument("--max-batch-size", type=int, default=8, help="largest batch of the engines (default: 8)")
+    parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--allow-unfused", action="store_true", help="keep engines whose attention is not fused")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, and say how many attentions are fused."""
+    from model_export.tensorrt_build import BuildOptions, build_engines  # noqa: PLC0415
+
+    options = BuildOptions(
+        runtime=args.runtime,
+        sizes=tuple(args.size),
+        precision=args.precision,
+        max_batch_size=args.max_batch_size,
+        force=args.force,
+        allow_unfused=args.allow_unfused,
+    )
+    reports = build_engines(args.directory, args.engine_dir, options, lambda line: print(line, file=sys.stderr))
+    for report in reports:
+        print(describe(report))
+    return 0
+
+
+def describe(report: EngineReport) -> str:
+    """One line of an engine."""
+    info, machine = report.info, report.info.key.machine
+    parts = [
+        f"{info.path}: {report.plan_bytes / 1e6:.1f} MB, input {format_size(info.input_size)}, {info.precision}, "
+        f"batch 1..{info.max_batch_size}, {machine.runtime} {machine.runtime_version} for "
+        f"{machine.gpu_name if machine.driver_version else 'any GPU'} ({machine.compute_capability})"
+    ]
+    if report.fusion is None:
+        day = time.strftime("%Y-%m-%d", time.localtime(info.built))
+        parts.append(f"{info.fused_attentions} of {info.attentions} attentions fused")
+        parts.append(f"built on {day} and reused; --force builds it again")
+    else:
+        parts.append(f"{report.fusion}, {report.fusion.layers} layers")
+        parts.append(f"built in {report.seconds:.1f} s")
+    if report.memory_bytes is not None:
+        parts.append(f"{report.memory_bytes / 1e6:.0f} MB of GPU memory at batch {info.max_batch_size}")
+    return "; ".join(parts)
