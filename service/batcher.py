@@ -249,7 +249,7 @@ class Batcher:
         self._observer.batch_failed()
         logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
         if len(batch) == 1:
-            batch[0].fail(EngineFailure(f"the model failed on this image: {error or type(error).__name__}"))
+            batch[0].fail(EngineFailure(f"the model failed on this image: {str(error) or type(error).__name__}"))
             return
         for work in batch:
             if self._is_wanted(work):

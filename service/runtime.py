@@ -136,7 +136,7 @@ class Runtime:
             self.lifecycle.fail(str(error))
         except Exception as error:
             logger.exception("the start failed")
-            self.lifecycle.fail(f"the start failed: {error or type(error).__name__}")
+            self.lifecycle.fail(f"the start failed: {str(error) or type(error).__name__}")
         finally:
             self.started.set()
 

@@ -5,6 +5,7 @@ The class that the brightness model gives a pixel is the grey level next to its 
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Callable
@@ -129,13 +130,36 @@ def _shared(*parts: str) -> Path:
     return path
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` skip without a GPU, and those marked ``gpu(runtime)`` also without that runtime."""
+    for mark in item.iter_markers("gpu"):
+        if (obstacle := _gpu_obstacle(*mark.args)) is not None:
+            pytest.skip(obstacle)
+
+
+@functools.cache
+def _gpu_obstacle(runtime: str | None = None) -> str | None:
+    from model_export.machine import ENGINE_RUNTIMES, MachineError, detect_machine  # noqa: PLC0415
+    from service.engines.cuda import gpu_obstacle  # noqa: PLC0415
+    from service.engines.onnxruntime_engine import cuda_obstacle  # noqa: PLC0415
+
+    if runtime in ENGINE_RUNTIMES:
+        try:
+            detect_machine(runtime)
+        except MachineError as error:
+            return str(error)
+    return gpu_obstacle() or (cuda_obstacle() if runtime == "onnxruntime-cuda" else None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Under ``REQUIRE_ALL_TESTS=1`` a skipped test is a failure, but for those that need a GPU."""
+    """A skipped test is a failure: one marked ``gpu`` under ``REQUIRE_GPU=1``, others under ``REQUIRE_ALL_TESTS=1``."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("REQUIRE_ALL_TESTS") != "1" or reporter is None:
+    if reporter is None:
         return
-    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if "gpu" not in report.keywords]
-    if skipped:
-        reporter.ensure_newline()
-        reporter.write_line(f"REQUIRE_ALL_TESTS is set, and these were skipped: {', '.join(skipped)}", red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    skipped = reporter.stats.get("skipped", [])
+    for variable, of_gpu in (("REQUIRE_GPU", True), ("REQUIRE_ALL_TESTS", False)):
+        required = [report.nodeid for report in skipped if ("gpu" in report.keywords) == of_gpu]
+        if required and os.environ.get(variable) == "1":
+            reporter.ensure_newline()
+            reporter.write_line(f"{variable} is set, and these were skipped: {', '.join(required)}", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

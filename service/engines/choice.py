@@ -54,13 +54,23 @@ def choose_graph(manifest: Manifest, runtime: RuntimeName, precision: PrecisionN
     Raises:
         EngineError: The directory has no such graph; the text lists those that it has.
     """
+    return candidate_graphs(manifest, runtime, precision, size)[0]
+
+
+def candidate_graphs(
+    manifest: Manifest, runtime: RuntimeName, precision: PrecisionName, size: Size | None
+) -> list[GraphInfo]:
+    """The graphs of a size and a precision, the runtime's best precision first; of several alike, the first counts.
+
+    Raises:
+        EngineError: There is none; the text lists the graphs that the directory has.
+    """
     size = size or manifest.graph.input_size
     of_size = [graph for graph in manifest.graphs if graph.input_size == size]
     wanted: Sequence[Precision] = PREFERRED_PRECISIONS[runtime] if precision == "auto" else (precision,)
-    for candidate in wanted:
-        for graph in of_size:
-            if graph.precision == candidate:
-                return graph
+    candidates = [graph for candidate in wanted for graph in of_size if graph.precision == candidate]
+    if candidates:
+        return candidates
     found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
     kind = "" if precision == "auto" else f" in {precision}"
     raise EngineError(f"{manifest.name} has no graph of {format_size(size)}{kind}; it has {found}")

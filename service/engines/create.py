@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from model_export.manifest import Manifest
-from service.engines.base import Engine
-from service.engines.choice import choose_graph, choose_runtime
-from service.engines.names import RuntimeName
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cuda_obstacle
+from model_export.engine_store import ENGINE_FOLDER, EngineInfo, EngineStoreError, find_engine, named_engine
+from model_export.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_machine
+from model_export.manifest import GraphInfo, Manifest
+from model_export.sizes import format_size
+from service.engines import cuda
+from service.engines.base import Engine, EngineError
+from service.engines.choice import candidate_graphs, choose_graph, choose_runtime
+from service.engines.names import RUNTIMES, EngineName, RuntimeName
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
+from service.engines.tensorrt_engine import TensorRtEngine
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -19,11 +25,18 @@ def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> En
     """The engine for a model directory.
 
     Raises:
-        EngineError: A runtime that was asked for cannot be used, or the graph is not what the manifest states.
+        EngineError: A runtime that was asked for cannot be used, the graph is not what the manifest states, or the
+            engine that was named is not one of this model.
     """
-    choice = choose_runtime(settings.engine, obstacles())
-    graph = choose_graph(manifest, choice.runtime, settings.precision, settings.input_size)
+    wanted = _wanted(settings)
+    runtimes = RUNTIMES if wanted == "auto" else (wanted,)
+    choice = choose_runtime(wanted, obstacles(model_dir, manifest, settings, runtimes))
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
+    if choice.runtime in ENGINE_RUNTIMES:
+        info, graph = _find_engine(choice.runtime, model_dir, manifest, settings)
+        logger.info("engine %s runs %s of %s (%s)%s", choice.runtime, info.path, graph.file, graph.precision, reasons)
+        return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=settings.max_batch_size)
+    graph = choose_graph(manifest, choice.runtime, settings.precision, settings.input_size)
     logger.info("engine %s runs %s (%s)%s", choice.runtime, graph.file, graph.precision, reasons)
     return OnnxRuntimeEngine(
         model_dir,
@@ -35,11 +48,94 @@ def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> En
     )
 
 
-def obstacles() -> dict[RuntimeName, str | None]:
-    """Per runtime, why it cannot be used on this machine, or None."""
-    return {
-        "tensorrt": "not yet",
-        "tensorrt-rtx": "not yet",
-        "onnxruntime-cuda": cuda_obstacle(),
-        "onnxruntime": None,
-    }
+def obstacles(
+    model_dir: Path, manifest: Manifest, settings: Settings, runtimes: Iterable[RuntimeName] = RUNTIMES
+) -> dict[RuntimeName, str | None]:
+    """Per runtime, why it cannot be used for this model on this machine, or None."""
+    return {runtime: _obstacle(runtime, model_dir, manifest, settings) for runtime in runtimes}
+
+
+def _obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, settings: Settings) -> str | None:
+    if runtime == "onnxruntime":
+        return cpu_obstacle()
+    if runtime == "onnxruntime-cuda":
+        return cuda_obstacle() or cuda.gpu_obstacle()
+    try:
+        _find_engine(runtime, model_dir, manifest, settings)
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+def _wanted(settings: Settings) -> EngineName:
+    """The runtime that was asked for: by its name, or by that of an engine, which runs on one only."""
+    if settings.engine_file is None:
+        return settings.engine
+    runtime = _named(settings.engine_file).key.machine.runtime
+    if settings.engine not in ("auto", runtime):
+        raise EngineError(
+            f"--engine is {settings.engine}, and --engine-file {settings.engine_file} is for {runtime}: leave out one"
+        )
+    return runtime
+
+
+def _named(path: Path) -> EngineInfo:
+    try:
+        info = named_engine(path)
+    except EngineStoreError as error:
+        raise EngineError(str(error)) from error
+    if info.key.machine.runtime not in ENGINE_RUNTIMES:
+        expected = " or ".join(ENGINE_RUNTIMES)
+        raise EngineError(f"the manifest of {path} is for {info.key.machine.runtime!r}, expected {expected}")
+    return info
+
+
+def _find_engine(
+    runtime: EngineRuntime, model_dir: Path, manifest: Manifest, settings: Settings
+) -> tuple[EngineInfo, GraphInfo]:
+    """The engine to load, and the graph that it was built from.
+
+    Raises:
+        EngineError: No runtime, no GPU, or no engine that may be loaded.
+    """
+    try:
+        machine = detect_machine(runtime)
+    except MachineError as error:
+        raise EngineError(str(error)) from error
+    if settings.engine_file is not None:
+        return _check_named(_named(settings.engine_file), manifest, machine, settings)
+    graphs = candidate_graphs(manifest, runtime, settings.precision, settings.input_size)
+    return _first_built(settings.engine_dir or model_dir / ENGINE_FOLDER, graphs, machine)
+
+
+def _first_built(folder: Path, graphs: Iterable[GraphInfo], machine: Machine) -> tuple[EngineInfo, GraphInfo]:
+    """The engine of the first graph that has one; where none has, what is said of the first."""
+    failures = []
+    for graph in graphs:
+        try:
+            return find_engine(folder, graph, machine), graph
+        except EngineStoreError as error:
+            failures.append(error)
+    raise EngineError(str(failures[0])) from failures[0]
+
+
+def _check_named(
+    info: EngineInfo, manifest: Manifest, machine: Machine, settings: Settings
+) -> tuple[EngineInfo, GraphInfo]:
+    """An engine that the user trusts, which still has to be one of this model, for this machine and as was asked."""
+    build = "build one with ecenet-export tensorrt DIR"
+    graph = next((graph for graph in manifest.graphs if graph.sha256 == info.key.graph_sha256), None)
+    if graph is None:
+        raise EngineError(f"{info.path} was built from no graph of {manifest.name}; {build}")
+    if (misfit := info.key.machine.misfit(machine)) is not None:
+        raise EngineError(f"{info.path} cannot be used here: {misfit}; {build}")
+    if settings.input_size not in (None, graph.input_size):
+        raise EngineError(
+            f"--input-size is {format_size(settings.input_size)}, and {info.path} is for "
+            f"{format_size(graph.input_size)}: leave out one"
+        )
+    if settings.precision not in ("auto", graph.precision):
+        raise EngineError(
+            f"--precision is {settings.precision}, and {info.path} computes in {graph.precision}: leave out one"
+        )
+    return info, graph

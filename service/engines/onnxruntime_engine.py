@@ -66,12 +66,21 @@ class OnnxRuntimeEngine:
         del self._session
 
 
+def cpu_obstacle() -> str | None:
+    """Why ONNX Runtime cannot be used, or None."""
+    try:
+        import onnxruntime  # noqa: F401, PLC0415
+    except ImportError as error:
+        return f"onnxruntime is not installed: pip install 'ecenet[cpu]', with a GPU 'ecenet[gpu]' ({error})"
+    return None
+
+
 def cuda_obstacle() -> str | None:
     """Why ONNX Runtime cannot use a GPU, or None; whether CUDA starts is only known once a model is loaded."""
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        return f"onnxruntime is not installed: pip install 'ecenet[gpu]' ({error})"
+    if (obstacle := cpu_obstacle()) is not None:
+        return obstacle
+    import onnxruntime  # noqa: PLC0415
+
     if _CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} was built without CUDA: pip install onnxruntime-gpu in its place"
     return None
@@ -95,13 +104,10 @@ def heavy_operators_elsewhere(nodes: Iterable[tuple[str, str]], provider: str) -
 
 
 def _load(graph: Path, num_threads: int, device: Device) -> onnxruntime.InferenceSession:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise EngineError(f"onnxruntime is not installed: pip install 'ecenet[cpu]' ({error})") from error
-    obstacle = cuda_obstacle() if device == "cuda" else None
-    if obstacle is not None:
+    if (obstacle := cuda_obstacle() if device == "cuda" else cpu_obstacle()) is not None:
         raise EngineError(obstacle)
+    import onnxruntime  # noqa: PLC0415
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -109,7 +115,9 @@ def _load(graph: Path, num_threads: int, device: Device) -> onnxruntime.Inferenc
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1" if device == "cuda" else "0")
     options.log_severity_level = 3
-    providers = [_CPU_PROVIDER] if device == "cpu" else [_CUDA_PROVIDER, _CPU_PROVIDER]
+    # float32 means float32: CUDA's default rounds the factors of products to TF32's 10 bits.
+    cuda = (_CUDA_PROVIDER, {"use_tf32": "0"})
+    providers = [_CPU_PROVIDER] if device == "cpu" else [cuda, _CPU_PROVIDER]
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers)
     except Exception as error:

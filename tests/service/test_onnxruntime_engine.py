@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
 from service.engines import onnxruntime_engine
 from service.engines.base import EngineError, warm_up
 from service.engines.create import create_engine
+from service.engines.names import EngineName
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.settings import Settings
 
@@ -123,6 +126,20 @@ def test_cuda_that_does_not_start_is_an_error_and_no_run_on_the_cpu(
             OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1, device="cuda")
 
 
+def test_float32_stays_float32_on_the_gpu(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default CUDA multiplies in TF32, whose errors are beyond the bounds of a float32 graph."""
+    import onnxruntime  # noqa: PLC0415
+
+    session = create_autospec(onnxruntime.InferenceSession, side_effect=RuntimeError("no GPU"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime_engine, "cuda_obstacle", lambda: None)
+    manifest = read_manifest(tiny_model_dir)
+    with pytest.raises(EngineError, match=r"onnxruntime cannot load .*: no GPU"):
+        OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1, device="cuda")
+    providers = session.call_args.kwargs["providers"]
+    assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+
+
 def test_heavy_operators_without_a_kernel_of_the_gpu_are_counted() -> None:
     nodes = [("CUDA", "Conv"), ("CPU", "Shape"), ("CPU", "Attention"), ("CPU", "Attention"), ("CPU", "Conv")]
     assert heavy_operators_elsewhere(nodes, "CUDA") == ["2 Attention", "1 Conv"]
@@ -137,3 +154,12 @@ def test_the_provider_of_every_node_can_be_asked_for(tiny_model_dir: Path) -> No
     session = onnxruntime.InferenceSession(tiny_model_dir / GRAPH_NAME, options, providers=["CPUExecutionProvider"])
     nodes = nodes_by_provider(session)
     assert ("CPUExecutionProvider", "AveragePool") in nodes
+
+
+@pytest.mark.parametrize("wanted", ["auto", "onnxruntime", "onnxruntime-cuda"])
+def test_no_onnxruntime_is_an_error_with_the_way_out(
+    wanted: EngineName, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what an import of it then raises
+    with pytest.raises(EngineError, match=r"onnxruntime is not installed: pip install 'ecenet\[cpu\]'"):
+        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine=wanted))
