@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from model_export.commands import onnx, selfcheck
+from model_export.commands import inspect, onnx, selfcheck, tensorrt, verify
 
 EPILOG = """example:
   ecenet-export onnx runs/camvid/best.pt -o models/my-model
   ecenet-serve --model-dir models/my-model
 """
-COMMANDS = (onnx, selfcheck)
+COMMANDS = (onnx, selfcheck, inspect, verify, tensorrt)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,135 @@
+"""Images with what PyTorch computes for them from the checkpoint, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.agreement import Agreement, labels_agreement, logits_agreement
+from model_export.exportable import Exportable
+from model_export.images import generated_images, image_files
+from model_export.manifest import GraphInfo, Manifest
+from model_export.parity import labels_of_logits, pytorch_logits
+from model_export.sizes import Size
+from model_export.verify import Case, Cases, Labelled
+from service.engines.base import Rows
+from service.postprocess import labels_of
+from service.preprocess import resize_to_input
+from trainer.checkpoint import CheckpointError, load_model
+from trainer.datasets import SegmentationDataset, read_image
+from trainer.model.ecenet import ECENet
+from trainer.predictors import open_model
+
+Picture = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
+"""An image (H, W, 3) uint8 of any size, and its label map (H, W) if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Where images come from.
+
+    Attributes:
+        name: What they are, for people.
+        count: How many.
+        read: Gives them one by one; generated ones have the input's size.
+    """
+
+    name: str
+    count: int
+    read: Callable[[Size], Iterator[Picture]]
+
+
+def generated_pictures(count: int) -> Pictures:
+    """Generated images, for want of real ones."""
+
+    def read(size: Size) -> Iterator[Picture]:
+        for seed in range(count):
+            (image,) = generated_images(size, 1, seed)
+            yield image, None
+
+    return Pictures(f"{count} generated images", count, read)
+
+
+def pictures_in(source: Path, count: int) -> Pictures:
+    """The first images of a folder, or one image file.
+
+    Raises:
+        ValueError: There is none.
+    """
+    files = image_files(source)[:count]
+
+    def read(_: Size) -> Iterator[Picture]:
+        for path in files:
+            yield read_image(path), None
+
+    return Pictures(f"{len(files)} images of {source}", len(files), read)
+
+
+def labelled_pictures(dataset: SegmentationDataset, split: str, count: int | None) -> Pictures:
+    """The first images of a split, or all of them, with their label maps."""
+    total = len(dataset) if count is None else min(count, len(dataset))
+
+    def read(_: Size) -> Iterator[Picture]:
+        for index in range(total):
+            sample = dataset[index]
+            yield sample.image, sample.labels
+
+    return Pictures(f"{total} labelled images of {dataset.name} {split}", total, read)
+
+
+def load_exportable(checkpoint: Path, manifest: Manifest) -> Exportable:
+    """The network of a checkpoint, which has to have as many classes as the manifest.
+
+    Raises:
+        CheckpointError: The file is no whole network, or one of other classes.
+    """
+    model = load_model(checkpoint)
+    if not isinstance(model, ECENet):
+        raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
+    if model.config.num_classes != manifest.num_classes:
+        found, expected = model.config.num_classes, manifest.num_classes
+        raise CheckpointError(f"{checkpoint} has {found} classes, {manifest.name} has {expected}; name its checkpoint")
+    return Exportable(model)
+
+
+def check_classes(checkpoint: Path, dataset: SegmentationDataset) -> None:
+    """Compare the classes of a checkpoint with those of a dataset, as ``ecenet-evaluate`` does.
+
+    Raises:
+        ModelError: They differ.
+    """
+    with open_model(str(checkpoint)) as model:
+        model.check_classes(dataset)
+
+
+def pytorch_cases(exportable: Exportable, pictures: Pictures) -> Cases:
+    """Cases of these images: resized as the service does it, through PyTorch once each."""
+
+    def cases(size: Size) -> Iterator[Case]:
+        for pixels, truth in pictures.read(size):
+            image = resize_to_input(pixels, size)
+            yield _case(image, truth, pytorch_logits(exportable, [image]))
+
+    return cases
+
+
+def _case(image: NDArray[np.uint8], truth: NDArray[np.uint8] | None, logits: NDArray[np.float32]) -> Case:
+    def agreement(rows: Rows, graph: GraphInfo) -> Agreement:
+        if graph.output == "logits":
+            return logits_agreement(logits, cast(NDArray[np.float32], rows))
+        return labels_agreement(labels_of_logits(logits, graph), cast(NDArray[np.uint8], rows))
+
+    if truth is None:
+        return Case(image, agreement)
+    height, width = truth.shape
+
+    def label_map(graph: GraphInfo) -> NDArray[np.uint8]:
+        rows = logits if graph.output == "logits" else labels_of_logits(logits, graph)
+        return labels_of(rows[0], (height, width))
+
+    return Case(image, agreement, Labelled(truth, label_map))
