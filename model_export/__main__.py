@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from model_export.commands import inspect, onnx, selfcheck, tensorrt, verify
+from model_export.commands import inspect, onnx, quantize, selfcheck, tensorrt, verify
 
 EPILOG = """example:
-  ecenet-export onnx runs/camvid/best.pt -o models/my-model
+  ecenet-export onnx runs/camvid/best.pt -o models/my-model --precision fp32 --precision fp16
+  ecenet-export verify models/my-model --data data/camvid
+  ecenet-export selfcheck models/my-model
   ecenet-serve --model-dir models/my-model
 """
-COMMANDS = (onnx, selfcheck, inspect, verify, tensorrt)
+COMMANDS = (onnx, quantize, selfcheck, inspect, verify, tensorrt)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
 from model_export.__main__ import _parser as export_parser
 from model_export.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
@@ -56,6 +57,11 @@ def test_the_readmes_commands_parse() -> None:
     assert {name for name, _ in commands} == set(parsers)
     for name, arguments in commands:
         parsers[name].parse_args(arguments.split())
+
+
+def test_every_command_of_the_export_is_shown() -> None:
+    shown = set(re.findall(r"^\$ ecenet-export (\w+)", README, re.MULTILINE))
+    assert shown == {module.__name__.rpartition(".")[2] for module in EXPORT_COMMANDS}
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -1,0 +1,96 @@
+"""``ecenet-export quantize``: INT8 graphs for the CPU beside the float32 graphs of a model directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_export.commands.base import Commands
+from model_export.quantize_settings import QuantizeSettings
+from model_export.sizes import format_size, size_argument
+
+if TYPE_CHECKING:
+    from model_export.quantize import QuantizedGraph
+
+_DEFAULTS = QuantizeSettings()
+# Layers of the table that are printed; all are in the file.
+_PRINTED_LAYERS = 10
+
+
+def add_parser(commands: Commands) -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "quantize",
+        help="add INT8 graphs for the CPU to a model directory",
+        description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. Layers that hurt stay in "
+        "float32; the table that tells what each layer loses is written to quantization.json. The graphs are for "
+        "ONNX Runtime on a CPU: their uint8 activations with zero points are not what TensorRT takes, which runs fp16. "
+        "A few minutes per graph; the checkpoint is not needed.",
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        required=True,
+        metavar="IMAGES",
+        help="folder of images like those that the model will see, e.g. training images; labels are not needed",
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=_DEFAULTS.count,
+        help="images at most, taken evenly from all; every fourth is held out to measure on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-equal-labels",
+        type=float,
+        default=_DEFAULTS.min_equal_labels,
+        metavar="SHARE",
+        help="leave layers in float32, the worst first, until this share of labels, 0..1, is that of the float32 graph "
+        "on the images held out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=size_argument,
+        action="append",
+        default=[],
+        help="HEIGHTxWIDTH of the input of a graph to quantise, more than once for several; default: all",
+    )
+    parser.add_argument("--force", action="store_true", help="replace INT8 graphs that are there")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, and print what was found."""
+    try:
+        from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
+    except ImportError as error:
+        raise RuntimeError(f"a package is missing: pip install 'ecenet[export]' ({error})") from error
+    settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
+    for graph in quantize(args.directory, args.calibration, settings, tell=lambda line: print(line, flush=True)):
+        print(_text(graph))
+    print(f"all layers: {args.directory / TABLE_NAME}")
+    return 0
+
+
+def _text(graph: QuantizedGraph) -> str:
+    info, choice, timing = graph.info, graph.choice, graph.timing
+    rows = graph.ranking[:_PRINTED_LAYERS]
+    table = [
+        f"{damage.changed_labels:9.3%}  {'fp32' if damage.layer in choice.floats else 'int8'}  {damage.layer.weight}"
+        for damage in rows
+    ]
+    return "\n".join(
+        [
+            f"{info.file}: input {format_size(info.input_size)}, {info.output}, {len(choice.floats)} of "
+            f"{len(graph.ranking)} layers in fp32",
+            f"  equal labels {choice.equal_labels[-1]:.3%} on {graph.images[1]} images held out "
+            f"({choice.equal_labels[0]:.3%} with all layers in int8), {graph.worst_image:.3%} on the worst image; "
+            f"the engine is held to {info.bounds.min_equal_labels:.1%}",
+            f"  {timing.int8_milliseconds:.0f} ms an image here, fp32 {timing.float_milliseconds:.0f} ms: "
+            f"{timing.speedup:.2f} times faster",
+            "  labels that change when a layer alone is int8, what it runs in, and its weight:",
+            *(f"  {line}" for line in table),
+        ]
+    )

@@ -1,0 +1,321 @@
+"""INT8 graphs for a model directory: calibrated, with the layers that hurt in float32, measured, and in a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_export.golden import read_golden
+from model_export.images import image_files
+from model_export.int8_graph import Layer, QuantizableGraph
+from model_export.manifest import Bounds, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
+from model_export.quantize_settings import QuantizeSettings
+from model_export.sensitivity import Choice, Damage, QuantizationError, choose_floats, rank
+from model_export.sizes import Size, format_size
+from service.cpus import available_cpus
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.preprocess import resize_to_input
+from trainer.datasets import read_image
+
+TABLE_NAME = "quantization.json"
+
+# Every so many images one is held out: it is not calibrated on, but measured on.
+_HELD_OUT_STEP = 4
+# Two images tell the layers that hurt from the others; the choice itself is measured on all that are held out.
+_RANKING_IMAGES = 2
+_TIMED_RUNS = 5
+# Kernels of other CPUs round in other places: this share of labels may differ in any case.
+_LEAST_MARGIN = 0.002
+
+Images = Sequence[NDArray[np.uint8]]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Medians of runs of one image, float32 and INT8 in turn: milliseconds, and how many times faster INT8 is."""
+
+    float_milliseconds: float
+    int8_milliseconds: float
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedGraph:
+    """An INT8 graph, and what was found on the way to it.
+
+    Attributes:
+        source: The float32 graph.
+        info: The INT8 graph.
+        ranking: Damage of every layer, the worst first.
+        choice: The layers in float32.
+        worst_image: Least share of equal labels, 0..1, of a held-out image (against float32) or a golden one (against
+            PyTorch).
+        timing: On this machine.
+        images: How many images were calibrated on, and how many held out.
+    """
+
+    source: GraphInfo
+    info: GraphInfo
+    ranking: tuple[Damage, ...]
+    choice: Choice
+    worst_image: float
+    timing: Timing
+    images: tuple[int, int]
+
+
+def quantize(
+    directory: Path, calibration: Path, settings: QuantizeSettings | None = None, tell: Tell = lambda _: None
+) -> list[QuantizedGraph]:
+    """Add an INT8 graph to a model directory for each of its float32 graphs, and write ``quantization.json``.
+
+    Args:
+        directory: A model directory; its checkpoint need not be there.
+        calibration: Folder of PNG or JPEG images, like those that the model will see.
+        settings: See there.
+        tell: Called with a line on each step; there are minutes between them.
+
+    Raises:
+        QuantizationError: No float32 graph, an INT8 graph that is there already, too few images, or a bound that is not
+            reached. As with every error, the directory stays as it was.
+        ManifestError: The directory is no model directory.
+        ValueError: A setting out of range, or images that cannot be read.
+    """
+    settings = settings or QuantizeSettings()
+    if not 0 < settings.min_equal_labels <= 1:
+        raise ValueError(f"min_equal_labels is {settings.min_equal_labels}, expected a share within 0..1")
+    manifest = read_manifest(directory)
+    sources = _sources(directory, manifest, settings)
+    files = spread(image_files(calibration), settings.count)
+    with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
+        folder = Path(name)
+        graphs = [_Quantization(directory, manifest, source, folder).run(files, settings, tell) for source in sources]
+        _write_table(folder / TABLE_NAME, graphs, settings)
+        _publish(directory, manifest, folder, graphs)
+    return graphs
+
+
+def int8_name(size: Size) -> str:
+    """File of the INT8 graph of an input size."""
+    return f"model-{format_size(size)}-int8.onnx"
+
+
+def table_rows(graph: QuantizedGraph) -> list[dict[str, Any]]:
+    """The sensitivity table: per layer, the worst first, what it loses alone, and what it was left in."""
+    return [
+        {
+            "layer": damage.layer.weight,
+            "changed_labels": round(damage.changed_labels, 6),
+            "precision": "fp32" if damage.layer in graph.choice.floats else "int8",
+        }
+        for damage in graph.ranking
+    ]
+
+
+class _Quantization:
+    """From one float32 graph to an INT8 graph in a folder that holds nothing of worth yet."""
+
+    def __init__(self, directory: Path, manifest: Manifest, source: GraphInfo, folder: Path) -> None:
+        self._directory = directory
+        self._manifest = manifest
+        self._source = source
+        self._folder = folder
+        self._info = replace(source, file=int8_name(source.input_size), precision="int8")
+
+    def run(self, files: Sequence[Path], settings: QuantizeSettings, tell: Tell) -> QuantizedGraph:
+        source = self._source
+        calibrated, held_out = _split([resize_to_input(read_image(path), source.input_size) for path in files])
+        tell(f"{source.file}: calibrating on {len(calibrated)} images")
+        graph = self._calibrated(calibrated)
+        expected = self._labels(self._directory, source, held_out)
+        few, few_expected = held_out[:_RANKING_IMAGES], expected[:_RANKING_IMAGES]
+        tell(f"{source.file}: measuring {len(graph.layers)} layers, each alone in INT8, on {len(few)} images")
+        ranking = rank(graph.layers, lambda layers: float(self._shares(graph, layers, few, few_expected).mean()))
+        tell(f"{source.file}: choosing the layers that stay in float32, on {len(held_out)} images")
+        choice = choose_floats(
+            ranking,
+            lambda layers: float(self._shares(graph, layers, held_out, expected).mean()),
+            settings.min_equal_labels,
+        )
+        int8 = [layer for layer in graph.layers if layer not in choice.floats]
+        worst = float(min(self._shares(graph, int8, held_out, expected).min(), self._golden_share()))
+        return QuantizedGraph(
+            source=source,
+            info=self._measured_info(worst),
+            ranking=tuple(ranking),
+            choice=choice,
+            worst_image=worst,
+            timing=self._timing(held_out[0]),
+            images=(len(calibrated), len(held_out)),
+        )
+
+    def _calibrated(self, images: Images) -> QuantizableGraph:
+        path = self._folder / self._source.file  # a copy: the calibration writes beside it
+        shutil.copyfile(self._directory / self._source.file, path)
+        graph = QuantizableGraph(path, images)
+        if not graph.layers:
+            raise QuantizationError(f"{self._source.file} has no convolution, so that nothing of it would be INT8")
+        return graph
+
+    def _shares(
+        self, graph: QuantizableGraph, layers: Collection[Layer], images: Images, expected: NDArray[np.uint8]
+    ) -> NDArray[np.float64]:
+        """Share of equal labels of each image, with these layers in INT8; the graph stays in the folder."""
+        onnx.save(graph.quantize(layers), self._folder / self._info.file)
+        equal = self._labels(self._folder, self._info, images) == expected
+        shares: NDArray[np.float64] = equal.mean((1, 2))
+        return shares
+
+    def _golden_share(self) -> float:
+        """Least share of equal labels of a golden image, against PyTorch; 1 where the directory has none."""
+        if self._manifest.golden is None:
+            return 1.0
+        golden = read_golden(self._directory, self._manifest, self._info.input_size)
+        with closing(self._engine(self._folder, self._info)) as engine:
+            agreements = [
+                golden.agreement(engine.infer(golden.images[[index]]), self._info, [index])
+                for index in range(len(golden.images))
+            ]
+        return min(agreement.equal_labels for agreement in agreements)
+
+    def _measured_info(self, worst_image: float) -> GraphInfo:
+        """With the bound that engines are held to: twice the labels of the worst image may differ."""
+        margin = max(1 - worst_image, _LEAST_MARGIN)
+        bound = math.floor((worst_image - margin) * 1000) / 1000
+        digest = file_sha256(self._folder / self._info.file)
+        return replace(self._info, sha256=digest, bounds=Bounds(min_equal_labels=max(bound, 0.0)))
+
+    def _timing(self, image: NDArray[np.uint8]) -> Timing:
+        """In turn, so that what else runs on the machine slows both."""
+        batch = image[None]
+        with (
+            closing(self._engine(self._directory, self._source)) as slow,
+            closing(self._engine(self._folder, self._info)) as fast,
+        ):
+            pairs = [(_milliseconds(slow, batch), _milliseconds(fast, batch)) for _ in range(_TIMED_RUNS + 1)]
+        floats, int8s = zip(*pairs[1:], strict=True)  # the first run of each warms it up
+        speedup = statistics.median(slow / fast for slow, fast in pairs[1:])
+        return Timing(statistics.median(floats), statistics.median(int8s), speedup)
+
+    def _labels(self, folder: Path, info: GraphInfo, images: Images) -> NDArray[np.uint8]:
+        """Labels (n, h, w) of images, one by one, at the stride of the graph's output."""
+        with closing(self._engine(folder, info)) as engine:
+            rows = np.concatenate([engine.infer(image[None]) for image in images])
+        return rows.astype(np.uint8) if info.output == "labels" else rows.argmax(1).astype(np.uint8)
+
+    def _engine(self, folder: Path, info: GraphInfo) -> OnnxRuntimeEngine:
+        """As the service would run it."""
+        return OnnxRuntimeEngine(folder, self._manifest, info, num_threads=available_cpus())
+
+
+def _milliseconds(engine: OnnxRuntimeEngine, batch: NDArray[np.uint8]) -> float:
+    start = time.perf_counter()
+    engine.infer(batch)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _sources(directory: Path, manifest: Manifest, settings: QuantizeSettings) -> list[GraphInfo]:
+    """The float32 graphs to quantise.
+
+    Raises:
+        QuantizationError: A size has none, or has an INT8 graph already.
+    """
+    floats = {graph.input_size: graph for graph in manifest.graphs if graph.precision == "fp32"}
+    there = {graph.input_size: graph.file for graph in manifest.graphs if graph.precision == "int8"}
+    found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
+    sizes = dict.fromkeys(settings.sizes or floats)
+    for size in sizes:
+        if size not in floats:
+            raise QuantizationError(f"{directory} has no fp32 graph of {format_size(size)} to quantise; it has {found}")
+        if size in there and not settings.force:
+            raise QuantizationError(f"{directory} has {there[size]} already; --force replaces it")
+    if not sizes:
+        raise QuantizationError(
+            f"{directory} has no fp32 graph to quantise; it has {found}: export one with ecenet-export onnx"
+        )
+    return [floats[size] for size in sizes]
+
+
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """``count`` files at even distances, or all if there are no more: neighbours are often frames of one film.
+
+    Raises:
+        ValueError: ``count`` is too small to hold an image out.
+        QuantizationError: There are too few files to hold one out.
+    """
+    if count < _HELD_OUT_STEP:
+        raise ValueError(f"the number of calibration images is {count}, expected {_HELD_OUT_STEP} or more")
+    if len(files) < _HELD_OUT_STEP:
+        raise QuantizationError(
+            f"{files[0].parent} gives {len(files)} images to calibrate on, expected {_HELD_OUT_STEP} or more, better "
+            f"{QuantizeSettings().count}: name a folder with --calibration"
+        )
+    chosen = min(count, len(files))
+    return [files[index * len(files) // chosen] for index in range(chosen)]
+
+
+def _split(images: Images) -> tuple[Images, Images]:
+    """Those to calibrate on, and those that are held out."""
+    kept = [image for index, image in enumerate(images, 1) if index % _HELD_OUT_STEP]
+    return kept, images[_HELD_OUT_STEP - 1 :: _HELD_OUT_STEP]
+
+
+def _write_table(path: Path, graphs: Sequence[QuantizedGraph], settings: QuantizeSettings) -> None:
+    table = {
+        "onnxruntime": onnxruntime.__version__,
+        "settings": {
+            "activations": "uint8, per tensor, with a zero point",
+            "weights": "int8, per output channel, symmetric",
+            "ranges": "smallest and largest value, averaged over the calibration images",
+            "layers_in_fp32": "the worst first, until min_equal_labels is reached on the images held out",
+            "min_equal_labels": settings.min_equal_labels,
+        },
+        "graphs": [_graph_dict(graph) for graph in graphs],
+    }
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def _graph_dict(graph: QuantizedGraph) -> dict[str, Any]:
+    calibrated, held_out = graph.images
+    return {
+        "file": graph.info.file,
+        "source": graph.source.file,
+        "images": {"calibration": calibrated, "held_out": held_out},
+        "equal_labels": {
+            "by_layers_in_fp32": [round(share, 6) for share in graph.choice.equal_labels],
+            "worst_image": round(graph.worst_image, 6),
+            "bound": graph.info.bounds.min_equal_labels,
+        },
+        "milliseconds": {
+            "fp32": round(graph.timing.float_milliseconds, 1),
+            "int8": round(graph.timing.int8_milliseconds, 1),
+            "speedup": round(graph.timing.speedup, 2),
+        },
+        "layers": table_rows(graph),
+    }
+
+
+def _publish(directory: Path, manifest: Manifest, folder: Path, graphs: Sequence[QuantizedGraph]) -> None:
+    """Move the files into the model directory, the manifest last, so that it never states a graph that is not there."""
+    new = [graph.info for graph in graphs]
+    replaced = {(info.input_size, info.precision) for info in new}
+    kept = tuple(info for info in manifest.graphs if (info.input_size, info.precision) not in replaced)
+    if len(kept) < len(manifest.graphs):  # its SHA-256 would not fit while the graph is replaced
+        write_manifest(directory, replace(manifest, graphs=kept))
+    for name in (*(info.file for info in new), TABLE_NAME):
+        (folder / name).replace(directory / name)
+    write_manifest(directory, replace(manifest, graphs=(*kept, *new)))
