@@ -72,7 +72,7 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
 
     Args:
         trt: The package ``tensorrt`` or ``tensorrt_rtx``.
-        graph: A serialised ONNX graph with one input, whose first axis is the batch and free.
+        graph: A serialised ONNX graph; the first axis of every input is the batch and free.
         machine: What is built for.
         profile: Least, best and largest batch.
         timing_cache: Measurements of an earlier build by the same version on the same GPU.
@@ -89,7 +89,7 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
     parser = trt.OnnxParser(network, logger)  # holds weights of the network: both have to outlive the build
     if not parser.parse(graph):
         raise CompileError(f"TensorRT does not parse the graph: {_parser_reason(parser) or log.reason()}")
-    config = _config(trt, builder, network.get_input(0), machine, profile)
+    config = _config(trt, builder, network, machine, profile)
     keeps_timings = _set_timing_cache(config, machine, timing_cache)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
@@ -136,11 +136,12 @@ def _parser_reason(parser: Any) -> str | None:
     return f"{error.desc()} ({error.node_operator()} node {error.node_name()!r})"
 
 
-def _config(trt: Any, builder: Any, images: Any, machine: Machine, profile: Profile) -> Any:
+def _config(trt: Any, builder: Any, network: Any, machine: Machine, profile: Profile) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the layer report has names alone
     optimization = builder.create_optimization_profile()
-    optimization.set_shape(images.name, *_shapes(profile, tuple(images.shape)[1:]))
+    for entry in (network.get_input(index) for index in range(network.num_inputs)):
+        optimization.set_shape(entry.name, *_shapes(profile, tuple(entry.shape)[1:]))
     config.add_optimization_profile(optimization)
     members = capability_members(trt, machine)
     if members:
