@@ -9,10 +9,13 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 
-from service.settings import Settings, SettingsError, read_settings
+from service.command_line import describe, read_command_line
+from service.logs import configure_logging
+from service.settings import Settings, SettingsError
+
+logger = logging.getLogger("service")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,38 +23,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Until uvicorn takes over; process 1 of a container has no default for it and would ignore it.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
     try:
-        settings = read_settings(arguments)
+        command_line = read_command_line(arguments)
     except SettingsError as error:
         leave(2, str(error))
-    _configure_logging(settings)
-    leave(*_serve(settings))
+    if command_line.print_settings:
+        print(describe(command_line))
+        leave(0)
+    settings = command_line.settings
+    configure_logging(settings.log_level, settings.log_format)
+    status, message = _serve(settings)
+    if message and settings.log_format == "json":
+        logger.critical(message)
+        message = ""
+    leave(status, message)
 
 
 def _serve(settings: Settings) -> tuple[int, str]:
     """Serve until a signal; gives the exit status, and what to say about it."""
     # After the settings: --help and a typo should not wait for the web framework.
     from model_export.manifest import ManifestError  # noqa: PLC0415
+    from service.api_keys import ApiKeysError  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
     from service.server import Server, bind  # noqa: PLC0415
+    from service.tls import check_tls  # noqa: PLC0415
 
     try:
+        check_tls(settings)
         bound = bind(settings.host, settings.port)
+    except SettingsError as error:
+        return 2, str(error)
     except OSError as error:
         return 1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
     try:
         return Server(create_app(settings), bound).serve_until_signal(), ""
     except ManifestError as error:
         return 1, str(error)
-
-
-def _configure_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    if settings.log_level == "info":
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    # Odd metadata in a client's file is no news of this process.
-    warnings.filterwarnings("ignore", module="PIL")
+    except (ApiKeysError, SettingsError) as error:
+        return 2, str(error)
 
 
 def leave(status: int, message: str = "") -> None:

@@ -1,44 +1,86 @@
-"""A label map to the bytes of an answer, in any of the formats."""
+"""A segmentation to the bytes of an answer, in any of the formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_export.manifest import Manifest
+from service.answer_options import AnswerOptions
 from service.colorize import colorize, overlay
-from service.image_codec import encode_label_png, encode_rgb_png
-from service.postprocess import class_counts
-from service.schemas import AnswerFormat, ClassSummary, ImageSize, ModelInfo, SegmentationSummary
+from service.formats.geojson import encode_contours
+from service.formats.npy import encode_npy
+from service.formats.summary import summarize
+from service.image_codec import encode_grey_png, encode_label_png, encode_rgb_png
+from service.postprocess import VOID, Segmentation
+from service.schemas import AnswerFormat, LabelPalette
+from service.stopwatch import Stage
 
-OVERLAY_ALPHA = 0.5
 Pixels = Callable[[], NDArray[np.uint8]]
 
 
-def encode_answer(answer_format: AnswerFormat, labels: NDArray[np.uint8], manifest: Manifest, pixels: Pixels) -> bytes:
-    """Encode (H, W) class ids; ``pixels`` gives the upright RGB image (H, W, 3) and is asked for overlays only."""
-    match answer_format:
-        case AnswerFormat.LABELS:
-            return encode_label_png(labels, manifest.palette)
-        case AnswerFormat.COLOR:
-            return encode_rgb_png(colorize(labels, manifest.palette))
-        case AnswerFormat.OVERLAY:
-            return encode_rgb_png(overlay(pixels(), labels, manifest.palette, OVERLAY_ALPHA))
-        case AnswerFormat.JSON:
-            return summarize(labels, manifest).model_dump_json().encode()
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and its tag; no content means that the client has it already."""
+
+    content: bytes | None
+    tag: str
 
 
-def summarize(labels: NDArray[np.uint8], manifest: Manifest) -> SegmentationSummary:
-    """Pixels and share of every class in (H, W) class ids."""
-    height, width = labels.shape
-    counts = class_counts(labels, manifest.num_classes).tolist()
-    return SegmentationSummary(
-        size=ImageSize(width=width, height=height),
-        model=ModelInfo(name=manifest.name, version=manifest.version),
-        classes=[
-            ClassSummary(id=info.id, name=info.name, color=info.color, pixels=count, share=count / labels.size)
-            for info, count in zip(manifest.classes, counts, strict=True)
-        ],
-    )
+def encode_answer(
+    options: AnswerOptions,
+    segmentation: Segmentation,
+    manifest: Manifest,
+    pixels: Pixels,
+    seconds: Mapping[Stage, float],
+) -> bytes:
+    """Encode a segmentation.
+
+    Args:
+        options: What was asked for; ``classes`` has been applied to the segmentation.
+        segmentation: Of any size.
+        manifest: The model's names and colours.
+        pixels: Gives the upright RGB image in the size of the segmentation; asked for overlays only.
+        seconds: Stages so far.
+    """
+    labels = segmentation.labels
+    # Colours up to VOID, so that it is black; without it the palette has the classes alone.
+    palette = manifest.palette if options.classes is None else manifest.palette.ljust(3 * (VOID + 1), b"\0")
+    encoders: dict[AnswerFormat, Callable[[], bytes]] = {
+        AnswerFormat.LABELS: lambda: _label_png(labels, palette, options),
+        AnswerFormat.COLOR: lambda: encode_rgb_png(colorize(labels, palette)),
+        AnswerFormat.OVERLAY: lambda: encode_rgb_png(_overlay(pixels(), labels, palette, options)),
+        AnswerFormat.CONFIDENCE: lambda: _confidence_png(segmentation),
+        AnswerFormat.CONTOURS: lambda: encode_contours(labels, manifest),
+        AnswerFormat.NPY: lambda: encode_npy(labels),
+        AnswerFormat.JSON: lambda: _summary(segmentation, manifest, options, seconds),
+    }
+    return encoders[options.format]()
+
+
+def _label_png(labels: NDArray[np.uint8], palette: bytes, options: AnswerOptions) -> bytes:
+    return encode_grey_png(labels) if options.palette is LabelPalette.NONE else encode_label_png(labels, palette)
+
+
+def _overlay(
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], palette: bytes, options: AnswerOptions
+) -> NDArray[np.uint8]:
+    void = None if options.classes is None else VOID
+    return overlay(pixels, labels, palette, options.alpha, void=void)
+
+
+def _confidence_png(segmentation: Segmentation) -> bytes:
+    assert segmentation.confidence is not None
+    return encode_grey_png(segmentation.confidence)
+
+
+def _summary(
+    segmentation: Segmentation, manifest: Manifest, options: AnswerOptions, seconds: Mapping[Stage, float]
+) -> bytes:
+    timings_ms: dict[str, float] = {stage: round(1000 * duration, 1) for stage, duration in seconds.items()}
+    summary = summarize(segmentation, manifest, classes=options.classes, rle=options.rle, timings_ms=timings_ms)
+    # Masks are left out unless they were asked for.
+    return summary.model_dump_json(exclude_unset=True).encode()

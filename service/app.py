@@ -11,16 +11,26 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from model_export.manifest import Manifest, read_manifest
+from service.api_keys import api_keys
+from service.auth import Authentication, describe_security, warn_if_open
+from service.batch import BatchPlaces
+from service.batch import router as batch_router
 from service.bundled_model import bundled_model_dir
+from service.catalog import router as catalog_router
+from service.cors import add_cors
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.engines.proof import prove_engine
+from service.inference_protocol.routes import router as inference_protocol_router
 from service.openapi import add_schemas
+from service.page.routes import add_pages
 from service.problems import add_problem_handlers
+from service.rate_limit import RateLimit, TokenBuckets
 from service.request_context import RequestContext
 from service.routes import router
 from service.runtime import Runtime, release
 from service.settings import Settings
+from service.tracing import Tracing, close_provider, tracer_provider
 
 
 def create_app(settings: Settings, engine: Engine | None = None, manifest: Manifest | None = None) -> FastAPI:
@@ -33,6 +43,8 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
 
     Raises:
         ManifestError: A model directory that cannot be used.
+        ApiKeysError: API keys that cannot be used.
+        SettingsError: Traces are asked for, but OpenTelemetry is not installed.
     """
     if engine is not None and manifest is not None:
         return _assemble(Runtime(settings, manifest, lambda: engine))
@@ -44,13 +56,43 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
 
 
 def _assemble(runtime: Runtime) -> FastAPI:
-    app = FastAPI(title="ecenet", summary="Semantic segmentation as a service", version=release(), lifespan=_lifespan)
+    app = FastAPI(
+        title="ecenet",
+        summary="Semantic segmentation as a service",
+        version=release(),
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.runtime = runtime
-    app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
-    add_problem_handlers(app, runtime.metrics)
+    app.state.batch_places = BatchPlaces()
+    _add_middleware(app, runtime)
+    add_problem_handlers(app)
     app.include_router(router)
+    app.include_router(batch_router)
+    app.include_router(catalog_router)
+    app.include_router(inference_protocol_router)
+    add_pages(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
+    """What a request passes on its way in, from the last that is added to the first."""
+    settings = runtime.settings
+    if settings.rate_limit_per_s is not None:
+        buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)
+        app.add_middleware(RateLimit, buckets=buckets, metrics=runtime.metrics)
+    app.state.api_keys = keys = api_keys(settings)
+    warn_if_open(settings, keys)
+    app.add_middleware(Authentication, keys=keys)
+    # Outside of the checks: browsers ask for permission without a key, and show refusals only with CORS headers.
+    if settings.cors_origins:
+        add_cors(app, settings.cors_origins)
+    app.state.tracer_provider = provider = tracer_provider(settings)
+    if provider is not None:
+        app.add_middleware(Tracing, provider=provider)
+    app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
 
 
 @asynccontextmanager
@@ -61,11 +103,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await runtime.stop()
+        await close_provider(app.state.tracer_provider)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with the schemas that only responses in ``service.openapi`` refer to."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        app.openapi_schema = add_schemas(document)
+        add_schemas(document)
+        app.openapi_schema = describe_security(document) if app.state.api_keys.are_set else document
     return app.openapi_schema

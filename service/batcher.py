@@ -1,17 +1,26 @@
 """Requests to batches: bounded, oldest first, with deadlines, without the requests of departed clients.
 
 No HTTP and no model: images go to a function that takes a batch. A batch forms when the engine is free, so that under
-load requests gather while the batch before them runs; the window only matters to an idle engine. Deadlines are on the
-event loop's clock. Durations are not measured with it, as uvloop's clock counts whole milliseconds.
+load requests gather while the batch before them runs; the window only matters to an idle engine, and only while more
+images are on their way. An engine that takes batches ahead gets the next one early if it is full, as waiting could add
+nothing to it: its images are copied together while the batch before it runs.
+
+An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: who waits is told so
+at once, and so is who comes. A batch that comes back after all brings it up again.
+
+Deadlines are on the event loop's clock. Durations are not measured with it, as uvloop's clock counts whole
+milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,13 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import Rows
-from service.errors import DeadlineExceeded, Draining, EngineFailure, Overloaded, ServiceError
+from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
 
 logger = logging.getLogger(__name__)
 
 Infer = Callable[[NDArray[np.uint8]], Rows]
-DropReason = Literal["cancelled", "expired", "drained"]
+Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+DropReason = Literal["cancelled", "expired", "drained", "engine-down"]
 _SMOOTHING = 0.2
+# After so many images in a row on which the engine failed, a black one tells whether it was the images.
+_SUSPICIOUS_FAILURES = 3
+_STOPPED = "the batcher has stopped; the log has the reason"
+# Seconds between the trials of an engine that fails on everything.
+_TRIAL_INTERVAL_S = 5.0
 
 
 class BatchObserver(Protocol):
@@ -38,6 +53,9 @@ class BatchObserver(Protocol):
 
     def batch_failed(self) -> None:
         """The engine has failed on a batch."""
+
+    def image_started(self, queue_s: float) -> None:
+        """The engine has begun with an image that had waited for ``queue_s``."""
 
     def work_dropped(self, reason: DropReason) -> None:
         """An image has left the queue without having been run."""
@@ -64,6 +82,7 @@ class _Work:
     deadline: float
     window_end: float
     queued_at: float
+    on_start: Callable[[], None]
     row: asyncio.Future[BatchRow]
 
     def fail(self, error: ServiceError) -> None:
@@ -72,7 +91,12 @@ class _Work:
 
 
 class Batcher:
-    """Gathers images into batches and runs them one batch at a time."""
+    """Gathers images into batches, runs them one batch at a time, and watches over the engine.
+
+    Attributes:
+        seconds_per_image: Of the engine's late batches, smoothed.
+        down: Why the engine does not work, one sentence; empty while it does.
+    """
 
     def __init__(
         self,
@@ -83,6 +107,10 @@ class Batcher:
         max_queue_size: int,
         window_s: float,
         observer: BatchObserver,
+        engine_timeout_s: float = math.inf,
+        stacking: Executor | None = None,
+        somebody_comes: Callable[[], bool] = lambda: True,
+        seconds_per_image: float = 0.0,
     ) -> None:
         """Prepare; ``start`` begins to run batches.
 
@@ -93,17 +121,28 @@ class Batcher:
             max_queue_size: Images that may wait.
             window_s: Longest wait of the oldest image for others to join it.
             observer: Told of batches, failures and drops.
+            engine_timeout_s: An engine that keeps a batch for longer is down.
+            stacking: Where the next batch is copied together while the engine runs. Without it, that is done in
+                ``thread``, and batches are not formed ahead.
+            somebody_comes: Whether an image may be on its way; if not, the window is not waited for.
+            seconds_per_image: What is known of the engine's speed before the first batch.
         """
-        self.seconds_per_image = 0.0
+        self.seconds_per_image = seconds_per_image
+        self.down = ""
         self._infer = infer
         self._thread = thread
         self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._window_s = window_s
         self._observer = observer
+        self._engine_timeout_s = engine_timeout_s
+        self._stacking = stacking
+        self._max_in_flight = 1 if stacking is None else 2
+        self._somebody_comes = somebody_comes
         self._queue: deque[_Work] = deque()
-        self._running: Sequence[_Work] = ()
-        self._busy_since: float | None = None
+        self._in_flight: list[Sequence[_Work]] = []
+        self._engine_free = asyncio.Lock()
+        self._failures = 0
         self._accepting = True
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -111,14 +150,19 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def max_batch_size(self) -> int:
+        """Images that the engine gets at once."""
+        return self._max_batch_size
+
+    @property
     def depth(self) -> int:
         """Images that wait."""
         return len(self._queue)
 
     @property
-    def busy_s(self) -> float:
-        """Seconds since the engine got the batch that it has not answered yet; 0 when it is idle."""
-        return 0.0 if self._busy_since is None else _now() - self._busy_since
+    def backlog(self) -> int:
+        """Images that wait or are being run."""
+        return len(self._queue) + sum(len(batch) for batch in self._in_flight)
 
     @property
     def is_running(self) -> bool:
@@ -129,20 +173,28 @@ class Batcher:
         """Begin to run batches."""
         self._task = asyncio.create_task(self._run(), name="batcher")
 
-    async def submit(self, image: NDArray[np.uint8], deadline: float) -> BatchRow:
+    def look_again(self) -> None:
+        """What ``somebody_comes`` tells may have changed."""
+        self._changed.set()
+
+    async def submit(
+        self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
+    ) -> BatchRow:
         """Queue an image and wait for its row. To cancel the caller takes the image out of the queue.
 
         Args:
             image: (h, w, 3) uint8, the size that the engine takes.
             deadline: When nobody wants the result any more, on the event loop's clock.
+            on_start: Called when the engine begins with the image.
 
         Raises:
             Overloaded: The queue is full.
             Draining: The batcher no longer accepts work, or gave this work up.
+            EngineDown: The engine does not work.
             DeadlineExceeded: The deadline has passed; work that was still queued never runs.
             EngineFailure: The engine failed on this image, alone.
         """
-        work = self._enqueue(image, deadline)
+        work = self._enqueue(image, deadline, on_start)
         try:
             async with asyncio.timeout_at(deadline):
                 return await work.row
@@ -158,11 +210,7 @@ class Batcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        for work in (*self._running, *self._queue):
-            work.fail(Draining("the service stopped before this request was run"))
-        for _ in self._queue:
-            self._observer.work_dropped("drained")
-        self._queue.clear()
+        self._give_up(Draining("the service stopped before this request was run"), "drained")
 
     async def close(self) -> None:
         """Stop running batches; the engine's current call is not waited for."""
@@ -170,14 +218,16 @@ class Batcher:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    def _enqueue(self, image: NDArray[np.uint8], deadline: float) -> _Work:
+    def _enqueue(self, image: NDArray[np.uint8], deadline: float, on_start: Callable[[], None]) -> _Work:
         if not self._accepting:
             raise Draining("the service is stopping")
+        if self.down:
+            raise EngineDown(self.down, retry_after_s=1)
         if len(self._queue) >= self._max_queue_size:
-            wait_s = len(self._queue) * self.seconds_per_image
+            wait_s = self.backlog * self.seconds_per_image
             raise Overloaded(f"{self._max_queue_size} images wait already", retry_after_s=wait_s)
         row = asyncio.get_running_loop().create_future()
-        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), row)
+        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row)
         self._queue.append(work)
         self._idle.clear()
         self._changed.set()
@@ -187,77 +237,160 @@ class Batcher:
         """Take work whose caller has left out of the queue, if it is still there."""
         with suppress(ValueError):
             self._queue.remove(work)
-            self._observer.work_dropped("expired" if work.deadline <= _now() else "cancelled")
+            self._observer.work_dropped(_drop_reason(work))
             self._note_idle()
+
+    def _give_up(self, error: ServiceError, reason: DropReason) -> None:
+        """Fail everything that waits or is being run."""
+        for work in (*itertools.chain(*self._in_flight), *self._queue):
+            work.fail(error)
+        for _ in self._queue:
+            self._observer.work_dropped(reason)
+        self._queue.clear()
 
     async def _run(self) -> None:
-        while True:
-            await self._wait_for_batch()
-            self._running = self._take()
-            await self._run_batch(self._running)
-            self._running = ()
-            self._note_idle()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._wait_for_batch()
+                    if batch := self._take():
+                        self._in_flight.append(batch)
+                        group.create_task(self._run_batch(batch))
+                    self._note_idle()
+        except Exception:  # a bug, of which nobody else would hear
+            logger.exception("the batcher has stopped")
+            self._fall(_STOPPED)
 
     async def _wait_for_batch(self) -> None:
-        """Wait until the queue holds a full batch, or its oldest image has waited for the window."""
-        while len(self._queue) < self._max_batch_size:
-            until = self._queue[0].window_end if self._queue else None
-            if until is not None and (until <= _now() or not self._accepting):
-                return
+        """Wait until a batch should form."""
+        while not self._should_form():
+            until = self._queue[0].window_end if self._queue and not self._in_flight else None
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._changed.wait()
 
+    def _should_form(self) -> bool:
+        """Whether the engine takes a batch, and waiting would not make it a larger one."""
+        if not self._queue or len(self._in_flight) >= self._max_in_flight:
+            return False
+        if len(self._queue) >= self._max_batch_size:
+            return True
+        if self._in_flight:
+            return False
+        return not self._accepting or self._queue[0].window_end <= _now() or not self._somebody_comes()
+
     def _take(self) -> list[_Work]:
-        """The next batch, oldest first, without work that has expired."""
+        """The next batch, oldest first, without work that nobody wants."""
         batch: list[_Work] = []
         while self._queue and len(batch) < self._max_batch_size:
-            work = self._queue.popleft()
-            if self._is_wanted(work):
-                batch.append(work)
+            batch += self._wanted([self._queue.popleft()])
         return batch
 
-    def _is_wanted(self, work: _Work) -> bool:
-        """Whether somebody waits for work that has not run; expired work is failed."""
-        if work.row.done():
-            return False
-        if work.deadline <= _now():
-            self._observer.work_dropped("expired")
+    def _wanted(self, batch: Iterable[_Work]) -> list[_Work]:
+        """The work that somebody waits for; the other is dropped, and failed if it has expired."""
+        wanted = []
+        for work in batch:
+            if not work.row.done() and work.deadline > _now():
+                wanted.append(work)
+                continue
+            self._observer.work_dropped(_drop_reason(work))
             work.fail(_expired())
-            return False
-        return True
+        return wanted
 
     async def _run_batch(self, batch: Sequence[_Work]) -> None:
-        if not batch:
-            return
-        self._busy_since = _now()
-        started = time.perf_counter()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _infer_images, self._infer, [work.image for work in batch]
-            )
-        except Exception as error:  # whatever it is, each request gets an answer
-            await self._recover(batch, error)
-        else:
-            self._answer(batch, rows, started)
+            images: Images = [work.image for work in batch]
+            if self._stacking is not None:
+                images = await asyncio.get_running_loop().run_in_executor(self._stacking, _stacked, images)
+            await self._run_images(batch, images)
+        except Exception:
+            self._fall(_STOPPED)
+            raise
         finally:
-            self._busy_since = None
+            self._in_flight.remove(batch)
+            self._changed.set()
+            self._note_idle()
+
+    async def _run_images(self, batch: Sequence[_Work], images: Images) -> None:
+        """Run a batch when the engine is free, without those who left meanwhile."""
+        async with self._engine_free:
+            wanted = self._wanted(batch)
+            if not wanted:
+                return
+            if len(wanted) < len(batch):
+                images = [work.image for work in wanted]
+            started = time.perf_counter()
+            for work in wanted:
+                work.on_start()
+                self._observer.image_started(started - work.queued_at)
+            try:
+                rows = await self._in_engine(images)
+            except Exception as error:  # whatever it is, each request gets an answer
+                failure = error
+            else:
+                self._answer(wanted, rows, started)
+                return
+        await self._recover(wanted, failure)
+
+    async def _in_engine(self, images: Images) -> Rows:
+        """Rows of a batch; the engine is down from ``engine_timeout_s`` until it comes back."""
+        batch = asyncio.get_running_loop().run_in_executor(self._thread, _infer_images, self._infer, images)
+        try:
+            done, _ = await asyncio.wait((batch,), timeout=_finite(self._engine_timeout_s))
+            if not done:
+                self._fall(f"the engine has kept a batch of {len(images)} for more than {self._engine_timeout_s:g} s")
+                await asyncio.wait((batch,))
+                self._rise()
+            return batch.result()
+        finally:
+            batch.cancel()
 
     async def _recover(self, batch: Sequence[_Work], error: Exception) -> None:
         """Run the images of a failed batch one by one, so that only the guilty one fails."""
         self._observer.batch_failed()
         logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
         if len(batch) == 1:
-            batch[0].fail(EngineFailure(f"the model failed on this image: {str(error) or type(error).__name__}"))
+            batch[0].fail(EngineFailure(f"the model failed on this image: {_text(error)}"))
+            self._failures += 1
+            if self._failures >= _SUSPICIOUS_FAILURES:
+                await self._try_out(np.zeros_like(batch[0].image))
             return
         for work in batch:
-            if self._is_wanted(work):
-                await self._run_batch([work])
+            if not work.row.done():
+                await self._run_images([work], [work.image])
+
+    async def _try_out(self, image: NDArray[np.uint8]) -> None:
+        """Find out whether the engine, and not the images, is at fault; if it is, wait for better days."""
+        while True:
+            try:
+                async with self._engine_free:
+                    await self._in_engine([image])
+            except Exception as error:
+                self._fall(f"the engine fails on every image, on a black one too: {_text(error)}")
+            else:
+                self._failures = 0
+                self._rise()
+                return
+            await asyncio.sleep(_TRIAL_INTERVAL_S)
+
+    def _fall(self, reason: str) -> None:
+        """The engine does not work: tell everybody who waits."""
+        if not self.down:
+            logger.error("%s; requests are refused", reason)
+        self.down = reason
+        self._give_up(EngineDown(reason, retry_after_s=1), "engine-down")
+
+    def _rise(self) -> None:
+        if self.down:
+            logger.warning("the engine works again; it was down: %s", self.down)
+        self.down = ""
 
     def _answer(self, batch: Sequence[_Work], rows: Rows, started: float) -> None:
+        self._failures = 0
         infer_s = time.perf_counter() - started
-        self._note_speed(infer_s / len(batch))
+        if infer_s <= self._engine_timeout_s:
+            self._note_speed(infer_s / len(batch))
         self._observer.batch_finished(len(batch), infer_s)
         for work, row in zip(batch, rows, strict=True):
             if not work.row.done():
@@ -268,20 +401,40 @@ class Batcher:
         self.seconds_per_image = previous + _SMOOTHING * (seconds - previous)
 
     def _note_idle(self) -> None:
-        if not self._queue and not self._running:
+        if not self._queue and not self._in_flight:
             self._idle.set()
 
 
-def _infer_images(infer: Infer, images: list[NDArray[np.uint8]]) -> Rows:
-    """Run in the engine's thread: (h, w, 3) each to B rows."""
-    rows = infer(np.stack(images))
+def _infer_images(infer: Infer, images: Images) -> Rows:
+    """Run in the engine's thread: (h, w, 3) each, or already (B, h, w, 3), to B rows."""
+    rows = infer(_stacked(images))
     if len(rows) != len(images):
         raise ValueError(f"the engine gave {len(rows)} outputs for {len(images)} images")
     return rows
 
 
+def _stacked(images: Images) -> NDArray[np.uint8]:
+    return images if isinstance(images, np.ndarray) else np.stack(images)
+
+
+def _drop_reason(work: _Work) -> DropReason:
+    """Why work that was not run is not wanted."""
+    if work.row.done() and not work.row.cancelled():
+        return "engine-down"
+    return "expired" if work.deadline <= _now() else "cancelled"
+
+
 def _expired() -> DeadlineExceeded:
     return DeadlineExceeded("the time that the request had passed before the model answered")
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _finite(seconds: float) -> float | None:
+    """A timeout as asyncio takes it."""
+    return seconds if math.isfinite(seconds) else None
 
 
 def _now() -> float:

@@ -3,14 +3,20 @@
     ServiceError
     ├── BadRequest                  400
     │   └── NotAnImage              400
+    ├── Unauthorized                401
+    ├── Forbidden                   403
+    ├── NotAcceptable               406
     ├── PayloadTooLarge             413
     ├── UnsupportedMedia            415
     │   └── UnsupportedImage        415
     ├── InvalidParameter            422
+    ├── RateLimited                 429
     ├── ClientGone                  499  never sent: nobody is left to read it
     ├── EngineFailure               500
     ├── Unavailable                 503
     │   ├── Overloaded              503
+    │   │   └── PixelsOverloaded    503
+    │   ├── EngineDown              503
     │   ├── Draining                503
     │   └── NotReady                503
     └── DeadlineExceeded            504
@@ -72,6 +78,30 @@ class NotAnImage(BadRequest):
     title = "Not a readable image"
 
 
+class Unauthorized(ServiceError):
+    """The request has no valid API key."""
+
+    status = 401
+    slug = "unauthorized"
+    title = "No valid API key"
+
+
+class Forbidden(ServiceError):
+    """The service takes no such request from anybody, as it is set."""
+
+    status = 403
+    slug = "forbidden"
+    title = "Forbidden"
+
+
+class NotAcceptable(ServiceError):
+    """The client takes no kind of answer that the service has."""
+
+    status = 406
+    slug = "not-acceptable"
+    title = "No acceptable answer"
+
+
 class PayloadTooLarge(ServiceError):
     """Too many bytes or too many pixels."""
 
@@ -101,6 +131,14 @@ class InvalidParameter(ServiceError):
     status = 422
     slug = "invalid-parameter"
     title = "Invalid parameter"
+
+
+class RateLimited(ServiceError):
+    """A client sends faster than it may; another process would not take more either."""
+
+    status = 429
+    slug = "rate-limited"
+    title = "Too many requests of one client"
 
 
 class ClientGone(ServiceError):
@@ -140,6 +178,20 @@ class Overloaded(Unavailable):
 
     def __init__(self, detail: str, *, retry_after_s: float = 1.0, extra: Mapping[str, Any] | None = None) -> None:
         super().__init__(detail, retry_after_s=retry_after_s, extra=extra)
+
+
+class PixelsOverloaded(Overloaded):
+    """The images inside have too many pixels to take another."""
+
+    slug = "overloaded-pixels"
+    title = "Too many pixels are waiting"
+
+
+class EngineDown(Unavailable):
+    """The engine does not answer, or fails on everything; a supervisor should replace the process."""
+
+    slug = "engine-down"
+    title = "The model does not answer"
 
 
 class Draining(Unavailable):

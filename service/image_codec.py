@@ -10,6 +10,7 @@ Pillow warns of odd metadata in TIFF files. A process that serves images should 
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import struct
@@ -20,7 +21,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL.ImageFile import ImageFile
 
 from service.errors import NotAnImage, PayloadTooLarge, UnsupportedImage
@@ -42,6 +52,7 @@ _DECODE_FAULTS = (
     zlib.error,
 )
 
+WHITE = (255, 255, 255)
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,6 +63,8 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+# Bytes of PNG rows that are filtered and compressed in one go: they stay in the processor's cache.
+_STRIP_BYTES = 1 << 18
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
@@ -59,6 +72,28 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
+
+
+def _avif_file(stream: io.BytesIO) -> ImageFile:
+    if not AvifImagePlugin.SUPPORTED:
+        raise _absent("AVIF", "a Pillow that was built with libavif")
+    return AvifImagePlugin.AvifImageFile(stream)
+
+
+def _heif_file(stream: io.BytesIO) -> ImageFile:
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise _absent("HEIF", "the package pillow-heif") from None
+    image: ImageFile = heif.HeifImageFile(stream)
+    return image
+
+
+def _absent(name: str, missing: str) -> UnsupportedImage:
+    return UnsupportedImage(
+        f"the image is {name}, for which this service lacks {missing}; send one of {', '.join(FORMATS)}",
+        extra={"value": name, "accepted": list(FORMATS)},
+    )
 
 
 # Signature, name and reader of the formats that are read.
@@ -72,10 +107,15 @@ _READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]]
 )
 FORMATS = tuple(name for _, name, _ in _READERS)
 
+# The same for formats that need what not every installation has.
+_OPTIONAL_READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]], ...] = (
+    # The brand mif1 is common to both; what else the file is follows in the list of its brands.
+    (re.compile(rb".{4}ftyp(?:avi[fs]|(?:mif|msf)1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL), "AVIF", _avif_file),
+    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL), "HEIF", _heif_file),
+)
+
 # Signature and name of formats that are known to be images, and refused as such.
 _REFUSED = (
-    (re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL), "AVIF"),
-    (re.compile(rb".{4}ftyp(?:hei|hev|mif|msf)", re.DOTALL), "HEIF"),
     (re.compile(rb"\0\0\0\x0cjP {2}|\xff\x4f\xff\x51"), "JPEG 2000"),
     (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "JPEG XL"),
     (re.compile(rb"\x00\x00[\x01\x02]\x00"), "ICO"),
@@ -94,33 +134,46 @@ class DecodedImage:
 
     Attributes:
         pixels: (H, W, 3) uint8, RGB, contiguous and read-only.
-        format: Format of the file, one of ``FORMATS``.
+        format: Format of the file, one of ``FORMATS``, AVIF or HEIF.
     """
 
     pixels: NDArray[np.uint8]
     format: str
 
 
-def decode(data: bytes, *, max_image_bytes: int, max_image_pixels: int) -> DecodedImage:
+def decode(
+    data: bytes, *, max_image_bytes: int, max_image_pixels: int, background: tuple[int, int, int] = WHITE
+) -> DecodedImage:
     """Decode the first frame of an image, turned upright by its EXIF orientation.
 
-    Transparent pixels are blended with white. Greyscale of 16 bits is scaled to 8, ``round(value / 257)``. Colour
-    profiles are not applied.
+    Transparent pixels are blended with ``background``, RGB 0..255. Greyscale of 16 bits is scaled to 8,
+    ``round(value / 257)``. Colour profiles are not applied.
 
     Raises:
         PayloadTooLarge: More bytes or, by the header, more pixels than allowed.
         NotAnImage: No image, or a truncated or corrupt one.
-        UnsupportedImage: An image in another format, or with samples that have no agreed range.
+        UnsupportedImage: An image in another format, one that this installation cannot read (AVIF, HEIF), or with
+            samples that have no agreed range.
     """
     if len(data) > max_image_bytes:
         raise _too_large("bytes", len(data), max_image_bytes)
     image, name = _open(data)
-    width, height = image.size
-    if width * height > max_image_pixels:
-        raise _too_large("pixels", width * height, max_image_pixels, f" ({width}x{height})")
+    _check_pixels(image, max_image_pixels)
     with _faults_of(name):
         image.load()
-    return DecodedImage(_rgb(_upright(image), name), name)
+    return DecodedImage(_rgb(_upright(image), name, background), name)
+
+
+def read_size(data: bytes, *, max_image_pixels: int) -> tuple[int, int]:
+    """(width, height) that the header of an image states, before EXIF orientation; no pixel is decoded.
+
+    Raises:
+        PayloadTooLarge: More pixels than allowed.
+        NotAnImage, UnsupportedImage: See ``decode``.
+    """
+    image, _ = _open(data)
+    _check_pixels(image, max_image_pixels)
+    return image.size
 
 
 def encode_label_png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
@@ -131,9 +184,20 @@ def encode_label_png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
     return _png(labels, colour_type=3, palette=palette)
 
 
+def encode_grey_png(samples: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W) uint8 as a grey PNG."""
+    return _png(samples, colour_type=0)
+
+
 def encode_rgb_png(pixels: NDArray[np.uint8]) -> bytes:
     """Encode (H, W, 3) uint8 RGB as PNG."""
     return _png(pixels.reshape(len(pixels), -1), colour_type=2)
+
+
+def _check_pixels(image: ImageFile, max_image_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_image_pixels:
+        raise _too_large("pixels", width * height, max_image_pixels, f" ({width}x{height})")
 
 
 def _too_large(unit: str, value: int, limit: int, note: str = "") -> PayloadTooLarge:
@@ -154,7 +218,7 @@ def _faults_of(name: str) -> Iterator[None]:
 
 def _open(data: bytes) -> tuple[ImageFile, str]:
     """Read the header by the reader of the signature."""
-    for signature, name, reader in _READERS:
+    for signature, name, reader in (*_READERS, *_OPTIONAL_READERS):
         if signature.match(data):
             with _faults_of(name):
                 return reader(io.BytesIO(data)), name
@@ -190,14 +254,14 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, name: str, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of an image in any mode."""
     if image.mode == "F":
         raise UnsupportedImage(f"the {name} image has floating-point samples, expected 8 or 16 bits per sample")
     if image.mode.startswith("I"):
         return _rgb_of_16_bits(image, name)
     with _faults_of(name):
-        opaque = _on_white(image) if image.has_transparency_data else image.convert("RGB")
+        opaque = _on(background, image) if image.has_transparency_data else image.convert("RGB")
         return np.asarray(opaque)
 
 
@@ -210,11 +274,11 @@ def _rgb_of_16_bits(image: Image.Image, name: str) -> NDArray[np.uint8]:
     return np.repeat(scaled[..., None], 3, axis=2)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _on(background: tuple[int, int, int], image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
-    white = Image.new("RGB", layer.size, "white")
-    white.paste(layer, mask=layer)
-    return white
+    opaque = Image.new("RGB", layer.size, background)
+    opaque.paste(layer, mask=layer)
+    return opaque
 
 
 def _png(samples: NDArray[np.uint8], *, colour_type: int, palette: bytes = b"") -> bytes:
@@ -225,17 +289,25 @@ def _png(samples: NDArray[np.uint8], *, colour_type: int, palette: bytes = b"") 
     """
     height, row_bytes = samples.shape
     width = row_bytes // (3 if colour_type == 2 else 1)
-    rows = np.empty((height, row_bytes + 1), np.uint8)
-    rows[:, 0] = 2  # the filter "up"
-    rows[0, 1:] = samples[0]
-    np.subtract(samples[1:], samples[:-1], out=rows[1:, 1:])
+    strip_rows = max(1, _STRIP_BYTES // row_bytes)
     encoder = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    body = [encoder.compress(_differences(samples, top, strip_rows).data) for top in range(0, height, strip_rows)]
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     if palette:
         chunks.append(_chunk(b"PLTE", palette))
-    chunks += [_chunk(b"IDAT", encoder.compress(rows.data) + encoder.flush()), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", b"".join([*body, encoder.flush()])), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _differences(samples: NDArray[np.uint8], top: int, strip_rows: int) -> NDArray[np.uint8]:
+    """Rows of samples from ``top`` on, each less the one above and after a byte that tells so."""
+    strip = samples[top : top + strip_rows]
+    rows = np.empty((len(strip), 1 + strip.shape[1]), np.uint8)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = strip[0] - samples[top - 1] if top else strip[0]
+    np.subtract(strip[1:], strip[:-1], out=rows[1:, 1:])
+    return rows
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""One file out of a multipart form, held in memory.
+"""Files out of a multipart form, held in memory.
 
 The framework's own parser writes files of more than a megabyte to disk, where a read-only container has no place for
 them, and does not tell a form that is cut off from a whole one.
@@ -7,6 +7,7 @@ them, and does not tell a form that is cut off from a whole one.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 _MAX_FIELDS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class FormFile:
+    """A file of a form: its name as the client told it, and its content."""
+
+    name: str
+    content: bytes
+
+
 async def read_form_file(content_type: str, chunks: AsyncIterable[bytes], field: str) -> bytes:
     """Parse a form as it arrives and give the content of the file in ``field``.
 
@@ -27,10 +36,18 @@ async def read_form_file(content_type: str, chunks: AsyncIterable[bytes], field:
         BadRequest: No boundary, a form that cannot be parsed or is cut off, a second such file, or too many fields.
         InvalidParameter: No such field, or one that is text.
     """
+    (file,) = await read_form_files(content_type, chunks, field, max_files=1)
+    return file.content
+
+
+async def read_form_files(
+    content_type: str, chunks: AsyncIterable[bytes], field: str, *, max_files: int
+) -> list[FormFile]:
+    """The same for all files in fields of that name, at least one and at most ``max_files``."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadRequest("the multipart form cannot be parsed: its content type has no boundary")
-    form = _Form(field.encode())
+    form = _Form(field.encode(), max_files)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in chunks:
@@ -38,17 +55,18 @@ async def read_form_file(content_type: str, chunks: AsyncIterable[bytes], field:
         parser.finalize()
     except FormParserError as error:
         raise BadRequest(f"the multipart form cannot be parsed: {error}") from error
-    return form.file()
+    return form.files()
 
 
 class _Form:
-    """Collects the parts of a form; keeps the content of one field only."""
+    """Collects the parts of a form; keeps the content of one kind of field only."""
 
-    def __init__(self, wanted: bytes) -> None:
+    def __init__(self, wanted: bytes, max_files: int) -> None:
         self._wanted = wanted
+        self._max_files = max_files
         self._names: list[bytes] = []
-        self._is_file: list[bool] = []
-        self._content = bytearray()
+        self._file_names: list[bytes | None] = []
+        self._contents: list[bytearray] = []
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
@@ -65,17 +83,20 @@ class _Form:
             "on_end": self._end,
         }
 
-    def file(self) -> bytes:
-        """The content of the wanted field, once all is parsed; see ``read_form_file`` for what it raises."""
+    def files(self) -> list[FormFile]:
+        """The files in the wanted fields, once all is parsed; see ``read_form_file`` for what it raises."""
         if not self._ended:
             raise BadRequest("the multipart form is cut off: its closing boundary is missing")
         name = self._wanted.decode()
-        if self._wanted not in self._names:
+        if not self._contents:
             found = [found.decode(errors="replace") for found in self._names]
             raise InvalidParameter(f"form field '{name}' is missing; there are {found}: -F {name}=@photo.png sends it")
-        if not self._is_file[self._names.index(self._wanted)]:
-            raise InvalidParameter(f"form field '{name}' is text, not a file: -F {name}=@photo.png sends a file")
-        return bytes(self._content)
+        files = []
+        for file_name, content in zip(self._file_names, self._contents, strict=True):
+            if file_name is None:
+                raise InvalidParameter(f"form field '{name}' is text, not a file: -F {name}=@photo.png sends a file")
+            files.append(FormFile(file_name.decode(errors="replace"), bytes(content)))
+        return files
 
     def _end_header(self) -> None:
         if self._header_name.lower() == b"content-disposition":
@@ -86,17 +107,24 @@ class _Form:
     def _begin_content(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"")
-        if name == self._wanted and name in self._names:
-            raise BadRequest(f"the form has more than one field '{name.decode()}', expected one image per request")
-        if len(self._names) == _MAX_FIELDS:
+        if name == self._wanted:
+            self._begin_file(options.get(b"filename"))
+        elif len(self._names) - len(self._contents) >= _MAX_FIELDS - 1:
             raise BadRequest(f"the form has more than {_MAX_FIELDS} fields")
         self._names.append(name)
-        self._is_file.append(b"filename" in options)
         self._disposition = b""
+
+    def _begin_file(self, file_name: bytes | None) -> None:
+        if len(self._contents) == self._max_files:
+            expected = "one image per request" if self._max_files == 1 else f"at most {self._max_files} images"
+            count = "one field" if self._max_files == 1 else f"{self._max_files} fields"
+            raise BadRequest(f"the form has more than {count} '{self._wanted.decode()}', expected {expected}")
+        self._file_names.append(file_name)
+        self._contents.append(bytearray())
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if self._names[-1] == self._wanted:
-            self._content += data[start:end]
+            self._contents[-1] += data[start:end]
 
     def _end(self) -> None:
         self._ended = True

@@ -1,9 +1,11 @@
-"""The parts of the OpenAPI document that types cannot tell: two forms of one body, PNG or JSON as the answer."""
+"""The parts of the OpenAPI document that types cannot tell: the forms of one body, and of one answer."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+
+from pydantic import BaseModel
 
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -12,33 +14,38 @@ from service.errors import (
     Draining,
     EngineFailure,
     InvalidParameter,
+    NotAcceptable,
     NotAnImage,
     NotReady,
     Overloaded,
     PayloadTooLarge,
     ServiceError,
+    UnsupportedImage,
     UnsupportedMedia,
 )
-from service.schemas import Problem, SegmentationSummary
-from service.upload import FILE_FIELD, MULTIPART, OCTET_STREAM
+from service.inference_protocol.messages import InferenceRequest
+from service.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content
+from service.schemas import ClassContours, ImageBody, Problem, SegmentationSummary
+from service.upload import FILE_FIELD, JSON, MULTIPART, OCTET_STREAM
 
 Responses = dict[int | str, dict[str, Any]]
 
 _BINARY = {"type": "string", "format": "binary"}
-_SUMMARY_EXAMPLE = {
-    "size": {"width": 480, "height": 360},
-    "model": {"name": "ecenet-lite0-camvid", "version": "1.0.0"},
-    "classes": [
-        {"id": 0, "name": "Sky", "color": [128, 128, 128], "pixels": 57024, "share": 0.33},
-        {"id": 1, "name": "Building", "color": [128, 0, 0], "pixels": 115776, "share": 0.67},
-    ],
+_TEXT = {"type": "string"}
+_ANSWER_HEADERS = {
+    "ETag": {"schema": _TEXT, "description": "tells image, parameters and model; weak for `json`, which has timings"},
+    "Server-Timing": {"schema": _TEXT, "description": "milliseconds of every stage"},
+    "X-Model-Version": {"schema": _TEXT, "description": "version of the model that answered"},
+    "X-Request-ID": {"schema": _TEXT, "description": "as sent, or a new one"},
 }
 _EXAMPLES: tuple[ServiceError, ...] = (
     NotAnImage("the PNG image is truncated or corrupt: image file is truncated"),
     BadRequest("the multipart form is cut off: its closing boundary is missing"),
+    NotAcceptable("the Accept header is 'text/html', answers are image/png, application/json"),
     PayloadTooLarge("the image has 30000000 bytes, at most 20971520 are accepted"),
-    UnsupportedMedia("content type is text/plain, accepted are multipart/form-data, image/*"),
-    InvalidParameter("format is 'jpeg': input should be 'labels', 'color', 'overlay' or 'json'"),
+    UnsupportedMedia("content type is text/plain, accepted are multipart/form-data, image/*, application/json"),
+    UnsupportedImage("the image is PSD, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"),
+    InvalidParameter("classes has 'Moon', which the model has not; it has the ids 0..1 and the names Sky, Building"),
     EngineFailure("the model failed on this image: out of memory"),
     Overloaded("64 requests are in the service already"),
     DeadlineExceeded("no answer within 30 s"),
@@ -46,10 +53,22 @@ _EXAMPLES: tuple[ServiceError, ...] = (
 
 
 def segment_request_body() -> dict[str, Any]:
-    """``requestBody`` of ``POST /segment``: a form with a file, or the image itself."""
+    """``requestBody`` of ``POST /segment``: a form with a file, the image itself, or JSON."""
     form = {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: _BINARY}}
-    content = {MULTIPART: {"schema": form}, "image/*": {"schema": _BINARY}, OCTET_STREAM: {"schema": _BINARY}}
+    content = {
+        MULTIPART: {"schema": form},
+        "image/*": {"schema": _BINARY},
+        OCTET_STREAM: {"schema": _BINARY},
+        JSON: {"schema": _reference(ImageBody)},
+    }
     return {"requestBody": {"required": True, "content": content}}
+
+
+def batch_request_body() -> dict[str, Any]:
+    """``requestBody`` of ``POST /segment/batch``: a form with files."""
+    files = {"type": "array", "items": _BINARY, "minItems": 1}
+    form = {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: files}}
+    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}}
 
 
 def _problems(errors: tuple[ServiceError, ...]) -> Responses:
@@ -63,24 +82,30 @@ def _problems(errors: tuple[ServiceError, ...]) -> Responses:
 
 
 def _problem_response(status: int) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    content = {PROBLEM_MEDIA_TYPE: {"schema": reference, "examples": dict[str, Any]()}}
+    content = {PROBLEM_MEDIA_TYPE: {"schema": _reference(Problem), "examples": dict[str, Any]()}}
     return {"description": HTTPStatus(status).phrase, "content": content}
 
 
 def _answers() -> dict[str, Any]:
-    summary = {"$ref": f"#/components/schemas/{SegmentationSummary.__name__}"}
-    content = {
-        "image/png": {"schema": _BINARY},
-        "application/json": {"schema": summary, "example": _SUMMARY_EXAMPLE},
+    return {
+        "description": "The segmentation, in the format asked for.",
+        "headers": _ANSWER_HEADERS,
+        "content": answer_content(),
     }
-    return {"description": "The segmentation, in the format asked for.", "content": content}
+
+
+def _catalog(example: dict[str, Any]) -> Responses:
+    return {200: {"content": {"application/json": {"example": example}}}, **PROBLEM_RESPONSES}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
     """Add the schemas that the responses here refer to, which FastAPI has not seen; gives ``document``."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Problem, SegmentationSummary):
+    for model in (Problem, ImageBody, SegmentationSummary, ClassContours, InferenceRequest):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
@@ -88,4 +113,22 @@ def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
 
 
 PROBLEM_RESPONSES = _problems((NotReady("the model is being loaded"), Draining("the process is stopping")))
-SEGMENT_RESPONSES: Responses = {200: _answers(), **_problems(_EXAMPLES)}
+SEGMENT_RESPONSES: Responses = {
+    200: _answers(),
+    304: {"description": "The answer is the one whose tag `If-None-Match` names.", "headers": _ANSWER_HEADERS},
+    **_problems(_EXAMPLES),
+}
+BATCH_RESPONSES: Responses = {
+    200: {
+        "description": "A ZIP file with an answer or a problem for each image, and `index.json`.",
+        "content": {
+            "application/zip": {
+                "schema": _BINARY,
+                "examples": {"entries": {"summary": "names of its files", "value": "0000-street.png, index.json"}},
+            }
+        },
+    },
+    **_problems(tuple(error for error in _EXAMPLES if not isinstance(error, NotAnImage | UnsupportedImage))),
+}
+LABELS_RESPONSES = _catalog(LABELS_EXAMPLE)
+MODELS_RESPONSES = _catalog(MODELS_EXAMPLE)

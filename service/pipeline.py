@@ -4,54 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_export.manifest import GraphInfo, Manifest
-from service.admission import Admission
-from service.answers import encode_answer
+from service.admission import Admission, Ticket, TimeLimit
+from service.answer_cache import AnswerCache
+from service.answer_options import AnswerOptions
+from service.answers import Answer, encode_answer
 from service.batcher import Batcher
 from service.engines.base import Rows
 from service.errors import EngineFailure
-from service.image_codec import decode
-from service.postprocess import labels_of
+from service.etag import answer_tag
+from service.image_codec import decode, read_size
+from service.label_map import label_map
+from service.postprocess import Segmentation, confidence_map, labels_of
 from service.preprocess import resize_to_input
-from service.schemas import AnswerFormat
+from service.schemas import AnswerSize, InputMode, Processing
 from service.settings import Settings
 from service.stopwatch import Stopwatch
+from service.tiled_inference import TiledInference
+from service.tiling import TilePlan, plan_tiles, window_of
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """A request that was let in.
+class _Prepared:
+    """An image ready for the engine.
 
     Attributes:
-        deadline: When its time is over, on the event loop's clock.
-        stopwatch: Seconds that its stages took.
+        image: (h, w, 3) uint8: the size of the model's input, or with a ``plan`` that of the original.
+        size: (H, W) of the upright original.
+        plan: Where its windows lie; None if the model sees it at once.
     """
-
-    deadline: float
-    stopwatch: Stopwatch
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An image ready for the engine: ``image`` (h, w, 3) uint8, and the (H, W) of the upright original."""
 
     image: NDArray[np.uint8]
     size: tuple[int, int]
+    plan: TilePlan | None = None
 
 
 class Pipeline:
-    """Takes image files to answers; decoding and encoding run in ``codec``, the engine in the batcher's thread."""
+    """Takes image files to answers; decoding and encoding run in ``codec``, the engine in the batcher's thread.
+
+    Attributes:
+        manifest: The model.
+        graph: The one of its graphs that serves.
+        engine_name: The runtime that it runs on.
+    """
 
     def __init__(
         self,
@@ -59,70 +65,156 @@ class Pipeline:
         settings: Settings,
         manifest: Manifest,
         graph: GraphInfo,
+        engine_name: str,
         admission: Admission,
         batcher: Batcher,
         codec: Executor,
     ) -> None:
         """``graph`` is that of the engine: it tells the input's size and the form of the output."""
+        self.manifest = manifest
+        self.graph = graph
+        self.engine_name = engine_name
         self._settings = settings
-        self._manifest = manifest
-        self._graph = graph
+        # What the answer depends on besides image and parameters. Runtimes differ in the last bits of the logits.
+        self._identity = (manifest.name, manifest.version, graph.sha256, engine_name)
+        self._cache = AnswerCache(settings.cache_bytes)
         self._admission = admission
         self._batcher = batcher
         self._codec = codec
+        self._tiled = TiledInference(batcher, codec, manifest.num_classes)
 
     @asynccontextmanager
-    async def admit(self) -> AsyncIterator[Ticket]:
+    async def admit(self, limit: TimeLimit | None = None) -> AsyncIterator[Ticket]:
         """Let a request in before its body is read; everything that it does belongs inside.
+
+        Args:
+            limit: The time that it has, ``service.time_limit.TimeLimitOf``; ``request_timeout_s`` if not given.
 
         Raises:
             Overloaded, Draining: No room, or the process stops.
-            DeadlineExceeded: The body of the block took longer than ``request_timeout_s``.
+            DeadlineExceeded: The body of the block took longer.
         """
-        async with self._admission.permit() as deadline:
-            yield Ticket(deadline, Stopwatch())
+        async with self._admission.permit(limit) as ticket:
+            yield ticket
 
-    async def segment(self, data: bytes, answer_format: AnswerFormat, ticket: Ticket) -> bytes:
-        """Segment an image file and encode the answer.
+    async def segment(
+        self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
+    ) -> Answer:
+        """Segment an image file and encode the answer, unless it is there already.
+
+        Args:
+            data: The image file.
+            options: What to answer.
+            ticket: From ``admit``.
+            known: Tags of answers that the client has.
 
         Raises:
             NotAnImage, UnsupportedImage, PayloadTooLarge: By the image.
             EngineFailure: The model failed on this image.
-            Overloaded, Draining, DeadlineExceeded: See ``Batcher.submit``.
+            Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Admission.count_pixels`` and ``Batcher.submit``.
         """
-        prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, ticket.stopwatch))
-        row = await self._batcher.submit(prepared.image, ticket.deadline)
+        tag = await self._tag(data, options, ticket)
+        if tag in known:
+            return Answer(None, tag)
+        content = self._cache.get(tag)
+        if content is None:
+            content = await self._run(data, options, ticket)
+            self._cache.put(tag, content)
+        return Answer(content, tag)
+
+    async def infer_file(self, data: bytes, ticket: Ticket) -> Rows:
+        """What the engine gives for an image file, stretched to the model's input.
+
+        Raises:
+            ServiceError: As in ``segment``.
+        """
+        await self._count_pixels(data, ticket)
+        prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, AnswerOptions(), ticket))
+        return await self._infer(prepared.image, ticket)
+
+    async def infer_pixels(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
+        """What the engine gives for RGB pixels (h, w, 3) that have the size of the model's input.
+
+        Raises:
+            EngineFailure, Overloaded, Draining, EngineDown, DeadlineExceeded: As in ``segment``.
+        """
+        height, width, _ = image.shape
+        self._admission.count_pixels(ticket, height * width)
+        return await self._infer(image, ticket)
+
+    async def run_job(self, job: Callable[[], T], ticket: Ticket) -> T:
+        """Run ``job`` in a codec thread, beside the event loop."""
+        return await self._in_codec(ticket.stopwatch, job)
+
+    async def _tag(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> str:
+        ticket.enter("decode")
+        return await asyncio.to_thread(answer_tag, data, repr(options), *self._identity)
+
+    async def _run(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> bytes:
+        await self._count_pixels(data, ticket)
+        async with self._tiled.turn(ticket) if options.mode is InputMode.TILE else nullcontext():
+            look = await self._look(data, options, ticket)
+            return await self._in_codec(ticket.stopwatch, lambda: self._finish(look, options, data, ticket))
+
+    async def _look(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> Callable[[], Segmentation]:
+        """Let the model see the image; what is given makes its answer a segmentation, which takes CPU time."""
+        prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, options, ticket))
+        processing = _processing(prepared, self.graph.input_size)
+        if prepared.plan is None:
+            output = await self._infer(prepared.image, ticket)
+            shown = self.graph.input_size if options.size is AnswerSize.MODEL else prepared.size
+            return lambda: _segmentation(output, shown, options, processing)
+        paints = [label_map, confidence_map] if options.needs_confidence else [label_map]
+        labels, *rest = await self._tiled.run(prepared.image, prepared.plan, paints, ticket)
+        confidence = rest[0] if rest else None
+        return lambda: _restricted(Segmentation(labels, confidence, processing), options)
+
+    async def _infer(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
+        """What the engine gives for an image (h, w, 3) at its size."""
+        ticket.enter("queue")
+        row = await self._batcher.submit(image, ticket.deadline, on_start=lambda: ticket.mark("infer"))
         ticket.stopwatch.add("queue", row.queue_s)
         ticket.stopwatch.add("infer", row.infer_s)
-        return await self._in_codec(
-            ticket.stopwatch, lambda: self._finish(row.output, prepared.size, answer_format, data, ticket.stopwatch)
-        )
+        ticket.enter("post")
+        return row.output
 
-    def _prepare(self, data: bytes, stopwatch: Stopwatch) -> _Prepared:
-        with stopwatch.measure("decode"):
-            pixels = self._decode(data)
+    async def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
+        """Take room for the pixels that the header announces."""
+        ticket.enter("decode")
+        # Not in a codec thread: a refusal should not stand in line behind images that are decoded.
+        width, height = await asyncio.to_thread(read_size, data, max_image_pixels=self._settings.max_image_pixels)
+        self._admission.count_pixels(ticket, width * height)
+
+    def _prepare(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prepared:
+        with ticket.measure("decode"):
+            pixels = self._decode(data, options)
             height, width, _ = pixels.shape
-            return _Prepared(resize_to_input(pixels, self._graph.input_size), (height, width))
+            size, plan = (height, width), None
+            if options.mode is InputMode.TILE:
+                plan = plan_tiles(size, window_of(self.graph))
+            image = resize_to_input(pixels, self.graph.input_size) if plan is None else pixels
+            return _Prepared(image, size, plan)
 
-    def _finish(
-        self,
-        output: Rows,
-        size: tuple[int, int],
-        answer_format: AnswerFormat,
-        data: bytes,
-        stopwatch: Stopwatch,
-    ) -> bytes:
-        with stopwatch.measure("post"):
-            labels = _labels(output, size)
+    def _finish(self, look: Callable[[], Segmentation], options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
+        with ticket.measure("post"):
+            segmentation = look()
+            height, width = segmentation.labels.shape
         # The pixels of an overlay are decoded again: held, they could fill the memory while requests wait.
-        with stopwatch.measure("encode"):
-            return encode_answer(answer_format, labels, self._manifest, lambda: self._decode(data))
+        with ticket.measure("encode"):
+            return encode_answer(
+                options,
+                segmentation,
+                self.manifest,
+                lambda: resize_to_input(self._decode(data, options), (height, width)),
+                ticket.stopwatch.seconds,
+            )
 
-    def _decode(self, data: bytes) -> NDArray[np.uint8]:
+    def _decode(self, data: bytes, options: AnswerOptions) -> NDArray[np.uint8]:
         return decode(
             data,
             max_image_bytes=self._settings.max_image_bytes,
             max_image_pixels=self._settings.max_image_pixels,
+            background=options.background,
         ).pixels
 
     async def _in_codec(self, stopwatch: Stopwatch, job: Callable[[], T]) -> T:
@@ -136,8 +228,26 @@ class Pipeline:
         return await asyncio.get_running_loop().run_in_executor(self._codec, run)
 
 
-def _labels(output: Rows, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions, processing: Processing) -> Segmentation:
+    """What the answer needs of an engine's output for one image."""
     try:
-        return labels_of(output, size)
+        labels = labels_of(output, size)
     except ValueError as error:
         raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
+    has_scores = output.dtype != np.uint8
+    confidence = (
+        confidence_map(cast(NDArray[np.float32], output), size) if options.needs_confidence and has_scores else None
+    )
+    return _restricted(Segmentation(labels, confidence, processing), options)
+
+
+def _restricted(segmentation: Segmentation, options: AnswerOptions) -> Segmentation:
+    return segmentation if options.classes is None else segmentation.restrict(options.classes)
+
+
+def _processing(prepared: _Prepared, input_size: tuple[int, int]) -> Processing:
+    """What the model sees of an image."""
+    if prepared.plan is not None:
+        return Processing(mode=InputMode.TILE, windows=prepared.plan.num_windows, scale_x=1.0, scale_y=1.0)
+    (rows, columns), (height, width) = input_size, prepared.size
+    return Processing(mode=InputMode.RESIZE, windows=1, scale_x=columns / width, scale_y=rows / height)

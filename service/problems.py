@@ -10,17 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from service.errors import PROBLEM_MEDIA_TYPE, ClientGone, InvalidParameter, ServiceError, Unavailable
-from service.metrics import SEGMENT_PATH, Metrics
+from service.errors import PROBLEM_MEDIA_TYPE, InvalidParameter, ServiceError
+from service.inference_protocol.errors import protocol_error, speaks_protocol
 
 
-def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error of ``app`` with a problem document, and count refusals and departures."""
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of ``app`` with a problem document."""
 
     @app.exception_handler(ServiceError)
     async def on_service_error(request: Request, error: ServiceError) -> Response:
-        if request.url.path == SEGMENT_PATH:
-            _count(metrics, error)
         return problem_response(request, error)
 
     @app.exception_handler(RequestValidationError)
@@ -38,15 +36,10 @@ def problem_response(request: Request, error: ServiceError) -> Response:
 
 
 def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]) -> Response:
+    if speaks_protocol(request.url.path):
+        return protocol_error(problem, headers)
     body = {**problem, "instance": request.url.path, "request_id": request.state.request_id}
     return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
-
-
-def _count(metrics: Metrics, error: ServiceError) -> None:
-    if isinstance(error, Unavailable):
-        metrics.request_rejected(error)
-    elif isinstance(error, ClientGone):
-        metrics.client_left()
 
 
 def _invalid_parameter(error: RequestValidationError) -> InvalidParameter:

@@ -5,6 +5,7 @@ Plain ASGI, because a framework middleware would stand between the route and the
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle, State
+from service.logs import request_lines
 from service.metrics import NO_FORMAT, SEGMENT_PATH, Metrics
 from service.problems import problem_response
 
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # What may go into a log line and a header as it came.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 class RequestContext:
@@ -39,10 +41,14 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self._lifecycle)
+        with request_lines(exchange.request_id):
+            await self._answer(scope, receive, exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         try:
             await self._app(scope, receive, exchange.send)
         except Exception:
-            logger.exception("request %s failed", exchange.request_id)
+            logger.exception("the request failed")
             if exchange.status is None:
                 error = ServiceError("an unexpected error; the log has it under the request id")
                 await problem_response(Request(scope), error)(scope, receive, exchange.send)
@@ -52,24 +58,38 @@ class RequestContext:
     def _account(self, scope: Scope, exchange: _Exchange) -> None:
         """Count and log an exchange that has ended."""
         status = exchange.status or 499
-        if scope["path"] == SEGMENT_PATH:
+        if scope["path"] == SEGMENT_PATH or "answer_format" in scope["state"]:
             self._metrics.request_answered(str(scope["state"].get("answer_format", NO_FORMAT)), status)
-        level = logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO
-        elapsed_ms = (time.perf_counter() - exchange.started) * 1000
-        logger.log(
-            level, "%s %s %d %.1f ms %s", scope["method"], scope["path"], status, elapsed_ms, exchange.request_id
-        )
+        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+        # Neither the query nor headers: they can hold what is secret.
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "duration_ms": round((time.perf_counter() - exchange.started) * 1000, 1),
+            "bytes": exchange.bytes_sent,
+        }
+        if "api_key" in scope["state"]:
+            fields["api_key"] = scope["state"]["api_key"]
+        logger.log(level, "%(method)s %(path)s %(status)d %(duration_ms).1f ms %(bytes)d bytes", fields, extra=fields)
 
 
 class _Exchange:
-    """One request and its answer on the way out."""
+    """One request and its answer on the way out.
+
+    Attributes:
+        status: Of the answer, once it has begun.
+        bytes_sent: Of the answer's body.
+    """
 
     def __init__(self, scope: Scope, send: Send, lifecycle: Lifecycle) -> None:
         self.started = time.perf_counter()
         self.status: int | None = None
+        self.bytes_sent = 0
         self.request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
         self._state = scope.setdefault("state", {})
         self._state["request_id"] = self.request_id
+        self._state["arrived"] = asyncio.get_running_loop().time()
         self._send = send
         self._lifecycle = lifecycle
 
@@ -78,6 +98,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._add_headers(MutableHeaders(scope=message))
+        self.bytes_sent += len(message.get("body", b""))
         await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:

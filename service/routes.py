@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from service.errors import ClientGone
+from service.answer_options import AnswerOptions, resolve_options
+from service.answers import Answer
+from service.departure import unless_gone
+from service.etag import format_tag, parse_tags
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
 from service.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
-from service.runtime import Runtime, release
-from service.schemas import AnswerFormat, Health, ModelInfo, Welcome
+from service.runtime import Runtime
+from service.schemas import AnswerFormat, Health, SegmentQuery
+from service.time_limit import TimeLimitOf
 from service.upload import read_image
 
-T = TypeVar("T")
 router = APIRouter()
 
 
@@ -26,14 +28,10 @@ async def runtime_of(request: Request) -> Runtime:
 
 
 RuntimeOf = Annotated[Runtime, Depends(runtime_of)]
-FormatQuery = Annotated[
-    AnswerFormat,
-    Query(
-        alias="format",
-        description="`labels`: PNG whose pixel values are class ids, with the classes' colours as palette. "
-        "`color`: RGB PNG of the classes' colours. `overlay`: these blended with the image. "
-        "`json`: pixels and share of every class.",
-    ),
+QueryOf = Annotated[SegmentQuery, Query()]
+KnownTags = Annotated[
+    str | None,
+    Header(alias="If-None-Match", description="`ETag` of an answer that you have: 304 if it would be the same."),
 ]
 
 
@@ -44,20 +42,29 @@ FormatQuery = Annotated[
     responses=SEGMENT_RESPONSES,
     openapi_extra=segment_request_body(),
 )
-async def segment(request: Request, runtime: RuntimeOf, answer_format: FormatQuery = AnswerFormat.LABELS) -> Response:
+async def segment(
+    request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: QueryOf, if_none_match: KnownTags = None
+) -> Response:
     """Give every pixel of an image its class.
 
-    Send the image as field `file` of a form, or as the body itself. The answer has the size of the image, turned
-    upright by its EXIF orientation.
+    Send the image as field `file` of a form, as the body itself, or in JSON as base64 or data URI. The answer has the
+    size of the image, turned upright by its EXIF orientation. Its `ETag` tells image, parameters and model; an equal
+    request with it as `If-None-Match` is answered 304 without the model being run.
     """
-    request.state.answer_format = answer_format
-    async with runtime.pipeline.admit() as ticket:
+    pipeline = runtime.pipeline
+    options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
+    request.state.answer_format = options.format
+    async with pipeline.admit(limit) as ticket:
         request.state.stopwatch = ticket.stopwatch
-        with ticket.stopwatch.measure("read"):
-            data = await read_image(request, runtime.settings.max_image_bytes)
-        content = await _unless_gone(request, runtime.pipeline.segment(data, answer_format, ticket))
-    runtime.metrics.request_succeeded(ticket.stopwatch)
-    return Response(content, media_type=answer_format.media_type)
+        with ticket.measure("read"):
+            limit_bytes = runtime.settings.max_image_bytes
+            data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
+        known = parse_tags(if_none_match)
+        answer = await unless_gone(request, pipeline.segment(data, options, ticket, known=known))
+    response = _response(answer, options, pipeline.manifest.version)
+    if response.status_code == HTTPStatus.OK:
+        runtime.metrics.request_succeeded(ticket.stopwatch)
+    return response
 
 
 @router.get("/healthz", summary="Is the process alive?", responses=PROBLEM_RESPONSES)
@@ -80,37 +87,10 @@ async def metrics(runtime: RuntimeOf) -> Response:
     return Response(runtime.metrics.expose(), media_type=CONTENT_TYPE)
 
 
-@router.get("/", include_in_schema=False)
-async def welcome(request: Request, runtime: RuntimeOf) -> Welcome:
-    """Where to go from here."""
-    url = f"{request.url_for('segment')}?format=color"
-    model = ModelInfo(name=runtime.manifest.name, version=runtime.manifest.version)
-    example = f"curl -F file=@photo.png '{url}' -o mask.png"
-    return Welcome.model_validate(
-        {"service": "ecenet", "version": release(), "model": model, "docs": "/docs", "try": example}
-    )
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled as soon as the client hangs up.
-
-    Raises:
-        ClientGone: It did.
-    """
-    result = asyncio.create_task(work)
-    departure = asyncio.create_task(_departure(request))
-    try:
-        await asyncio.wait((result, departure), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ClientGone("the client left before the answer")
-        return result.result()
-    finally:
-        result.cancel()
-        departure.cancel()
-        await asyncio.gather(result, departure, return_exceptions=True)
-
-
-async def _departure(request: Request) -> None:
-    """Wait until the client has hung up; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _response(answer: Answer, options: AnswerOptions, model_version: str) -> Response:
+    # The timings in JSON are those of one run.
+    tag = format_tag(answer.tag, weak=options.format is AnswerFormat.JSON)
+    headers = {"ETag": tag, "Vary": "Accept", "X-Model-Version": model_version}
+    if answer.content is None:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(answer.content, media_type=options.media_type, headers=headers)

@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import socket
@@ -22,6 +23,8 @@ from fastapi import FastAPI
 from service.engines.base import Engine
 from service.lifecycle import State
 from service.runtime import Runtime, release
+
+logger = logging.getLogger(__name__)
 
 # For answers that are already made when the drain is over.
 _WRITE_TIMEOUT_S = 1
@@ -38,6 +41,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, bound: socket.socket) -> None:
+        self._runtime: Runtime = app.state.runtime
+        settings = self._runtime.settings
         super().__init__(
             uvicorn.Config(
                 app,
@@ -49,10 +54,11 @@ class Server(uvicorn.Server):
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
             )
         )
         self.exit_status = 0
-        self._runtime: Runtime = app.state.runtime
         self._bound = bound
         self._watch: asyncio.Task[None] | None = None
 
@@ -91,11 +97,29 @@ class Server(uvicorn.Server):
         """When the start is over, print how to use the service, or why it cannot be used and end."""
         await self._runtime.started.wait()
         if self._runtime.lifecycle.failure:
-            print(f"ecenet-serve: {self._runtime.lifecycle.failure}", file=sys.stderr)  # noqa: T201
+            self._tell_failure(self._runtime.lifecycle.failure)
             self.exit_status = 1
             self.should_exit = True
         elif self._runtime.lifecycle.is_ready and self._runtime.engine is not None:
-            print(banner(self._runtime, self._runtime.engine, self._bound), flush=True)  # noqa: T201
+            self._tell_ready(banner(self._runtime, self._runtime.engine, self._bound))
+
+    def _tell_failure(self, failure: str) -> None:
+        if self._logs_json:
+            logger.critical(failure)
+        else:
+            print(f"ecenet-serve: {failure}", file=sys.stderr)  # noqa: T201
+
+    def _tell_ready(self, lines: str) -> None:
+        if self._logs_json:
+            # The address; the rest is for newcomers.
+            logger.info(lines.splitlines()[0])
+        else:
+            print(lines, flush=True)  # noqa: T201
+
+    @property
+    def _logs_json(self) -> bool:
+        """Whether everything that is said should be JSON."""
+        return self._runtime.settings.log_format == "json"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -121,7 +145,7 @@ def banner(runtime: Runtime, engine: Engine, bound: socket.socket) -> str:
     """What a newcomer needs: where, which model, and a command to try."""
     address, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
-    url = f"http://{host}:{port}"
+    url = f"{'https' if runtime.settings.tls_cert else 'http'}://{host}:{port}"
     manifest = runtime.manifest
     height, width = engine.graph.input_size
     return (

@@ -1,15 +1,19 @@
-"""One immutable set of settings: command line over environment (``ECENET_...``) over defaults."""
+"""One immutable set of settings, the environment (``ECENET_...``) over defaults; ``command_line`` reads the rest."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from model_export.sizes import Size, parse_size
 from service.cpus import available_cpus
@@ -17,14 +21,7 @@ from service.engines.names import EngineName, PrecisionName
 
 ENV_PREFIX = "ECENET_"
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-_HELP_EPILOG = """\
-Each option is also an environment variable: --max-batch-size is ECENET_MAX_BATCH_SIZE. The command line wins.
-
-example:
-  ecenet-serve --port 8000 &
-  curl -F file=@photo.png 'http://127.0.0.1:8000/segment?format=color' -o mask.png
-"""
+LogFormat = Literal["console", "json"]
 
 
 class SettingsError(ValueError):
@@ -65,18 +62,67 @@ class Settings(BaseSettings):
     max_image_pixels: Annotated[
         int, Field(ge=1, le=1 << 30, description="Largest image in pixels (width x height); a larger one: 413.")
     ] = 50_000_000
+    cache_bytes: Annotated[
+        int,
+        Field(ge=0, le=1 << 36, description="Bytes of the latest answers to keep for equal requests; 0 keeps none."),
+    ] = 0
+    max_batch_images: Annotated[
+        int, Field(ge=1, le=10_000, description="Images of one request to /segment/batch; one more: 400.")
+    ] = 64
+    max_batch_bytes: Annotated[
+        int,
+        Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch; a larger one: 413."),
+    ] = 64 * 1024 * 1024
     max_batch_size: Annotated[
         int | None, Field(ge=1, le=256, description="Images that the model takes at once; what pays if not given.")
     ] = None
     batch_window_ms: Annotated[
-        float, Field(ge=0, le=1000, description="Milliseconds that a batch waits to fill, from its oldest image.")
-    ] = 2.0
+        float | None,
+        Field(
+            ge=0,
+            le=1000,
+            description="Milliseconds that a batch waits to fill, from its oldest image; what pays if not given.",
+        ),
+    ] = None
     max_queue_size: Annotated[
         int, Field(ge=1, le=10_000, description="Requests inside the service at once, in any stage; one more: 503.")
     ] = 64
+    max_queue_pixels: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 40,
+            description="Decoded pixels of all requests inside the service; one image more: 503. An image alone may "
+            "have max_image_pixels.",
+        ),
+    ] = 400_000_000
     request_timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="Seconds from a request's arrival to its answer; then 504.")
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="Seconds from a request's arrival to its answer; then 504. X-Request-Timeout-Ms asks for "
+            "another time.",
+        ),
     ] = 30.0
+    max_request_timeout_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=3600,
+            description="Longest time in seconds that X-Request-Timeout-Ms may ask for; request_timeout_s if not "
+            "given.",
+        ),
+    ] = None
+    engine_timeout_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=3600,
+            description="Seconds that the engine has for a batch; then /healthz is 503 and all who wait are told; 10 "
+            "times the slowest batch of the warm-up, at least 10, if not given.",
+        ),
+    ] = None
     drain_timeout_s: Annotated[
         float, Field(ge=0, le=3600, description="Seconds from SIGTERM until unanswered requests are given up.")
     ] = 20.0
@@ -95,64 +141,108 @@ class Settings(BaseSettings):
     engine_threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of one model run.")] = Field(
         default_factory=available_cpus
     )
+    api_keys: Annotated[
+        SecretStr | None,
+        Field(description="Keys that clients must send, NAME:KEY or NAME:sha256:HEX, separated by commas or lines."),
+    ] = None
+    api_keys_file: Annotated[
+        Path | None,
+        Field(description="File of such keys, one a line, # for comments; read again within a second of a change."),
+    ] = None
+    rate_limit_per_s: Annotated[
+        float | None, Field(gt=0, le=1e6, description="Requests a second of each API key; one more is answered 429.")
+    ] = None
+    rate_limit_burst: Annotated[
+        int | None,
+        Field(ge=1, le=1_000_000, description="Requests that an idle key may send at once; one second's if not given."),
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...] | None,
+        NoDecode,
+        Field(description="Web pages that may call the service: origins separated by commas, or * for all."),
+    ] = None
+    tls_cert: Annotated[
+        Path | None, Field(description="Certificate chain, PEM; with it the service speaks HTTPS alone.")
+    ] = None
+    tls_key: Annotated[Path | None, Field(description="Private key of tls_cert, PEM, without a passphrase.")] = None
     log_level: Annotated[LogLevel, Field(description="Least severe message to log.")] = "info"
+    log_format: Annotated[LogFormat, Field(description="Lines for people, or one JSON object a line for machines.")] = (
+        "console"
+    )
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            pattern="^https?://",
+            description="URL of an OpenTelemetry collector for traces, OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if "
+            "not given, and none without that.",
+        ),
+    ] = None
 
     @field_validator("input_size", mode="before")
     @classmethod
     def _size_of_its_text(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
 
-    @field_validator("port", mode="before")
+    @field_validator("cors_origins", mode="before")
     @classmethod
-    def _port_of_a_service_link(cls, value: Any) -> Any:
+    def _origins_of_their_text(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for origin in origins or ():
+            parts = urlsplit(origin)
+            if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
+                raise ValueError(f"{origin!r} is not an origin such as https://example.org or http://localhost:3000")
+        return origins
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together; one of them is missing")
+        if self.rate_limit_burst is not None and self.rate_limit_per_s is None:
+            raise ValueError("--rate-limit-burst needs --rate-limit-per-s")
+        if self.rate_limit_per_s is not None and self.api_keys is None and self.api_keys_file is None:
+            raise ValueError("--rate-limit-per-s counts by API key; set --api-keys-file or ECENET_API_KEYS too")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment; pydantic-settings knows more sources, which are not wanted."""
+        return init_settings, Environment(settings_cls)
+
+
+class Environment(EnvSettingsSource):
+    """The values that the environment has."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Text by field name."""
+        values = super().__call__()
         # Kubernetes sets ECENET_PORT=tcp://10.0.0.1:80 in every pod beside a Service named "ecenet".
-        return cls.model_fields["port"].default if str(value).startswith("tcp://") else value
+        if str(values.get("port")).startswith("tcp://"):
+            del values["port"]
+        return values
 
 
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """Settings from the command line and the environment.
+def is_secret(name: str) -> bool:
+    """Whether a field must not be shown."""
+    annotation = Settings.model_fields[name].annotation
+    return SecretStr in (annotation, *get_args(annotation))
 
-    Args:
-        arguments: Command line without the program's name; that of the process if not given.
 
-    Raises:
-        SettingsError: Values out of range.
-        SystemExit: ``--help`` or an unknown option, both told on the terminal.
-    """
-    given = vars(_parser().parse_args(arguments))
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise SettingsError("; ".join(_explain(entry) for entry in error.errors())) from None
+def variable(name: str) -> str:
+    """Environment variable of a field: ``max_batch_size`` is ``ECENET_MAX_BATCH_SIZE``."""
+    return ENV_PREFIX + name.upper()
 
 
 def option(name: str) -> str:
-    """Command line option of a field: ``max_batch_size`` is ``--max-batch-size``."""
-    return "--" + name.replace("_", "-")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ecenet-serve",
-        description="Serve semantic segmentation over HTTP: an image in, a label map out.",
-        epilog=_HELP_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        text = str(field.description) + (f" Default: {default}." if default is not None else "")
-        parser.add_argument(option(name), metavar=_metavar(name, field.annotation), help=text.replace("%", "%%"))
-    return parser
-
-
-def _metavar(name: str, annotation: Any) -> str:
-    choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    return "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
-
-
-def _explain(entry: ErrorDetails) -> str:
-    """One sentence of one validation error: option, variable, value, what was expected."""
-    name, reason = str(entry["loc"][0]), entry["msg"]
-    return f"{option(name)} ({ENV_PREFIX}{name.upper()}) is {entry['input']!r}: {reason[:1].lower()}{reason[1:]}"
+    """What to call a field: ``--max-batch-size``, or the variable of a secret, as everybody can read command lines."""
+    return variable(name) if is_secret(name) else "--" + name.replace("_", "-")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+WorkStage = Literal["read", "decode", "queue", "infer", "post", "encode"]
 Stage = Literal["read", "wait", "decode", "queue", "infer", "post", "encode"]
+WORK_STAGES: tuple[WorkStage, ...] = get_args(WorkStage)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 

@@ -55,13 +55,13 @@ def brightness_logits() -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
 @pytest.fixture
 def tiny_model_dir(tmp_path: Path) -> Path:
     """A model directory with the brightness model as ONNX: any batch size, input 32x64."""
-    directory = tmp_path / "brightness"
-    directory.mkdir()
-    write_brightness_graph(directory / GRAPH_NAME, "B")
-    digest = file_sha256(directory / GRAPH_NAME)
-    graph = GraphInfo(GRAPH_NAME, digest, (32, 64))
-    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (graph,)))
-    return directory
+    return write_brightness_model(tmp_path / "brightness")
+
+
+@pytest.fixture(scope="session")
+def shared_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for tests that leave it as it is and share a process that serves it."""
+    return write_brightness_model(tmp_path_factory.mktemp("model") / "brightness")
 
 
 @pytest.fixture
@@ -82,6 +82,15 @@ def png() -> Callable[..., bytes]:
         return stream.getvalue()
 
     return make
+
+
+def write_brightness_model(directory: Path) -> Path:
+    directory.mkdir()
+    write_brightness_graph(directory / GRAPH_NAME, "B")
+    digest = file_sha256(directory / GRAPH_NAME)
+    graph = GraphInfo(GRAPH_NAME, digest, (32, 64))
+    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (graph,)))
+    return directory
 
 
 def write_brightness_graph(path: Path, batch: int | str) -> None:

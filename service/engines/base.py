@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -54,20 +55,23 @@ class Engine(Protocol):
         ...
 
 
-def warm_up(engine: Engine) -> None:
-    """Run the engine once per size in ``warm_up_sizes``, on black images.
+def warm_up(engine: Engine, repeats: int = 1) -> dict[int, float]:
+    """Run the engine at each size in ``warm_up_sizes``, on black images; gives the seconds of the last run of a size.
 
     Raises:
         EngineError: The run failed, or its result has another shape or values that are not finite.
     """
     height, width = engine.graph.input_size
     dtype = np.dtype(np.float32 if engine.graph.output == "logits" else np.uint8)
-    for size in engine.warm_up_sizes:
+    seconds: dict[int, float] = {}
+    for size in [size for size in engine.warm_up_sizes for _ in range(repeats)]:
+        started = time.perf_counter()
         expected = engine.graph.output_shape(size, engine.num_classes)
         try:
             rows = engine.infer(np.zeros((size, height, width, 3), np.uint8))
         except Exception as error:
             raise EngineError(f"the {engine.name} engine failed on a batch of {size} black images: {error}") from error
+        seconds[size] = time.perf_counter() - started
         if rows.shape != expected or rows.dtype != dtype:
             raise EngineError(
                 f"the {engine.name} engine gave {rows.dtype} {rows.shape} for a batch of {size}, "
@@ -75,3 +79,4 @@ def warm_up(engine: Engine) -> None:
             )
         if not np.isfinite(rows).all():
             raise EngineError(f"the {engine.name} engine gave logits with NaN or infinity for black images")
+    return seconds

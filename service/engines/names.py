@@ -13,6 +13,7 @@ ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 PRECISION_NAMES: tuple[PrecisionName, ...] = get_args(PrecisionName)
 # Fastest first: the order in which ``auto`` tries.
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+CPU_RUNTIMES: frozenset[str] = frozenset({"onnxruntime"})
 
 # What ``auto`` prefers, best first. TensorRT fuses attention in fp16 only; on a CPU fp16 is float32 with detours.
 PREFERRED_PRECISIONS: dict[RuntimeName, tuple[Precision, ...]] = {

@@ -9,6 +9,7 @@ from model_export.golden import GoldenError, read_golden
 from model_export.manifest import Manifest
 from model_export.selfcheck import SelfCheckError, self_check
 from service.engines.base import Engine, EngineError, warm_up
+from service.engines.names import CPU_RUNTIMES
 
 logger = logging.getLogger(__name__)
 
@@ -16,23 +17,24 @@ logger = logging.getLogger(__name__)
 _GPU_REPEATS = 3
 
 
-def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> None:
+def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
     """Run the directory's golden inputs at each of the engine's warm-up sizes, and compare with PyTorch's outputs.
+
+    Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer.
 
     A directory of format 1 has none: then the engine is warmed up on black images, and the log says so.
 
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.
     """
+    repeats = 1 if engine.name in CPU_RUNTIMES else _GPU_REPEATS
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is tried out, but not compared with PyTorch", model_dir)
-        warm_up(engine)
-        return
+        return warm_up(engine, repeats)
     try:
         golden = read_golden(model_dir, manifest, engine.graph.input_size)
     except GoldenError as error:
         raise EngineError(str(error)) from error
-    repeats = 1 if engine.name == "onnxruntime" else _GPU_REPEATS
     try:
         checked = self_check(engine, golden, engine.warm_up_sizes, repeats)
     except SelfCheckError as error:
@@ -45,3 +47,4 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> None:
             batch.agreement,
             batch.milliseconds,
         )
+    return {batch.batch_size: batch.milliseconds / 1000 for batch in checked}

@@ -1,24 +1,46 @@
 """The real server around an engine that a test holds by its pipes.
 
-Before each batch it prints ``batch <size>`` and waits for a byte on standard input. Arguments are those of the service.
+Before each batch it prints ``batch <size>`` and waits for a byte on standard input. ``GATED_FUNCTION`` names a function
+of ``service.pipeline`` that does likewise: it prints its name and waits. Arguments are those of the service.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_export.manifest import ClassInfo, GraphInfo, Manifest
+from service import pipeline
 from service.__main__ import leave
 from service.app import create_app
+from service.command_line import read_settings
 from service.server import Server, bind
-from service.settings import read_settings
 
 CLASSES = (ClassInfo(0, "dark", (10, 20, 30)), ClassInfo(1, "bright", (70, 80, 90)))
 MANIFEST = Manifest("gated", "1", "none", CLASSES, (GraphInfo("model.onnx", "0" * 64, (32, 64)),))
+
+
+def wait_for_a_byte(message: str) -> None:
+    sys.stdout.write(message + "\n")
+    sys.stdout.flush()
+    os.read(sys.stdin.fileno(), 1)
+
+
+def gate(name: str) -> None:
+    """Make a function of the pipeline wait for a byte."""
+    function: Callable[..., Any] = getattr(pipeline, name)
+
+    def gated(*arguments: Any, **options: Any) -> Any:
+        wait_for_a_byte(name)
+        return function(*arguments, **options)
+
+    setattr(pipeline, name, gated)
 
 
 class GatedEngine:
@@ -29,9 +51,7 @@ class GatedEngine:
     warm_up_sizes = ()
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        sys.stdout.write(f"batch {len(images)}\n")
-        sys.stdout.flush()
-        sys.stdin.buffer.read(1)
+        wait_for_a_byte(f"batch {len(images)}")
         return np.zeros((len(images), 2, 8, 16), np.float32)
 
     def close(self) -> None:
@@ -40,6 +60,8 @@ class GatedEngine:
 
 if __name__ == "__main__":
     assert Path("service").is_dir(), "started in the root of the repository"
+    if "GATED_FUNCTION" in os.environ:
+        gate(os.environ["GATED_FUNCTION"])
     settings = read_settings()
     app = create_app(settings, GatedEngine(), MANIFEST)
     leave(Server(app, bind(settings.host, settings.port)).serve_until_signal())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,18 +54,32 @@ class Process:
         while httpx.get(self.url + "/readyz").status_code != 503:
             pass
 
-    def until_in_flight(self, count: int) -> None:
-        while f"ecenet_in_flight {count}.0\n" not in httpx.get(self.url + "/metrics").text:
+    def until_metric(self, series: str, value: int) -> None:
+        while f"{series} {value}.0\n" not in httpx.get(self.url + "/metrics").text:
             pass
+
+    def until_in_flight(self, count: int) -> None:
+        self.until_metric("ecenet_in_flight", count)
+
+    def send(self, data: bytes, announced: int | None = None) -> socket.socket:
+        """Send a request by hand; ``announced`` is the length that its header states."""
+        length = len(data) if announced is None else announced
+        head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+        address = urlsplit(self.url)
+        client = socket.create_connection((address.hostname, address.port))
+        client.sendall(head.encode() + data)
+        return client
 
     def segment(self, data: bytes) -> httpx.Response:
         return httpx.post(self.url + "/segment", files={"file": ("photo.png", data)}, timeout=60)
 
 
 @contextmanager
-def running(program: list[str], *arguments: str) -> Iterator[Process]:
-    command = [sys.executable, *program, "--port", "0", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
+def running(program: list[str], *arguments: str, runner: tuple[str, ...] = (), **variables: str) -> Iterator[Process]:
+    """A program of Python with environment variables of its own, started by ``runner`` if one is given."""
+    command = [*runner, sys.executable, *program, "--port", "0", "--engine-timeout-s", "60", *arguments]
+    environment = {**os.environ, **variables}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
         try:
             yield Process(popen)
         finally:
@@ -144,13 +161,8 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
 ) -> None:
     first = background(gated.segment, png())
     assert gated.line() == "batch 1"
-    body = png()
-    head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-    address = urlsplit(gated.url)
-    clients = [socket.create_connection((address.hostname, address.port)) for _ in range(60)]
-    for client in clients:
-        client.sendall(head.encode() + body)
-    gated.until_in_flight(61)
+    clients = [gated.send(png()) for _ in range(60)]
+    gated.until_metric("ecenet_queue_depth", 52)  # a batch of 8 is prepared
     for client in clients:
         client.close()
     gated.until_in_flight(1)
@@ -160,8 +172,101 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
     assert (first.result().status_code, good.result().status_code) == (200, 200)
     assert gated.line() == "batch 1"
     metrics = httpx.get(gated.url + "/metrics").text
-    assert "ecenet_cancelled_total 60.0\n" in metrics
+    assert 'ecenet_requests_cancelled_total{stage="queue"} 60.0\n' in metrics
+    assert 'ecenet_images_dropped_total{reason="cancelled"} 60.0\n' in metrics
     assert "ecenet_batch_size_sum 2.0\n" in metrics
+
+
+def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(
+    gated: Process, png: Callable[..., bytes]
+) -> None:
+    client = gated.send(png()[:40], announced=len(png()))
+    gated.until_in_flight(1)
+    client.close()
+    gated.until_metric('ecenet_requests_cancelled_total{stage="read"}', 1)
+    gated.until_in_flight(0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "function", "batches"),
+    [("decode", "decode", 0), ("post", "labels_of", 1), ("encode", "encode_answer", 1)],
+)
+def test_client_that_hangs_up_is_noticed_while_its_stage_runs(
+    stage: str, function: str, batches: int, png: Callable[..., bytes]
+) -> None:
+    with running(GATED, "--drain-delay-s", "0", GATED_FUNCTION=function) as process:
+        client = process.send(png())
+        if batches:
+            assert process.line() == "batch 1"
+            process.release()
+        assert process.line() == function
+        client.close()
+        process.until_metric(f'ecenet_requests_cancelled_total{{stage="{stage}"}}', 1)
+        process.until_in_flight(0)
+        process.release()
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(20) == 0
+        assert process.line() == ""  # no batch since
+
+
+def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
+    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    with running(GATED, "--drain-delay-s", "0", "--engine-timeout-s", "0.5") as process:
+        started = time.monotonic()
+        requests = [background(process.segment, png()) for _ in range(3)]
+        for request in requests:
+            assert (request.result().status_code, request.result().json()["type"]) == (503, "engine-down")
+        assert time.monotonic() - started < 10
+        for path in ("/healthz", "/readyz"):
+            answer = httpx.get(process.url + path)
+            assert (answer.status_code, answer.json()["type"]) == (503, "engine-down")
+        assert process.segment(png()).status_code == 503
+        assert process.popen.poll() is None
+        process.release(2)
+        while httpx.get(process.url + "/healthz").status_code == 503:
+            pass
+        assert process.segment(png()).status_code == 200
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(20) == 0
+
+
+def namespace() -> tuple[str, ...]:
+    """The command that makes a program process 1 of a namespace of its own; skips the test where that is forbidden."""
+    unshare = shutil.which("unshare")
+    command = (str(unshare), *(() if os.geteuid() == 0 else ("--map-root-user",)), "--pid", "--fork", "--kill-child")
+    if unshare is None or subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no unshare, or no permission to make a namespace of processes")
+    return command
+
+
+def child(process: subprocess.Popen[bytes]) -> int:
+    """The only child of a process."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+
+
+def test_process_1_of_a_container_drains_on_sigterm(
+    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+) -> None:
+    with running(GATED, "--drain-delay-s", "1", runner=namespace()) as process:
+        inside = background(process.segment, png())
+        assert process.line() == "batch 1"
+        service = child(process.popen)
+        assert "NSpid:\t" + f"{service}\t1\n" in Path(f"/proc/{service}/status").read_text()
+        os.kill(service, signal.SIGTERM)
+        process.until_unready()
+        process.release()
+        assert inside.result().status_code == 200
+        assert process.popen.wait(20) == 0
+
+
+def test_process_1_of_a_container_leaves_on_the_second_signal() -> None:
+    with running(GATED, "--drain-delay-s", "20", runner=namespace()) as process:
+        service = child(process.popen)
+        os.kill(service, signal.SIGTERM)
+        process.until_unready()
+        os.kill(service, signal.SIGINT)
+        assert process.popen.wait(20) == 128 + signal.SIGINT
 
 
 def test_of_a_hundred_at_once_each_is_answered_and_those_over_the_limit_immediately(

@@ -60,11 +60,13 @@ class ManualEngine(Executor):
     Attributes:
         batches: The images of each batch that was run, by value.
         outputs: Rows to give, whatever was asked for.
+        is_broken: Whether every batch fails.
         handed: Set when a batch waits to be run.
     """
 
     def __init__(self) -> None:
         self.outputs: int | None = None
+        self.is_broken = False
         self.batches: list[list[int]] = []
         self.handed = asyncio.Event()
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -92,6 +94,8 @@ class ManualEngine(Executor):
         """Twice the value of each image; fails on ``POISON``."""
         values = images[:, 0, 0, 0]
         self.batches.append(values.tolist())
+        if self.is_broken:
+            raise RuntimeError("broken")
         if POISON in values:
             raise RuntimeError("poisoned")
         rows = values.astype(np.float32).reshape(-1, 1, 1, 1) * 2
@@ -103,6 +107,10 @@ class Observer:
         self.sizes: list[int] = []
         self.failures = 0
         self.drops: list[str] = []
+        self.waits: list[float] = []
+
+    def image_started(self, queue_s: float) -> None:
+        self.waits.append(queue_s)
 
     def batch_finished(self, size: int, seconds: float) -> None:
         self.sizes.append(size)
@@ -115,10 +123,15 @@ class Observer:
 
 
 class Bench:
-    """A batcher of at most 4 images, 6 waiting, a window of 10 s, with its engine and observer."""
+    """A batcher of at most 4 images, 6 waiting, a window of 10 s, with its engine and observer.
 
-    def __init__(self) -> None:
+    Attributes:
+        somebody_comes: What the batcher is told of images on their way.
+    """
+
+    def __init__(self, **options: Any) -> None:
         self.engine, self.observer = ManualEngine(), Observer()
+        self.somebody_comes = True
         self.batcher = Batcher(
             self.engine.infer,
             self.engine,
@@ -126,12 +139,16 @@ class Bench:
             max_queue_size=6,
             window_s=10.0,
             observer=self.observer,
+            somebody_comes=lambda: self.somebody_comes,
+            **options,
         )
         self.batcher.start()
 
-    def submit(self, value: int, deadline: float = 1000.0) -> asyncio.Task[BatchRow]:
+    def submit(
+        self, value: int, deadline: float = 1000.0, on_start: Callable[[], None] = lambda: None
+    ) -> asyncio.Task[BatchRow]:
         image = np.full((4, 4, 3), value, np.uint8)
-        return asyncio.create_task(self.batcher.submit(image, deadline))
+        return asyncio.create_task(self.batcher.submit(image, deadline, on_start=on_start))
 
     async def until_busy(self) -> None:
         await self.engine.handed.wait()
@@ -155,15 +172,15 @@ class Bench:
 
 
 @pytest.fixture
-def play() -> Callable[[Callable[[Bench], Coroutine[Any, Any, None]]], None]:
-    """Plays a story on a bench of its own, on a clock that jumps."""
+def play() -> Callable[..., None]:
+    """Plays a story on a bench of its own, which may get options for its batcher, on a clock that jumps."""
 
-    async def on_bench(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
-        await story(Bench())
+    async def on_bench(story: Callable[[Bench], Coroutine[Any, Any, None]], options: dict[str, Any]) -> None:
+        await story(Bench(**options))
 
-    def play(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+    def play(story: Callable[[Bench], Coroutine[Any, Any, None]], **options: Any) -> None:
         with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-            runner.run(on_bench(story))
+            runner.run(on_bench(story, options))
 
     return play
 
@@ -252,7 +269,9 @@ class Api:
 class Exchange:
     """One request at the level of ASGI, whose client can hang up; if not ``whole``, before the end of the body."""
 
-    def __init__(self, app: FastAPI, headers: dict[str, str], body: bytes = b"", *, whole: bool = True) -> None:
+    def __init__(
+        self, app: FastAPI, headers: dict[str, str], body: bytes = b"", *, whole: bool = True, path: str = "/segment"
+    ) -> None:
         self.status = 0
         self.received = 0
         self.left = asyncio.Event()
@@ -260,6 +279,7 @@ class Exchange:
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._body = body
         self._whole = whole
+        self._path = path
 
     async def run(self) -> None:
         scope: Scope = {
@@ -268,8 +288,8 @@ class Exchange:
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",
-            "path": "/segment",
-            "raw_path": b"/segment",
+            "path": self._path,
+            "raw_path": self._path.encode(),
             "query_string": b"",
             "root_path": "",
             "headers": self._headers,
@@ -308,7 +328,7 @@ def serving(engine: FakeEngine, manifest: Manifest) -> Callable[..., AbstractAsy
 
     @asynccontextmanager
     async def serve(*, warm: bool = True, **settings: Any) -> AsyncIterator[Api]:
-        app = create_app(Settings(codec_threads=2, **settings), engine, manifest)
+        app = create_app(Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings}), engine, manifest)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

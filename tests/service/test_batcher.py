@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
 
 from service.batcher import BatchRow
-from service.errors import DeadlineExceeded, Draining, EngineFailure, Overloaded
+from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded
 
 POISON = 201
 # Fixtures' types, which live in conftest.py.
 Bench = Any
 Play = Any
+
+
+class InlineExecutor(Executor):
+    """Does at once what it is given.
+
+    Attributes:
+        jobs: How many those were.
+    """
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.jobs += 1
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def value(row: BatchRow) -> float:
@@ -102,7 +121,7 @@ def test_full_queue_is_refused_with_the_time_it_needs(play: Play) -> None:
         bench.batcher.seconds_per_image = 1.4
         with pytest.raises(Overloaded, match="6 images wait already") as refusal:
             await bench.submit(9)
-        assert refusal.value.headers["Retry-After"] == "9"
+        assert refusal.value.headers["Retry-After"] == "10"  # the one that runs, and 6
         bench.engine.run()
         assert value(await first) == 0
 
@@ -217,7 +236,6 @@ def test_callers_of_a_stuck_engine_are_answered_at_their_deadline(play: Play) ->
         with pytest.raises(DeadlineExceeded):
             await stuck
         assert bench.now == pytest.approx(30)
-        assert bench.batcher.busy_s == pytest.approx(20)
 
     play(story)
 
@@ -273,3 +291,214 @@ def test_seconds_per_image_follow_the_measured_batches(play: Play) -> None:
         assert (await row).infer_s == bench.batcher.seconds_per_image > 0.0
 
     play(story)
+
+
+def test_window_is_not_waited_for_when_nobody_comes(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.somebody_comes = False
+        bench.submit(1)
+        await bench.until_busy()
+        assert bench.now == 0.0
+
+    play(story)
+
+
+def test_window_ends_when_the_last_one_on_its_way_has_turned_back(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(1)
+        await asyncio.sleep(3)
+        assert not bench.engine.is_busy
+        bench.somebody_comes = False
+        bench.batcher.look_again()
+        await bench.until_busy()
+        assert bench.now == 3.0
+
+    play(story)
+
+
+def test_full_batch_is_copied_together_while_the_engine_runs(play: Play) -> None:
+    stacking = InlineExecutor()
+
+    async def story(bench: Bench) -> None:
+        first = bench.submit(0)
+        await asyncio.sleep(11)
+        assert stacking.jobs == 1
+        waiting = [bench.submit(number) for number in (1, 2)]
+        await asyncio.sleep(11)
+        waiting.append(bench.submit(3))
+        await bench.settle()
+        assert (stacking.jobs, bench.batcher.depth) == (1, 3)  # not full: others may still join
+        waiting.append(bench.submit(4))
+        await bench.settle()
+        assert (stacking.jobs, bench.batcher.depth) == (2, 0)
+        assert len(bench.engine.batches) == 0
+        bench.engine.run()
+        await bench.until_busy()
+        bench.engine.run()
+        assert [value(await row) for row in (first, *waiting)] == [0, 2, 4, 6, 8]
+        assert bench.engine.batches == [[0], [1, 2, 3, 4]]
+
+    play(story, stacking=stacking)
+
+
+def test_who_leaves_a_batch_that_was_copied_ahead_never_runs(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(0)
+        await asyncio.sleep(11)
+        waiting = [bench.submit(number, deadline=20 if number == 3 else 1000) for number in (1, 2, 3, 4)]
+        await bench.settle()
+        waiting[1].cancel()
+        await asyncio.sleep(10)
+        bench.engine.run()
+        await bench.until_busy()
+        bench.engine.run()
+        assert [value(await waiting[index]) for index in (0, 3)] == [2, 8]
+        with pytest.raises(DeadlineExceeded):
+            await waiting[2]
+        assert bench.engine.batches == [[0], [1, 4]]
+        assert sorted(bench.observer.drops) == ["cancelled", "expired"]
+
+    play(story, stacking=InlineExecutor())
+
+
+def test_never_more_than_one_batch_ahead(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(0)
+        await asyncio.sleep(11)
+        rows = [bench.submit(number) for number in range(1, 5)]
+        await bench.settle()
+        rows += [bench.submit(number) for number in range(5, 10)]
+        await bench.settle()
+        assert (bench.batcher.depth, bench.batcher.backlog) == (5, 10)
+        await bench.run_until_done(rows)
+        assert bench.engine.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+    play(story, stacking=InlineExecutor())
+
+
+def test_start_of_an_image_is_told(play: Play) -> None:
+    started: list[int] = []
+
+    async def story(bench: Bench) -> None:
+        bench.submit(1, on_start=lambda: started.append(1))
+        bench.submit(2, on_start=lambda: started.append(2))
+        await asyncio.sleep(9)
+        assert started == []
+        await bench.until_busy()
+        assert started == [1, 2]
+        assert len(bench.observer.waits) == 2
+
+    play(story)
+
+
+def test_stuck_engine_fails_who_waits_and_who_comes_with_the_reason(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        running = bench.submit(1)
+        await asyncio.sleep(11)
+        waiting = bench.submit(2)
+        for row in (running, waiting):
+            with pytest.raises(EngineDown, match="kept a batch of 1 for more than 5 s"):
+                await row
+        assert bench.now == pytest.approx(15)
+        with pytest.raises(EngineDown, match="for more than 5 s"):
+            await bench.submit(3)
+        assert bench.now == pytest.approx(15)
+        assert bench.batcher.down
+        assert bench.observer.drops == ["engine-down"]
+
+    play(story, engine_timeout_s=5)
+
+
+def test_stuck_engine_that_comes_back_is_used_again(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        stuck = bench.submit(1)
+        with pytest.raises(EngineDown):
+            await stuck
+        bench.engine.run()
+        await bench.settle()
+        assert not bench.batcher.down
+        good = bench.submit(4)
+        await bench.until_busy()
+        bench.engine.run()
+        assert value(await good) == 8
+
+    play(story, engine_timeout_s=5)
+
+
+def test_batch_that_was_copied_ahead_of_a_stuck_engine_never_runs(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(0)
+        await asyncio.sleep(11)
+        rows = [bench.submit(number) for number in (1, 2, 3, 4)]
+        for row in rows:
+            with pytest.raises(EngineDown):
+                await row
+        bench.engine.run()
+        await bench.settle()
+        assert bench.engine.batches == [[0]]
+        assert bench.observer.drops == ["engine-down"] * 4
+
+    play(story, engine_timeout_s=5, stacking=InlineExecutor())
+
+
+def test_engine_that_fails_on_everything_is_down_until_a_trial_passes(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.is_broken = True
+        for number in range(3):
+            row = bench.submit(number + 1)
+            await bench.until_busy()
+            bench.engine.run()
+            with pytest.raises(EngineFailure, match="broken"):
+                await row
+        await bench.until_busy()
+        bench.engine.run()
+        await bench.settle()
+        assert bench.engine.batches[-1] == [0]
+        with pytest.raises(EngineDown, match="on every image, on a black one too: broken"):
+            await bench.submit(9)
+        bench.engine.is_broken = False
+        await bench.until_busy()
+        bench.engine.run()
+        await bench.settle()
+        assert not bench.batcher.down
+
+    play(story)
+
+
+def test_guilty_images_alone_do_not_bring_the_engine_down(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        rows = [bench.submit(POISON) for _ in range(4)]
+        await bench.run_until_done(rows)
+        failures = await asyncio.gather(*rows, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [EngineFailure] * 4
+        while bench.engine.is_busy:
+            bench.engine.run()
+            await bench.settle()
+        assert [0] in bench.engine.batches
+        assert not bench.batcher.down
+
+    play(story)
+
+
+def test_bug_in_the_batcher_fails_who_waits(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(bench.observer, "image_started", None)
+        row = bench.submit(1)
+        with pytest.raises(EngineDown, match="the batcher has stopped"):
+            await row
+        with pytest.raises(EngineDown, match="the batcher has stopped"):
+            await bench.submit(2)
+
+    play(story)
+
+
+def test_slow_batch_that_was_given_up_does_not_count_for_the_speed(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        stuck = bench.submit(1)
+        with pytest.raises(EngineDown):
+            await stuck
+        bench.engine.run()
+        await bench.settle()
+        assert bench.batcher.seconds_per_image == 0.5
+
+    play(story, engine_timeout_s=1e-9, seconds_per_image=0.5)

@@ -60,3 +60,19 @@ def test_alpha_outside_of_its_range_is_named(alpha: float) -> None:
 def test_sizes_that_differ_are_named() -> None:
     with pytest.raises(ValueError, match=r"the image is \(4, 3\), its label map \(2, 3\)"):
         overlay(np.zeros((4, 3, 3), np.uint8), LABELS, PALETTE)
+
+
+def test_void_keeps_the_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8)
+    labels = np.array([[0, 255, 2], [255, 2, 1]], np.uint8)
+    blend = overlay(pixels, labels, PALETTE.ljust(768, b"\0"), void=255)
+    assert (blend[labels == 255] == pixels[labels == 255]).all()
+    others = overlay(pixels, np.where(labels == 255, np.uint8(0), labels), PALETTE)
+    np.testing.assert_array_equal(blend[labels != 255], others[labels != 255])
+
+
+def test_images_of_several_strips_are_blended_whole() -> None:
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.integers(0, 256, (150, 3, 3), np.uint8), generator.integers(0, 4, (150, 3), np.uint8)
+    expected = (pixels.astype(np.int64) * 192 + colorize(labels, PALETTE) * np.int64(64) + 128) // 256
+    np.testing.assert_array_equal(overlay(pixels, labels, PALETTE, alpha=0.25), expected)

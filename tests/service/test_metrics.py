@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shutil
+import subprocess
+from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_export.manifest import Manifest
-from service.errors import Draining, NotReady, Overloaded
+from service.errors import (
+    Draining,
+    EngineDown,
+    NotReady,
+    Overloaded,
+    PixelsOverloaded,
+    RateLimited,
+    ServiceError,
+)
 from service.metrics import NO_FORMAT, STATUSES, Metrics
 from service.schemas import AnswerFormat
-from service.stopwatch import STAGES, Stopwatch
+from service.stopwatch import STAGES, WORK_STAGES, Stopwatch
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -31,11 +44,16 @@ def test_every_label_set_is_there_with_zero_before_the_first_event() -> None:
         assert value(metrics, "ecenet_requests_total", format=str(answer_format), status=str(status)) == 0
     for stage in STAGES:
         assert value(metrics, "ecenet_stage_seconds_count", stage=stage) == 0
-    for reason in ("overloaded", "draining", "not-ready"):
-        assert value(metrics, "ecenet_rejected_total", reason=reason) == 0
-    for reason in ("cancelled", "expired", "drained"):
-        assert value(metrics, "ecenet_dropped_total", reason=reason) == 0
-    for name in ("ecenet_cancelled_total", "ecenet_batch_failures_total", "ecenet_batch_size_count"):
+    for reason in ("overloaded", "overloaded-pixels", "rate-limited", "engine-down", "draining", "not-ready"):
+        assert value(metrics, "ecenet_requests_rejected_total", reason=reason) == 0
+    for stage in WORK_STAGES:
+        assert value(metrics, "ecenet_requests_cancelled_total", stage=stage) == 0
+        assert value(metrics, "ecenet_requests_expired_total", stage=stage) == 0
+    for reason in ("cancelled", "expired", "drained", "engine-down"):
+        assert value(metrics, "ecenet_images_dropped_total", reason=reason) == 0
+    for result in ("success", "failure"):
+        assert value(metrics, "ecenet_model_loads_total", result=result) == 0
+    for name in ("ecenet_batch_failures_total", "ecenet_batch_size_count", "ecenet_queue_wait_seconds_count"):
         assert value(metrics, name) == 0
     assert not any(name.endswith("_created") for name, _ in samples(metrics))
 
@@ -43,20 +61,28 @@ def test_every_label_set_is_there_with_zero_before_the_first_event() -> None:
 def test_events_are_counted() -> None:
     metrics = Metrics()
     metrics.request_answered("color", 200)
-    for error in (Overloaded("full"), Draining("stopping"), NotReady("loading"), Overloaded("full")):
+    errors: list[ServiceError] = [Overloaded("full"), PixelsOverloaded("full"), RateLimited("too fast")]
+    for error in (*errors, EngineDown("stuck"), Draining("stopping"), NotReady("loading"), Overloaded("full")):
         metrics.request_rejected(error)
-    metrics.client_left()
+    metrics.client_left("decode")
+    metrics.request_expired("queue")
+    metrics.image_started(0.5)
+    metrics.model_loaded("failure")
     metrics.batch_finished(3, 0.2)
     metrics.batch_failed()
     metrics.work_dropped("expired")
     assert value(metrics, "ecenet_requests_total", format="color", status="200") == 1
-    assert value(metrics, "ecenet_rejected_total", reason="overloaded") == 2
-    assert value(metrics, "ecenet_rejected_total", reason="draining") == 1
-    assert value(metrics, "ecenet_cancelled_total") == 1
+    assert value(metrics, "ecenet_requests_rejected_total", reason="overloaded") == 2
+    for reason in ("overloaded-pixels", "rate-limited", "engine-down", "draining", "not-ready"):
+        assert value(metrics, "ecenet_requests_rejected_total", reason=reason) == 1
+    assert value(metrics, "ecenet_requests_cancelled_total", stage="decode") == 1
+    assert value(metrics, "ecenet_requests_expired_total", stage="queue") == 1
+    assert value(metrics, "ecenet_queue_wait_seconds_sum") == 0.5
+    assert value(metrics, "ecenet_model_loads_total", result="failure") == 1
     assert value(metrics, "ecenet_batch_size_sum") == 3
     assert value(metrics, "ecenet_batch_seconds_sum") == 0.2
     assert value(metrics, "ecenet_batch_failures_total") == 1
-    assert value(metrics, "ecenet_dropped_total", reason="expired") == 1
+    assert value(metrics, "ecenet_images_dropped_total", reason="expired") == 1
 
 
 def test_stages_of_a_request_are_observed() -> None:
@@ -72,12 +98,19 @@ def test_stages_of_a_request_are_observed() -> None:
 
 def test_gauges_are_read_at_the_scrape() -> None:
     metrics, depth = Metrics(), [2]
-    metrics.watch(queue_depth=lambda: depth[0], in_flight=lambda: 5)
-    metrics.watch_readiness(lambda: True)
+    metrics.watch(
+        queue_depth=lambda: depth[0],
+        in_flight=lambda: 5,
+        in_flight_pixels=lambda: 640,
+        is_ready=lambda: True,
+        engine_is_up=lambda: False,
+    )
     depth[0] = 4
     assert value(metrics, "ecenet_queue_depth") == 4
     assert value(metrics, "ecenet_in_flight") == 5
+    assert value(metrics, "ecenet_in_flight_pixels") == 640
     assert value(metrics, "ecenet_ready") == 1
+    assert value(metrics, "ecenet_engine_up") == 0
 
 
 def test_model_and_release_are_named(manifest: Manifest) -> None:
@@ -90,5 +123,42 @@ def test_model_and_release_are_named(manifest: Manifest) -> None:
 
 def test_two_apps_do_not_share_metrics() -> None:
     first, second = Metrics(), Metrics()
-    first.client_left()
-    assert value(second, "ecenet_cancelled_total") == 0
+    first.batch_failed()
+    assert value(second, "ecenet_batch_failures_total") == 0
+
+
+# https://prometheus.io/docs/practices/naming: base units only, and the unit at the end of the name.
+UNITS = {"seconds", "bytes", "pixels", "info"}
+OTHER_UNITS = {"ms", "milliseconds", "us", "microseconds", "minutes", "hours", "kb", "mb", "kilobytes", "percent"}
+
+
+def families(metrics: Metrics) -> list[Any]:
+    return list(text_string_to_metric_families(metrics.expose().decode()))
+
+
+def test_names_and_units_follow_the_conventions() -> None:
+    for family in families(Metrics()):
+        words = family.name.split("_")
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name), family.name
+        assert words[0] in ("ecenet", "process")
+        assert family.documentation, family.name
+        assert not OTHER_UNITS & set(words), family.name
+        assert not UNITS & set(words[1:-1]), f"{family.name}: the unit belongs at the end"
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        assert (family.name.endswith("_info")) == (family.name in ("ecenet_model_info", "ecenet_build_info"))
+        # A counter's samples alone end in _total: the parser takes that off the family's name.
+        assert all(sample.name.endswith("_total") for sample in family.samples if family.type == "counter")
+        assert words[-1] != "total", family.name
+        for sample in family.samples:
+            assert all(re.fullmatch(r"[a-z][a-z_]*", label) for label in sample.labels), sample
+            assert not {"le", "quantile"} & set(sample.labels) or family.type == "histogram"
+
+
+def test_promtool_finds_nothing_to_say(manifest: Manifest) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    metrics = Metrics()
+    metrics.describe(manifest, "fake", manifest.graph, "0.9")
+    told = subprocess.run([promtool, "check", "metrics"], input=metrics.expose(), capture_output=True, check=False)
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.logs import RequestIdFilter
+
 pytestmark = pytest.mark.anyio
 
 POISON = 201
@@ -47,13 +49,16 @@ async def test_overlay_is_half_image_and_half_colour(api: Api, png: Png) -> None
 async def test_json_counts_every_class(api: Api, solid: Solid) -> None:
     response = await api.post(solid(128), format="json")
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == {
+    body = response.json()
+    assert set(body.pop("timings_ms")) == {"read", "wait", "decode", "queue", "infer", "post"}
+    assert body == {
         "size": {"width": 64, "height": 32},
         "model": {"name": "brightness", "version": "1.2.3"},
+        "processing": {"mode": "resize", "windows": 1, "scale_x": 1.0, "scale_y": 1.0},
         "classes": [
-            {"id": 0, "name": "dark", "color": [10, 20, 30], "pixels": 0, "share": 0.0},
-            {"id": 1, "name": "grey", "color": [40, 50, 60], "pixels": 2048, "share": 1.0},
-            {"id": 2, "name": "bright", "color": [70, 80, 90], "pixels": 0, "share": 0.0},
+            {"id": 0, "name": "dark", "color": [10, 20, 30], "pixels": 0, "share": 0.0, "confidence": None},
+            {"id": 1, "name": "grey", "color": [40, 50, 60], "pixels": 2048, "share": 1.0, "confidence": 1.0},
+            {"id": 2, "name": "bright", "color": [70, 80, 90], "pixels": 0, "share": 0.0, "confidence": None},
         ],
     }
 
@@ -100,7 +105,7 @@ async def test_second_file_is_answered_400(api: Api, solid: Solid) -> None:
     api.check_problem(await api.http.post("/segment", files=files), 400, "bad-request", "more than one field 'file'")
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json", ""])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "text/json", ""])
 async def test_other_content_types_are_answered_415(api: Api, content_type: str, solid: Solid) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     response = await api.http.post("/segment", content=solid(1), headers=headers)
@@ -185,10 +190,13 @@ async def test_bug_is_answered_500_without_its_text(
         raise KeyError("secret")
 
     monkeypatch.setattr("service.pipeline.decode", fail)
+    caplog.handler.addFilter(RequestIdFilter())
     problem = api.check_problem(await api.post(solid(1)), 500, "internal-error")
     assert "secret" not in str(problem)
     assert "secret" in caplog.text
-    assert problem["request_id"] in caplog.text
+    assert problem["request_id"] in {
+        getattr(record, "request_id", None) for record in caplog.records if record.exc_info
+    }
     monkeypatch.undo()
     assert (await api.post(solid(1))).status_code == 200
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, option, read_settings
+from service.command_line import read_settings
+from service.settings import Settings, SettingsError, option
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,9 @@ def test_defaults() -> None:
     settings = read_settings([])
     assert (settings.host, settings.port, settings.model_dir) == ("127.0.0.1", 8000, None)
     assert (settings.max_image_bytes, settings.max_image_pixels) == (20 * 2**20, 50_000_000)
-    assert (settings.max_batch_size, settings.batch_window_ms, settings.max_queue_size) == (None, 2.0, 64)
+    assert (settings.max_batch_size, settings.batch_window_ms, settings.engine_timeout_s) == (None, None, None)
+    assert (settings.max_queue_size, settings.max_queue_pixels) == (64, 400_000_000)
+    assert settings.max_request_timeout_s is None
     assert (settings.request_timeout_s, settings.drain_timeout_s, settings.drain_delay_s) == (30.0, 20.0, 1.0)
     assert settings.codec_threads >= 1
     assert settings.engine_threads >= 1

@@ -1,0 +1,45 @@
+"""HTTP: what is served, as lists for people and programs."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from model_export.manifest import Manifest
+from service.answer_options import available_formats
+from service.openapi import LABELS_RESPONSES, MODELS_RESPONSES
+from service.pipeline import Pipeline
+from service.routes import RuntimeOf
+from service.schemas import ClassLabel, ImageSize, Labels, ModelInfo, Models, ServedModel
+
+router = APIRouter()
+
+
+@router.get("/labels", summary="The classes of the model", responses=LABELS_RESPONSES)
+async def labels(runtime: RuntimeOf) -> Labels:
+    """Id, name and colour of every class, in the order of the ids."""
+    manifest = runtime.pipeline.manifest
+    classes = [ClassLabel(id=info.id, name=info.name, color=info.color) for info in manifest.classes]
+    return Labels(model=_model_info(manifest), classes=classes)
+
+
+@router.get("/models", summary="The models that answer", responses=MODELS_RESPONSES)
+async def models(runtime: RuntimeOf) -> Models:
+    """Name, version and input size of the model, what runs it, and the formats that it can answer."""
+    return Models(models=[_served_model(runtime.pipeline)])
+
+
+def _served_model(pipeline: Pipeline) -> ServedModel:
+    height, width = pipeline.graph.input_size
+    return ServedModel(
+        name=pipeline.manifest.name,
+        version=pipeline.manifest.version,
+        input_size=ImageSize(width=width, height=height),
+        precision=pipeline.graph.precision,
+        engine=pipeline.engine_name,
+        num_classes=pipeline.manifest.num_classes,
+        formats=available_formats(pipeline.graph),
+    )
+
+
+def _model_info(manifest: Manifest) -> ModelInfo:
+    return ModelInfo(name=manifest.name, version=manifest.version)

@@ -1,0 +1,60 @@
+"""What can go wrong between a client and the service.
+
+ClientError
+├── Unreachable         no answer came: no connection, a broken one, or too late
+├── Refused             the service answered with an error, mostly a problem document (RFC 9457)
+└── UnexpectedAnswer    it answered 200, but not with what was asked for
+"""
+
+# ruff: noqa: N818 - named after the condition, as the service's errors are
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ClientError(Exception):
+    """No result; the text says of what."""
+
+
+class Unreachable(ClientError):
+    """No answer came."""
+
+
+class UnexpectedAnswer(ClientError):
+    """An answer that is not what was asked for."""
+
+
+class ModelUnusable(ClientError):
+    """The model cannot be run in this process."""
+
+
+class Refused(ClientError):
+    """The service answered with an error.
+
+    Attributes:
+        status: HTTP status.
+        type: Stable name of the kind of problem, e.g. ``not-an-image``; ``about:blank`` where the answer has none.
+        title: The kind of problem in words.
+        detail: This occurrence, with value and limit; the start of the body where it is no problem document.
+        request_id: Under which the service's log has it, if the answer says so.
+        members: All members of the problem document.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        title: str,
+        detail: str,
+        request_id: str | None,
+        members: Mapping[str, Any],
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = str(members.get("type", "about:blank"))
+        self.title = title
+        self.detail = detail
+        self.request_id = request_id
+        self.members = dict(members)

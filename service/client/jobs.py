@@ -1,0 +1,92 @@
+"""Which images are segmented, and where each result goes: known before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.client.parameters import Format
+
+# What a folder is searched for; a file that is named itself may have any name.
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+# Results are named after the whole name of their image, so that a.jpg and a.png keep apart, and formats too.
+ENDINGS: dict[Format, str] = {
+    "labels": ".labels.png",
+    "color": ".color.png",
+    "overlay": ".overlay.png",
+    "confidence": ".confidence.png",
+    "contours": ".contours.json",
+    "npy": ".npy",
+    "json": ".json",
+}
+_RESULT = re.compile(r"\.(?:labels|color|overlay|confidence)\.png$")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image and where its result goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file or folder that came to nothing, and why."""
+
+    path: Path
+    reason: str
+
+
+def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tuple[list[Job], list[Failure]]:
+    """What to do for files and, with all that lies below them, folders.
+
+    The result of a file lies in ``output``; that of an image in a folder at the same place below ``output``. Images
+    that are results of this command are not taken from folders. What is named twice is done once.
+
+    Returns:
+        Jobs, no two with one target; and what cannot be done.
+    """
+    jobs: dict[Path, Job] = {}
+    failures: list[Failure] = []
+    for path in inputs:
+        for found in _find(path, failures):
+            below = found.relative_to(path) if path.is_dir() else Path(found.name)
+            job = Job(found, output / below.with_name(below.name + ENDINGS[answer_format]))
+            first = jobs.setdefault(job.target, job)
+            if first.source.resolve() != found.resolve():
+                reason = f"its result would be {job.target}, as that of {first.source}: give the folder of both"
+                failures.append(Failure(found, reason))
+    return list(jobs.values()), failures
+
+
+def _find(path: Path, failures: list[Failure]) -> Iterator[Path]:
+    """The file itself, or the images below a folder in the order of their names."""
+    if not path.is_dir():
+        if path.exists():
+            yield path
+        else:
+            failures.append(Failure(path, "there is no such file or folder"))
+        return
+    before = len(failures)
+    images = list(_search(path, failures))
+    if not images and len(failures) == before:
+        failures.append(Failure(path, "the folder holds no images"))
+    yield from images
+
+
+def _search(folder: Path, failures: list[Failure]) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        failures.append(Failure(Path(error.filename), f"the folder cannot be read: {error.strerror}"))
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not _RESULT.search(name) and path.is_file():
+                yield path

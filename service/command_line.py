@@ -1,0 +1,145 @@
+"""The settings of a process: command line over environment over file over defaults, each with where it is from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from model_export.sizes import format_size
+from service.settings import ENV_PREFIX, Environment, Settings, SettingsError, is_secret, option, variable
+from service.settings_file import read_settings_file
+
+CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+_MASK = "**********"
+
+_HELP_EPILOG = """\
+Each option is also an environment variable, --max-batch-size is ECENET_MAX_BATCH_SIZE, and a key of the file,
+max_batch_size. The command line wins over the environment, the environment over the file. ECENET_API_KEYS has no
+option, as everybody on a machine can read command lines.
+
+example:
+  ecenet-serve --port 8000 &
+  curl -F file=@photo.png 'http://127.0.0.1:8000/segment?format=color' -o mask.png
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What a process was started with.
+
+    Attributes:
+        settings: The effective settings.
+        sources: Where each that is not a default is from, by field name.
+        print_settings: Whether they are to be printed, and nothing else.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    print_settings: bool = False
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """The settings alone; see ``read_command_line``."""
+    return read_command_line(arguments).settings
+
+
+def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
+    """What the command line, the environment and the settings file say.
+
+    Args:
+        arguments: Command line without the program's name; that of the process if not given.
+
+    Raises:
+        SettingsError: Values out of range, or a settings file that cannot be used.
+        SystemExit: ``--help`` or an unknown option, both told on the terminal.
+    """
+    given = vars(_parser().parse_args(arguments))
+    print_settings = given.pop("print_settings", False)
+    path = given.pop("config", os.environ.get(CONFIG_VARIABLE))
+    in_file = read_settings_file(Path(path), Settings.model_fields) if path else {}
+    in_environment = Environment(Settings)()
+    sources = (
+        dict.fromkeys(in_file, f"file {path}")
+        | {name: f"environment {variable(name)}" for name in in_environment}
+        | {name: f"command line {option(name)}" for name in given}
+    )
+    try:
+        settings = Settings(**{**in_file, **in_environment, **given})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(entry, sources) for entry in error.errors())) from None
+    return CommandLine(settings, sources, print_settings)
+
+
+def describe(command_line: CommandLine) -> str:
+    """The effective settings, a line each with the source behind it: a settings file, but for masked secrets."""
+    lines = [_assignment(name, getattr(command_line.settings, name)) for name in Settings.model_fields]
+    width = max(len(line) for line in lines)
+    sources = [command_line.sources.get(name, "default") for name in Settings.model_fields]
+    return "\n".join(f"{line:<{width}}  # {source}" for line, source in zip(lines, sources, strict=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecenet-serve",
+        description="Serve semantic segmentation over HTTP: an image in, a label map out.",
+        epilog=_HELP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"Settings file, TOML; {CONFIG_VARIABLE} if not given.")
+    parser.add_argument(
+        "--print-settings", action="store_true", help="Print the effective settings and where each is from, and end."
+    )
+    for name, field in Settings.model_fields.items():
+        if is_secret(name):
+            continue
+        default = field.get_default(call_default_factory=True)
+        text = str(field.description) + (f" Default: {default}." if default is not None else "")
+        parser.add_argument(option(name), metavar=_metavar(name, field.annotation), help=text.replace("%", "%%"))
+    return parser
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
+    return "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
+
+
+def _explain(entry: ErrorDetails, sources: Mapping[str, str]) -> str:
+    """One sentence of one validation error: option, variable, value, what was expected; of several settings, that."""
+    reason = entry["msg"].removeprefix("Value error, ")
+    if not entry["loc"]:
+        return reason
+    name = str(entry["loc"][0])
+    source = sources.get(name, "")
+    place = f" in the {source}" if source.startswith("file ") else ""
+    value = _MASK if is_secret(name) else repr(entry["input"])
+    return f"{option(name)} ({variable(name)}) is {value}{place}: {reason[:1].lower()}{reason[1:]}"
+
+
+def _assignment(name: str, value: Any) -> str:
+    """A line of TOML; a comment where there is no value, or none to show."""
+    if value is None:
+        return f"# {name} is not set"
+    if isinstance(value, SecretStr):
+        return f"# {name} = {_MASK}"
+    return f"{name} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, tuple):
+        height, width = value[0], value[-1]
+        if isinstance(height, int) and isinstance(width, int):
+            return json.dumps(format_size((height, width)))
+        return json.dumps([str(entry) for entry in value], ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False)

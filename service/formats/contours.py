@@ -1,0 +1,236 @@
+"""Borders of classes as polygons on the edges of pixels: exact, so that filling them gives the label map back.
+
+Only corners are looked at. Around a lattice point lie four pixels; a class has a corner there where its pixels among
+the four are one, three, or two on a diagonal (then it has two corners, so polygons touch there and do not cross).
+Sorted along a row, corners with a border on the same side are its ends in pairs; so they are along a column, and both
+pairings together are closed rings. Nothing is approximated or smoothed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InvalidParameter
+
+Ring = NDArray[np.int32]
+Polygon = list[Ring]
+
+# Quadrants around a lattice point in reading order; in each, where its neighbours are in this order.
+_UPPER_LEFT, _UPPER_RIGHT, _LOWER_LEFT, _LOWER_RIGHT = range(4)
+_BESIDE = (_UPPER_RIGHT, _UPPER_LEFT, _LOWER_RIGHT, _LOWER_LEFT)
+_BELOW = (_LOWER_LEFT, _LOWER_RIGHT, _UPPER_LEFT, _UPPER_RIGHT)
+_ACROSS = (_LOWER_RIGHT, _LOWER_LEFT, _UPPER_RIGHT, _UPPER_LEFT)
+
+# About 300 MB while they are linked, and 25 MB of JSON; label maps of photos stay far below.
+MAX_CORNERS = 2_000_000
+# Rows of pixels whose lattice points are looked at in one go.
+_STRIP_ROWS = 256
+# No pixel: differs from every class.
+_OUTSIDE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Corners:
+    """Corners of all classes, one entry each.
+
+    With its class to the right of the way along the border (as seen on a screen), a corner is left along a row
+    (``leaves_by_row``) or along a column. ``is_above`` and ``is_left`` tell on which side of the corner's horizontal
+    and vertical border the class lies.
+    """
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    class_id: NDArray[np.int16]
+    is_above: NDArray[np.bool_]
+    is_left: NDArray[np.bool_]
+    leaves_by_row: NDArray[np.bool_]
+
+
+def trace(labels: NDArray[np.uint8]) -> dict[int, list[Polygon]]:
+    """The polygons of every class that is there.
+
+    Args:
+        labels: (H, W) uint8 class ids.
+
+    Returns:
+        By class id, a polygon for every set of pixels that are connected by their sides: its outer ring first, then
+        its holes. A ring is (N, 2) int32, the (x, y) of its corners, 0 <= x <= W and 0 <= y <= H, where (0, 0) is the
+        upper left corner of the image; the first is not repeated at the end. By the shoelace formula outer rings have
+        a positive area and holes a negative one.
+
+    Raises:
+        InvalidParameter: There are more than ``MAX_CORNERS`` corners.
+    """
+    corners = _find_corners(labels)
+    by_row, by_column = _orders(corners, labels.shape)
+    order, starts = _collect(_following(corners, by_row, by_column), by_row)
+    rings = _Rings(corners, order, starts)
+    owners = _Owners(labels, corners, by_column, rings)
+    polygons: dict[int, dict[int, Polygon]] = {}
+    for number in np.flatnonzero(rings.areas > 0).tolist():
+        polygons.setdefault(rings.class_of(number), {})[number] = [rings.ring(number)]
+    holes = np.flatnonzero(rings.areas < 0)
+    for number in holes[np.argsort(rings.left_ends[holes, 0], kind="stable")].tolist():
+        polygons[rings.class_of(number)][owners.find(number)].append(rings.ring(number))
+    return {class_id: list(polygons[class_id].values()) for class_id in sorted(polygons)}
+
+
+def _find_corners(labels: NDArray[np.uint8]) -> _Corners:
+    """Corners of every class, strip by strip: a whole image of lattice points could fill the memory."""
+    height = len(labels)
+    strips: list[tuple[NDArray[np.generic], ...]] = []
+    count = 0
+    for top in range(0, height + 1, _STRIP_ROWS):
+        strips.append(_strip_corners(labels, top, min(top + _STRIP_ROWS, height + 1)))
+        count += len(strips[-1][0])
+        if count > MAX_CORNERS:
+            raise InvalidParameter(
+                f"format is 'contours', and the label map's polygons have more than {MAX_CORNERS} corners: ask for "
+                "size=model or other classes, or take the pixels of format=labels",
+                extra={"parameter": "format", "value": "contours", "limit": MAX_CORNERS, "unit": "corners"},
+            )
+    return _Corners(*(np.concatenate(columns) for columns in zip(*strips, strict=True)))
+
+
+def _strip_corners(labels: NDArray[np.uint8], top: int, bottom: int) -> tuple[NDArray[np.generic], ...]:
+    """Corners at the lattice points of the rows ``top`` to ``bottom``, without ``bottom``."""
+    height, width = labels.shape
+    padded = np.full((bottom - top + 1, width + 2), _OUTSIDE, np.int16)
+    first, last = max(top - 1, 0), min(bottom, height)
+    padded[first - top + 1 : last - top + 1, 1:-1] = labels[first:last]
+    # A border that goes straight on has equal pixels on each of its sides.
+    by_row = padded[:, 1:] != padded[:, :-1]
+    by_column = padded[1:] != padded[:-1]
+    turns = (by_row[1:] | by_row[:-1]) & (by_column[:, 1:] | by_column[:, :-1])
+    y, x = (axis.astype(np.int32) for axis in np.nonzero(turns))
+    around = (padded[y, x], padded[y, x + 1], padded[y + 1, x], padded[y + 1, x + 1])
+    parts = [part for quadrant in range(4) for part in _quadrant_corners(quadrant, around, x, y + top)]
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def _quadrant_corners(
+    quadrant: int, around: tuple[NDArray[np.int16], ...], x: NDArray[np.int32], y: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    """Corners that a class has in this quadrant: those that fill it, and those that fill the three others."""
+    own, beside, below, across = (around[place[quadrant]] for place in (range(4), _BESIDE, _BELOW, _ACROSS))
+    is_upper, is_left = quadrant in {_UPPER_LEFT, _UPPER_RIGHT}, quadrant in {_UPPER_LEFT, _LOWER_LEFT}
+    filled = (own != _OUTSIDE) & (own != beside) & (own != below)
+    notched = (across != _OUTSIDE) & (own != across) & (across == beside) & (across == below)
+    by_row = quadrant in {_UPPER_LEFT, _LOWER_RIGHT}
+    for at, class_id, is_above, leaves_left in (
+        (filled, own, is_upper, is_left),
+        (notched, across, not is_upper, not is_left),
+    ):
+        count = np.count_nonzero(at)
+        flags = (np.full(count, flag) for flag in (is_above, leaves_left, by_row == (at is filled)))
+        yield x[at], y[at], class_id[at], *flags
+
+
+def _orders(corners: _Corners, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All corners along the rows and along the columns; in each, two in a row are the ends of one border."""
+    height, width = shape
+    classes = corners.class_id.astype(np.int64) * 2
+    rows = ((classes + corners.is_above) * (height + 1) + corners.y) * (width + 1) + corners.x
+    columns = ((classes + corners.is_left) * (width + 1) + corners.x) * (height + 1) + corners.y
+    return np.argsort(rows), np.argsort(columns)
+
+
+def _following(corners: _Corners, by_row: NDArray[np.int64], by_column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The next corner of each on the way along the border."""
+    following = np.empty(len(corners.x), np.int64)
+    for order, leaves in ((by_row, corners.leaves_by_row), (by_column, ~corners.leaves_by_row)):
+        pairs = order.reshape(-1, 2)
+        for start, end in (pairs.T, pairs.T[::-1]):
+            starting = leaves[start]
+            following[start[starting]] = end[starting]
+    return following
+
+
+def _collect(following: NDArray[np.int64], firsts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The corners ring by ring, and where each ring begins; ``firsts`` is the order in which rings are looked for."""
+    after = following.tolist()
+    seen = bytearray(len(after))
+    order: list[int] = []
+    starts = []
+    for first in firsts.tolist():
+        if seen[first]:
+            continue
+        starts.append(len(order))
+        corner = first
+        while not seen[corner]:
+            seen[corner] = 1
+            order.append(corner)
+            corner = after[corner]
+    return np.array(order, np.int64), np.array(starts, np.int64)
+
+
+class _Rings:
+    """All rings in one array.
+
+    Attributes:
+        ring_of: The ring of each corner.
+        areas: Signed area of each ring, in pixels.
+        left_ends: (x, y) of the uppermost among the leftmost corners of each ring.
+    """
+
+    def __init__(self, corners: _Corners, order: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+        self._points = np.stack((corners.x[order], corners.y[order]), axis=1)
+        self._ends = np.append(starts[1:], len(order))
+        self._starts = starts
+        self._classes = corners.class_id[order[starts]]
+        self.ring_of = np.empty(len(order), np.int64)
+        self.ring_of[order] = np.repeat(np.arange(len(starts)), self._ends - starts)
+        x, y = self._points.astype(np.int64).T
+        following = np.arange(1, len(order) + 1)
+        following[self._ends - 1] = starts
+        self.areas = np.add.reduceat(x * y[following] - x[following] * y, starts) // 2
+        above_all = y.max() + 1
+        self.left_ends = np.stack(np.divmod(np.minimum.reduceat(x * above_all + y, starts), above_all), axis=1)
+
+    def class_of(self, number: int) -> int:
+        return int(self._classes[number])
+
+    def ring(self, number: int) -> Ring:
+        return self._points[self._starts[number] : self._ends[number]]
+
+
+class _Owners:
+    """Finds the outer ring around a hole: from the hole's left end go left, within its class, to the next border."""
+
+    def __init__(
+        self, labels: NDArray[np.uint8], corners: _Corners, by_column: NDArray[np.int64], rings: _Rings
+    ) -> None:
+        # Upper ends of the vertical borders with their class to the right, which a way to the left ends at.
+        borders = by_column.reshape(-1, 2)
+        upper = borders[~corners.is_left[borders[:, 0]], 0]
+        self._labels = labels
+        self._rings = rings
+        self._keys = self._key(corners.class_id[upper].astype(np.int64), corners.x[upper], corners.y[upper])
+        self._border_rings = rings.ring_of[upper]
+        self._owner_of: dict[int, int] = {}
+
+    def find(self, hole: int) -> int:
+        """The outer ring of a hole; every hole that lies further to the left must have been asked for before."""
+        class_id = self._rings.class_of(hole)
+        x, y = self._rings.left_ends[hole].tolist()
+        others = np.flatnonzero(self._labels[y, :x] != class_id)
+        start = int(others[-1]) + 1 if len(others) else 0
+        border = np.searchsorted(self._keys, self._key(class_id, start, y), side="right") - 1
+        found = int(self._border_rings[border])
+        owner = self._owner_of[hole] = self._owner_of.get(found, found)
+        return owner
+
+    def _key(self, class_id: Any, x: Any, y: Any) -> Any:
+        height, width = self._labels.shape
+        return (class_id * (width + 1) + x) * (height + 1) + y
+
+
+def signed_area(ring: Ring) -> int:
+    """Pixels inside a ring by the shoelace formula, negative for a hole."""
+    x, y = ring.astype(np.int64).T
+    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2

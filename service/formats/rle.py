@@ -1,0 +1,55 @@
+"""Masks of classes as COCO's compressed run lengths, the way ``pycocotools.mask`` writes and reads them.
+
+Runs go down the columns, zeros first. From the fourth on a count is told as its difference to the one two before; each
+number becomes groups of 5 bits, the lowest first, in characters from ``0`` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GROUP_BITS = 5
+_MORE = 1 << _GROUP_BITS
+_SIGN = _MORE >> 1
+
+
+def class_rles(labels: NDArray[np.uint8], class_ids: Iterable[int]) -> dict[int, str]:
+    """``counts`` of the mask ``labels == id`` for every id asked for; its ``size`` is ``[H, W]``.
+
+    Args:
+        labels: (H, W) uint8 class ids.
+        class_ids: 0..255; an id that no pixel has gives a mask of zeros.
+    """
+    columns = labels.T.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(columns[1:] != columns[:-1]) + 1))
+    ends = np.append(starts[1:], columns.size)
+    values = columns[starts]
+    return {class_id: _compress(_counts(starts, ends, values == class_id, columns.size)) for class_id in class_ids}
+
+
+def _counts(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], wanted: NDArray[np.bool_], total: int
+) -> NDArray[np.int64]:
+    """Lengths of zeros and ones in turn, of a mask whose ones are the wanted runs."""
+    borders = np.stack((starts[wanted], ends[wanted]), axis=1).ravel()
+    counts = np.diff(borders, prepend=0, append=total)
+    # No zeros are told after the last ones.
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def _compress(counts: NDArray[np.int64]) -> str:
+    numbers = counts.copy()
+    numbers[3:] -= counts[1:-2]
+    groups = []
+    pending = np.ones(len(numbers), bool)
+    while pending.any():
+        group = numbers & (_MORE - 1)
+        numbers >>= _GROUP_BITS
+        more = pending & np.where(group & _SIGN, numbers != -1, numbers != 0)
+        groups.append(np.where(pending, group + np.where(more, _MORE, 0) + ord("0"), 0))
+        pending = more
+    characters = np.stack(groups, axis=1).astype(np.uint8).ravel()
+    return bytes(characters[characters != 0]).decode("ascii")

@@ -1,0 +1,33 @@
+"""Errors as the protocol tells them: an HTTP status and ``{"error": text}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from service.errors import ServiceError
+
+PATH = "/v2"
+# To the protocol, whatever a client has got wrong in a request is a bad request.
+_STATUSES = {422: 400}
+
+
+class UnknownModel(ServiceError):  # noqa: N818 - named after the condition, as in service.errors
+    """A model or version that is not served."""
+
+    status = 404
+    slug = "unknown-model"
+    title = "Unknown model"
+
+
+def speaks_protocol(path: str) -> bool:
+    """Whether errors on ``path`` are told in the protocol's form."""
+    return path == PATH or path.startswith(PATH + "/")
+
+
+def protocol_error(problem: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    """The answer that tells a problem document's ``detail`` and ``status``."""
+    status = problem["status"]
+    return JSONResponse({"error": problem["detail"]}, _STATUSES.get(status, status), headers=dict(headers))

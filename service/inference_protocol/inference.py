@@ -1,0 +1,83 @@
+"""The images of one request through the pipeline: each is a submission of its own, so they batch with everybody's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.admission import Ticket
+from service.engines.base import Rows
+from service.errors import EngineFailure
+from service.inference_protocol.answer import EncodedRow, encode_row
+from service.inference_protocol.inference_request import Image, WantedOutput
+from service.inference_protocol.signature import LABELS, LOGITS
+from service.pipeline import Pipeline
+from service.postprocess import labels_of
+
+
+async def run_inference(
+    pipeline: Pipeline,
+    images: Sequence[Image],
+    outputs: Sequence[WantedOutput],
+    label_size: tuple[int, int],
+    tickets: Sequence[Ticket],
+) -> list[EncodedRow]:
+    """Run images, in their order, and encode what was asked for.
+
+    Args:
+        pipeline: Where they run.
+        images: The images, each with its ticket.
+        outputs: What to answer for each.
+        label_size: (H, W) of the label maps.
+        tickets: As many as there are images.
+
+    Raises:
+        ServiceError: Of the first image that fails; the others are given up. See ``Pipeline.segment``.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_run(pipeline, image, outputs, label_size, ticket))
+                for image, ticket in zip(images, tickets, strict=True)
+            ]
+    except* Exception as failures:
+        first = failures.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    raise first
+
+
+async def _run(
+    pipeline: Pipeline, image: Image, outputs: Sequence[WantedOutput], label_size: tuple[int, int], ticket: Ticket
+) -> EncodedRow:
+    infer = pipeline.infer_file(image, ticket) if isinstance(image, bytes) else pipeline.infer_pixels(image, ticket)
+    row = await infer
+    return await pipeline.run_job(lambda: _encode(row, outputs, label_size, ticket), ticket)
+
+
+def _encode(output: Rows, outputs: Sequence[WantedOutput], label_size: tuple[int, int], ticket: Ticket) -> EncodedRow:
+    with ticket.measure("post"):
+        row = {wanted.info.name: _value(wanted.info.name, output, label_size) for wanted in outputs}
+    with ticket.measure("encode"):
+        return encode_row(row, outputs)
+
+
+def _value(name: str, output: Rows, label_size: tuple[int, int]) -> NDArray[Any]:
+    """What an output holds for one image."""
+    if name == LOGITS:
+        return _finite(output)
+    assert name == LABELS
+    try:
+        return labels_of(output, label_size)
+    except ValueError as error:
+        raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
+
+
+def _finite(logits: Rows) -> Rows:
+    if not np.isfinite(logits).all():
+        raise EngineFailure("the model's output for this image cannot be used: logits hold NaN or infinity")
+    return logits

@@ -1,0 +1,190 @@
+"""The JSON objects of the protocol, checked strictly; extensions that are not known here are let through."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import BadRequest, PayloadTooLarge
+
+_INT64_MAX = (1 << 63) - 1
+_MAX_MEMBERS = 1000
+# Longer than any honest list of these; a list of millions of faults would become millions of error objects.
+_Shape = Annotated[list[Annotated[int, Field(ge=0, le=_INT64_MAX)]], Field(max_length=16)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def refuse(self, owner: str, *names: str) -> None:
+        """Refuse extensions that would change where tensors lie or what they hold.
+
+        Raises:
+            BadRequest: One of ``names`` is among the parameters.
+        """
+        for name in names:
+            if name in (self.model_extra or {}):
+                raise BadRequest(f"parameter '{name}' of {owner} belongs to an extension that is not offered here")
+
+
+class RequestParameters(_Parameters):
+    """Parameters of a request.
+
+    Attributes:
+        binary_data_output: Whether outputs that do not say otherwise are answered as binary data.
+        timeout: Microseconds from arrival until the answer is of no use; none or 0 for the service's own limit.
+    """
+
+    binary_data_output: bool = False
+    timeout: int | None = Field(None, ge=0, le=_INT64_MAX)
+
+
+class InputParameters(_Parameters):
+    """Parameters of an input; ``binary_data_size`` is the size of its binary data in bytes."""
+
+    binary_data_size: int | None = Field(None, ge=0, le=_INT64_MAX)
+
+
+class OutputParameters(_Parameters):
+    """Parameters of an output; ``binary_data`` asks for it as binary data, or not."""
+
+    binary_data: bool | None = None
+
+
+class RequestInput(_Message):
+    """A tensor of the request; its data are here, or after the JSON."""
+
+    name: str
+    shape: _Shape
+    datatype: str
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+
+class RequestOutput(_Message):
+    """An output that the request asks for."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class InferenceRequest(_Message):
+    """Body of a request, or the part of it before the binary data."""
+
+    id: str | None = None
+    parameters: RequestParameters | None = None
+    inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=16)]
+    outputs: Annotated[list[RequestOutput] | None, Field(max_length=16)] = None
+
+
+class ResponseOutput(BaseModel):
+    """A tensor of the answer; ``data`` are flat, row by row, and absent where they follow as binary data."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+    data: list[Any] | None = None
+
+
+class InferenceResponse(BaseModel):
+    """Body of an answer, or the part of it before the binary data."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[ResponseOutput]
+
+
+class ServerLive(BaseModel):
+    """Body of the liveness check."""
+
+    live: bool
+
+
+class ServerReady(BaseModel):
+    """Body of the readiness check; the specification calls its member ``live``, KServe ``ready``."""
+
+    live: bool
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """Body of a model's readiness check."""
+
+    name: str
+    ready: bool
+
+
+class ServerMetadata(BaseModel):
+    """What the server is, and the extensions that it speaks."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """An input or output; -1 stands for any number of images."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What the model is, takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ErrorBody(BaseModel):
+    """Body of every error of the protocol."""
+
+    error: str = Field(examples=["input 'images' has shape [1, 480, 640, 3], expected [-1, 576, 768, 3]"])
+
+
+def parse_request(data: bytes, max_values: int) -> InferenceRequest:
+    """Read the JSON of a request.
+
+    Args:
+        data: The JSON.
+        max_values: Numbers, lists and the like in it.
+
+    Raises:
+        BadRequest: No JSON, a member that is missing, of another type or out of range.
+        PayloadTooLarge: More values; nothing was parsed.
+    """
+    _check_size(data, max_values)
+    try:
+        return InferenceRequest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    if not where:
+        raise BadRequest(f"the request is no inference request in JSON: {first['msg']}")
+    if first["type"] == "missing":
+        raise BadRequest(f"the request has no {where}, which the protocol requires")
+    raise BadRequest(f"{where} is {reprlib.repr(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+
+
+def _check_size(data: bytes, max_values: int) -> None:
+    """Bound what the JSON becomes: a value of three bytes is an object of a hundred, and parsing holds the GIL."""
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    if values > max_values:
+        raise PayloadTooLarge(
+            f"the JSON holds {values} values, at most {max_values} are accepted: send tensors as binary data",
+            extra={"value": values, "limit": max_values},
+        )
+    if (members := data.count(b":")) > _MAX_MEMBERS:
+        raise BadRequest(f"the JSON has {members} colons, at most {_MAX_MEMBERS} are accepted in a request")

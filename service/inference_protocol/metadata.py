@@ -1,0 +1,38 @@
+"""What the server and the model tell of themselves."""
+
+from __future__ import annotations
+
+from model_export.manifest import GraphInfo, Manifest
+from service.inference_protocol.messages import ModelMetadata, ServerMetadata, TensorMetadata
+from service.inference_protocol.signature import TensorInfo, signature_of
+
+SERVER_NAME = "ecenet"
+EXTENSIONS = ("binary_tensor_data",)
+# The protocol's names are of the form <project>_<format>.
+_PLATFORMS = {
+    "onnxruntime": "onnxruntime_onnx",
+    "onnxruntime-cuda": "onnxruntime_onnx",
+    "tensorrt": "tensorrt_plan",
+    "tensorrt-rtx": "tensorrt_plan",
+}
+
+
+def server_metadata(version: str) -> ServerMetadata:
+    """The server of that release."""
+    return ServerMetadata(name=SERVER_NAME, version=version, extensions=list(EXTENSIONS))
+
+
+def model_metadata(manifest: Manifest, graph: GraphInfo, engine_name: str) -> ModelMetadata:
+    """The model as an engine runs one of its graphs; an engine that the protocol has no platform for gives its name."""
+    signature = signature_of(graph, manifest.num_classes)
+    return ModelMetadata(
+        name=manifest.name,
+        versions=[manifest.version],
+        platform=_PLATFORMS.get(engine_name, engine_name),
+        inputs=[_tensor(info) for info in signature.inputs],
+        outputs=[_tensor(info) for info in signature.outputs],
+    )
+
+
+def _tensor(info: TensorInfo) -> TensorMetadata:
+    return TensorMetadata(name=info.name, datatype=info.datatype, shape=list(info.shape))

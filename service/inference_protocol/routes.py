@@ -1,0 +1,195 @@
+"""The paths of the protocol. A model answers under its name, and under its name and version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from service.admission import Ticket, TimeLimit
+from service.departure import unless_gone
+from service.errors import DeadlineExceeded
+from service.inference_protocol.answer import Answer, assemble
+from service.inference_protocol.body import HEADER_LENGTH, decompress, read_body
+from service.inference_protocol.errors import PATH, UnknownModel
+from service.inference_protocol.inference import run_inference
+from service.inference_protocol.inference_request import Inference, read_inference
+from service.inference_protocol.messages import (
+    ErrorBody,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.inference_protocol.metadata import model_metadata, server_metadata
+from service.inference_protocol.signature import Signature, signature_of
+from service.metrics import TENSORS
+from service.pipeline import Pipeline
+from service.routes import RuntimeOf
+from service.runtime import release
+from service.settings import Settings
+from service.time_limit import TimeLimitOf
+
+# JSON around the images.
+_MESSAGE_OVERHEAD_BYTES = 64 * 1024
+_BINARY = {"type": "string", "format": "binary"}
+
+
+async def check_model(runtime: RuntimeOf, name: Annotated[str, Path(description="Name of the model.")]) -> None:
+    """Raises ``UnknownModel`` unless the model is served."""
+    if name != runtime.manifest.name:
+        raise UnknownModel(f"model {name!r} is unknown, '{runtime.manifest.name}' is served")
+
+
+async def check_version(runtime: RuntimeOf, version: Annotated[str, Path(description="Version of the model.")]) -> None:
+    """Raises ``UnknownModel`` unless that version of the model is served."""
+    manifest = runtime.manifest
+    if version != manifest.version:
+        raise UnknownModel(f"version {version!r} of '{manifest.name}' is unknown, '{manifest.version}' is served")
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+router = APIRouter(prefix=PATH, tags=["Open Inference Protocol v2"])
+model = APIRouter()
+
+
+@router.get("/health/live", summary="Is the server alive?", responses=_errors(503))
+async def server_live(runtime: RuntimeOf) -> ServerLive:
+    """200 as long as the process can do its work, like `/healthz`."""
+    runtime.check_alive()
+    return ServerLive(live=True)
+
+
+@router.get("/health/ready", summary="Does the server take requests?", responses=_errors(503))
+async def server_ready(runtime: RuntimeOf) -> ServerReady:
+    """200 when the model is loaded and warm, like `/readyz`."""
+    runtime.check_ready()
+    return ServerReady(live=True, ready=True)
+
+
+@router.get("/", include_in_schema=False)
+@router.get("", summary="The server's metadata")
+async def describe_server() -> ServerMetadata:
+    """Name, version and extensions of the server."""
+    return server_metadata(release())
+
+
+@model.get("", summary="The model's metadata", responses=_errors(404, 503))
+async def describe_model(runtime: RuntimeOf) -> ModelMetadata:
+    """Inputs and outputs with their types and shapes; -1 stands for any number of images."""
+    pipeline = runtime.pipeline
+    return model_metadata(pipeline.manifest, pipeline.graph, pipeline.engine_name)
+
+
+@model.get("/ready", summary="Does the model take requests?", responses=_errors(404, 503))
+async def model_ready(runtime: RuntimeOf) -> ModelReady:
+    """200 when the model is loaded and warm."""
+    runtime.check_ready()
+    return ModelReady(name=runtime.manifest.name, ready=True)
+
+
+@model.post(
+    "/infer",
+    summary="Infer tensors from tensors",
+    response_class=Response,
+    responses={
+        200: {
+            "model": InferenceResponse,
+            "description": "Outputs in JSON, or behind it as binary data.",
+            "content": {"application/octet-stream": {"schema": _BINARY}},
+        },
+        **_errors(400, 404, 413, 415, 500, 503, 504),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{InferenceRequest.__name__}"}},
+                "application/octet-stream": {"schema": _BINARY},
+            },
+        }
+    },
+)
+async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Response:
+    """Segment one image or several, sent as pixels at the model's size (`images`) or as files (`image_bytes`).
+
+    The answer is `labels`, class ids at the model's input size, and `logits` where asked for. All images succeed, or
+    the request fails with the reason of the first that did not.
+    """
+    request.state.answer_format = TENSORS
+    pipeline = runtime.pipeline
+    signature = signature_of(pipeline.graph, pipeline.manifest.num_classes)
+    async with _client_timeout() as timeout, pipeline.admit(limit) as ticket:
+        request.state.stopwatch = ticket.stopwatch
+        inference = await _read(request, runtime.settings, pipeline, signature, ticket)
+        if inference.timeout_s is not None:
+            timeout.reschedule(limit.arrived + inference.timeout_s)
+        answer = await unless_gone(request, _answer(pipeline, inference, signature, limit, ticket))
+    runtime.metrics.request_succeeded(ticket.stopwatch)
+    return _response(answer)
+
+
+async def _read(
+    request: Request, settings: Settings, pipeline: Pipeline, signature: Signature, ticket: Ticket
+) -> Inference:
+    """Read the request, and parse it in a codec thread."""
+    height, width = signature.input_size
+    max_bytes = max(settings.max_image_bytes, height * width * 3) + _MESSAGE_OVERHEAD_BYTES
+    with ticket.measure("read"):
+        body = await read_body(request, max_bytes)
+
+    def parse() -> Inference:
+        with ticket.measure("decode"):
+            plain = decompress(body, request.headers.get("content-encoding", ""), max_bytes)
+            return read_inference(plain, request.headers.get(HEADER_LENGTH), signature, settings.max_queue_size)
+
+    return await pipeline.run_job(parse, ticket)
+
+
+async def _answer(
+    pipeline: Pipeline, inference: Inference, signature: Signature, limit: TimeLimit, ticket: Ticket
+) -> Answer:
+    """Run the images. Each takes a place in the service: the request's own for the first, one more for each other."""
+    async with AsyncExitStack() as places:
+        others = [await places.enter_async_context(pipeline.admit(limit)) for _ in inference.images[1:]]
+        rows = await run_inference(
+            pipeline, inference.images, inference.outputs, signature.input_size, [ticket, *others]
+        )
+        return await pipeline.run_job(
+            lambda: assemble(pipeline.manifest.name, pipeline.manifest.version, inference.id, inference.outputs, rows),
+            ticket,
+        )
+
+
+@asynccontextmanager
+async def _client_timeout() -> AsyncIterator[asyncio.Timeout]:
+    """A scope for the time that the client states in its request, which is known once that is read."""
+    try:
+        async with asyncio.timeout(None) as scope:
+            yield scope
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise DeadlineExceeded("no answer within the request's parameter 'timeout'") from None
+
+
+def _response(answer: Answer) -> Response:
+    if answer.header_length is None:
+        return Response(answer.body, media_type="application/json")
+    headers = {HEADER_LENGTH: str(answer.header_length)}
+    return Response(answer.body, media_type="application/octet-stream", headers=headers)
+
+
+_NAME = "/models/{name}"
+_VERSION = _NAME + "/versions/{version}"
+router.include_router(model, prefix=_NAME, dependencies=[Depends(check_model)])
+router.include_router(model, prefix=_VERSION, dependencies=[Depends(check_model), Depends(check_version)])

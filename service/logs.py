@@ -1,0 +1,113 @@
+"""Log lines for people or for machines, from this package and all libraries alike.
+
+A line that belongs to a request carries its id, from whichever module it comes. Nothing that a client sends can begin a
+line of its own or steer a terminal: JSON escapes control characters by itself, and the console format does as well.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from service.settings import LogFormat, LogLevel
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+# What a record has without ``extra``, and what a formatter adds; the rest is the line's own fields.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request_id"}
+
+
+@contextmanager
+def request_lines(request_id: str) -> Iterator[None]:
+    """Lines from inside the body belong to a request; so do those of tasks and of ``asyncio.to_thread`` begun there."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+class RequestIdFilter(logging.Filter):
+    """Notes the request on each record; a handler's filter, as a logger's does not see what comes from below."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Set ``request_id``, None outside of requests, unless the record was made with one."""
+        if not hasattr(record, "request_id"):
+            record.request_id = _request_id.get()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``ts``, ``level``, ``logger``, ``message``, ``request_id`` and the line's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; what JSON does not know is told as text."""
+        line: dict[str, Any] = {
+            "ts": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := getattr(record, "request_id", None):
+            line["request_id"] = request_id
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
+        if trace := _trace(self, record):
+            line["exception"] = trace
+        return json.dumps(line, default=str)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level, logger, message and request id on a line; what belongs to an exception is indented below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with everything that is not printable escaped."""
+        request_id = getattr(record, "request_id", None)
+        line = f"{timestamp(record.created)} {record.levelname} {record.name}: {record.getMessage()}"
+        lines = [f"{line} [{request_id}]" if request_id else line, *_trace(self, record).splitlines()]
+        return "\n    ".join(escape(part) for part in lines)
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 in RFC 3339, UTC, with milliseconds: ``2025-01-31T12:00:00.000Z``."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def escape(text: str) -> str:
+    r"""Replace what a terminal would act upon: line ends, escape sequences, marks that turn the direction of text."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def make_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
+    """A handler that writes to ``stream`` in one of the formats."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    handler.addFilter(RequestIdFilter())
+    return handler
+
+
+def configure_logging(log_level: LogLevel, log_format: LogFormat) -> None:
+    """Send what this process and its libraries log, warnings too, to standard error, in place of what was set."""
+    logging.basicConfig(level=log_level.upper(), handlers=[make_handler(log_format, sys.stderr)], force=True)
+    logging.captureWarnings(True)
+    if log_level == "info":
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Odd metadata in a client's file is no news of this process, and what is in files is not for logs.
+    warnings.filterwarnings("ignore", module="PIL")
+    for library in ("PIL", "python_multipart"):
+        logging.getLogger(library).setLevel(max(logging.INFO, logging.getLogger().level))
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts)

@@ -1,0 +1,78 @@
+"""Examples of the API's document, made by the encoders that answer: an image of 4x2 pixels, sky beside a building."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+
+from model_export.manifest import ClassInfo, GraphInfo, Manifest
+from service.answer_options import AnswerOptions
+from service.answers import encode_answer
+from service.negotiation import OFFERS
+from service.postprocess import Segmentation
+from service.schemas import AnswerFormat, ClassContours, InputMode, Processing, SegmentationSummary
+from service.stopwatch import Stage
+
+_CLASSES = (ClassInfo(0, "Sky", (128, 128, 128)), ClassInfo(1, "Building", (128, 0, 0)))
+_GRAPH = GraphInfo("model.onnx", "0" * 64, (576, 768))
+_MANIFEST = Manifest("ecenet-lite0-camvid", "1.1.0", "ecenet-lite0", _CLASSES, (_GRAPH,))
+_SEGMENTATION = Segmentation(
+    np.array([[0, 0, 0, 1], [0, 0, 1, 1]], np.uint8),
+    np.array([[255, 250, 200, 190], [255, 240, 150, 230]], np.uint8),
+    Processing(mode=InputMode.RESIZE, windows=1, scale_x=192, scale_y=288),
+)
+_SECONDS: dict[Stage, float] = {
+    "read": 0.0004,
+    "wait": 0.0001,
+    "decode": 0.0061,
+    "queue": 0.0021,
+    "infer": 0.0953,
+    "post": 0.0052,
+}
+_BINARY = {"type": "string", "format": "binary"}
+_MODEL = {"name": _MANIFEST.name, "version": _MANIFEST.version}
+
+LABELS_EXAMPLE: dict[str, Any] = {
+    "model": _MODEL,
+    "classes": [{"id": info.id, "name": info.name, "color": list(info.color)} for info in _CLASSES],
+}
+MODELS_EXAMPLE: dict[str, Any] = {
+    "models": [
+        {
+            **_MODEL,
+            "input_size": {"width": 768, "height": 576},
+            "precision": "fp32",
+            "engine": "onnxruntime",
+            "num_classes": len(_CLASSES),
+            "formats": list(AnswerFormat),
+        }
+    ]
+}
+
+
+def answer_content() -> dict[str, Any]:
+    """``content`` of an answer of ``POST /segment``: every media type with an example of each of its formats."""
+    content = {media_type: {"schema": _schema(media_type), "examples": dict[str, Any]()} for media_type, _ in OFFERS}
+    for answer_format in AnswerFormat:
+        content[answer_format.media_type]["examples"][str(answer_format)] = _example(answer_format)
+    content["application/json"]["examples"]["json with rle=true"] = _example(AnswerFormat.JSON, rle=True)
+    content["application/octet-stream"]["examples"]["npy"] = _example(AnswerFormat.NPY)
+    return content
+
+
+def _schema(media_type: str) -> dict[str, str]:
+    models = {"application/json": SegmentationSummary, "application/geo+json": ClassContours}
+    model = models.get(media_type)
+    return _BINARY if model is None else {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _example(answer_format: AnswerFormat, *, rle: bool = False) -> dict[str, Any]:
+    options = AnswerOptions(format=answer_format, media_type=answer_format.media_type, rle=rle)
+    pixels = np.full((*_SEGMENTATION.labels.shape, 3), 200, np.uint8)
+    answer = encode_answer(options, _SEGMENTATION, _MANIFEST, lambda: pixels, _SECONDS)
+    if answer_format.media_type.endswith("json"):
+        return {"value": json.loads(answer)}
+    return {"summary": "4x2 pixels; the bytes are shown as base64", "value": base64.b64encode(answer).decode()}

@@ -1,0 +1,165 @@
+"""Many images at once: failures are collected, results are whole or not there, and the hopeless is not tried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.client import AsyncClient
+from service.client.bulk import Report, segment_all, write_whole
+from service.client.jobs import Job
+
+MakeProblem = Callable[..., httpx.Response]
+MakeJobs = Callable[[int], list[Job]]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> MakeJobs:
+    """Makes images whose bytes are their numbers."""
+
+    def make(count: int) -> list[Job]:
+        made = [Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.bin") for number in range(count)]
+        for number, job in enumerate(made):
+            job.source.write_bytes(str(number).encode())
+        return made
+
+    return make
+
+
+@pytest.fixture
+def segment(async_client: Callable[..., AsyncClient]) -> Callable[..., Any]:
+    """Does jobs by a function; tells the report, and how many images were told to have ended."""
+
+    async def run(jobs: list[Job], service: Callable[[httpx.Request], Any], at_once: int = 2) -> tuple[Report, int]:
+        ended: list[int] = []
+        async with async_client(service) as client:
+            report = await segment_all(
+                jobs, client, "npy", {"size": "model"}, concurrency=at_once, on_end=lambda: ended.append(1)
+            )
+        return report, len(ended)
+
+    return run
+
+
+def doubled(request: httpx.Request) -> httpx.Response:
+    assert dict(request.url.params) == {"format": "npy", "size": "model"}
+    return httpx.Response(200, content=request.content * 2)
+
+
+@pytest.mark.anyio
+async def test_every_result_is_written_by_itself(jobs: MakeJobs, segment: Callable[..., Any], tmp_path: Path) -> None:
+    asked = jobs(5)
+    report, ended = await segment(asked, doubled)
+    assert (report, ended) == (Report(written=5), 5)
+    assert [job.target.read_bytes() for job in asked] == [b"00", b"11", b"22", b"33", b"44"]
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.anyio
+async def test_a_failed_image_costs_no_other(jobs: MakeJobs, segment: Callable[..., Any], problem: MakeProblem) -> None:
+    asked = jobs(5)
+    asked[1].source.unlink()
+
+    def service(request: httpx.Request) -> httpx.Response:
+        return problem(400, detail="no image") if request.content == b"3" else doubled(request)
+
+    report, ended = await segment(asked, service)
+    assert (report.written, report.untried, ended) == (3, 0, 5)
+    assert [failure.path for failure in report.failures] == [asked[1].source, asked[3].source]
+    assert "No such file" in report.failures[0].reason
+    assert "answered 400 Bad Request: no image" in report.failures[1].reason
+    assert [job.target.exists() for job in asked] == [True, False, True, False, True]
+
+
+@pytest.mark.anyio
+async def test_a_service_that_goes_away_ends_the_work(
+    jobs: MakeJobs, segment: Callable[..., Any], waits: list[float]
+) -> None:
+    asked = jobs(10)
+    received: list[bytes] = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        received.append(request.content)
+        if len(received) > 4:
+            raise httpx.ConnectError("refused")
+        return doubled(request)
+
+    report, ended = await segment(asked, service, at_once=1)
+    assert report.written == 4
+    (failure,) = report.failures
+    assert failure.path == asked[4].source
+    assert "cannot be reached: refused" in failure.reason
+    assert report.untried == 5
+    assert ended == 5
+    assert len(waits) == 5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_without_access_nothing_more_is_tried(
+    status: int, jobs: MakeJobs, segment: Callable[..., Any], problem: MakeProblem
+) -> None:
+    report, _ = await segment(jobs(10), lambda _: problem(status), at_once=1)
+    assert (report.written, len(report.failures), report.untried) == (0, 1, 9)
+
+
+@pytest.mark.anyio
+async def test_at_most_so_many_are_sent_at_once(jobs: MakeJobs, segment: Callable[..., Any]) -> None:
+    inside = most = 0
+
+    async def service(request: httpx.Request) -> httpx.Response:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.001)
+        inside -= 1
+        return doubled(request)
+
+    await segment(jobs(6), service)
+    assert most == 2
+
+
+@pytest.mark.anyio
+async def test_to_cancel_leaves_whole_results_only(jobs: MakeJobs, segment: Callable[..., Any], tmp_path: Path) -> None:
+    stuck = asyncio.Event()
+
+    async def service(request: httpx.Request) -> httpx.Response:
+        if request.content == b"3":
+            stuck.set()
+            await asyncio.Event().wait()
+        return doubled(request)
+
+    task = asyncio.create_task(segment(jobs(4), service))
+    await stuck.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.get_running_loop().shutdown_default_executor()
+    results = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert set(results) <= {"0.bin", "1.bin", "2.bin"}
+    assert all(content == name[:1].encode() * 2 for name, content in results.items())
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "a.png"
+    target.parent.mkdir()
+    target.write_bytes(b"the result before")
+
+    def write_half(path: Path, content: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(content[:3])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(target, b"the result after")
+    assert [path.name for path in target.parent.iterdir()] == ["a.png"]
+    assert target.read_bytes() == b"the result before"
+    write_whole(target, b"the result after")
+    assert target.read_bytes() == b"the result after"

@@ -1,0 +1,492 @@
+"""What people do on the page, in a headless Chromium against a real server."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+Site = Any
+StartSite = Callable[..., Site]
+Visit = Callable[..., Page]
+
+ROOT = Path(__file__).parents[3]
+STREET = ROOT / "models" / "example" / "street.jpg"
+PHONE = {"width": 360, "height": 740}
+KEY = "a-long-enough-key-for-the-page"
+SCREENSHOTS = "ECENET_SCREENSHOTS"
+DONE = re.compile(r"class(es)? in \d+ ms")
+
+
+def choose(page: Page, data: bytes, name: str = "stripes.png") -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def segmented(page: Page, data: bytes, name: str = "stripes.png") -> Page:
+    """Choose an image and wait for its classes."""
+    choose(page, data, name)
+    expect(page.locator("#status")).to_have_text(DONE)
+    return page
+
+
+def pixel(page: Page, x: float, y: float = 0.5) -> list[int]:
+    """RGBA of the classes' canvas at shares of its width and height."""
+    colour: list[int] = page.evaluate(
+        """([x, y]) => {
+          const canvas = document.getElementById("overlay");
+          const data = canvas.getContext("2d").getImageData(x * canvas.width, y * canvas.height, 1, 1).data;
+          return [...data];
+        }""",
+        [x, y],
+    )
+    return colour
+
+
+def refuse(page: Page, path: str, *answers: dict[str, Any]) -> list[str]:
+    """Let the first requests to a path meet these answers; gives the methods of all of them."""
+    waiting, seen = list(answers), list[str]()
+
+    def handle(route: Route) -> None:
+        seen.append(route.request.method)
+        if waiting:
+            route.fulfill(**waiting.pop(0))
+        else:
+            route.fallback()
+
+    page.route(re.compile(rf"/{path}(\?|$)"), handle)
+    return seen
+
+
+def problem(status: int, detail: str, **headers: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "headers": {"X-Request-ID": "abc123", **headers},
+        "content_type": "application/problem+json",
+        "json": {"detail": detail},
+    }
+
+
+def violations(page: Page) -> list[str]:
+    return [f"{item['id']}: {item['nodes'][0]['html']}" for item in Axe().run(page).response["violations"]]
+
+
+@pytest.fixture
+def stripes(png: Callable[..., bytes]) -> bytes:
+    """Dark, grey and bright, of the same width."""
+    return png(240, 480)
+
+
+def test_an_image_is_shown_with_its_classes(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    expect(page.locator("#model")).to_have_text("brightness 1.2.3, 3 classes")
+    expect(page.locator("#result")).to_be_hidden()
+    segmented(page, stripes)
+    rows = page.locator("#legend li")
+    expect(rows).to_have_count(3)
+    assert sorted(row.split("\n")[0] for row in rows.all_inner_texts()) == ["bright", "dark", "grey"]
+    assert [pixel(page, x) for x in (0.1, 0.5, 0.9)] == [[10, 20, 30, 255], [40, 50, 60, 255], [70, 80, 90, 255]]
+
+
+def test_shares_are_those_of_the_service(site: StartSite, visit: Visit) -> None:
+    start = site()
+    page = segmented(visit(start), brightness_png(np.array([[0] * 3 + [128] + [255] * 4], np.uint8)))
+    answer = page.request.post(
+        start.url + "segment?format=json",
+        multipart={
+            "file": {
+                "name": "x.png",
+                "mimeType": "image/png",
+                "buffer": brightness_png(np.array([[0] * 3 + [128] + [255] * 4], np.uint8)),
+            }
+        },
+    )
+    expected = {item["name"]: f"{100 * item['share']:.1f} %" for item in answer.json()["classes"]}
+    shown = dict(text.split("\n") for text in page.locator("#legend li").all_inner_texts())
+    assert shown == expected
+    assert list(shown) == ["bright", "dark", "grey"]
+
+
+def brightness_png(cells: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """A PNG of one grey square of 40 pixels for each cell."""
+    stream = io.BytesIO()
+    Image.fromarray(np.kron(cells, np.ones((40, 40), np.uint8))).convert("RGB").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_class_that_is_off_is_transparent_without_asking_again(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    start = site()
+    page = segmented(visit(start), stripes)
+    asked = list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("checkbox", name="grey").uncheck()
+    assert [pixel(page, x)[3] for x in (0.1, 0.5, 0.9)] == [255, 0, 255]
+    page.get_by_role("button", name="None").click()
+    assert [pixel(page, x)[3] for x in (0.1, 0.5, 0.9)] == [0, 0, 0]
+    expect(page.locator("#downloads button").first).to_be_disabled()
+    page.get_by_role("button", name="All").click()
+    assert [pixel(page, x)[3] for x in (0.1, 0.5, 0.9)] == [255, 255, 255]
+    expect(page.get_by_role("checkbox", name="grey")).to_be_checked()
+    assert asked == []
+
+
+def test_opacity_and_split_change_the_picture(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = segmented(visit(site()), stripes)
+    page.get_by_role("slider", name="Opacity").fill("25")
+    expect(page.locator("#overlay")).to_have_css("opacity", "0.25")
+    expect(page.locator("#opacity-value")).to_have_text("25 %")
+    page.get_by_role("slider", name="Before / after").fill("40")
+    expect(page.locator("#overlay")).to_have_css("clip-path", "inset(0px 0px 0px 40%)")
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+    expect(page.get_by_role("slider", name="Before / after")).to_have_value("75")
+
+
+def test_the_class_under_the_pointer_is_named(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = segmented(visit(site()), stripes)
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    for x, name in ((0.1, "dark"), (0.5, "grey"), (0.97, "bright")):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + 0.3 * box["height"])
+        expect(page.locator("#tip")).to_be_visible()
+        expect(page.locator("#tip-text")).to_have_text(name)
+        expect(page.locator("#legend .pointed .name")).to_have_text(name)
+        tip = page.locator("#tip").bounding_box()
+        assert tip is not None
+        assert box["x"] <= tip["x"]
+        assert tip["x"] + tip["width"] <= box["x"] + box["width"]
+    page.mouse.move(0, 0)
+    expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_timings_and_provenance_are_those_of_the_answer(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    with page.expect_response("**/segment?*") as answer:
+        segmented(page, stripes)
+    headers = answer.value.headers
+    stages = dict(re.findall(r"(\w+);dur=([\d.]+)", headers["server-timing"]))
+    assert "infer" in stages
+    for stage, milliseconds in stages.items():
+        expect(page.locator(f"#timings [data-stage={stage}] td").last).to_have_text(f"{float(milliseconds):.1f} ms")
+    expect(page.locator("#provenance")).to_have_text(
+        f"480 x 240 pixels · model version 1.2.3 · request {headers['x-request-id']}"
+    )
+
+
+FILES = {
+    "labels": ("labels.png", b"\x89PNG"),
+    "color": ("color.png", b"\x89PNG"),
+    "overlay": ("overlay.png", b"\x89PNG"),
+    "confidence": ("confidence.png", b"\x89PNG"),
+    "contours": ("contours.geojson", b"{"),
+    "npy": ("npy.npy", b"\x93NUMPY"),
+    "json": ("json.json", b"{"),
+}
+
+
+def test_every_format_is_downloaded_as_it_is_on_the_screen(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = segmented(visit(site()), stripes)
+    page.get_by_role("checkbox", name="grey").uncheck()
+    page.get_by_role("slider", name="Opacity").fill("100")
+    buttons = page.locator("#downloads button")
+    assert buttons.evaluate_all("all => all.map(({ dataset }) => dataset.format)") == list(FILES)
+    for answer_format, (suffix, magic) in FILES.items():
+        with page.expect_download() as download, page.expect_request("**/segment?*") as request:
+            page.locator(f"#downloads [data-format={answer_format}]").click()
+        expect(page.locator("#status")).to_have_text(f"stripes-{suffix} is saved.")
+        assert download.value.suggested_filename == f"stripes-{suffix}"
+        assert f"format={answer_format}&" in request.value.url
+        assert sorted(re.findall(r"dark|grey|bright", request.value.url)) == ["bright", "dark"]
+        data = Path(download.value.path()).read_bytes()
+        assert data.startswith(magic)
+        if answer_format == "overlay":
+            pixels = np.asarray(Image.open(io.BytesIO(data)))
+            assert pixels[120, [48, 240, 430]].tolist() == [[10, 20, 30], [128, 128, 128], [70, 80, 90]]
+
+
+def test_the_command_gives_what_is_on_the_screen(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    start = site()
+    page = segmented(visit(start), stripes, "my photo's; best.png")
+    page.get_by_role("checkbox", name="grey").uncheck()
+    page.get_by_role("checkbox", name="dark").uncheck()
+    page.get_by_role("slider", name="Opacity").fill("70")
+    command = (
+        """curl -F 'file=@"my photo'\\''s; best.png"' """
+        f"'{start.url}segment?format=overlay&alpha=0.7&classes=bright' -o 'my photo'\\''s; best-overlay.png'"
+    )
+    expect(page.locator("#command")).to_have_text(command)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator("#status")).to_have_text("The command is copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == command
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_an_image_can_be_dropped_and_pasted(site: StartSite, visit: Visit, stripes: bytes, way: str) -> None:
+    page = visit(site())
+    expect(page.locator("#model")).to_have_text(re.compile("3 classes"))
+    page.evaluate(
+        """([way, bytes]) => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], `${way}.png`, { type: "image/png" }));
+          const event = way === "drop" ? new DragEvent("drop", { dataTransfer: data, cancelable: true })
+            : new ClipboardEvent("paste", { clipboardData: data });
+          window.dispatchEvent(event);
+        }""",
+        [way, list(stripes)],
+    )
+    expect(page.locator("#status")).to_contain_text(f"{way}.png: 3 classes")
+
+
+def test_a_picture_is_taken_with_the_camera(site: StartSite, visit: Visit) -> None:
+    page = visit(site(), permissions=["camera"])
+    page.get_by_role("button", name="Camera").click()
+    expect(page.get_by_role("dialog", name="Camera")).to_be_visible()
+    page.get_by_role("button", name="Take the picture").click()
+    expect(page.locator("#status")).to_contain_text("camera.jpg:")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert page.evaluate("document.getElementById('camera-video').srcObject") is None
+    assert page.evaluate("document.getElementById('photo').width") > 100
+
+
+def test_the_camera_is_let_go_by_escape(site: StartSite, visit: Visit) -> None:
+    page = visit(site(), permissions=["camera"])
+    page.get_by_role("button", name="Camera").click()
+    expect(page.get_by_role("button", name="Take the picture")).to_be_focused()
+    track = page.evaluate_handle("document.getElementById('camera-video').srcObject.getTracks()[0]")
+    assert track.evaluate("track => track.readyState") == "live"
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert track.evaluate("track => track.readyState") == "ended"
+    expect(page.locator("#result")).to_be_hidden()
+
+
+def test_what_the_browser_cannot_read_the_service_shows(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(stripes)).save(stream, "TIFF")
+    page = segmented(visit(site()), stream.getvalue(), "stripes.tif")
+    expect(page.locator("#legend li")).to_have_count(3)
+    grey = page.evaluate("[...document.getElementById('photo').getContext('2d').getImageData(240, 9, 1, 1).data]")
+    assert grey == [128, 128, 128, 255]
+
+
+def test_an_error_is_told_with_its_request(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    with page.expect_response("**/segment?*") as answer:
+        choose(page, stripes[:200], "half.png")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("truncated")
+    expect(alert).to_contain_text(answer.value.headers["x-request-id"])
+    segmented(page, stripes)
+    expect(alert).to_be_hidden()
+
+
+def test_too_large_images_are_refused_before_they_are_sent(site: StartSite, visit: Visit) -> None:
+    page = visit(site(max_image_bytes=2048, max_image_pixels=1000))
+    expect(page.locator("#limits")).to_have_text("At most 2 KiB and 0.001 million pixels.")
+    sent = refuse(page, "segment")
+    choose(page, bytes(3000), "big.png")
+    expect(page.get_by_role("alert")).to_contain_text("The file big.png has 2.9 KiB, at most 2 KiB are accepted.")
+    choose(page, brightness_png(np.zeros((1, 1), np.uint8)), "wide.png")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "The file wide.png has 0.0016 million pixels, at most 0.001 million"
+    )
+    assert sent == []
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_service_is_asked_again_after_a_countdown(
+    site: StartSite, visit: Visit, stripes: bytes, status: int
+) -> None:
+    page = visit(site())
+    page.clock.install()
+    refusal = problem(status, "64 requests are in the service already", **{"Retry-After": "2"})
+    tries = refuse(page, "segment", refusal)
+    choose(page, stripes)
+    expect(page.locator("#retry")).to_contain_text("64 requests are in the service already. Trying again in")
+    expect(page.locator("#retry-seconds")).to_have_text("2 s")
+    page.clock.run_for(1000)
+    expect(page.locator("#retry-seconds")).to_have_text("1 s")
+    assert tries == ["POST"]
+    page.clock.run_for(1000)
+    expect(page.locator("#status")).to_have_text(DONE)
+    expect(page.locator("#retry")).to_be_hidden()
+    assert tries == ["POST", "POST"]
+
+
+def test_the_countdown_can_be_stopped(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    tries = refuse(page, "segment", problem(503, "busy", **{"Retry-After": "60"}))
+    choose(page, stripes)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#status")).to_have_text("Stopped.")
+    expect(page.locator("#retry")).to_be_hidden()
+    assert tries == ["POST"]
+
+
+def test_an_answer_that_comes_late_does_not_replace_the_newer_image(
+    site: StartSite, visit: Visit, stripes: bytes, solid: Callable[[int], bytes]
+) -> None:
+    page = visit(site())
+    page.clock.install()
+    tries = refuse(page, "segment", problem(503, "busy", **{"Retry-After": "1"}))
+    choose(page, stripes, "first.png")
+    expect(page.locator("#retry")).to_be_visible()
+    choose(page, solid(0), "second.png")
+    expect(page.locator("#status")).to_contain_text("second.png: 1 class in")
+    page.clock.run_for(5000)
+    expect(page.locator("#status")).to_contain_text("second.png: 1 class in")
+    assert tries == ["POST", "POST"]
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_only(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site(api_keys=f"page:{KEY}"))
+    expect(page.get_by_role("alert")).to_contain_text("API key")
+    field = page.get_by_label("API key")
+    expect(field).to_be_focused()
+    field.fill("not-the-key-of-anybody")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not valid")
+    field.fill(KEY)
+    field.press("Enter")
+    expect(page.locator("#key-form")).to_be_hidden()
+    segmented(page, stripes)
+    expect(page.locator("#command")).to_contain_text('-H "Authorization: Bearer $ECENET_API_KEY"')
+    assert KEY not in page.content()
+    assert page.evaluate("localStorage.length") == 0
+    assert page.evaluate("document.cookie") == ""
+    assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+
+
+def test_everything_works_behind_a_path_prefix(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    start = site(prefix="/vision/street")
+    page = segmented(visit(start), stripes)
+    expect(page.locator("#command")).to_contain_text(f"{start.url}segment?")
+    page.get_by_role("link", name="API").click()
+    expect(page.get_by_text("/segment", exact=True)).to_be_visible()
+    expect(page.locator(".servers select")).to_have_value(start.url)
+
+
+def test_the_keyboard_is_enough(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    expect(page.locator("#model")).to_have_text(re.compile("3 classes"))
+    focused = walk(page, "Tab", 4)
+    assert focused == ["Skip to the image", "API", "Choose an image", "Camera"]
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Enter")
+    chooser.value.set_files({"name": "stripes.png", "mimeType": "image/png", "buffer": stripes})
+    expect(page.locator("#status")).to_have_text(DONE)
+    page.locator("#stage").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#pointed")).to_have_text("grey, 52 % from the left, 50 % from the top")
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#pointed")).to_have_text(re.compile("^bright, 82 %"))
+    expect(page.locator("#crosshair")).to_be_visible()
+    assert walk(page, "Tab", 5) == ["Opacity", "Before / after", "All", "None", "grey"]
+    page.locator("#legend input").first.focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#legend input").first).not_to_be_checked()
+    page.locator("#opacity").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#overlay")).to_have_css("opacity", "1")
+
+
+def walk(page: Page, key: str, steps: int) -> list[str]:
+    """Press a key some times; gives the names of what is focused after each."""
+    names = []
+    for _ in range(steps):
+        page.keyboard.press(key)
+        names.append(
+            page.evaluate(
+                "(document.activeElement.labels?.[0] ?? document.activeElement).innerText.trim().split('\\n')[0]"
+            )
+        )
+    return names
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(site: StartSite, visit: Visit, stripes: bytes, scheme: str) -> None:
+    start = site()
+    page = visit(start, color_scheme=scheme)
+    expect(page.locator("#model")).to_have_text(re.compile("3 classes"))
+    assert violations(page) == []
+    segmented(page, stripes)
+    page.get_by_role("button", name="None").click()
+    assert violations(page) == []
+    choose(page, b"nothing", "nothing.png")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert violations(page) == []
+
+
+def test_dark_is_dark(site: StartSite, visit: Visit) -> None:
+    start = site()
+    for scheme, expected in (("light", lambda level: level > 200), ("dark", lambda level: level < 40)):
+        page = visit(start, color_scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert all(expected(int(level)) for level in re.findall(r"\d+", colour)), colour
+
+
+def test_a_phone_needs_no_scrolling_sideways(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site(), viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    segmented(page, stripes, "a-name-that-is-far-too-long-for-any-phone-that-was-ever-made-and-has-no-spaces.png")
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    slider = page.locator("#opacity").bounding_box()
+    assert slider is not None
+    assert slider["width"] > 300
+    for button in page.locator("button:visible, label.button").all():
+        box = button.bounding_box()
+        assert box is not None
+        assert box["height"] >= 24
+        assert box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_the_docs_load_nothing_from_elsewhere(site: StartSite, visit: Visit) -> None:
+    page = visit(site(), "docs")
+    expect(page.get_by_text("/segment", exact=True)).to_be_visible()
+    page.get_by_text("/segment", exact=True).click()
+    expect(page.get_by_text("Give every pixel of an image its class.")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("light", {"viewport": {"width": 1200, "height": 860}}),
+        ("dark", {"viewport": {"width": 1200, "height": 860}, "color_scheme": "dark"}),
+        ("phone", {"viewport": PHONE, "device_scale_factor": 2}),
+    ],
+)
+def test_the_street_on_the_page(bundled_site: Site, visit: Visit, name: str, options: dict[str, Any]) -> None:
+    """With the bundled model; ``ECENET_SCREENSHOTS`` names a folder for the pictures that the README shows."""
+    page = visit(bundled_site, **options)
+    page.set_input_files("#file", STREET)
+    expect(page.locator("#status")).to_contain_text("most of it Road", timeout=60_000)
+    shares = dict(text.split("\n") for text in page.locator("#legend li").all_inner_texts())
+    assert {"Road", "Sky", "Building", "Tree"} <= set(shares)
+    assert next(iter(shares)) == "Road"
+    page.get_by_role("slider", name="Before / after").fill("35")
+    page.locator("#stage").hover(position={"x": 300, "y": 120})
+    expect(page.locator("#tip")).to_be_visible()
+    if SCREENSHOTS in os.environ:
+        save_screenshot(page, Path(os.environ[SCREENSHOTS]) / f"page-{name}.png")
+
+
+def save_screenshot(page: Page, path: Path) -> None:
+    page.evaluate("document.activeElement.blur()")
+    # 256 colours are enough for a look at the page, and a fifth of the bytes.
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
