@@ -23,6 +23,7 @@ from trainer.datasets import SegmentationDataset
 from trainer.inference import Infer, Predictor, torch_infer
 from trainer.model.ecenet import ECENet
 from trainer.modes import Mode, ModeError, Network, mode_predictor
+from trainer.remote import RemotePredictor
 
 T = TypeVar("T")
 
@@ -104,10 +105,6 @@ def _open_service(url: str, mode: Mode) -> Iterator[OpenModel]:
             f"{url} gives labels, and sliding windows, other sizes, scales and flips need logits: give the checkpoint "
             "or the model directory instead"
         )
-    try:
-        from trainer.remote import RemotePredictor  # noqa: PLC0415
-    except ImportError as error:
-        raise ModelError(f"httpx is not installed: pip install 'ecenet[train]' ({error})") from error
     predictor = RemotePredictor(url)
     try:
         names = predictor.class_names()

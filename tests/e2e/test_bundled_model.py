@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_export.__main__ import main as export
 from model_export.manifest import GRAPH_NAME, read_manifest
 from service.app import create_app
 from service.bundled_model import bundled_model_dir
@@ -124,3 +125,14 @@ def test_the_stated_accuracy_is_the_measured_one(camvid_dir: Path, capsys: pytes
     stated = read_manifest(directory).metrics
     assert float(table["mIoU"]) == pytest.approx(100 * stated["val_miou"], abs=0.05)
     assert float(table["aAcc"]) == pytest.approx(100 * stated["val_accuracy"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_both_precisions_keep_the_accuracy(camvid_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that users run, against PyTorch with the checkpoint beside the graphs."""
+    assert export(["verify", str(bundled_model_dir()), "--data", str(camvid_dir), "--count", "8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("onnxruntime ")]
+    assert [row[3] for row in rows] == ["fp32", "fp16"]
+    assert float(rows[0][6].rstrip("%")) >= 99.9
+    assert all(float(row[8]) <= 0.1 for row in rows)
+    assert [row[-1] for row in rows] == ["ok", "ok"]
