@@ -257,7 +257,7 @@ def test_a_picture_is_taken_with_the_camera(site: StartSite, visit: Visit) -> No
     page.get_by_role("button", name="Take the picture").click()
     expect(page.locator("#status")).to_contain_text("camera.jpg:")
     expect(page.get_by_role("dialog")).to_be_hidden()
-    assert page.evaluate("document.getElementById('camera-video').srcObject") is None
+    page.wait_for_function("document.getElementById('camera-video').srcObject === null")
     assert page.evaluate("document.getElementById('photo').width") > 100
 
 
@@ -269,7 +269,7 @@ def test_the_camera_is_let_go_by_escape(site: StartSite, visit: Visit) -> None:
     assert track.evaluate("track => track.readyState") == "live"
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
-    assert track.evaluate("track => track.readyState") == "ended"
+    page.wait_for_function("track => track.readyState === 'ended'", arg=track)  # the event comes after the closing
     expect(page.locator("#result")).to_be_hidden()
 
 
