@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from model_export.files import write_whole
 from model_export.machine import Machine
 from model_export.manifest import GraphInfo, Output, Precision, file_sha256
 from model_export.sizes import Size, format_size
@@ -151,8 +152,8 @@ def write_engine(folder: Path, plan: bytes, info: EngineInfo) -> EngineInfo:
     path = folder / (info.key.digest() + ENGINE_SUFFIX)
     info = replace(info, sha256=hashlib.sha256(plan).hexdigest(), path=path)
     info = replace(info, signature=_signature(_fields(info), _installation_key(create=True)))
-    replace_file(path, plan)
-    replace_file(
+    write_whole(path, plan)
+    write_whole(
         path.with_suffix(".json"), json.dumps({**_fields(info), "signature": info.signature}, indent=2).encode()
     )
     return info
@@ -368,17 +369,3 @@ def state_folder() -> Path:
         return Path.home() / ".local" / "state" / "ecenet"
     except RuntimeError as error:
         raise EngineStoreError(f"{error}: name a folder for this installation's key with {STATE_VARIABLE}") from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

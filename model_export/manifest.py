@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from model_export.files import write_whole
 from model_export.sizes import SIZE_LIMITS, Size
 
 FORMAT_VERSION = 2
@@ -161,9 +162,8 @@ def file_sha256(path: Path) -> str:
 def write_manifest(directory: Path, manifest: Manifest) -> Path:
     """Write ``manifest.json`` into ``directory``, in one step, and give its path."""
     path = directory / MANIFEST_NAME
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return temporary.replace(path)
+    write_whole(path, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
+    return path
 
 
 def read_manifest(directory: Path) -> Manifest:

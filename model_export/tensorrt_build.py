@@ -17,9 +17,9 @@ from model_export.engine_store import (
     EngineKey,
     building,
     find_built,
-    replace_file,
     write_engine,
 )
+from model_export.files import write_whole
 from model_export.layer_report import AttentionNodes, Fusion, count_fused, parse_layers
 from model_export.machine import ANY_GPU, ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_builder
 from model_export.machine import runtime_module as load_runtime
@@ -266,7 +266,7 @@ class _Build:
             except CompileError as error:
                 raise BuildError(f"{subject}: {error}; {self._remedy()}") from error
         if plan.timing_cache is not None:
-            replace_file(cache_path, plan.timing_cache)
+            write_whole(cache_path, plan.timing_cache)
         return plan, count_fused(parse_layers(plan.layer_report), attentions)
 
     def _copy(self) -> tuple[bytes, AttentionNodes]:

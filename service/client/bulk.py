@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from model_export.files import write_whole
 from service.client.client import AsyncClient
 from service.client.errors import ClientError, Refused, Unreachable
 from service.client.jobs import Failure, Job
@@ -70,21 +69,6 @@ async def segment_all(
         for _ in range(min(concurrency, len(jobs))):
             group.create_task(work())
     return report
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or not there; folders are made.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -23,10 +23,10 @@ from model_export.engine_store import (
     find_engine,
     named_engine,
     read_engine_info,
-    replace_file,
     state_folder,
     write_engine,
 )
+from model_export.files import write_whole
 from model_export.machine import Machine
 from model_export.manifest import GraphInfo
 
@@ -338,13 +338,13 @@ def test_builds_into_one_folder_wait_for_each_other(folder: Path) -> None:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    replace_file(path, b"old")
+    write_whole(path, b"old")
 
     def fail(self: Path, target: Path) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        replace_file(path, b"new")
+        write_whole(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"

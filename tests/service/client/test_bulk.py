@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from model_export.files import write_whole
 from service.client import AsyncClient
-from service.client.bulk import Report, segment_all, write_whole
+from service.client.bulk import Report, segment_all
 from service.client.jobs import Job
 
 MakeProblem = Callable[..., httpx.Response]
