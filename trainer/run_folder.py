@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_export.files import write_whole
 from trainer.checkpoint import save_checkpoint
 from trainer.config import ConfigError, TrainConfig
 from trainer.model.ecenet import ModelConfig
@@ -48,7 +49,7 @@ class RunFolder:
     def begin(self, config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> None:
         """Make the folder, and write down the configuration and the log of the epochs that a resumed run has done."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _replace(self.path / CONFIG, config.as_toml())
+        write_whole(self.path / CONFIG, config.as_toml().encode())
         self.write_log(log)
 
     def save(
@@ -74,15 +75,9 @@ class RunFolder:
 
     def write_log(self, log: Sequence[Mapping[str, Any]]) -> None:
         """Write the log of all epochs so far, atomically."""
-        _replace(self.path / LOG, "".join(json.dumps(entry) + "\n" for entry in log))
+        write_whole(self.path / LOG, "".join(json.dumps(entry) + "\n" for entry in log).encode())
 
 
 def has_checkpoint(path: Path) -> bool:
     """Whether a folder holds a run that can be resumed."""
     return (path / LAST).exists()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

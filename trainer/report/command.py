@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from model_export.files import write_whole
 from model_export.manifest import ClassInfo
 from trainer.checkpoint import load_model_and_entries
 from trainer.config import parse_config
@@ -118,9 +119,7 @@ def write_report(
         "Configuration": settings(config),
         "Versions": settings(_versions()),
     }
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(_page(title, sections), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, _page(title, sections).encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
