@@ -35,6 +35,8 @@ class DataSection:
         scale: Range of random scales of a view, relative to scale 1, drawn log-uniformly.
         flip: Chance of a horizontal flip, 0..1.
         jitter: Largest relative change of brightness, contrast and saturation, 0..1.
+        class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image, 0..1: rare
+            classes are seen more often.
         evaluation: ``whole`` images, or windows that ``slide``.
         slide_stride: (vertical, horizontal) pixels between windows.
         cache: Whether decoded images are kept in memory.
@@ -47,6 +49,7 @@ class DataSection:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     jitter: float = 0.4
+    class_views: float = 0.0
     evaluation: str = "whole"
     slide_stride: tuple[int, int] = (320, 320)
     cache: bool = False
@@ -95,6 +98,7 @@ class LossWeights:
 
     Attributes:
         cross_entropy: Weight of the cross entropy of the logits.
+        overlap: Weight of the dice loss of the logits, which counts all classes of an image alike; not in the release.
         auxiliary: Weight of the auxiliary mask loss as a whole.
         focal: Weight of its focal term.
         dice: Weight of its dice term.
@@ -103,6 +107,7 @@ class LossWeights:
     """
 
     cross_entropy: float = 1.0
+    overlap: float = 0.0
     auxiliary: float = 1.0
     focal: float = 5.0
     dice: float = 2.0
@@ -153,6 +158,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.scale": (0.01, 100),
     "data.flip": (0, 1),
     "data.jitter": (0, 1),
+    "data.class_views": (0, 1),
     "schedule.epochs": (1, 1e6),
     "schedule.batch_size": (1, 1e6),
     "schedule.accumulate": (1, 1e6),
@@ -166,6 +172,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "schedule.clip_norm": (0, 1e9),
     "schedule.seed": (0, 2**63 - 1),
     "loss.cross_entropy": (0, 1e6),
+    "loss.overlap": (0, 1e6),
     "loss.auxiliary": (0, 1e6),
     "loss.focal": (0, 1e6),
     "loss.dice": (0, 1e6),

@@ -1,6 +1,6 @@
-"""The criterion of ECENet: cross entropy, the auxiliary mask loss and the diversity loss.
+"""The criterion of ECENet: cross entropy, auxiliary mask loss and diversity loss; and the overlap of the logits.
 
-The forms follow MaskFormer and SegViT, the weights the released configuration.
+The forms follow MaskFormer and SegViT, the weights the released configuration, where the overlap has none.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Losses(NamedTuple):
     """The weighted terms, scalars; their sum is what training minimises."""
 
     cross_entropy: Tensor
+    overlap: Tensor
     auxiliary: Tensor
     diversity: Tensor
 
@@ -36,18 +37,22 @@ def criterion(
 ) -> Losses:
     """All terms for labels (B, H, W) int64 with ``IGNORE_INDEX`` for void; a term of weight 0 is 0 and not computed.
 
-    Each term is a sum over a count: the weights of valid pixels, the (image, class) pairs, the images. With several
-    processes ``mean_over_ranks`` averages the counts, so that the mean of all ranks' losses, and of their gradients, is
-    that of one process with all images.
+    Each term is a sum over a count: the weights of valid pixels, the (image, class) pairs at either size, the images.
+    With several processes ``mean_over_ranks`` averages the counts, so that the mean of all ranks' losses, and of their
+    gradients, is that of one process with all images.
 
     The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
     """
     zero = output.logits.new_zeros(())
-    entropy, pixels = _cross_entropy(output.logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
+    logits = F.interpolate(at_least_float(output.logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    entropy, pixels = _cross_entropy(logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
+    apart, objects = overlap_loss(logits, labels) if weights.overlap else (zero, zero)
     focal, dice, pairs = _auxiliary(output.auxiliary_masks, labels) if weights.auxiliary else (zero, zero, zero)
-    pixels, pairs = mean_over_ranks(torch.stack([pixels, pairs]).detach()).clamp(min=1e-6).unbind()
+    counts = torch.stack([pixels, objects, pairs]).detach()
+    pixels, objects, pairs = mean_over_ranks(counts).clamp(min=1e-6).unbind()
     return Losses(
         weights.cross_entropy * entropy / pixels,
+        weights.overlap * apart / objects,
         weights.auxiliary * (weights.focal * focal + weights.dice * dice) / pairs,
         weights.diversity * _diversity(output) if weights.diversity else zero,
     )
@@ -55,11 +60,41 @@ def criterion(
 
 def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The sum of the weighted cross entropy, and of the weights, over the valid pixels."""
-    logits = F.interpolate(at_least_float(logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
     entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
     valid = labels[labels != IGNORE_INDEX]
     total = class_weights[valid].sum() if class_weights is not None else entropy.new_tensor(valid.numel())
     return entropy, total
+
+
+def overlap_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The dice loss of the softmax of the logits, for the classes that are present in their image.
+
+    A class counts the same whether it has ten pixels or half of the image, as it does in mIoU.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) int64; void pixels do not count.
+
+    Returns:
+        The loss, summed over the (image, class) pairs that are present, and how many pairs there are.
+    """
+    targets, valid = _one_hot(labels, logits.shape[1])
+    probability = logits.softmax(1).flatten(2) * valid[:, None]
+    present = targets.any(2)
+    dice = _dice(probability, targets.to(logits.dtype))[present]
+    return dice.sum(), present.sum().to(logits.dtype)
+
+
+def _one_hot(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Which pixels are of which class, (B, K, N), and which are not void, (B, N); both bool."""
+    pixels = labels.flatten(1)
+    return pixels[:, None] == torch.arange(num_classes, device=labels.device)[:, None], pixels != IGNORE_INDEX
+
+
+def _dice(probability: Tensor, target: Tensor) -> Tensor:
+    """1 where two sets of pixels, on the last axis, have nothing in common, 0 where they agree."""
+    overlap = 2 * (probability * target).sum(-1)
+    return 1 - (overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
 
 
 def _auxiliary(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,21 +119,16 @@ def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float =
     Returns:
         Both terms, summed over the (image, class) pairs that are present, and how many pairs there are.
     """
-    num_classes = masks.shape[1]
-    valid = labels != IGNORE_INDEX
-    one_hot = F.one_hot(torch.where(valid, labels, num_classes), num_classes + 1)[..., :num_classes]
-    targets = one_hot.permute(0, 3, 1, 2).flatten(2)  # (B, K, N)
+    targets, valid = _one_hot(labels, masks.shape[1])
     present = targets.any(2)
     logits, target = masks.flatten(2)[present], targets[present].to(masks.dtype)  # (pairs, N)
-    keep = valid.flatten(1)[present.nonzero()[:, 0]].to(masks.dtype)
+    keep = valid[present.nonzero()[:, 0]].to(masks.dtype)
     probability = logits.sigmoid() * keep
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = torch.where(target > 0, 1 - probability, probability)
     focal = torch.where(target > 0, alpha, 1 - alpha) * wrong.pow(gamma) * entropy * keep
     focal = focal.sum(1) / keep.sum(1).clamp(min=1)
-    overlap = 2 * (probability * target).sum(1)
-    dice = 1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)
-    return focal.sum(), dice.sum(), present.sum().to(masks.dtype)
+    return focal.sum(), _dice(probability, target).sum(), present.sum().to(masks.dtype)
 
 
 def diversity_loss(peaks: Tensor, channels: int) -> Tensor:

@@ -174,7 +174,13 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
     """The batches of this rank in an epoch, from the first step that is not done."""
     data, schedule = run.config.data, run.config.schedule
     augmentation = Augmentation(
-        data.input_size, data.crop_size, data.scale, data.jitter, data.flip, keep_ratio=data.keep_ratio
+        data.input_size,
+        data.crop_size,
+        data.scale,
+        data.jitter,
+        data.flip,
+        keep_ratio=data.keep_ratio,
+        class_views=data.class_views,
     )
     views = AugmentedViews(run.train, augmentation, schedule.seed, epoch)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)

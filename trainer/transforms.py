@@ -23,6 +23,7 @@ class Augmentation:
         scale: Range of the random scale, drawn log-uniformly.
         jitter: Largest relative change of brightness, contrast and saturation.
         flip: Chance of a horizontal flip.
+        class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image.
         keep_ratio: Whether at scale 1 the image's short side is that of ``input_size``, its ratio kept.
     """
 
@@ -32,6 +33,7 @@ class Augmentation:
     jitter: float
     flip: float = 0.5
     keep_ratio: bool = False
+    class_views: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A view of ``crop_size``; what lies outside the image is grey and ignored."""
@@ -45,8 +47,7 @@ class Augmentation:
         height, width = sample.labels.shape
         factors = self._factors(height, width) * np.exp(rng.uniform(*np.log(self.scale)))
         window = np.array(self.crop_size) / factors  # the source pixels that fill a view
-        room = np.array((height, width)) - window
-        top, left = rng.uniform(np.minimum(room, 0), np.maximum(room, 0))
+        top, left = self._corner(sample.labels, window, rng)
         box = np.array((left, top, left + window[1], top + window[0]))
         inside = np.clip(box, 0, (width, height, width, height))
         target = np.rint((inside - box[[0, 1, 0, 1]]) * factors[[1, 0, 1, 0]]).astype(int)
@@ -59,6 +60,21 @@ class Augmentation:
         image[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.image).resize(size, bilinear, box=region))
         labels[y0:y1, x0:x1] = np.asarray(Image.fromarray(sample.labels).resize(size, nearest, box=region))
         return image, labels
+
+    def _corner(
+        self, labels: NDArray[np.uint8], window: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Top and left of a window of the source, anywhere inside it or around a pixel of a class."""
+        room = np.array(labels.shape) - window
+        low, high = np.minimum(room, 0), np.maximum(room, 0)
+        if self.class_views and rng.random() < self.class_views:
+            classes = np.setdiff1d(labels, IGNORE_INDEX)
+            if len(classes):
+                rows, columns = np.nonzero(labels == rng.choice(classes))
+                chosen = rng.integers(len(rows))
+                pixel = np.array((rows[chosen], columns[chosen]))
+                return np.clip(pixel - rng.uniform(size=2) * window, low, high)
+        return rng.uniform(low, high)
 
     def _factors(self, height: int, width: int) -> NDArray[np.float64]:
         """Pixels of scale 1 per pixel of the image, vertical and horizontal."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from trainer.config import LossWeights
 from trainer.datasets import CamVid
-from trainer.losses import balanced_class_weights, class_pixels, criterion, diversity_loss, mask_loss
+from trainer.losses import balanced_class_weights, class_pixels, criterion, diversity_loss, mask_loss, overlap_loss
 from trainer.model.decode_head import HeadOutput
 
 
@@ -40,6 +40,32 @@ def test_mask_loss_equals_the_formulas() -> None:
     focal, dice, pairs = mask_loss(masks, labels)
     assert int(pairs) == 6
     assert (float(focal / pairs), float(dice / pairs)) == pytest.approx(written_out(masks, labels), rel=1e-5)
+
+
+def test_overlap_loss_equals_the_formula_for_the_classes_that_are_there() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 6, 7), torch.randint(0, 3, (2, 6, 7))
+    labels[0, :4] = 255
+    labels[0, 4:] = 2
+    expected = []
+    for image, label in zip(logits.double(), labels, strict=True):
+        valid = label != 255
+        for index in label[valid].unique().tolist():
+            p, t = image.softmax(0)[index][valid], (label[valid] == index).double()
+            expected.append(float(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)))
+    loss, pairs = overlap_loss(logits, labels)
+    assert int(pairs) == len(expected) == 4
+    assert float(loss) == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_overlap_loss_is_zero_for_a_perfect_answer_and_counts_a_small_class_like_a_large_one() -> None:
+    labels = torch.zeros(1, 32, 32, dtype=torch.long)
+    labels[0, 0, :4] = 1
+    right = F.one_hot(labels, 2).permute(0, 3, 1, 2) * 100.0
+    assert float(overlap_loss(right, labels)[0]) == pytest.approx(0, abs=1e-6)
+    all_large = torch.tensor([100.0, 0.0])[None, :, None, None].expand(1, 2, 32, 32)
+    loss, _ = overlap_loss(all_large, labels)
+    assert float(loss) == pytest.approx((1 - 1 / 5) + (1 - (2 * 1020 + 1) / (1024 + 1020 + 1)), rel=1e-5)
 
 
 def test_void_pixels_and_absent_classes_do_not_count() -> None:
@@ -74,7 +100,7 @@ def test_criterion_weighs_its_terms() -> None:
     torch.manual_seed(0)
     output = HeadOutput(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), (torch.full((1, 4), 0.5),), (4,))
     labels = torch.randint(0, 3, (1, 16, 16))
-    once, twice = (criterion(output, labels, LossWeights(w, w, 5, 2, w)) for w in (1, 2))
+    once, twice = (criterion(output, labels, LossWeights(w, w, w, 5, 2, w)) for w in (1, 2))
     torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
     logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
     assert float(once.cross_entropy) == pytest.approx(float(F.cross_entropy(logits, labels)))
@@ -114,7 +140,7 @@ def test_the_mean_of_two_ranks_is_the_loss_of_all_their_images() -> None:
     output, labels = random_output(2), torch.randint(0, 3, (2, 16, 16))
     labels[0, 3:] = 255  # one rank has few valid pixels and few classes
     labels[0, :3] = 1
-    whole = criterion(output, labels, LossWeights())
+    whole = criterion(output, labels, LossWeights(overlap=1))
     parts = [
         HeadOutput(
             output.logits[i : i + 1], output.auxiliary_masks[i : i + 1], (output.diverse_peaks[0][i : i + 1],), (4,)
@@ -128,10 +154,10 @@ def test_the_mean_of_two_ranks_is_the_loss_of_all_their_images() -> None:
         return value
 
     for part, label in zip(parts, labels, strict=True):
-        criterion(part, label[None], LossWeights(), mean_over_ranks=note)
+        criterion(part, label[None], LossWeights(overlap=1), mean_over_ranks=note)
     mean = torch.stack(counts).mean(0)
     ranks = [
-        torch.stack(criterion(part, label[None], LossWeights(), mean_over_ranks=lambda _: mean))
+        torch.stack(criterion(part, label[None], LossWeights(overlap=1), mean_over_ranks=lambda _: mean))
         for part, label in zip(parts, labels, strict=True)
     ]
     torch.testing.assert_close(torch.stack(ranks).mean(0), torch.stack(whole))

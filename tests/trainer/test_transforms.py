@@ -51,3 +51,26 @@ def test_identity_at_scale_one_and_full_crop() -> None:
     view = Augmentation((120, 160), (120, 160), (1.0, 1.0), 0.0, 0.0)(sample, np.random.default_rng(0))
     assert np.array_equal(view.image, sample.image)
     assert np.array_equal(view.labels, sample.labels)
+
+
+def test_views_around_a_class_show_rare_ones_far_more_often() -> None:
+    labels = np.zeros((200, 300), np.uint8)
+    labels[100:104, 40:44] = 1
+    labels[:, 299] = IGNORE_INDEX
+    sample = Sample(np.zeros((200, 300, 3), np.uint8), labels)
+
+    def share(class_views: float) -> float:
+        view = Augmentation((200, 300), (40, 60), (1.0, 1.0), 0.0, class_views=class_views)
+        return float(np.mean([(view(sample, np.random.default_rng(seed)).labels == 1).any() for seed in range(300)]))
+
+    assert share(0.0) < 0.1  # a view has 4% of the image
+    assert share(1.0) == pytest.approx(0.5, abs=0.1)  # one of two classes
+
+
+def test_a_view_around_a_class_stays_inside_the_image_and_void_alone_is_no_class() -> None:
+    labels = np.full((50, 60), IGNORE_INDEX, np.uint8)
+    view = Augmentation((50, 60), (40, 40), (1.0, 1.0), 0.0, class_views=1.0)
+    assert (view(Sample(np.full((50, 60, 3), 9, np.uint8), labels), np.random.default_rng(0)).image == 9).all()
+    labels[0, 0] = 1  # in the corner
+    for seed in range(20):
+        assert (view(Sample(np.full((50, 60, 3), 9, np.uint8), labels), np.random.default_rng(seed)).image == 9).all()
