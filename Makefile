@@ -8,16 +8,19 @@ PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt service/label_map.c
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format types bench clean
+.PHONY: help serve test test-deployment lint format types bench clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 serve: $(SERVE_VENV)/.installed  ## serve the bundled model on 127.0.0.1:8000; options in ARGS="--port 8001"
 	@exec $(SERVE_VENV)/bin/ecenet-serve $(ARGS)
 
 test: $(DEV_VENV)/.installed  ## the whole default suite; options in ARGS="-k batcher"
 	$(DEV_VENV)/bin/python -m pytest $(ARGS)
+
+test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
+	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)
 
 lint: $(DEV_VENV)/.installed  ## ruff: rules and format
 	$(DEV_VENV)/bin/ruff check .
