@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -54,7 +55,15 @@ def load_batches(
     views: AugmentedViews, batches: list[list[int]], workers: int, *, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """The views of each list of indices as a batch, in turn, prepared by ``workers`` processes."""
-    return DataLoader(views, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+    return DataLoader(
+        views, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_leave_signals
+    )
+
+
+def _leave_signals(_worker: int) -> None:
+    """Leave SIGTERM to the process that trains: torchrun sends it to the whole group, and a lost worker would end the
+    run without a checkpoint. A worker ends when it is told to, or its parent is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(slots=True)

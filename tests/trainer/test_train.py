@@ -42,9 +42,10 @@ def arguments(data: Path, output: Path, *extra: str, **changes: str) -> list[str
 
 
 def start(data: Path, output: Path, **changes: str) -> subprocess.Popen[str]:
-    """A run in a process of its own."""
+    """A run in a process, and a group, of its own."""
     command = [sys.executable, "-m", "trainer.train", *arguments(data, output, **changes)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -90,11 +91,16 @@ def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(tiny_camvid: Pat
     assert sorted(path.name for path in whole.glob("step-*.pt")) == ["step-00000004.pt", "step-00000008.pt"]
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(tiny_camvid: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(
+    workers: str, tiny_camvid: Path, tmp_path: Path
+) -> None:
+    """Sent to the whole group, as torchrun does: the processes that prepare batches get it too."""
     run = tmp_path / "run"
-    process = start(tiny_camvid, run, schedule__epochs="1000", runtime__evaluate_every="1000")
+    endless = {"schedule__epochs": "1000", "runtime__evaluate_every": "1000"}
+    process = start(tiny_camvid, run, **endless, runtime__workers=workers)
     wait_for(run / "last.pt", process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 143
     done = read_entries(run / "last.pt")["steps_done"]
