@@ -1,39 +1,39 @@
-"""The Job for distributed training: valid, and its numbers and names agree."""
+"""The Job for distributed training: its numbers and names agree with one another and with the trainer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
-import yaml
 
+from tests.k8s.manifests import Build, Objects, of_kind, render
+from trainer.config import load_config
 from trainer.train import _parser as train_parser
 
-PATH = Path(__file__).parents[2] / "k8s" / "training-job.yaml"
+
+@pytest.fixture
+def objects() -> Objects:
+    return render(Build("jobs/training"))
 
 
 @pytest.fixture
-def objects() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))
+def service(objects: Objects) -> dict[str, Any]:
+    (service,) = of_kind(objects, "Service")
+    return service
 
 
 @pytest.fixture
-def service(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return objects[0]
+def job(objects: Objects) -> dict[str, Any]:
+    (job,) = of_kind(objects, "Job")
+    return job
 
 
-@pytest.fixture
-def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return objects[1]
-
-
-@pytest.mark.parametrize("version", ["1.31", "1.37"])
-def test_objects_fit_the_schema(objects: list[dict[str, Any]], version: str) -> None:
-    assert [document["kind"] for document in objects] == ["Service", "Job"]
-    for document in objects:
-        kubernetes_validate.validate(document, version, strict=True)
+def test_the_experiment_is_one_that_the_trainer_reads(objects: Objects, tmp_path: Path) -> None:
+    (config_map,) = of_kind(objects, "ConfigMap")
+    ((name, text),) = config_map["data"].items()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert load_config(tmp_path / name).data.dataset == "ade20k"
 
 
 def test_the_service_finds_the_pods_and_names_them(service: dict[str, Any], job: dict[str, Any]) -> None:

@@ -1,0 +1,256 @@
+"""Numbers and names of the manifests agree with the service: limits, paths, labels, versions, generated files."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+
+import pytest
+import yaml
+
+from model_export.manifest import FORMAT_VERSION, read_manifest
+from service.api_keys import parse_api_keys
+from service.bundled_model import bundled_model_dir
+from service.settings import Settings
+from service.upload import FORM_OVERHEAD_BYTES
+from tests.k8s.conftest import Service
+from tests.k8s.manifests import K8S, ROOT, Build, of_kind, render
+from tests.k8s.object_checks import published
+from tests.k8s.pod_checks import settings_of
+from tests.k8s.pods import pods, quantity, serving
+
+CPU = Build("overlays/cpu")
+GATEWAY = Build("overlays/cpu", ("gateway-route",))
+GPU = Build("overlays/gpu")
+TENANT = Build("overlays/gpu-multi-tenant")
+README = (K8S / "README.md").read_text(encoding="utf-8")
+NGINX = "nginx.ingress.kubernetes.io/"
+
+
+def effective(build: Build) -> Settings:
+    """The settings of the service in a build."""
+    ((_, _, variables),) = serving(render(build))
+    return settings_of(variables)
+
+
+@pytest.fixture
+def annotations() -> dict[str, str]:
+    (ingress,) = of_kind(render(CPU), "Ingress")
+    return {name.removeprefix(NGINX): value for name, value in ingress["metadata"]["annotations"].items()}
+
+
+def test_the_ingress_lets_the_largest_body_through(annotations: dict[str, str]) -> None:
+    settings = effective(CPU)
+    json_bytes = settings.max_image_bytes // 3 * 4 * 65 // 64 + FORM_OVERHEAD_BYTES
+    size = quantity(annotations["proxy-body-size"].upper() + "i")
+    assert max(json_bytes, settings.max_batch_bytes) < size < 2 * settings.max_batch_bytes
+
+
+def test_the_service_gives_up_before_the_ingress_does(annotations: dict[str, str]) -> None:
+    settings = effective(CPU)
+    longest = max(settings.request_timeout_s, settings.max_request_timeout_s or 0)
+    assert longest < float(annotations["proxy-read-timeout"])
+    # A second try may still begin after one that met a frozen replica.
+    assert float(annotations["proxy-read-timeout"]) < float(annotations["proxy-next-upstream-timeout"])
+
+
+def test_the_ingress_tries_again_where_that_helps(annotations: dict[str, str]) -> None:
+    cases = annotations["proxy-next-upstream"].split()
+    assert {"error", "timeout", "http_502", "http_503", "non_idempotent"} == set(cases)
+    assert annotations["proxy-request-buffering"] == "on"
+
+
+def test_the_gateway_waits_as_long_as_the_ingress(annotations: dict[str, str]) -> None:
+    (route,) = of_kind(render(GATEWAY), "HTTPRoute")
+    assert route["spec"]["rules"][0]["timeouts"]["backendRequest"] == annotations["proxy-read-timeout"] + "s"
+
+
+@pytest.mark.parametrize("build", [CPU, GATEWAY], ids=str)
+def test_the_public_paths_are_published_and_no_others(service: Service, build: Build) -> None:
+    objects = render(build)
+    private = {path for path in service.paths if path.startswith(("/v2/repository", "/metrics", "/healthz", "/readyz"))}
+    assert {"/metrics", "/healthz", "/readyz"} <= private
+    assert {path for path in service.paths if published(objects, path.partition("{")[0].rstrip("/") or "/")} == (
+        service.paths - private
+    )
+
+
+def test_probes_ask_paths_that_the_service_has(service: Service) -> None:
+    for build in (CPU, GPU, TENANT, Build("kserve")):
+        ((_, container, _),) = serving(render(build))
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["path"] in service.paths
+        assert container["livenessProbe"]["httpGet"]["path"] in {"/healthz", "/v2/health/live"}
+        assert container["readinessProbe"]["httpGet"]["path"] in {"/readyz", "/v2/health/ready"}
+
+
+def test_pods_listen_where_the_service_does() -> None:
+    for build in (CPU, GPU, Build("kserve")):
+        ((_, container, variables),) = serving(render(build))
+        assert variables["ECENET_HOST"] == "0.0.0.0"
+        assert [port["containerPort"] for port in container["ports"]] == [effective(build).port]
+
+
+def test_memory_has_room_for_what_the_settings_let_in() -> None:
+    for build in (CPU, GPU):
+        settings = effective(build)
+        ((_, container, _),) = serving(render(build))
+        inside = settings.max_queue_size * settings.max_image_bytes + 3 * settings.max_queue_pixels
+        inside += settings.batch_memory_bytes
+        assert inside + 2**30 < quantity(container["resources"]["limits"]["memory"])
+
+
+def test_gpu_pods_get_one_device_and_build_for_it() -> None:
+    devices = {GPU: "nvidia.com/gpu", TENANT: "nvidia.com/mig-1g.10gb"}
+    devices[Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys"))] = "nvidia.com/gpu.shared"
+    for build, device in devices.items():
+        ((pod, container, variables),) = serving(render(build))
+        asked = {name: count for name, count in container["resources"]["limits"].items() if name.startswith("nvidia")}
+        assert asked == {device: "1"}
+        assert variables["ECENET_ENGINE"] == pod.labels["wanted_engine"] == "tensorrt"
+        assert variables["ECENET_BUILD_ENGINE"] == "true"
+        assert pod.spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_the_quota_of_a_tenant_has_room_for_a_rollout() -> None:
+    objects = render(TENANT)
+    (quota,) = of_kind(objects, "ResourceQuota")
+    (scaler,) = of_kind(objects, "HorizontalPodAutoscaler")
+    assert int(quota["spec"]["hard"]["requests.nvidia.com/mig-1g.10gb"]) == scaler["spec"]["maxReplicas"] + 1
+
+
+def test_the_prebuild_job_builds_for_the_pods_that_serve() -> None:
+    ((pod, container, variables),) = serving(render(TENANT))
+    (job,) = pods(render(Build("jobs/build-engine")))
+    (builder,) = job.containers
+    assert builder["image"] == container["image"]
+    assert job.spec["nodeSelector"] == pod.spec["nodeSelector"]
+    device = "nvidia.com/mig-1g.10gb"
+    assert builder["resources"]["limits"][device] == container["resources"]["limits"][device]
+    for name in ("ECENET_ENGINE_DIR", "ECENET_STATE_DIR"):
+        assert {"name": name, "value": variables[name]} in builder["env"]
+    assert {"name": "cache", "mountPath": "/var/cache/ecenet"} in builder["volumeMounts"]
+    assert job.spec["volumes"][0] == pod.spec["volumes"][0]
+
+
+def test_stable_and_canary_have_nothing_in_common() -> None:
+    stable, canary = render(CPU), render(Build("overlays/cpu-canary"))
+    identity = {(item["kind"], item["metadata"]["name"]) for item in canary}
+    assert identity.isdisjoint({(item["kind"], item["metadata"]["name"]) for item in stable})
+    (service,) = of_kind(stable, "Service")
+    (pod,) = pods(canary)
+    assert not service["spec"]["selector"].items() <= pod.labels.items()
+    (ingress,) = of_kind(canary, "Ingress")
+    assert ingress["metadata"]["annotations"][NGINX + "canary"] == "true"
+    assert ingress["spec"]["rules"][0]["host"] == of_kind(stable, "Ingress")[0]["spec"]["rules"][0]["host"]
+
+
+def test_kserve_finds_the_model_under_its_own_name() -> None:
+    objects = render(Build("kserve"))
+    (runtime,) = of_kind(objects, "ServingRuntime")
+    (inference,) = of_kind(objects, "InferenceService")
+    model = inference["spec"]["predictor"]["model"]
+    manifest = read_manifest(bundled_model_dir())
+    assert inference["metadata"]["name"] == manifest.name == model["storageUri"].rpartition("/")[2]
+    (known,) = runtime["spec"]["supportedModelFormats"]
+    assert model["modelFormat"].items() <= known.items()
+    assert known["version"] == str(FORMAT_VERSION)
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    predictor = inference["spec"]["predictor"]
+    assert predictor["minReplicas"] <= predictor["maxReplicas"]
+    assert predictor["timeout"] > effective(Build("kserve")).request_timeout_s
+
+
+def test_images_are_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    for build in (CPU, GPU, TENANT, Build("jobs/build-engine"), Build("jobs/training"), Build("kserve")):
+        for pod in pods(render(build)):
+            for container in pod.containers:
+                assert re.search(rf":{re.escape(version)}(-cpu|-gpu)?$", container["image"])
+    assert set(re.findall(r"ecenet:([0-9.]+)-", README)) == {version}
+
+
+def test_a_changed_setting_rolls_out() -> None:
+    """Other settings are another ConfigMap, whose name the pod template has."""
+    names = []
+    for build in (CPU, GPU):
+        ((_, container, _),) = serving(render(build))
+        names.append(container["envFrom"][0]["configMapRef"]["name"])
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"ecenet-settings-[a-z0-9]{10}", name) for name in names)
+
+
+def test_the_example_of_keys_parses_and_is_not_applied() -> None:
+    example = yaml.safe_load((K8S / "components/api-keys/secret.example.yaml").read_text(encoding="utf-8"))
+    (name,) = example["stringData"]
+    (key,) = parse_api_keys(example["stringData"][name], "the example")
+    assert key.digest == bytes(32)
+    objects = render(Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys")))
+    assert of_kind(objects, "Secret") == []
+    ((pod, container, variables),) = serving(objects)
+    folder = next(mount for mount in container["volumeMounts"] if mount["name"] == "api-keys")["mountPath"]
+    assert variables["ECENET_API_KEYS_FILE"] == f"{folder}/{name}"
+    volume = next(volume for volume in pod.spec["volumes"] if volume["name"] == "api-keys")
+    assert volume["secret"]["secretName"] == example["metadata"]["name"]
+
+
+def test_pods_start_without_keys_unless_they_are_wanted() -> None:
+    ((pod, _, variables),) = serving(render(CPU))
+    assert not [volume for volume in pod.spec["volumes"] if "secret" in volume]
+    assert not [name for name in variables if "KEY" in name]
+
+
+def test_the_prometheus_rule_is_made_of_the_rules() -> None:
+    generator = runpy.run_path(str(K8S / "prometheus_rule.py"))
+    written = generator["TARGET"].read_text(encoding="utf-8")
+    assert written == generator["render"](), "run: python k8s/prometheus_rule.py"
+    assert yaml.safe_load(written)["spec"] == yaml.safe_load(generator["SOURCE"].read_text(encoding="utf-8"))
+
+
+def test_the_figures_of_the_readme_are_those_of_the_inputs() -> None:
+    sizing = runpy.run_path(str(K8S / "sizing.py"))
+    text = sizing["README"].read_text(encoding="utf-8")
+    assert text == sizing["with_tables"](text), "run: python k8s/sizing.py"
+
+
+def test_the_autoscalers_aim_at_the_utilisation_that_sizes_are_for() -> None:
+    sizing = runpy.run_path(str(K8S / "sizing.py"))
+    busy = sizing["UTILISATION"]
+    inside = busy + busy**2 / (2 - 2 * busy)  # M/D/1
+    objects = render(Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys")))
+    by_rate, by_requests = of_kind(objects, "ScaledObject")[0]["spec"]["triggers"]
+    assert float(by_requests["metadata"]["threshold"]) == round(inside)
+    assert float(by_rate["metadata"]["threshold"]) == round(sizing["DEVICES"][0].images_per_s)
+
+
+def test_a_replica_is_as_fast_as_the_slower_of_engine_and_codecs() -> None:
+    sizing = runpy.run_path(str(K8S / "sizing.py"))
+    device, busy, codec_s = sizing["Device"], sizing["UTILISATION"], sizing["CODEC_CORE_SECONDS_PER_IMAGE"]
+    engine = sizing["GPU_EFFICIENCY"] * 121e12 / (sizing["GFLOPS_PER_IMAGE"] * 1e9)
+    cpu, one_core, enough = device("two cores", 2), device("GPU", 1, 121, 0.7), device("GPU", None, 121, 0.7)
+    assert cpu.images_per_s == pytest.approx(busy / sizing["CPU_SECONDS_PER_IMAGE"])
+    assert one_core.images_per_s == pytest.approx(busy / codec_s)
+    assert enough.images_per_s == pytest.approx(busy * engine)
+    assert enough.cores_used - 1 < engine * codec_s <= enough.cores_used
+    assert cpu.replicas(2 * cpu.images_per_s) == 2 + sizing["SPARE_REPLICAS"]
+    hourly = 2 * sizing["DOLLARS_PER_CORE_HOUR"]
+    assert cpu.dollars_per_million == pytest.approx(1e6 / cpu.images_per_s / 3600 * hourly)
+
+
+def test_the_way_to_traffic_has_five_commands() -> None:
+    section = README.partition("## From an empty cluster")[2].partition("## ")[0]
+    assert len(re.findall(r"^\$ ", section, re.MULTILINE)) == 5
+
+
+def test_every_folder_and_file_that_the_readme_names_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    applied = re.findall(r"(?:apply|delete) -k k8s/([\w/-]+)", README.replace("\n", " "))
+    rows = re.findall(r"^\| `([a-z/-]+)`(?:, `([a-z/-]+)`)? \|", README, re.MULTILINE)
+    folders = {name for row in rows for name in row if name}
+    assert [link for link in links if not (K8S / link).exists()] == []
+    assert [name for name in applied if not (K8S / name / "kustomization.yaml").exists()] == []
+    assert [name for name in folders if not ((K8S / name).is_dir() or (K8S / "components" / name).is_dir())] == []
+    assert {path.name for path in (K8S / "components").iterdir()} <= folders
+    assert {f"overlays/{path.name}" for path in (K8S / "overlays").iterdir()} <= folders

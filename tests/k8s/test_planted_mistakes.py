@@ -1,0 +1,205 @@
+"""Each check finds the mistake that it is there for: a build that is right, one thing changed, and it complains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.k8s import object_checks, pod_checks
+from tests.k8s.manifests import Build, Object, Objects, of_kind, render
+from tests.k8s.test_builds import CHECKS, Check, validate
+
+CPU = Build("overlays/cpu")
+CANARY = Build("overlays/cpu-canary")
+GATEWAY = Build("overlays/cpu", ("gateway-route",))
+KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys"))
+TENANT = Build("overlays/gpu-multi-tenant")
+KSERVE = Build("kserve")
+
+Mutate = Callable[[Objects], None]
+
+
+def one(objects: Objects, kind: str) -> Object:
+    """The object of a kind, or the first of several."""
+    return of_kind(objects, kind)[0]
+
+
+def at(kind: str, path: str, value: Any) -> Mutate:
+    """Sets what is at a dotted path below ``spec`` of the object of a kind; None removes it."""
+
+    def mutate(objects: Objects) -> None:
+        target: Any = one(objects, kind)["spec"]
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        for part in parents:
+            target = target[part]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+
+    return mutate
+
+
+def setting(name: str, value: str) -> Mutate:
+    """Sets a variable in the ConfigMap."""
+
+    def mutate(objects: Objects) -> None:
+        one(objects, "ConfigMap")["data"][name] = value
+
+    return mutate
+
+
+def drop(kind: str) -> Mutate:
+    """Takes the objects of a kind away."""
+
+    def mutate(objects: Objects) -> None:
+        objects[:] = [item for item in objects if item["kind"] != kind]
+
+    return mutate
+
+
+def add(item: Object) -> Mutate:
+    """Adds an object to the namespace of the others."""
+    namespaced = {**item, "metadata": {"namespace": "ecenet", **item["metadata"]}}
+    return lambda objects: objects.append(namespaced)
+
+
+def elsewhere(objects: Objects) -> None:
+    one(objects, "Service")["metadata"]["namespace"] = "default"
+
+
+CONTAINER = "template.spec.containers.0"
+HPA = {
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {"name": "second"},
+    "spec": {
+        "minReplicas": 1,
+        "maxReplicas": 2,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "ecenet"},
+    },
+}
+
+MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
+    (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "minReplicas", 11), "bounded by 11 and 10"),
+    (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "minReplicas", 0), "bounded by 0 and 10"),
+    (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "scaleTargetRef.name", "ecnet"), "not there"),
+    (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "scaleTargetRef.kind", "ReplicaSet"), "ReplicaSet"),
+    (object_checks.autoscaling, CPU, at("Deployment", "replicas", 3), "fixed number"),
+    (object_checks.autoscaling, KEDA, at("ScaledObject", "scaleTargetRef.name", "ecenet-canary"), "not there"),
+    (object_checks.autoscaling, KEDA, at("ScaledObject", "maxReplicaCount", -1), "bounded by 0 and -1"),
+    (object_checks.autoscaling, KEDA, add(HPA), "two autoscalers"),
+    (object_checks.backends, CPU, at("Ingress", "rules.0.http.paths.0.path", "/metrics"), "lets"),
+    (object_checks.backends, CPU, at("Ingress", "rules.0.http.paths.0.pathType", "Prefix"), "lets"),
+    (object_checks.backends, CPU, at("Ingress", "rules.0.http.paths.5.path", "/v2"), "lets ('Prefix', '/v2')"),
+    (object_checks.backends, CPU, at("Ingress", "rules.0.http.paths.0.backend.service.port.name", "web"), "ecenet:web"),
+    (object_checks.backends, CPU, at("Ingress", "rules.0.http.paths.0.path", "/a.json"), "ingress-nginx refuses"),
+    (object_checks.backends, CPU, at("Service", "ports.0.name", "web"), "ecenet:http"),
+    (object_checks.backends, GATEWAY, at("HTTPRoute", "rules.0.backendRefs.0.port", 8000), "ecenet:8000"),
+    (object_checks.backends, GATEWAY, at("HTTPRoute", "rules.0.matches.0.path.type", "PathPrefix"), "lets"),
+    (object_checks.disruption, CPU, at("PodDisruptionBudget", "maxUnavailable", "50 %"), "no share"),
+    (object_checks.disruption, CPU, at("PodDisruptionBudget", "maxUnavailable", 0), "blocks"),
+    (object_checks.disruption, CPU, at("PodDisruptionBudget", "minAvailable", 1), "has bounds"),
+    (object_checks.names, CPU, add({"kind": "Service", "metadata": {"name": "ecenet"}}), "twice"),
+    (object_checks.names, CPU, add({"kind": "ConfigMap", "metadata": {"name": "Ecenet"}}), "no valid name"),
+    (object_checks.namespaces, CPU, elsewhere, "default"),
+    (object_checks.network, CPU, drop("NetworkPolicy"), "under no policy"),
+    (object_checks.network, CPU, lambda objects: at("NetworkPolicy", "egress", [{}])(objects[::-1]), "out"),
+    (
+        object_checks.network,
+        CPU,
+        lambda objects: at("NetworkPolicy", "ingress", [])(objects[::-1]),
+        "cannot be reached",
+    ),
+    (object_checks.ports, CPU, at("Service", "ports.0.targetPort", "web"), "'web'"),
+    (object_checks.ports, CPU, at("Deployment", f"{CONTAINER}.livenessProbe.httpGet.port", "web"), "livenessProbe"),
+    (object_checks.ports, KEDA, at("ServiceMonitor", "endpoints.0.port", "metrics"), "port metrics"),
+    (object_checks.ports, KSERVE, at("ServingRuntime", "containers.0.readinessProbe.httpGet.port", 8080), "port 8080"),
+    (object_checks.rollout, CPU, at("Deployment", "strategy.rollingUpdate.maxSurge", 0), "cannot replace"),
+    (object_checks.rollout, TENANT, at("Deployment", "progressDeadlineSeconds", 600), "1210 s to start"),
+    (object_checks.selectors, CPU, at("Deployment", "template.metadata.labels", {"app": "ecenet"}), "its own pods"),
+    (object_checks.selectors, CPU, at("Service", "selector", {"app": "ecenet"}), "Service/ecenet selects no pod"),
+    (object_checks.selectors, CPU, at("PodDisruptionBudget", "selector.matchLabels", {"app": "e"}), "selects no pod"),
+    (
+        object_checks.selectors,
+        CPU,
+        at("Deployment", "template.spec.topologySpreadConstraints.0.labelSelector.matchLabels", {"app": "e"}),
+        "spreads other pods",
+    ),
+    (pod_checks.end_of_a_pod, CPU, at("Deployment", "template.spec.terminationGracePeriodSeconds", 41), "period 41 s"),
+    (pod_checks.end_of_a_pod, CPU, setting("ECENET_DRAIN_TIMEOUT_S", "45"), "drain 45.0 s"),
+    (pod_checks.end_of_a_pod, CPU, setting("ECENET_REQUEST_TIMEOUT_S", "60"), "cuts requests off"),
+    (pod_checks.end_of_a_pod, CPU, at("Deployment", f"{CONTAINER}.lifecycle", None), "no preStop"),
+    (pod_checks.end_of_a_pod, KSERVE, at("InferenceService", "predictor.terminationGracePeriodSeconds", 30), "30 s"),
+    (pod_checks.images, CPU, at("Deployment", f"{CONTAINER}.image", "registry:5000/ecenet"), "no version"),
+    (pod_checks.images, CPU, at("Deployment", f"{CONTAINER}.image", "ecenet:latest"), "no version"),
+    (pod_checks.needs_no_token, CPU, at("Deployment", "template.spec.enableServiceLinks", None), "enableServiceLinks"),
+    (pod_checks.references, CPU, drop("ConfigMap"), "ConfigMap ecenet-settings-"),
+    (pod_checks.references, CPU, drop("ServiceAccount"), "ServiceAccount ecenet"),
+    (pod_checks.references, TENANT, drop("PersistentVolumeClaim"), "PersistentVolumeClaim ecenet-engine-cache"),
+    (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.limits.cpu", None), "no limit of ['cpu']"),
+    (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.limits.memory", "4Gi"), "not the limits"),
+    (
+        pod_checks.resources,
+        CPU,
+        at("Deployment", "template.spec.volumes.0.emptyDir.sizeLimit", "1Gi"),
+        "ephemeral-storage of 512Mi",
+    ),
+    (pod_checks.restricted, CPU, at("Deployment", "template.spec.securityContext.seccompProfile", None), "seccomp"),
+    (pod_checks.restricted, CPU, at("Deployment", "template.spec.securityContext.runAsUser", 0), "runAsUser is 0"),
+    (pod_checks.restricted, CPU, at("Deployment", f"{CONTAINER}.securityContext.capabilities", {}), "capabilities"),
+    (
+        pod_checks.restricted,
+        CPU,
+        at("Deployment", "template.spec.volumes.0", {"name": "cache", "hostPath": {"path": "/var/cache"}}),
+        "hostPath",
+    ),
+    (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE", "32"), "ECENET_MAX_QUEUE is no setting"),
+    (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE_SIZE", "0"), "max_queue_size"),
+    (pod_checks.settings, KSERVE, at("ServingRuntime", "containers.0.env.0.name", "ECENET_MODELS"), "no setting"),
+    (pod_checks.volumes, CPU, at("Deployment", f"{CONTAINER}.volumeMounts.1.name", "temp"), "mounts of"),
+    (pod_checks.volumes, CPU, at("Deployment", f"{CONTAINER}.volumeMounts.1.mountPath", "/var/cache/ecenet"), "twice"),
+    (pod_checks.written_folders, CPU, setting("ECENET_STATE_DIR", "/tmp"), "'ECENET_STATE_DIR': 'tmp'"),
+    (pod_checks.written_folders, CPU, setting("ECENET_ENGINE_DIR", "/engines"), "None"),
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "build", "mutate", "words"), MISTAKES, ids=[f"{m[0].__name__}-{m[3]}" for m in MISTAKES]
+)
+def test_a_mistake_is_found(check: Check, build: Build, mutate: Mutate, words: str) -> None:
+    objects = render(build)
+    before = list(check(objects))
+    mutate(objects)
+    assert words in "\n".join(set(check(objects)) - set(before))
+
+
+def test_every_check_has_a_mistake_to_find() -> None:
+    assert {mistake[0] for mistake in MISTAKES} == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("build", "mutate"),
+    [
+        (CPU, at("Deployment", "minReadySecond", 10)),
+        (CPU, at("Service", "ports.0.port", "eighty")),
+        (KEDA, at("ScaledObject", "cooldown", 10)),
+        (KEDA, at("ServiceMonitor", "endpoints.0.intervall", "15s")),
+        (KEDA, at("PrometheusRule", "groups.0.rules.0.expression", "up")),
+        (GATEWAY, at("HTTPRoute", "rules.0.retries", 3)),
+        (GATEWAY, at("HTTPRoute", "rules.0.timeouts.request", "1 minute")),
+        (KSERVE, at("ServingRuntime", "securityContext", {})),
+        (KSERVE, at("InferenceService", "predictor.model.storageUri", "/models")),
+    ],
+)
+def test_schemas_are_strict(build: Build, mutate: Mutate) -> None:
+    objects = render(build)
+    mutate(objects)
+    with pytest.raises(Exception, match=r"unknown fields|validation|Additional|is not of type|does not match"):
+        validate_all(objects)
+
+
+def validate_all(objects: Objects) -> None:
+    for item in objects:
+        validate(item)
