@@ -8,7 +8,7 @@ PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt service/label_map.c
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deployment lint format types bench clean
+.PHONY: help serve test test-deployment lint format types lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,6 +32,9 @@ format: $(DEV_VENV)/.installed  ## ruff: mend what can be mended
 
 types: $(DEV_VENV)/.installed  ## mypy, strict
 	$(DEV_VENV)/bin/mypy
+
+lock: $(DEV_VENV)/.installed  ## the images' dependencies, resolved anew under constraints.txt, with hashes
+	docker/lock $(DEV_VENV)/bin/uv
 
 bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	$(DEV_VENV)/bin/python benchmarks/label_map.py
