@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_export.files import write_whole
+from model_export.files import PART_SUFFIX, write_whole
 from model_export.machine import Machine
 from model_export.manifest import GraphInfo, Output, Precision, file_sha256
 from model_export.sizes import Size, format_size
@@ -138,6 +138,8 @@ def building(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob(f".*{PART_SUFFIX}"):  # by a build that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
 
 

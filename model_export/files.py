@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+PART_SUFFIX = ".part"
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step: whoever reads it meanwhile sees the one before, and a failure leaves that.
@@ -15,7 +17,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART_SUFFIX}")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

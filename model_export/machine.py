@@ -22,6 +22,17 @@ class MachineError(RuntimeError):
     """A runtime or a GPU that is not there; one sentence, with what to do about it."""
 
 
+class RuntimeMissingError(MachineError):
+    """The package of a runtime that is not installed, or cannot be loaded."""
+
+
+# What the two common ones mean.
+_CUDA_ERRORS = {
+    "cudaErrorInsufficientDriver": "no NVIDIA driver, or one older than this CUDA needs; in a container --gpus all",
+    "cudaErrorNoDevice": "the driver finds no GPU; in a container --gpus all",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Where engines are built and run.
@@ -63,13 +74,13 @@ def runtime_module(runtime: EngineRuntime) -> Any:
     """The package ``tensorrt`` or ``tensorrt_rtx``.
 
     Raises:
-        MachineError: It is not installed, or cannot be loaded.
+        RuntimeMissingError: It is not installed, or cannot be loaded.
     """
     try:
         return importlib.import_module(_MODULES[runtime])
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MachineError(f"{runtime} is not installed: pip install '{_EXTRAS[runtime]}' ({reason})") from error
+        raise RuntimeMissingError(f"{runtime} is not installed: pip install '{_EXTRAS[runtime]}' ({reason})") from error
 
 
 def detect_machine(runtime: EngineRuntime) -> Machine:
@@ -127,7 +138,9 @@ def _checked(result: tuple[Any, ...], call: str) -> Any:
     """The value of a call of cuda-bindings, which gives (error, value)."""
     code, *values = result
     if int(code) != 0:
-        raise MachineError(f"there is no usable NVIDIA GPU: {call} gave {getattr(code, 'name', code)}")
+        name = str(getattr(code, "name", code))
+        meaning = f" ({_CUDA_ERRORS[name]})" if name in _CUDA_ERRORS else ""
+        raise MachineError(f"there is no usable NVIDIA GPU: {call} gave {name}{meaning}")
     return values[0]
 
 

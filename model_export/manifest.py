@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -23,9 +23,11 @@ GRAPH_NAME = "model.onnx"
 GOLDEN_NAME = "golden.npz"
 LOGITS_STRIDE = 4
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Output = Literal["logits", "labels"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# Those of files. bf16 is what a runtime makes of a float32 graph, see ``in_bf16``.
+STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 T = TypeVar("T")
@@ -68,6 +70,7 @@ class Bounds:
 # By precision. For int8 the quantiser measures what its graph keeps, and writes its own.
 DEFAULT_BOUNDS: Mapping[Precision, Bounds] = {
     "fp32": Bounds(0.999, 1e-3),
+    "bf16": Bounds(0.98),
     "fp16": Bounds(0.99),
     "int8": Bounds(0.9),
 }
@@ -104,6 +107,11 @@ class GraphInfo:
     def output_shape(self, batch: int, num_classes: int) -> tuple[int, ...]:
         """Shape of the output of a batch."""
         return (batch, num_classes, *self.output_size) if self.output == "logits" else (batch, *self.output_size)
+
+
+def in_bf16(graph: GraphInfo) -> GraphInfo:
+    """A float32 graph as a runtime runs it that computes in bf16: the same file, held to the bounds of bf16."""
+    return replace(graph, precision="bf16", bounds=DEFAULT_BOUNDS["bf16"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +263,9 @@ def _graph_info(entry: Mapping[str, Any]) -> GraphInfo:
         fields["bounds"] = Bounds(**entry["bounds"])
     graph = GraphInfo(**fields)
     _check_name(graph.file)
-    if graph.precision not in PRECISIONS:
-        raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if graph.precision not in STORED_PRECISIONS:
+        expected = ", ".join(STORED_PRECISIONS)
+        raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {expected}")
     if graph.output not in OUTPUTS:
         raise ValueError(f"output of {graph.file} is {graph.output!r}, expected one of {', '.join(OUTPUTS)}")
     strides = (LOGITS_STRIDE,) if graph.output == "logits" else (1, LOGITS_STRIDE)

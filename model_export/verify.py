@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model_export.agreement import Agreement
 from model_export.golden import read_golden
-from model_export.manifest import GraphInfo, Manifest, Precision
+from model_export.manifest import STORED_PRECISIONS, GraphInfo, Manifest, Precision, in_bf16
 from model_export.sizes import Size, format_size
 from service.engines.base import Engine, EngineError, Rows, warm_up
 from service.engines.create import create_engine, obstacles
@@ -30,7 +30,7 @@ from trainer.metrics import Counts
 
 # What an export may cost on labelled images: a share of equal labels, 0..1, and points (percent) of mIoU.
 MIN_EQUAL_LABELS: Mapping[Precision, float] = {"fp32": 0.999}
-MAX_MIOU_LOST: Mapping[Precision, float] = {"fp16": 0.1, "int8": 0.5}
+MAX_MIOU_LOST: Mapping[Precision, float] = {"fp16": 0.1, "bf16": 0.3, "int8": 0.5}
 
 
 class VerifyError(ValueError):
@@ -132,16 +132,14 @@ def pooled(agreements: Sequence[Agreement]) -> Agreement:
 
 
 def choose_graphs(manifest: Manifest, precisions: Sequence[Precision], sizes: Sequence[Size]) -> list[GraphInfo]:
-    """The graphs of these precisions and sizes; an empty sequence stands for all.
+    """The graphs of these precisions and sizes; an empty sequence stands for all. Those of bf16 are to be asked for.
 
     Raises:
         VerifyError: There is none; the text lists those of the directory.
     """
-    chosen = [
-        graph
-        for graph in manifest.graphs
-        if (not precisions or graph.precision in precisions) and (not sizes or graph.input_size in sizes)
-    ]
+    graphs = [*manifest.graphs, *(in_bf16(graph) for graph in manifest.graphs if graph.precision == "fp32")]
+    wanted = precisions or STORED_PRECISIONS
+    chosen = [graph for graph in graphs if graph.precision in wanted and (not sizes or graph.input_size in sizes)]
     if not chosen:
         found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
         raise VerifyError(f"{manifest.name} has no graph of this --precision and --size; it has {found}")
@@ -185,8 +183,7 @@ class Engines:
 
     def obstacle(self, runtime: RuntimeName, graph: GraphInfo) -> str | None:
         """Why a runtime cannot run a graph here, or None."""
-        manifest = replace(self._manifest, graphs=(graph,))
-        return obstacles(self._directory, manifest, self._settings(runtime, graph), [runtime])[runtime]
+        return obstacles(self._directory, self._alone(graph), self._settings(runtime, graph), [runtime])[runtime]
 
     def open(self, runtime: RuntimeName, graph: GraphInfo) -> Engine:
         """An engine, warmed up.
@@ -194,8 +191,7 @@ class Engines:
         Raises:
             EngineError: It cannot be loaded, is not what the manifest says, or does not run.
         """
-        manifest = replace(self._manifest, graphs=(graph,))
-        engine = create_engine(self._directory, manifest, self._settings(runtime, graph))
+        engine = create_engine(self._directory, self._alone(graph), self._settings(runtime, graph))
         try:
             warm_up(engine)
         except EngineError:
@@ -203,11 +199,15 @@ class Engines:
             raise
         return engine
 
+    def _alone(self, graph: GraphInfo) -> Manifest:
+        """The model, were the file of a graph its only one."""
+        return replace(self._manifest, graphs=tuple(g for g in self._manifest.graphs if g.file == graph.file))
+
     def _settings(self, runtime: RuntimeName, graph: GraphInfo) -> Settings:
         return Settings(
             model_dir=self._directory,
             engine=runtime,
-            precision="auto",
+            precision=graph.precision,
             input_size=graph.input_size,
             engine_threads=self._num_threads,
             max_batch_size=1,

@@ -2,4 +2,5 @@
 
 One request goes ``routes`` -> ``pipeline`` (admit, decode, resize) -> ``batcher`` -> ``engines`` and back through
 ``pipeline`` (label map, encode). HTTP depends on the pipeline, the pipeline on the batcher, never the other way round.
+Each version that serves has its own pipeline, batcher and engine; ``models`` says which one a name means.
 """

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from service.command_line import describe, read_command_line
-from service.logs import configure_logging
-from service.settings import Settings, SettingsError
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 logger = logging.getLogger("service")
 
@@ -22,6 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, serve until a signal, and end the process."""
     # Until uvicorn takes over; process 1 of a container has no default for it and would ignore it.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
+    # It asks to look for models again, which the start does anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # After the signals, which come when they want.
+    from service.command_line import describe, read_command_line  # noqa: PLC0415
+    from service.logs import configure_logging  # noqa: PLC0415
+    from service.settings import SettingsError, variable  # noqa: PLC0415
+
     try:
         command_line = read_command_line(arguments)
     except SettingsError as error:
@@ -30,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(describe(command_line))
         leave(0)
     settings = command_line.settings
+    if settings.state_dir is not None:  # read there by model_export, also in the process that builds an engine
+        os.environ[variable("state_dir")] = str(settings.state_dir)
     configure_logging(settings.log_level, settings.log_format)
     status, message = _serve(settings)
     if message and settings.log_format == "json":
@@ -45,6 +54,7 @@ def _serve(settings: Settings) -> tuple[int, str]:
     from service.api_keys import ApiKeysError  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
     from service.server import Server, bind  # noqa: PLC0415
+    from service.settings import SettingsError  # noqa: PLC0415
     from service.tls import check_tls  # noqa: PLC0415
 
     try:

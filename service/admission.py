@@ -70,18 +70,23 @@ class Ticket:
         pixels: Decoded pixels that it may hold.
     """
 
-    def __init__(self, limit: TimeLimit, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: TimeLimit, clock: Callable[[], float], owner: object = None) -> None:
         self.limit = limit
         self.stopwatch = Stopwatch()
         self.stage: WorkStage = WORK_STAGES[0]
         self.pixels = 0
         self._clock = clock
+        self._owner = owner
         self._is_open = True
 
     @property
     def deadline(self) -> float:
         """When its time is over, on the event loop's clock."""
         return self.limit.deadline
+
+    def comes_to(self, owner: object) -> bool:
+        """Whether it is for ``owner``, and has not reached the queue yet."""
+        return self._owner is owner and self.stage in _BEFORE_QUEUE
 
     def enter(self, stage: WorkStage) -> None:
         """Go on to a stage; from any thread.
@@ -142,8 +147,11 @@ class Admission:
         self._observer = observer
         self._inside: dict[Ticket, asyncio.Timeout] = {}
         self._on_leave: Callable[[], None] | None = None
-        self._empty = asyncio.Event()
+        self._stays = 0
+        # Nobody inside; and nobody of whom more will come.
+        self._empty, self._done = asyncio.Event(), asyncio.Event()
         self._empty.set()
+        self._done.set()
         self._open = True
         self._gave_up = False
 
@@ -152,21 +160,24 @@ class Admission:
         """Requests inside."""
         return len(self._inside)
 
-    @property
-    def somebody_comes(self) -> bool:
-        """Whether a request is inside that has not reached the queue yet."""
-        return any(ticket.stage in _BEFORE_QUEUE for ticket in self._inside)
+    def somebody_comes(self, owner: object = None) -> bool:
+        """Whether a request for ``owner`` is inside that has not reached the queue yet."""
+        return any(ticket.comes_to(owner) for ticket in self._inside)
 
     def when_one_leaves(self, callback: Callable[[], None]) -> None:
         """Call back whenever a request leaves."""
         self._on_leave = callback
 
     @asynccontextmanager
-    async def permit(self, limit: TimeLimit | None = None) -> AsyncIterator[Ticket]:
+    async def permit(
+        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: object = None
+    ) -> AsyncIterator[Ticket]:
         """Let one request in; the body is cancelled at the ticket's deadline.
 
         Args:
             limit: The request's own limit; ``timeout_s`` from now if not given.
+            accepted: Whether it is a part of one that was let in before; then it comes in during a drain too.
+            owner: Whom it is for, see ``somebody_comes``.
 
         Raises:
             Overloaded: ``capacity`` requests are inside.
@@ -174,12 +185,13 @@ class Admission:
             DeadlineExceeded: The time was over, at the door or inside.
         """
         loop = asyncio.get_running_loop()
-        ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time)
+        ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner)
         with self._observed(ticket):
-            self._check_room()
+            self._check_room(accepted=accepted)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
             self._empty.clear()
+            self._done.clear()
             try:
                 async with scope:
                     ticket.enter(ticket.stage)
@@ -209,12 +221,23 @@ class Admission:
         ticket.pixels += pixels
         self.pixels += pixels
 
+    @contextmanager
+    def stay(self) -> Iterator[None]:
+        """Let a drain wait for the end of the block: a request whose parts come in one by one, ``accepted``."""
+        self._stays += 1
+        self._done.clear()
+        try:
+            yield
+        finally:
+            self._stays -= 1
+            self._note_leaving()
+
     async def drain(self, timeout_s: float) -> None:
         """Admit nobody more, wait ``timeout_s`` for those inside, then cut them off with ``Draining``."""
         self._open = False
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+                await self._done.wait()
         self._gave_up = True
         now = asyncio.get_running_loop().time()
         for scope in self._inside.values():
@@ -222,8 +245,8 @@ class Admission:
                 scope.reschedule(now)
         await self._empty.wait()
 
-    def _check_room(self) -> None:
-        if not self._open:
+    def _check_room(self, *, accepted: bool) -> None:
+        if self._gave_up or not (self._open or accepted):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if len(self._inside) >= self._capacity:
             raise Overloaded(
@@ -256,11 +279,16 @@ class Admission:
             extra={"limit": limit.seconds, "unit": "seconds", "stage": stage},
         )
 
+    def _note_leaving(self) -> None:
+        if not self._inside:
+            self._empty.set()
+            if not self._stays:
+                self._done.set()
+
     def _leave(self, ticket: Ticket) -> None:
         ticket.close()
         del self._inside[ticket]
         self.pixels -= ticket.pixels
-        if not self._inside:
-            self._empty.set()
+        self._note_leaving()
         if self._on_leave is not None:
             self._on_leave()

@@ -10,7 +10,7 @@ from PIL import ImageColor
 
 from model_export.manifest import GraphInfo, Manifest
 from service.errors import InvalidParameter
-from service.negotiation import negotiate
+from service.negotiation import OFFERS, negotiate
 from service.postprocess import VOID
 from service.schemas import AnswerFormat, AnswerSize, InputMode, LabelPalette, SegmentQuery
 from service.tiling import window_of
@@ -65,7 +65,7 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         NotAcceptable: See ``negotiate``.
     """
     if query.answer_format is None:
-        media_type, answer_format = negotiate(accept)
+        media_type, answer_format = negotiate(accept, OFFERS, "format")
     else:
         media_type, answer_format = query.answer_format.media_type, query.answer_format
     if answer_format not in available_formats(graph):
@@ -101,6 +101,15 @@ def _mode(query: SegmentQuery, graph: GraphInfo) -> InputMode:
 def available_formats(graph: GraphInfo) -> list[AnswerFormat]:
     """The formats that a graph has what is needed for."""
     return [known for known in AnswerFormat if graph.output == "logits" or known is not AnswerFormat.CONFIDENCE]
+
+
+def available_modes(graph: GraphInfo) -> list[InputMode]:
+    """The modes that a graph can be used in."""
+    try:
+        window_of(graph)
+    except InvalidParameter:
+        return [InputMode.RESIZE]
+    return list(InputMode)
 
 
 def _classes(values: Sequence[str] | None, manifest: Manifest) -> tuple[int, ...] | None:

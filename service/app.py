@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from model_export.manifest import Manifest, read_manifest
+from model_export.manifest import Manifest
 from service.api_keys import api_keys
 from service.auth import Authentication, describe_security, warn_if_open
-from service.batch import BatchPlaces
 from service.batch import router as batch_router
+from service.batch_memory import BatchMemory
 from service.bundled_model import bundled_model_dir
 from service.catalog import router as catalog_router
 from service.cors import add_cors
 from service.engines.base import Engine
-from service.engines.create import create_engine
-from service.engines.proof import prove_engine
+from service.inference_protocol.repository import router as repository_router
 from service.inference_protocol.routes import router as inference_protocol_router
+from service.models.source import GivenModel, ModelFolder, ModelSource
 from service.openapi import add_schemas
 from service.page.routes import add_pages
 from service.problems import add_problem_handlers
@@ -30,32 +29,32 @@ from service.request_context import RequestContext
 from service.routes import router
 from service.runtime import Runtime, release
 from service.settings import Settings
-from service.tracing import Tracing, close_provider, tracer_provider
+from service.tracing import BatchSpans, Tracing, close_provider, tracer_provider
 
 
 def create_app(settings: Settings, engine: Engine | None = None, manifest: Manifest | None = None) -> FastAPI:
-    """The application; its lifespan loads the model, and stops what it started.
+    """The application; its lifespan loads the models, and stops what it started.
 
     Args:
         settings: How to run.
-        engine: In place of the one that the model directory asks for.
-        manifest: In place of the one in the model directory, which is not needed when both are given.
+        engine: With ``manifest`` in place of the models in the model directory.
+        manifest: What ``engine`` runs.
 
     Raises:
-        ManifestError: A model directory that cannot be used.
+        ManifestError: No model, or one version of a model in two places.
         ApiKeysError: API keys that cannot be used.
-        SettingsError: Traces are asked for, but OpenTelemetry is not installed.
+        SettingsError: There is no such default model, or traces are asked for, but OpenTelemetry is not installed.
     """
     if engine is not None and manifest is not None:
-        return _assemble(Runtime(settings, manifest, lambda: engine))
-    model_dir = settings.model_dir or bundled_model_dir()
-    manifest = manifest or read_manifest(model_dir)
-    load_engine = (lambda: engine) if engine is not None else partial(create_engine, model_dir, manifest, settings)
-    prove = partial(prove_engine, model_dir=model_dir, manifest=manifest)
-    return _assemble(Runtime(settings, manifest, load_engine, prove))
+        return assemble(settings, GivenModel(engine, manifest))
+    return assemble(settings, ModelFolder(settings.model_dir or bundled_model_dir(), settings))
 
 
-def _assemble(runtime: Runtime) -> FastAPI:
+def assemble(settings: Settings, source: ModelSource, *, default_only: bool = False) -> FastAPI:
+    """The application around models from anywhere; see ``create_app`` and ``Runtime``."""
+    provider = tracer_provider(settings)
+    batch_trace = None if provider is None else BatchSpans(provider)
+    runtime = Runtime(settings, source, default_only=default_only, batch_trace=batch_trace)
     app = FastAPI(
         title="ecenet",
         summary="Semantic segmentation as a service",
@@ -65,12 +64,14 @@ def _assemble(runtime: Runtime) -> FastAPI:
         redoc_url=None,
     )
     app.state.runtime = runtime
-    app.state.batch_places = BatchPlaces()
+    app.state.tracer_provider = provider
+    app.state.batch_memory = BatchMemory(runtime.settings.batch_memory_bytes, runtime.settings.max_queue_size)
     _add_middleware(app, runtime)
     add_problem_handlers(app)
     app.include_router(router)
     app.include_router(batch_router)
     app.include_router(catalog_router)
+    app.include_router(repository_router)
     app.include_router(inference_protocol_router)
     add_pages(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -89,9 +90,8 @@ def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
     # Outside of the checks: browsers ask for permission without a key, and show refusals only with CORS headers.
     if settings.cors_origins:
         add_cors(app, settings.cors_origins)
-    app.state.tracer_provider = provider = tracer_provider(settings)
-    if provider is not None:
-        app.add_middleware(Tracing, provider=provider)
+    if app.state.tracer_provider is not None:
+        app.add_middleware(Tracing, provider=app.state.tracer_provider)
     app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
 
 

@@ -22,27 +22,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
+from service.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
 
 logger = logging.getLogger(__name__)
 
-Infer = Callable[[NDArray[np.uint8]], Rows]
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 DropReason = Literal["cancelled", "expired", "drained", "engine-down"]
 _SMOOTHING = 0.2
 # After so many images in a row on which the engine failed, a black one tells whether it was the images.
 _SUSPICIOUS_FAILURES = 3
 _STOPPED = "the batcher has stopped; the log has the reason"
-# Seconds between the trials of an engine that fails on everything.
-_TRIAL_INTERVAL_S = 5.0
 
 
 class BatchObserver(Protocol):
@@ -59,6 +56,17 @@ class BatchObserver(Protocol):
 
     def work_dropped(self, reason: DropReason) -> None:
         """An image has left the queue without having been run."""
+
+
+class BatchTrace(Protocol):
+    """Who traces batches, and whose images are in them."""
+
+    def caller(self) -> Any:
+        """What tells the request that calls, for ``batch``."""
+
+    def batch(self, callers: Sequence[Any]) -> AbstractContextManager[None]:
+        """Goes around a run of the engine for the images of these."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class _Work:
     queued_at: float
     on_start: Callable[[], None]
     row: asyncio.Future[BatchRow]
+    caller: Any
 
     def fail(self, error: ServiceError) -> None:
         if not self.row.done():
@@ -95,7 +104,6 @@ class Batcher:
 
     Attributes:
         seconds_per_image: Of the engine's late batches, smoothed.
-        down: Why the engine does not work, one sentence; empty while it does.
     """
 
     def __init__(
@@ -111,6 +119,7 @@ class Batcher:
         stacking: Executor | None = None,
         somebody_comes: Callable[[], bool] = lambda: True,
         seconds_per_image: float = 0.0,
+        trace: BatchTrace | None = None,
     ) -> None:
         """Prepare; ``start`` begins to run batches.
 
@@ -126,11 +135,10 @@ class Batcher:
                 ``thread``, and batches are not formed ahead.
             somebody_comes: Whether an image may be on its way; if not, the window is not waited for.
             seconds_per_image: What is known of the engine's speed before the first batch.
+            trace: Told of each batch and whose images are in it.
         """
         self.seconds_per_image = seconds_per_image
-        self.down = ""
-        self._infer = infer
-        self._thread = thread
+        self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
         self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._window_s = window_s
@@ -139,15 +147,20 @@ class Batcher:
         self._stacking = stacking
         self._max_in_flight = 1 if stacking is None else 2
         self._somebody_comes = somebody_comes
+        self._trace = trace
         self._queue: deque[_Work] = deque()
         self._in_flight: list[Sequence[_Work]] = []
-        self._engine_free = asyncio.Lock()
         self._failures = 0
         self._accepting = True
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def down(self) -> str:
+        """Why the engine does not work, one sentence; empty while it does."""
+        return self._engine.down
 
     @property
     def max_batch_size(self) -> int:
@@ -227,7 +240,8 @@ class Batcher:
             wait_s = self.backlog * self.seconds_per_image
             raise Overloaded(f"{self._max_queue_size} images wait already", retry_after_s=wait_s)
         row = asyncio.get_running_loop().create_future()
-        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row)
+        caller = None if self._trace is None else self._trace.caller()
+        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
         self._queue.append(work)
         self._idle.clear()
         self._changed.set()
@@ -248,18 +262,25 @@ class Batcher:
             self._observer.work_dropped(reason)
         self._queue.clear()
 
+    def _fail_all(self, reason: str) -> None:
+        self._give_up(EngineDown(reason, retry_after_s=1), "engine-down")
+
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await self._wait_for_batch()
-                    if batch := self._take():
-                        self._in_flight.append(batch)
-                        group.create_task(self._run_batch(batch))
+                    self._begin_batch(group)
                     self._note_idle()
         except Exception:  # a bug, of which nobody else would hear
             logger.exception("the batcher has stopped")
-            self._fall(_STOPPED)
+            self._engine.fall(_STOPPED)
+
+    def _begin_batch(self, group: asyncio.TaskGroup) -> None:
+        """Run the next batch; a method, as the loop should hold no batch: its rows can hold the engine's memory."""
+        if batch := self._take():
+            self._in_flight.append(batch)
+            group.create_task(self._run_batch(batch))
 
     async def _wait_for_batch(self) -> None:
         """Wait until a batch should form."""
@@ -302,10 +323,10 @@ class Batcher:
         try:
             images: Images = [work.image for work in batch]
             if self._stacking is not None:
-                images = await asyncio.get_running_loop().run_in_executor(self._stacking, _stacked, images)
+                images = await asyncio.get_running_loop().run_in_executor(self._stacking, stacked, images)
             await self._run_images(batch, images)
         except Exception:
-            self._fall(_STOPPED)
+            self._engine.fall(_STOPPED)
             raise
         finally:
             self._in_flight.remove(batch)
@@ -314,81 +335,53 @@ class Batcher:
 
     async def _run_images(self, batch: Sequence[_Work], images: Images) -> None:
         """Run a batch when the engine is free, without those who left meanwhile."""
-        async with self._engine_free:
+        async with self._engine.free:
             wanted = self._wanted(batch)
             if not wanted:
                 return
             if len(wanted) < len(batch):
                 images = [work.image for work in wanted]
             started = time.perf_counter()
-            for work in wanted:
-                work.on_start()
-                self._observer.image_started(started - work.queued_at)
-            try:
-                rows = await self._in_engine(images)
-            except Exception as error:  # whatever it is, each request gets an answer
-                failure = error
-            else:
-                self._answer(wanted, rows, started)
-                return
-        await self._recover(wanted, failure)
+            rows = await self._attempt(wanted, images, started)
+            seconds = time.perf_counter() - started
+        if isinstance(rows, Exception):
+            await self._recover(wanted, rows)
+            return
+        # The batch that waits for the engine goes there first: who gets a row now will want the interpreter too.
+        await asyncio.sleep(0)
+        self._answer(wanted, rows, started, seconds)
 
-    async def _in_engine(self, images: Images) -> Rows:
-        """Rows of a batch; the engine is down from ``engine_timeout_s`` until it comes back."""
-        batch = asyncio.get_running_loop().run_in_executor(self._thread, _infer_images, self._infer, images)
+    async def _attempt(self, batch: Sequence[_Work], images: Images, started: float) -> Rows | Exception:
+        """Rows of the engine, or what it raised: whatever that is, each request gets an answer."""
+        for work in batch:
+            work.on_start()
+            self._observer.image_started(started - work.queued_at)
         try:
-            done, _ = await asyncio.wait((batch,), timeout=_finite(self._engine_timeout_s))
-            if not done:
-                self._fall(f"the engine has kept a batch of {len(images)} for more than {self._engine_timeout_s:g} s")
-                await asyncio.wait((batch,))
-                self._rise()
-            return batch.result()
-        finally:
-            batch.cancel()
+            with self._traced(batch):
+                return await self._engine.run(images)
+        except Exception as error:
+            return error
+
+    def _traced(self, batch: Sequence[_Work]) -> AbstractContextManager[None]:
+        return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
 
     async def _recover(self, batch: Sequence[_Work], error: Exception) -> None:
         """Run the images of a failed batch one by one, so that only the guilty one fails."""
         self._observer.batch_failed()
         logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
         if len(batch) == 1:
-            batch[0].fail(EngineFailure(f"the model failed on this image: {_text(error)}"))
+            batch[0].fail(EngineFailure(f"the model failed on this image: {text_of(error)}"))
             self._failures += 1
             if self._failures >= _SUSPICIOUS_FAILURES:
-                await self._try_out(np.zeros_like(batch[0].image))
+                await self._engine.try_out(np.zeros_like(batch[0].image))
+                self._failures = 0
             return
         for work in batch:
             if not work.row.done():
                 await self._run_images([work], [work.image])
 
-    async def _try_out(self, image: NDArray[np.uint8]) -> None:
-        """Find out whether the engine, and not the images, is at fault; if it is, wait for better days."""
-        while True:
-            try:
-                async with self._engine_free:
-                    await self._in_engine([image])
-            except Exception as error:
-                self._fall(f"the engine fails on every image, on a black one too: {_text(error)}")
-            else:
-                self._failures = 0
-                self._rise()
-                return
-            await asyncio.sleep(_TRIAL_INTERVAL_S)
-
-    def _fall(self, reason: str) -> None:
-        """The engine does not work: tell everybody who waits."""
-        if not self.down:
-            logger.error("%s; requests are refused", reason)
-        self.down = reason
-        self._give_up(EngineDown(reason, retry_after_s=1), "engine-down")
-
-    def _rise(self) -> None:
-        if self.down:
-            logger.warning("the engine works again; it was down: %s", self.down)
-        self.down = ""
-
-    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float) -> None:
+    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float, infer_s: float) -> None:
         self._failures = 0
-        infer_s = time.perf_counter() - started
         if infer_s <= self._engine_timeout_s:
             self._note_speed(infer_s / len(batch))
         self._observer.batch_finished(len(batch), infer_s)
@@ -405,18 +398,6 @@ class Batcher:
             self._idle.set()
 
 
-def _infer_images(infer: Infer, images: Images) -> Rows:
-    """Run in the engine's thread: (h, w, 3) each, or already (B, h, w, 3), to B rows."""
-    rows = infer(_stacked(images))
-    if len(rows) != len(images):
-        raise ValueError(f"the engine gave {len(rows)} outputs for {len(images)} images")
-    return rows
-
-
-def _stacked(images: Images) -> NDArray[np.uint8]:
-    return images if isinstance(images, np.ndarray) else np.stack(images)
-
-
 def _drop_reason(work: _Work) -> DropReason:
     """Why work that was not run is not wanted."""
     if work.row.done() and not work.row.cancelled():
@@ -426,15 +407,6 @@ def _drop_reason(work: _Work) -> DropReason:
 
 def _expired() -> DeadlineExceeded:
     return DeadlineExceeded("the time that the request had passed before the model answered")
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _finite(seconds: float) -> float | None:
-    """A timeout as asyncio takes it."""
-    return seconds if math.isfinite(seconds) else None
 
 
 def _now() -> float:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from model_export.manifest import Manifest
-from service.answer_options import available_formats
+from service.answer_options import available_formats, available_modes
 from service.openapi import LABELS_RESPONSES, MODELS_RESPONSES
 from service.pipeline import Pipeline
-from service.routes import RuntimeOf
+from service.routes import RuntimeOf, pipeline_for
 from service.schemas import ClassLabel, ImageSize, Labels, ModelInfo, Models, ServedModel
 
 router = APIRouter()
 
+ModelName = Annotated[str | None, Query(description="Name of the model; the default one if not given.")]
+
 
 @router.get("/labels", summary="The classes of the model", responses=LABELS_RESPONSES)
-async def labels(runtime: RuntimeOf) -> Labels:
+async def labels(request: Request, model: ModelName = None) -> Labels:
     """Id, name and colour of every class, in the order of the ids."""
-    manifest = runtime.pipeline.manifest
+    manifest = pipeline_for(request, model).manifest
     classes = [ClassLabel(id=info.id, name=info.name, color=info.color) for info in manifest.classes]
     return Labels(model=_model_info(manifest), classes=classes)
 
 
 @router.get("/models", summary="The models that answer", responses=MODELS_RESPONSES)
 async def models(runtime: RuntimeOf) -> Models:
-    """Name, version and input size of the model, what runs it, and the formats that it can answer."""
-    return Models(models=[_served_model(runtime.pipeline)])
+    """Name, version and input size of every model, what runs it, and the formats that it can answer."""
+    if not runtime.models.models:
+        runtime.pipeline()  # raises what is the matter
+    default = runtime.models.default
+    return Models(models=[_served_model(model.pipeline, default) for model in runtime.models.models])
 
 
-def _served_model(pipeline: Pipeline) -> ServedModel:
+def _served_model(pipeline: Pipeline, default: str) -> ServedModel:
     height, width = pipeline.graph.input_size
     return ServedModel(
         name=pipeline.manifest.name,
@@ -38,6 +45,8 @@ def _served_model(pipeline: Pipeline) -> ServedModel:
         engine=pipeline.engine_name,
         num_classes=pipeline.manifest.num_classes,
         formats=available_formats(pipeline.graph),
+        modes=available_modes(pipeline.graph),
+        default=pipeline.manifest.name == default,
     )
 
 

@@ -104,11 +104,16 @@ def _parser() -> argparse.ArgumentParser:
             continue
         default = field.get_default(call_default_factory=True)
         text = str(field.description) + (f" Default: {default}." if default is not None else "")
-        parser.add_argument(option(name), metavar=_metavar(name, field.annotation), help=text.replace("%", "%%"))
+        # A switch alone stands for true, and takes a value as the environment does.
+        values: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        metavar = _metavar(name, field.annotation)
+        parser.add_argument(option(name), metavar=metavar, help=text.replace("%", "%%"), **values)
     return parser
 
 
 def _metavar(name: str, annotation: Any) -> str:
+    if annotation is bool:
+        return "{true,false}"
     choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
     return "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
 

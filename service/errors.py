@@ -5,6 +5,7 @@
     │   └── NotAnImage              400
     ├── Unauthorized                401
     ├── Forbidden                   403
+    ├── UnknownModel                404
     ├── NotAcceptable               406
     ├── PayloadTooLarge             413
     ├── UnsupportedMedia            415
@@ -13,6 +14,7 @@
     ├── RateLimited                 429
     ├── ClientGone                  499  never sent: nobody is left to read it
     ├── EngineFailure               500
+    ├── LoadFailure                 500
     ├── Unavailable                 503
     │   ├── Overloaded              503
     │   │   └── PixelsOverloaded    503
@@ -94,6 +96,14 @@ class Forbidden(ServiceError):
     title = "Forbidden"
 
 
+class UnknownModel(ServiceError):
+    """A model or version that is not served."""
+
+    status = 404
+    slug = "unknown-model"
+    title = "Unknown model"
+
+
 class NotAcceptable(ServiceError):
     """The client takes no kind of answer that the service has."""
 
@@ -154,6 +164,13 @@ class EngineFailure(ServiceError):
 
     slug = "engine-failure"
     title = "The model failed"
+
+
+class LoadFailure(ServiceError):
+    """A version of a model is not fit to serve; what served before goes on."""
+
+    slug = "load-failure"
+    title = "The model cannot be loaded"
 
 
 class Unavailable(ServiceError):

@@ -65,11 +65,12 @@ class _Form:
         self._wanted = wanted
         self._max_files = max_files
         self._names: list[bytes] = []
-        self._file_names: list[bytes | None] = []
-        self._contents: list[bytearray] = []
+        self._files: list[tuple[bytes | None, bytes]] = []
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
+        self._file_name: bytes | None = None
+        self._content = bytearray()
         self._ended = False
 
     def callbacks(self) -> MultipartCallbacks:
@@ -80,6 +81,7 @@ class _Form:
             "on_header_end": self._end_header,
             "on_headers_finished": self._begin_content,
             "on_part_data": self._add_content,
+            "on_part_end": self._end_content,
             "on_end": self._end,
         }
 
@@ -88,14 +90,14 @@ class _Form:
         if not self._ended:
             raise BadRequest("the multipart form is cut off: its closing boundary is missing")
         name = self._wanted.decode()
-        if not self._contents:
+        if not self._files:
             found = [found.decode(errors="replace") for found in self._names]
             raise InvalidParameter(f"form field '{name}' is missing; there are {found}: -F {name}=@photo.png sends it")
         files = []
-        for file_name, content in zip(self._file_names, self._contents, strict=True):
+        for file_name, content in self._files:
             if file_name is None:
                 raise InvalidParameter(f"form field '{name}' is text, not a file: -F {name}=@photo.png sends a file")
-            files.append(FormFile(file_name.decode(errors="replace"), bytes(content)))
+            files.append(FormFile(file_name.decode(errors="replace"), content))
         return files
 
     def _end_header(self) -> None:
@@ -108,23 +110,31 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"")
         if name == self._wanted:
-            self._begin_file(options.get(b"filename"))
-        elif len(self._names) - len(self._contents) >= _MAX_FIELDS - 1:
+            self._check_count()
+            self._file_name = options.get(b"filename")
+        elif len(self._names) - len(self._files) >= _MAX_FIELDS - 1:
             raise BadRequest(f"the form has more than {_MAX_FIELDS} fields")
         self._names.append(name)
         self._disposition = b""
 
-    def _begin_file(self, file_name: bytes | None) -> None:
-        if len(self._contents) == self._max_files:
+    def _check_count(self) -> None:
+        if len(self._files) == self._max_files:
             expected = "one image per request" if self._max_files == 1 else f"at most {self._max_files} images"
             count = "one field" if self._max_files == 1 else f"{self._max_files} fields"
-            raise BadRequest(f"the form has more than {count} '{self._wanted.decode()}', expected {expected}")
-        self._file_names.append(file_name)
-        self._contents.append(bytearray())
+            raise BadRequest(
+                f"the form has more than {count} '{self._wanted.decode()}', expected {expected}",
+                extra={"limit": self._max_files},
+            )
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if self._names[-1] == self._wanted:
-            self._contents[-1] += data[start:end]
+            self._content += data[start:end]
+
+    def _end_content(self) -> None:
+        if self._names[-1] == self._wanted:
+            # Now, and not for all in the end, which would hold every content twice.
+            self._files.append((self._file_name, bytes(self._content)))
+            self._content = bytearray()
 
     def _end(self) -> None:
         self._ended = True

@@ -20,11 +20,12 @@ from service.errors import (
     Overloaded,
     PayloadTooLarge,
     ServiceError,
+    UnknownModel,
     UnsupportedImage,
     UnsupportedMedia,
 )
-from service.inference_protocol.messages import InferenceRequest
-from service.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content
+from service.inference_protocol.messages import REQUESTS
+from service.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content, batch_content
 from service.schemas import ClassContours, ImageBody, Problem, SegmentationSummary
 from service.upload import FILE_FIELD, JSON, MULTIPART, OCTET_STREAM
 
@@ -38,9 +39,11 @@ _ANSWER_HEADERS = {
     "X-Model-Version": {"schema": _TEXT, "description": "version of the model that answered"},
     "X-Request-ID": {"schema": _TEXT, "description": "as sent, or a new one"},
 }
+_UNKNOWN_MODEL = UnknownModel("model 'street' is unknown; served: 'ecenet-lite0-camvid'")
 _EXAMPLES: tuple[ServiceError, ...] = (
     NotAnImage("the PNG image is truncated or corrupt: image file is truncated"),
     BadRequest("the multipart form is cut off: its closing boundary is missing"),
+    _UNKNOWN_MODEL,
     NotAcceptable("the Accept header is 'text/html', answers are image/png, application/json"),
     PayloadTooLarge("the image has 30000000 bytes, at most 20971520 are accepted"),
     UnsupportedMedia("content type is text/plain, accepted are multipart/form-data, image/*, application/json"),
@@ -105,7 +108,8 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
     """Add the schemas that the responses here refer to, which FastAPI has not seen; gives ``document``."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Problem, ImageBody, SegmentationSummary, ClassContours, InferenceRequest):
+    models: tuple[type[BaseModel], ...] = (Problem, ImageBody, SegmentationSummary, ClassContours, *REQUESTS)
+    for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
@@ -120,15 +124,11 @@ SEGMENT_RESPONSES: Responses = {
 }
 BATCH_RESPONSES: Responses = {
     200: {
-        "description": "A ZIP file with an answer or a problem for each image, and `index.json`.",
-        "content": {
-            "application/zip": {
-                "schema": _BINARY,
-                "examples": {"entries": {"summary": "names of its files", "value": "0000-street.png, index.json"}},
-            }
-        },
+        "description": "An answer or a problem for each image, in the order of the form.",
+        "headers": {name: _ANSWER_HEADERS[name] for name in ("X-Model-Version", "X-Request-ID")},
+        "content": batch_content(),
     },
     **_problems(tuple(error for error in _EXAMPLES if not isinstance(error, NotAnImage | UnsupportedImage))),
 }
-LABELS_RESPONSES = _catalog(LABELS_EXAMPLE)
+LABELS_RESPONSES = {**_catalog(LABELS_EXAMPLE), **_problems((_UNKNOWN_MODEL,))}
 MODELS_RESPONSES = _catalog(MODELS_EXAMPLE)

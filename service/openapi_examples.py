@@ -11,6 +11,8 @@ import numpy as np
 from model_export.manifest import ClassInfo, GraphInfo, Manifest
 from service.answer_options import AnswerOptions
 from service.answers import encode_answer
+from service.batch_envelope import INDEX_NAME, Part, end, head, index, index_entry
+from service.errors import PROBLEM_MEDIA_TYPE, NotAnImage
 from service.negotiation import OFFERS
 from service.postprocess import Segmentation
 from service.schemas import AnswerFormat, ClassContours, InputMode, Processing, SegmentationSummary
@@ -48,6 +50,8 @@ MODELS_EXAMPLE: dict[str, Any] = {
             "engine": "onnxruntime",
             "num_classes": len(_CLASSES),
             "formats": list(AnswerFormat),
+            "modes": list(InputMode),
+            "default": True,
         }
     ]
 }
@@ -61,6 +65,35 @@ def answer_content() -> dict[str, Any]:
     content["application/json"]["examples"]["json with rle=true"] = _example(AnswerFormat.JSON, rle=True)
     content["application/octet-stream"]["examples"]["npy"] = _example(AnswerFormat.NPY)
     return content
+
+
+def batch_content() -> dict[str, Any]:
+    """``content`` of an answer of ``POST /segment/batch``: an image and what is none, in both envelopes."""
+    parts, boundary = _batch_parts(), "ecenet-4f6c1c0e"
+    message = b"".join(head(boundary, part) + part.content + b"\r\n" for part in parts) + end(boundary)
+    listing = index([index_entry(part) for part in parts])
+    zip_note = f"a file for each image, and {INDEX_NAME}, which is shown"
+    return {
+        "application/zip": {
+            "schema": _BINARY,
+            "examples": {"two images": {"summary": zip_note, "value": listing.decode()}},
+        },
+        "multipart/mixed": {
+            "schema": _BINARY,
+            "examples": {"two images": {"summary": "with format=json", "value": message.decode()}},
+        },
+    }
+
+
+def _batch_parts() -> list[Part]:
+    answer = json.dumps(_example(AnswerFormat.JSON)["value"]).encode()
+    error = NotAnImage("the PNG image is truncated or corrupt: image file is truncated")
+    problem = {**error.problem(), "instance": "/segment/batch#1", "request_id": "4f6c1c0e"}
+    tag = {"ETag": 'W/"4e1f2b6c0d9a8b7f6e5d4c3b2a190807"'}
+    return [
+        Part(0, "street.jpg", 200, "0000-street.json", "application/json", answer, tag),
+        Part(1, "half.png", error.status, "0001-half.problem.json", PROBLEM_MEDIA_TYPE, json.dumps(problem).encode()),
+    ]
 
 
 def _schema(media_type: str) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -69,33 +69,58 @@ class Pipeline:
         admission: Admission,
         batcher: Batcher,
         codec: Executor,
+        cache: AnswerCache,
+        tile_turn: asyncio.Semaphore,
     ) -> None:
-        """``graph`` is that of the engine: it tells the input's size and the form of the output."""
+        """``graph`` is that of the engine: it tells the input's size and the form of the output.
+
+        Admission, codec threads, cache and the turn of images in windows may be shared with other models.
+        """
         self.manifest = manifest
         self.graph = graph
         self.engine_name = engine_name
         self._settings = settings
         # What the answer depends on besides image and parameters. Runtimes differ in the last bits of the logits.
-        self._identity = (manifest.name, manifest.version, graph.sha256, engine_name)
-        self._cache = AnswerCache(settings.cache_bytes)
+        self._identity = (manifest.name, manifest.version, repr(manifest.classes), graph.sha256, engine_name)
+        self._cache = cache
         self._admission = admission
         self._batcher = batcher
         self._codec = codec
-        self._tiled = TiledInference(batcher, codec, manifest.num_classes)
+        self._tiled = TiledInference(batcher, codec, manifest.num_classes, tile_turn)
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def seconds_per_image(self) -> float:
+        """What the engine takes for an image, by its late batches."""
+        return self._batcher.seconds_per_image
 
     @asynccontextmanager
-    async def admit(self, limit: TimeLimit | None = None) -> AsyncIterator[Ticket]:
+    async def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AsyncIterator[Ticket]:
         """Let a request in before its body is read; everything that it does belongs inside.
 
         Args:
             limit: The time that it has, ``service.time_limit.TimeLimitOf``; ``request_timeout_s`` if not given.
+            accepted: Whether it is a part of one that was let in before, and comes in during a drain too.
 
         Raises:
             Overloaded, Draining: No room, or the process stops.
             DeadlineExceeded: The body of the block took longer.
         """
-        async with self._admission.permit(limit) as ticket:
-            yield ticket
+        with self._in_use():
+            async with self._admission.permit(limit, accepted=accepted, owner=self) as ticket:
+                yield ticket
+
+    @contextmanager
+    def stay(self) -> Iterator[None]:
+        """Let a drain, or the end of this version, wait for a request whose parts are admitted one by one."""
+        with self._in_use(), self._admission.stay():
+            yield
+
+    async def until_unused(self) -> None:
+        """Wait until no request is inside."""
+        await self._unused.wait()
 
     async def segment(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
@@ -146,6 +171,17 @@ class Pipeline:
         """Run ``job`` in a codec thread, beside the event loop."""
         return await self._in_codec(ticket.stopwatch, job)
 
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._unused.set()
+
     async def _tag(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> str:
         ticket.enter("decode")
         return await asyncio.to_thread(answer_tag, data, repr(options), *self._identity)
@@ -173,7 +209,7 @@ class Pipeline:
         """What the engine gives for an image (h, w, 3) at its size."""
         ticket.enter("queue")
         row = await self._batcher.submit(image, ticket.deadline, on_start=lambda: ticket.mark("infer"))
-        ticket.stopwatch.add("queue", row.queue_s)
+        ticket.stopwatch.add("queue", row.queue_s, ago_s=row.infer_s)
         ticket.stopwatch.add("infer", row.infer_s)
         ticket.enter("post")
         return row.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -45,7 +47,18 @@ def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]
 def _invalid_parameter(error: RequestValidationError) -> InvalidParameter:
     first = error.errors()[0]
     name, value = first["loc"][-1], first.get("input")
-    return InvalidParameter(f"{name} is {value!r}: {first['msg']}", extra={"parameter": name, "value": value})
+    if first["type"] == "extra_forbidden":
+        return InvalidParameter(f"there is no parameter '{name}'; /docs lists them", extra={"parameter": name})
+    extra = {"parameter": name, "value": value, **_bounds(first.get("ctx", {}))}
+    return InvalidParameter(f"{name} is {value!r}: {first['msg']}", extra=extra)
+
+
+def _bounds(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The limit, or the accepted values, that a check of pydantic names."""
+    for name in ("le", "lt", "ge", "gt", "max_length"):
+        if name in context:
+            return {"limit": context[name]}
+    return {"accepted": re.findall(r"'([^']+)'", context["expected"])} if "expected" in context else {}
 
 
 def _http_problem(request: Request, error: HTTPException) -> Response:

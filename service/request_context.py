@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -18,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle, State
 from service.logs import request_lines
-from service.metrics import NO_FORMAT, SEGMENT_PATH, Metrics
+from service.metrics import BATCH_PATH, NO_MODEL, SEGMENT_PATH, Metrics
+from service.model_metrics import NO_FORMAT
 from service.problems import problem_response
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,10 @@ class RequestContext:
     def _account(self, scope: Scope, exchange: _Exchange) -> None:
         """Count and log an exchange that has ended."""
         status = exchange.status or 499
-        if scope["path"] == SEGMENT_PATH or "answer_format" in scope["state"]:
-            self._metrics.request_answered(str(scope["state"].get("answer_format", NO_FORMAT)), status)
+        if _answers_an_image(scope, status):
+            state = scope["state"]
+            model, answer_format = state.get("model", NO_MODEL), state.get("answer_format", NO_FORMAT)
+            self._metrics.request_answered(model, str(answer_format), status)
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         # Neither the query nor headers: they can hold what is secret.
         fields = {
@@ -72,6 +76,12 @@ class RequestContext:
         if "api_key" in scope["state"]:
             fields["api_key"] = scope["state"]["api_key"]
         logger.log(level, "%(method)s %(path)s %(status)d %(duration_ms).1f ms %(bytes)d bytes", fields, extra=fields)
+
+
+def _answers_an_image(scope: Scope, status: int) -> bool:
+    """Whether an exchange counts as the answer to an image; the images of a request of many are counted by it."""
+    is_refused_batch = scope["path"] == BATCH_PATH and status >= HTTPStatus.BAD_REQUEST
+    return scope["path"] == SEGMENT_PATH or "answer_format" in scope["state"] or is_refused_batch
 
 
 class _Exchange:

@@ -13,6 +13,7 @@ from service.departure import unless_gone
 from service.etag import format_tag, parse_tags
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
 from service.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
+from service.pipeline import Pipeline
 from service.runtime import Runtime
 from service.schemas import AnswerFormat, Health, SegmentQuery
 from service.time_limit import TimeLimitOf
@@ -35,6 +36,19 @@ KnownTags = Annotated[
 ]
 
 
+def pipeline_for(request: Request, model: str | None = None, version: str | None = None) -> Pipeline:
+    """Where a request goes; its metrics are counted to the model, also if that does not take it.
+
+    Nothing may be awaited before it is admitted, see ``Runtime.pipeline``.
+
+    Raises:
+        UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
+    """
+    runtime: Runtime = request.app.state.runtime
+    request.state.model = name = runtime.models.resolve(model)
+    return runtime.pipeline(name, version)
+
+
 @router.post(
     SEGMENT_PATH,
     summary="Segment an image",
@@ -51,7 +65,7 @@ async def segment(
     size of the image, turned upright by its EXIF orientation. Its `ETag` tells image, parameters and model; an equal
     request with it as `If-None-Match` is answered 304 without the model being run.
     """
-    pipeline = runtime.pipeline
+    pipeline = pipeline_for(request, query.model)
     options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
     request.state.answer_format = options.format
     async with pipeline.admit(limit) as ticket:
@@ -63,7 +77,7 @@ async def segment(
         answer = await unless_gone(request, pipeline.segment(data, options, ticket, known=known))
     response = _response(answer, options, pipeline.manifest.version)
     if response.status_code == HTTPStatus.OK:
-        runtime.metrics.request_succeeded(ticket.stopwatch)
+        runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
     return response
 
 
@@ -76,7 +90,7 @@ async def healthz(runtime: RuntimeOf) -> Health:
 
 @router.get("/readyz", summary="Does it take requests?", responses=PROBLEM_RESPONSES)
 async def readyz(runtime: RuntimeOf) -> Health:
-    """200 when the model is loaded and warm; 503 before, and from SIGTERM on."""
+    """200 when the default model is loaded and warm; 503 before, and from SIGTERM on."""
     runtime.check_ready()
     return Health(status="ok", state=runtime.lifecycle.state)
 

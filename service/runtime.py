@@ -1,26 +1,23 @@
-"""All that lives as long as the process: model, engine thread, codec threads, batcher, pipeline, metrics, state."""
+"""All that lives as long as the process: the models, the codec threads, admission, metrics, state."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
-from model_export.manifest import Manifest
 from service.admission import Admission
-from service.batcher import Batcher
-from service.engines.base import Engine, EngineError, warm_up
-from service.engines.names import CPU_RUNTIMES
-from service.errors import Draining, EngineDown, NotReady, Unavailable
+from service.answer_cache import AnswerCache
+from service.batcher import BatchTrace
+from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
+from service.models.model import Shared
+from service.models.repository import Repository
+from service.models.source import ModelSource
 from service.pipeline import Pipeline
 from service.settings import Settings
 from service.threads import ContextThreads
-from service.tiled_inference import BATCHES_IN_FLIGHT
-from service.tuning import Tuning, tune
 
 logger = logging.getLogger(__name__)
 
@@ -29,38 +26,35 @@ class Runtime:
     """Starts, drains and stops the service.
 
     Attributes:
-        engine: The engine, once it is loaded.
+        models: What is served.
         started: Set when the start is over, well (state ready) or not (``lifecycle.failure`` says why).
     """
 
     def __init__(
         self,
         settings: Settings,
-        manifest: Manifest,
-        load_engine: Callable[[], Engine],
-        prove: Callable[[Engine], Mapping[int, float]] = warm_up,
+        source: ModelSource,
+        *,
+        default_only: bool = False,
+        batch_trace: BatchTrace | None = None,
     ) -> None:
         """Prepare; nothing is loaded and no thread runs before ``start``.
 
         Args:
             settings: How to run.
-            manifest: What the engine runs.
-            load_engine: Gives the engine.
-            prove: Raises ``EngineError`` unless the engine is fit to serve; gives the seconds of a batch by its size.
+            source: Where the models are.
+            default_only: Load no other model than the default one.
+            batch_trace: Told of each batch of the engines.
+
+        Raises:
+            ManifestError, SettingsError: See ``Repository``.
         """
         self.settings = settings
-        self.manifest = manifest
-        self.metrics = Metrics()
+        self.metrics = Metrics(release())
         self.lifecycle = Lifecycle()
-        self.engine: Engine | None = None
         self.started = asyncio.Event()
-        self._load_engine = load_engine
-        self._prove = prove
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._default_only = default_only
         self._codec = ContextThreads(settings.codec_threads, thread_name_prefix="codec")
-        self._pipeline: Pipeline | None = None
-        self._batcher: Batcher | None = None
-        self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stacking")
         self._admission = Admission(
             capacity=settings.max_queue_size,
             max_pixels=settings.max_queue_pixels,
@@ -68,36 +62,45 @@ class Runtime:
             backlog_s=self._backlog_s,
             observer=self.metrics,
         )
-        self._loading: asyncio.Task[None] | None = None
+        self._admission.when_one_leaves(self._look_again)
+        shared = Shared(
+            settings=settings,
+            admission=self._admission,
+            codec=self._codec,
+            cache=AnswerCache(settings.cache_bytes),
+            tile_turn=asyncio.Semaphore(1),
+            batch_trace=batch_trace,
+        )
+        self.models = Repository(source, shared, self.metrics, settings.default_model)
+        self._tasks: set[asyncio.Task[None]] = set()
         self.metrics.watch(
-            queue_depth=lambda: self._batcher.depth if self._batcher else 0,
             in_flight=lambda: self._admission.in_flight,
             in_flight_pixels=lambda: self._admission.pixels,
             is_ready=lambda: self.is_ready,
-            engine_is_up=lambda: self._batcher is not None and not self._batcher.down,
         )
 
-    @property
-    def pipeline(self) -> Pipeline:
-        """Where requests go.
+    def pipeline(self, name: str | None = None, version: str | None = None) -> Pipeline:
+        """Where requests go to a model; the default one if no name is given.
+
+        Nothing may be awaited before ``Pipeline.admit`` or ``Pipeline.in_use``: from there on it stays open.
 
         Raises:
-            NotReady: The model is not loaded.
-            EngineDown: The engine does not work.
+            UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
         """
         try:
-            self._check_engine()
-            if self._pipeline is None:
-                raise self._not_ready()
+            return self.models.serving(name, version).pipeline
         except Unavailable as error:
             self.metrics.request_rejected(error)
             raise
-        return self._pipeline
 
     @property
     def is_ready(self) -> bool:
         """Whether ``check_ready`` would pass."""
-        return self.lifecycle.is_ready and self._batcher is not None and not self._batcher.down
+        try:
+            self.check_ready()
+        except Unavailable:
+            return False
+        return True
 
     def check_ready(self) -> None:
         """Whether a load balancer should send requests here.
@@ -106,32 +109,42 @@ class Runtime:
             NotReady, Draining: Not yet, or no longer.
             EngineDown: Not now.
         """
-        self._check_engine()
+        self.models.check_engines()
+        self.check_accepting()
+        if self.lifecycle.failure:
+            raise NotReady(self.lifecycle.failure, retry_after_s=1)
+        if not self.lifecycle.is_ready:
+            raise NotReady("the model is being loaded", retry_after_s=1)
+        self.models.serving()
+
+    def check_accepting(self) -> None:
+        """Raises ``Draining`` from the first signal on."""
         if self.lifecycle.state in {State.DRAINING, State.STOPPED}:
             raise Draining("the process is stopping")
-        if not self.lifecycle.is_ready:
-            raise self._not_ready()
 
     def check_alive(self) -> None:
         """Whether the process can still do its work; a supervisor should replace it if not.
 
         Raises:
-            Unavailable: The model could not be loaded.
-            EngineDown: The engine is stuck, fails on everything, or the batcher has died.
+            Unavailable: The default model could not be loaded at the start.
+            EngineDown: An engine is stuck, fails on everything, or a batcher has died.
         """
         if self.lifecycle.failure:
             raise Unavailable(self.lifecycle.failure)
-        self._check_engine()
+        self.models.check_engines()
 
     async def start(self) -> None:
-        """Begin to load the model, in the background: the health checks answer meanwhile."""
-        self._loading = asyncio.create_task(self._load(), name="load")
+        """Begin to load the models, in the background: the health checks answer meanwhile."""
+        self._keep(asyncio.create_task(self._start(), name="start"))
+
+    def rescan_soon(self) -> None:
+        """Follow what has changed on disk, in the background; one line of the log tells what came of it."""
+        self._keep(asyncio.create_task(self._rescan(), name="rescan"))
 
     def begin_drain(self) -> None:
         """Tell load balancers that the process is about to stop; requests are still served."""
         self.lifecycle.advance(State.DRAINING)
-        if self._loading is not None:
-            self._loading.cancel()
+        self.models.close()
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests; answer those inside within ``timeout_s``, and the rest with 503."""
@@ -141,104 +154,61 @@ class Runtime:
     async def stop(self) -> None:
         """Drop everything; an engine that is stuck is left behind."""
         self.begin_drain()
-        if self._batcher is not None:
-            await self._batcher.drain(0)
-            await self._batcher.close()
-        if self.engine is not None:
-            self._engine_thread.submit(self.engine.close)
-        self._engine_thread.shutdown(wait=False)
-        self._stacking.shutdown(wait=False)
+        await self.models.stop()
+        await asyncio.gather(*self._tasks)
         self._codec.shutdown(wait=False, cancel_futures=True)
         self.lifecycle.advance(State.STOPPED)
 
-    async def _load(self) -> None:
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self) -> None:
         try:
-            engine, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._engine_thread, self._load_and_prove
-            )
-            self._open(engine, self._tune(engine, seconds))
-        except EngineError as error:
-            self._fail(str(error))
+            await self.models.start()
+            if self.lifecycle.state is State.STARTING:  # and not draining since
+                self.lifecycle.advance(State.READY)
+            self.started.set()
+            if not self._default_only:
+                await self.models.start_others()
+        except Draining:
+            logger.info("the start was given up")
+        except LoadFailure as error:
+            self._fail(error.detail)
         except Exception as error:
             logger.exception("the start failed")
             self._fail(f"the start failed: {str(error) or type(error).__name__}")
         finally:
             self.started.set()
 
-    def _load_and_prove(self) -> tuple[Engine, Mapping[int, float]]:
-        engine = self._load_engine()
-        try:
-            return engine, self._prove(engine)
-        except BaseException:
-            engine.close()
-            raise
-
     def _fail(self, reason: str) -> None:
-        self.metrics.model_loaded("failure")
-        self.lifecycle.fail(reason)
+        """The start failed; once the default model serves, the rest is an error in the log."""
+        if self.lifecycle.state is State.STARTING:
+            self.lifecycle.fail(reason)
+        else:
+            logger.error("not all models were loaded: %s", reason)
 
-    def _tune(self, engine: Engine, seconds: Mapping[int, float]) -> Tuning:
-        window_ms = self.settings.batch_window_ms
-        tuning = tune(
-            seconds,
-            most=engine.max_batch_size,
-            max_batch_size=self.settings.max_batch_size,
-            window_s=None if window_ms is None else window_ms / 1000,
-            engine_timeout_s=self.settings.engine_timeout_s,
-        )
-        logger.info(
-            "batches of up to %d, a window of %.1f ms, %.1f s for the engine; an image takes %.0f ms",
-            tuning.max_batch_size,
-            tuning.window_s * 1000,
-            tuning.engine_timeout_s,
-            tuning.seconds_per_image * 1000,
-        )
-        return tuning
+    async def _rescan(self) -> None:
+        try:
+            logger.info("models were looked for again: %s", await self.models.rescan())
+        except Draining:
+            logger.info("models are not looked for again: the process is stopping")
+        except Exception:
+            logger.exception("models could not be looked for again")
 
-    def _open(self, engine: Engine, tuning: Tuning) -> None:
-        """Let requests in."""
-        self.engine = engine
-        self._batcher = batcher = Batcher(
-            engine.infer,
-            self._engine_thread,
-            max_batch_size=tuning.max_batch_size,
-            # One image at a time may be there in windows.
-            max_queue_size=self.settings.max_queue_size + BATCHES_IN_FLIGHT * tuning.max_batch_size,
-            window_s=tuning.window_s,
-            observer=self.metrics,
-            engine_timeout_s=tuning.engine_timeout_s,
-            # Where the CPU is the engine, copying beside it would only take its time.
-            stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
-            somebody_comes=lambda: self._admission.somebody_comes,
-            seconds_per_image=tuning.seconds_per_image,
-        )
-        self._admission.when_one_leaves(batcher.look_again)
-        batcher.start()
-        self._pipeline = Pipeline(
-            settings=self.settings,
-            manifest=self.manifest,
-            graph=engine.graph,
-            engine_name=engine.name,
-            admission=self._admission,
-            batcher=batcher,
-            codec=self._codec,
-        )
-        self.metrics.model_loaded("success")
-        self.metrics.describe(self.manifest, engine.name, engine.graph, release())
-        self.lifecycle.advance(State.READY)
-
-    def _check_engine(self) -> None:
-        if self._batcher is not None and self._batcher.down:
-            raise EngineDown(self._batcher.down, retry_after_s=1)
+    def _look_again(self) -> None:
+        for model in self.models.open_models:
+            model.batcher.look_again()
 
     def _backlog_s(self, requests: int) -> float:
-        """Seconds until ``requests``, or the images that they have brought, are done."""
-        if self._batcher is None:
+        """Seconds until ``requests``, or the images that they have brought, are done; engines share the machine."""
+        batchers = [model.batcher for model in self.models.open_models]
+        if not batchers:
             return 0.0
-        return max(requests, self._batcher.backlog) * self._batcher.seconds_per_image
-
-    def _not_ready(self) -> Unavailable:
-        return NotReady(self.lifecycle.failure or "the model is being loaded", retry_after_s=1)
+        images = sum(batcher.backlog for batcher in batchers)
+        mean_s = sum(batcher.seconds_per_image for batcher in batchers) / len(batchers)
+        waiting_s = sum(batcher.backlog * batcher.seconds_per_image for batcher in batchers)
+        return waiting_s + max(0, requests - images) * mean_s
 
 
 def release() -> str:

@@ -55,6 +55,8 @@ class InputMode(StrEnum):
 class SegmentQuery(BaseModel):
     """Parameters of ``POST /segment``."""
 
+    model_config = ConfigDict(extra="forbid")
+
     answer_format: AnswerFormat | None = Field(
         None,
         alias="format",
@@ -65,6 +67,7 @@ class SegmentQuery(BaseModel):
         "`npy`: class ids as a NumPy file, uint8 (H, W). `json`: pixels, share and mean confidence of every class. "
         "If not given, the `Accept` header decides, and without one it is `labels`.",
     )
+    model: str | None = Field(None, description="Name of the model, one of `/models`; the default one if not given.")
     palette: LabelPalette = Field(
         LabelPalette.CLASSES, description="Of `labels`: with `none` the PNG is grey, its values the class ids."
     )
@@ -211,6 +214,8 @@ class ServedModel(ModelInfo):
     engine: str = Field(description="runtime", examples=["onnxruntime"])
     num_classes: int
     formats: list[AnswerFormat] = Field(description="values of `format` that it can answer")
+    modes: list[InputMode] = Field(description="values of `mode` that it can be used in")
+    default: bool = Field(description="whether it answers requests that name no model")
 
 
 class Models(BaseModel):

@@ -3,7 +3,7 @@
 On the first SIGTERM or SIGINT ``/readyz`` turns 503 while everything else goes on for ``drain_delay_s``: a load
 balancer sees that and sends its requests elsewhere before anything is refused. Then the listening socket closes, and
 the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A second signal ends the process at
-once.
+once. SIGHUP makes it look for models that have come, changed or gone; it never ends the process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -20,9 +21,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.engines.base import Engine
 from service.lifecycle import State
+from service.models.model import Model
 from service.runtime import Runtime, release
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +62,12 @@ class Server(uvicorn.Server):
         )
         self.exit_status = 0
         self._bound = bound
+        self._hung_up = False
         self._watch: asyncio.Task[None] | None = None
 
     def serve_until_signal(self) -> int:
         """Run until a signal, or until the model turns out to be unusable; gives the exit status."""
+        signal.signal(signal.SIGHUP, self._hang_up)
         self.run(sockets=[self._bound])
         return self.exit_status
 
@@ -79,6 +83,13 @@ class Server(uvicorn.Server):
             os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
             os._exit(128 + sig)
         self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second while the server runs: act on what signals have noted."""
+        if self._hung_up:
+            self._hung_up = False
+            self._runtime.rescan_soon()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn unready, serve on for the delay, then close the port and answer what is inside."""
@@ -100,8 +111,11 @@ class Server(uvicorn.Server):
             self._tell_failure(self._runtime.lifecycle.failure)
             self.exit_status = 1
             self.should_exit = True
-        elif self._runtime.lifecycle.is_ready and self._runtime.engine is not None:
-            self._tell_ready(banner(self._runtime, self._runtime.engine, self._bound))
+        elif self._runtime.lifecycle.is_ready:
+            self._tell_ready(banner(self._runtime.settings, self._runtime.models.serving(), self._bound))
+
+    def _hang_up(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._hung_up = True
 
     def _tell_failure(self, failure: str) -> None:
         if self._logs_json:
@@ -141,12 +155,12 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def banner(runtime: Runtime, engine: Engine, bound: socket.socket) -> str:
+def banner(settings: Settings, model: Model, bound: socket.socket) -> str:
     """What a newcomer needs: where, which model, and a command to try."""
     address, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
-    url = f"{'https' if runtime.settings.tls_cert else 'http'}://{host}:{port}"
-    manifest = runtime.manifest
+    url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+    manifest, engine = model.manifest, model.engine
     height, width = engine.graph.input_size
     return (
         f"ecenet {release()} is ready at {url}\n"

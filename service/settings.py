@@ -38,13 +38,22 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8000
     model_dir: Annotated[
-        Path | None, Field(description="Folder with model.onnx and manifest.json; the bundled model if not given.")
+        Path | None,
+        Field(
+            description="Folder with model.onnx and manifest.json, or folder of several such; the bundled model if not "
+            "given."
+        ),
+    ] = None
+    default_model: Annotated[
+        str | None,
+        Field(description="Name of the model that answers requests which name none; the first by name if not given."),
     ] = None
     engine: Annotated[
         EngineName, Field(description="Runtime of the model; auto takes the fastest that can be used, and logs why.")
     ] = "auto"
     precision: Annotated[
-        PrecisionName, Field(description="Arithmetic of the graph; auto takes what the runtime is fastest with.")
+        PrecisionName,
+        Field(description="Arithmetic of the graph; auto takes the fastest that was exported, and bf16 is OpenVINO's."),
     ] = "auto"
     input_size: Annotated[
         Size | None, NoDecode, Field(description="HEIGHTxWIDTH of the graph to serve; the model's first if not given.")
@@ -55,6 +64,17 @@ class Settings(BaseSettings):
     engine_file: Annotated[
         Path | None,
         Field(description="An engine built elsewhere, which you trust: loading an engine can run code that is in it."),
+    ] = None
+    build_engine: Annotated[
+        bool,
+        Field(
+            description="Build a TensorRT engine that is missing at the start, into engine_dir; with it auto takes "
+            "TensorRT or stops."
+        ),
+    ] = False
+    state_dir: Annotated[
+        Path | None,
+        Field(description="Folder of the key that signs engines; the user's state folder if not given."),
     ] = None
     max_image_bytes: Annotated[
         int, Field(ge=1024, le=1 << 30, description="Largest image file in bytes; a larger one is answered 413.")
@@ -73,6 +93,15 @@ class Settings(BaseSettings):
         int,
         Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch; a larger one: 413."),
     ] = 64 * 1024 * 1024
+    batch_memory_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=1 << 36,
+            description="Bytes that all requests to /segment/batch hold, images and answers; one more: 503. One alone "
+            "may have max_batch_bytes.",
+        ),
+    ] = 256 * 1024 * 1024
     max_batch_size: Annotated[
         int | None, Field(ge=1, le=256, description="Images that the model takes at once; what pays if not given.")
     ] = None

@@ -27,12 +27,12 @@ _DOUBT = 2
 class TiledInference:
     """Gives the maps of images that go through the engine in windows."""
 
-    def __init__(self, batcher: Batcher, codec: Executor, num_classes: int) -> None:
-        """``codec`` does what the CPU has to do for windows; ``num_classes`` is the model's."""
+    def __init__(self, batcher: Batcher, codec: Executor, num_classes: int, turn: asyncio.Semaphore) -> None:
+        """``codec`` does what the CPU has to do for windows; ``turn`` is held by one image at a time, of any model."""
         self._batcher = batcher
         self._codec = codec
         self._num_classes = num_classes
-        self._turn = asyncio.Semaphore(1)
+        self._turn = turn
 
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:

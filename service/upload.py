@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from starlette.requests import ClientDisconnect, Request
 
+from service.batch_memory import Room
 from service.errors import ClientGone, PayloadTooLarge, UnsupportedMedia
 from service.json_image import parse_json_image
 from service.multipart_form import FormFile, read_form_file, read_form_files
@@ -55,17 +56,19 @@ async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) ->
     )
 
 
-async def read_images(request: Request, max_images: int, max_bytes: int) -> list[FormFile]:
-    """Read all images of a form; never holds more than the limit and a chunk.
+async def read_images(request: Request, max_images: int, max_bytes: int, room: Room) -> list[FormFile]:
+    """Read all images of a form; never holds more than the limit, a chunk and a copy of one image.
 
     Args:
         request: Its body has not been read.
         max_images: Most images in one request.
         max_bytes: Largest body.
+        room: Told of the body's bytes.
 
     Raises:
         UnsupportedMedia: No form.
         PayloadTooLarge: More bytes than allowed, by ``Content-Length`` or while they arrive.
+        Overloaded: No room.
         BadRequest, InvalidParameter: See ``read_form_files``.
         ClientGone: The client left before the end of the body.
     """
@@ -77,7 +80,7 @@ async def read_images(request: Request, max_images: int, max_bytes: int) -> list
             extra={"value": media_type},
         )
     try:
-        async with aclosing(_bounded(request, max_bytes, max_bytes)) as chunks:
+        async with aclosing(_bounded(request, max_bytes, max_bytes, room)) as chunks:
             return await read_form_files(content_type, chunks, FILE_FIELD, max_files=max_images)
     except ClientDisconnect:
         raise ClientGone("the client left before the end of the body") from None
@@ -93,33 +96,44 @@ async def _read_json(request: Request, max_image_bytes: int, run_job: RunJob) ->
     max_bytes = max_image_bytes // 3 * 4 * 65 // 64 + FORM_OVERHEAD_BYTES
     body = await _read_body(request, max_bytes, max_image_bytes)
     data = await run_job(lambda: parse_json_image(body))
-    if len(data) > max_image_bytes:
-        raise _too_large(len(data), max_image_bytes)
+    check_image_bytes(len(data), max_image_bytes)
     return data
 
 
 async def _read_form(request: Request, content_type: str, max_image_bytes: int) -> bytes:
     async with aclosing(_bounded(request, max_image_bytes + FORM_OVERHEAD_BYTES, max_image_bytes)) as chunks:
         data = await read_form_file(content_type, chunks, FILE_FIELD)
-    if len(data) > max_image_bytes:
-        raise _too_large(len(data), max_image_bytes)
+    check_image_bytes(len(data), max_image_bytes)
     return data
 
 
-async def _bounded(request: Request, max_bytes: int, max_image_bytes: int) -> AsyncGenerator[bytes]:
+async def _bounded(
+    request: Request, max_bytes: int, max_image_bytes: int, room: Room | None = None
+) -> AsyncGenerator[bytes]:
     """The body's chunks, until they add up to more than ``max_bytes``; ``max_image_bytes`` is the limit to tell."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(int(announced), max_image_bytes)
+    header = request.headers.get("content-length", "")
+    announced = int(header) if header.isdecimal() else 0
+    if announced > max_bytes:
+        raise _too_large(announced, max_image_bytes)
+    if room is not None:
+        room.expect(announced)
     received = 0
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(received, max_image_bytes)
+            if room is not None:
+                room.receive(len(chunk))
             yield chunk
 
 
-def _too_large(value: int, limit: int) -> PayloadTooLarge:
-    detail = f"the body has {value} bytes or more, at most {limit} are accepted"
+def check_image_bytes(value: int, limit: int) -> None:
+    """Raises ``PayloadTooLarge`` for an image file of more bytes than are accepted."""
+    if value > limit:
+        raise _too_large(value, limit, "image")
+
+
+def _too_large(value: int, limit: int, what: str = "body") -> PayloadTooLarge:
+    detail = f"the {what} has {value} bytes or more, at most {limit} are accepted"
     return PayloadTooLarge(detail, extra={"value": value, "limit": limit, "unit": "bytes"})

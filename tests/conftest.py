@@ -65,6 +65,12 @@ def shared_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def write_model() -> Callable[..., Path]:
+    """Writes such a directory, also under another name, in another version, or with the levels turned round."""
+    return write_brightness_model
+
+
+@pytest.fixture
 def write_graph() -> Callable[[Path, int | str], None]:
     """Writes the brightness graph with a batch axis of one's choice."""
     return write_brightness_graph
@@ -84,20 +90,22 @@ def png() -> Callable[..., bytes]:
     return make
 
 
-def write_brightness_model(directory: Path) -> Path:
-    directory.mkdir()
-    write_brightness_graph(directory / GRAPH_NAME, "B")
+def write_brightness_model(
+    directory: Path, *, name: str = "brightness", version: str = "1.2.3", levels: tuple[float, ...] = LEVELS
+) -> Path:
+    directory.mkdir(parents=True)
+    write_brightness_graph(directory / GRAPH_NAME, "B", levels)
     digest = file_sha256(directory / GRAPH_NAME)
     graph = GraphInfo(GRAPH_NAME, digest, (32, 64))
-    write_manifest(directory, Manifest("brightness", "1.2.3", "none", CLASSES, (graph,)))
+    write_manifest(directory, Manifest(name, version, "none", CLASSES, (graph,)))
     return directory
 
 
-def write_brightness_graph(path: Path, batch: int | str) -> None:
+def write_brightness_graph(path: Path, batch: int | str, levels: tuple[float, ...] = LEVELS) -> None:
     import onnx  # noqa: PLC0415
     from onnx import TensorProto, helper  # noqa: PLC0415
 
-    levels = helper.make_tensor("levels", TensorProto.FLOAT, [1, 3, 1, 1], LEVELS)
+    constants = helper.make_tensor("levels", TensorProto.FLOAT, [1, 3, 1, 1], levels)
     channel_axis = helper.make_tensor("channel_axis", TensorProto.INT64, [1], [1])
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
@@ -113,7 +121,7 @@ def write_brightness_graph(path: Path, batch: int | str) -> None:
         "brightness",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, 32, 64, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3, 8, 16])],
-        [levels, channel_axis],
+        [constants, channel_axis],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)

@@ -82,7 +82,7 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
     if args.url is None:
         from service.client.local import URL, local_http  # noqa: PLC0415  a remote service needs no model runtime
 
-        async with local_http(args.model_dir, args.concurrency) as http:
+        async with local_http(args.model_dir, args.concurrency, args.model) as http:
             yield AsyncClient(URL, http=http, retry=retry)
         return
     async with AsyncClient(
@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_parameters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--format", choices=get_args(Format), default="labels", help="Default: labels.")
+    group.add_argument("--model", metavar="NAME", help="which of the models; the service's default if not given")
     group.add_argument("--palette", choices=["classes", "none"], help="of labels: the classes' colours, or grey")
     group.add_argument("--alpha", type=float, metavar="0..1", help="of overlay: weight of the colours")
     group.add_argument("--classes", metavar="NAMES", help="keep only these: names or ids, separated by commas")
@@ -154,7 +155,7 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
 
 def _add_service(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--url", help="running service; without one the model runs in this process")
-    group.add_argument("--model-dir", type=Path, metavar="DIR", help="model to run here; the bundled one if not given")
+    group.add_argument("--model-dir", type=Path, metavar="DIR", help="model, or folder of models, to run here")
     group.add_argument("--retries", type=_count, default=5, metavar="N", help="further tries per image. Default: 5.")
     group.add_argument(
         "--timeout-s", type=float, default=TIMEOUT_S, metavar="S", help=f"wait for an answer. Default: {TIMEOUT_S:g}."

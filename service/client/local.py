@@ -11,10 +11,12 @@ import httpx
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from model_export.manifest import ManifestError
-from service.app import create_app
+from service.app import assemble
+from service.bundled_model import bundled_model_dir
 from service.client.errors import ModelUnusable
+from service.models.source import ModelFolder
 from service.runtime import Runtime
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 URL = "http://in-process"
 
@@ -41,12 +43,15 @@ class LocalSettings(Settings):
 
 
 @asynccontextmanager
-async def local_http(model_dir: Path | None, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
+async def local_http(
+    model_dir: Path | None, concurrency: int, model: str | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service in this process, with its model loaded and proven.
 
     Args:
-        model_dir: The model; the bundled one if not given.
+        model_dir: The model, or a folder of several; the bundled one if not given.
         concurrency: Requests that will be made at once.
+        model: Name of the only one to load; the first if not given.
 
     Raises:
         ModelUnusable: The text says why.
@@ -54,8 +59,9 @@ async def local_http(model_dir: Path | None, concurrency: int) -> AsyncIterator[
     # Pillow's remarks on odd metadata, see service.image_codec.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        app = create_app(LocalSettings(model_dir=model_dir, max_queue_size=concurrency))
-    except ManifestError as error:
+        settings = LocalSettings(max_queue_size=concurrency, default_model=model)
+        app = assemble(settings, ModelFolder(model_dir or bundled_model_dir(), settings), default_only=True)
+    except (ManifestError, SettingsError) as error:
         raise ModelUnusable(str(error)) from error
     runtime: Runtime = app.state.runtime
     async with app.router.lifespan_context(app):

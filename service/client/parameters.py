@@ -20,6 +20,7 @@ class Parameters(TypedDict, total=False):
     """Parameters of ``POST /segment`` besides the format; what is left out is the service's default.
 
     Attributes:
+        model: Name of the model.
         palette: Of ``labels``: the classes' colours, or none (a grey PNG).
         alpha: Of ``overlay``: weight of the colours, 0..1.
         classes: Names or ids of the only classes to keep; all other pixels have the id 255.
@@ -29,6 +30,7 @@ class Parameters(TypedDict, total=False):
         rle: Of ``json``: add each class's mask as COCO's run lengths.
     """
 
+    model: str
     palette: Literal["classes", "none"]
     alpha: float
     classes: Sequence[str | int]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model_export.manifest import GraphInfo, Manifest, Precision
+from model_export.manifest import GraphInfo, Manifest, Precision, in_bf16
 from model_export.sizes import Size, format_size
 from service.engines.base import EngineError
 from service.engines.names import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
@@ -24,23 +24,23 @@ class Choice:
     passed_over: Mapping[RuntimeName, str]
 
 
-def choose_runtime(wanted: EngineName, obstacles: Mapping[RuntimeName, str | None]) -> Choice:
+def choose_runtime(wanted: EngineName, obstacle_of: Callable[[RuntimeName], str | None]) -> Choice:
     """The runtime that was asked for, or the fastest that nothing speaks against.
 
     Args:
         wanted: A runtime, or ``auto``.
-        obstacles: Per runtime why it cannot be used, or None.
+        obstacle_of: Why a runtime cannot be used, or None; not asked of those behind the one that is taken.
 
     Raises:
         EngineError: The runtime that was asked for cannot be used, or none can; another is never taken in its place.
     """
     if wanted != "auto":
-        if (obstacle := obstacles[wanted]) is not None:
+        if (obstacle := obstacle_of(wanted)) is not None:
             raise EngineError(f"--engine {wanted} cannot be used: {obstacle}")
         return Choice(wanted, {})
     passed_over: dict[RuntimeName, str] = {}
     for runtime in RUNTIMES:
-        obstacle = obstacles[runtime]
+        obstacle = obstacle_of(runtime)
         if obstacle is None:
             return Choice(runtime, passed_over)
         passed_over[runtime] = obstacle
@@ -57,16 +57,27 @@ def choose_graph(manifest: Manifest, runtime: RuntimeName, precision: PrecisionN
     return candidate_graphs(manifest, runtime, precision, size)[0]
 
 
+def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | None:
+    """Why a runtime does not compute in a precision, whatever the graphs are, or None."""
+    if precision == "bf16" and runtime != "openvino":
+        return "it does not compute in bf16, only --engine openvino does"
+    return None
+
+
 def candidate_graphs(
     manifest: Manifest, runtime: RuntimeName, precision: PrecisionName, size: Size | None
 ) -> list[GraphInfo]:
     """The graphs of a size and a precision, the runtime's best precision first; of several alike, the first counts.
+
+    Those of bf16 are the float32 ones.
 
     Raises:
         EngineError: There is none; the text lists the graphs that the directory has.
     """
     size = size or manifest.graph.input_size
     of_size = [graph for graph in manifest.graphs if graph.input_size == size]
+    if precision == "bf16":
+        return [in_bf16(graph) for graph in candidate_graphs(manifest, runtime, "fp32", size)]
     wanted: Sequence[Precision] = PREFERRED_PRECISIONS[runtime] if precision == "auto" else (precision,)
     candidates = [graph for candidate in wanted for graph in of_size if graph.precision == candidate]
     if candidates:

@@ -10,11 +10,12 @@ from model_export.engine_store import ENGINE_FOLDER, EngineInfo, EngineStoreErro
 from model_export.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_machine
 from model_export.manifest import GraphInfo, Manifest
 from model_export.sizes import format_size
-from service.engines import cuda
+from service.engines import build, cuda
 from service.engines.base import Engine, EngineError
-from service.engines.choice import candidate_graphs, choose_graph, choose_runtime
+from service.engines.choice import candidate_graphs, choose_graph, choose_runtime, precision_obstacle
 from service.engines.names import RUNTIMES, EngineName, RuntimeName
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
+from service.engines.onnxruntime_engine import Device, OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
+from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.tensorrt_engine import TensorRtEngine
 from service.settings import Settings
 
@@ -25,12 +26,13 @@ def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> En
     """The engine for a model directory.
 
     Raises:
-        EngineError: A runtime that was asked for cannot be used, the graph is not what the manifest states, or the
-            engine that was named is not one of this model.
+        EngineError: A runtime that was asked for cannot be used, the graph is not what the manifest states, the
+            engine that was named is not one of this model, or none could be built.
     """
     wanted = _wanted(settings)
-    runtimes = RUNTIMES if wanted == "auto" else (wanted,)
-    choice = choose_runtime(wanted, obstacles(model_dir, manifest, settings, runtimes))
+    if build.is_wanted(settings, wanted):
+        wanted = _build_missing(wanted, model_dir, manifest, settings)
+    choice = choose_runtime(wanted, lambda runtime: _obstacle(runtime, model_dir, manifest, settings))
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
     if choice.runtime in ENGINE_RUNTIMES:
         info, graph = _find_engine(choice.runtime, model_dir, manifest, settings)
@@ -38,14 +40,11 @@ def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> En
         return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=settings.max_batch_size)
     graph = choose_graph(manifest, choice.runtime, settings.precision, settings.input_size)
     logger.info("engine %s runs %s (%s)%s", choice.runtime, graph.file, graph.precision, reasons)
-    return OnnxRuntimeEngine(
-        model_dir,
-        manifest,
-        graph,
-        num_threads=settings.engine_threads,
-        max_batch_size=settings.max_batch_size,
-        device="cuda" if choice.runtime == "onnxruntime-cuda" else "cpu",
-    )
+    threads, most = settings.engine_threads, settings.max_batch_size
+    if choice.runtime == "openvino":
+        return OpenVinoEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
+    device: Device = "cuda" if choice.runtime == "onnxruntime-cuda" else "cpu"
+    return OnnxRuntimeEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most, device=device)
 
 
 def obstacles(
@@ -56,6 +55,10 @@ def obstacles(
 
 
 def _obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, settings: Settings) -> str | None:
+    if (obstacle := precision_obstacle(runtime, settings.precision)) is not None:
+        return obstacle
+    if runtime == "openvino":
+        return openvino_obstacle(settings.precision)
     if runtime == "onnxruntime":
         return cpu_obstacle()
     if runtime == "onnxruntime-cuda":
@@ -105,7 +108,27 @@ def _find_engine(
     if settings.engine_file is not None:
         return _check_named(_named(settings.engine_file), manifest, machine, settings)
     graphs = candidate_graphs(manifest, runtime, settings.precision, settings.input_size)
-    return _first_built(settings.engine_dir or model_dir / ENGINE_FOLDER, graphs, machine)
+    return _first_built(_engine_folder(model_dir, settings), graphs, machine)
+
+
+def _engine_folder(model_dir: Path, settings: Settings) -> Path:
+    return settings.engine_dir or model_dir / ENGINE_FOLDER
+
+
+def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, settings: Settings) -> EngineRuntime:
+    """The runtime whose engine is there, or has been built: from here on no other is looked at.
+
+    Raises:
+        EngineError: There is no GPU with a TensorRT, no graph to build from, or the build failed.
+    """
+    runtime = build.usable_runtime(wanted, detect_machine)
+    try:
+        _find_engine(runtime, model_dir, manifest, settings)
+    except EngineError as error:
+        options = build.build_options(manifest, runtime, settings)
+        logger.info("%s: %s", runtime, error)
+        build.run_build(build.build_command(model_dir, _engine_folder(model_dir, settings), options))
+    return runtime
 
 
 def _first_built(folder: Path, graphs: Iterable[GraphInfo], machine: Machine) -> tuple[EngineInfo, GraphInfo]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import GraphInfo, Manifest, Output
+from model_export.manifest import GraphInfo, Manifest
 from service.engines.base import EngineError, Rows
+from service.engines.graph_tensors import Tensor, check_input, check_output
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,7 +24,6 @@ Device = Literal["cpu", "cuda"]
 _MAX_BATCH_SIZES: dict[Device, int] = {"cpu": 2, "cuda": 8}
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
-_OUTPUT_TYPES: dict[Output, str] = {"logits": "tensor(float)", "labels": "tensor(uint8)"}
 # What the time of a network goes into. Shape arithmetic belongs on the CPU, also of a GPU's session.
 _HEAVY_OPERATORS = frozenset({"Attention", "Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul"})
 
@@ -53,8 +53,8 @@ class OnnxRuntimeEngine:
         self.max_batch_size = max_batch_size or _MAX_BATCH_SIZES[device]
         self.warm_up_sizes = sorted({1, self.max_batch_size})
         self._session = _load(model_dir / graph.file, num_threads, device)
-        self._input_name = _check_input(self._session, graph)
-        self._output_name = _check_output(self._session, graph, manifest.num_classes)
+        self._input_name = check_input(_tensors(self._session.get_inputs()), graph)
+        self._output_name = check_output(_tensors(self._session.get_outputs()), graph, manifest.num_classes)
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8."""
@@ -143,29 +143,5 @@ def _check_cuda(session: onnxruntime.InferenceSession) -> None:
         )
 
 
-def _check_input(session: onnxruntime.InferenceSession, graph: GraphInfo) -> str:
-    inputs = [(entry.name, entry.type, entry.shape) for entry in session.get_inputs()]
-    return _one_of(inputs, "input", "tensor(uint8)", [*graph.input_size, 3])
-
-
-def _check_output(session: onnxruntime.InferenceSession, graph: GraphInfo, num_classes: int) -> str:
-    outputs = [(entry.name, entry.type, entry.shape) for entry in session.get_outputs()]
-    return _one_of(outputs, "output", _OUTPUT_TYPES[graph.output], list(graph.output_shape(1, num_classes)[1:]))
-
-
-def _one_of(found: list[tuple[str, str, list[int | str]]], kind: str, dtype: str, sides: list[int]) -> str:
-    """Name of the graph's only input or output, once type and shape are the manifest's.
-
-    Sides without a fixed number, and the batch axis, must be free: their values are checked by the warm-up.
-    """
-    if len(found) == 1:
-        name, found_dtype, (batch, *rest) = found[0]
-        matches = len(rest) == len(sides) and all(
-            not isinstance(side, int) or side == expected for side, expected in zip(rest, sides, strict=True)
-        )
-        if found_dtype == dtype and matches and not isinstance(batch, int):
-            return name
-    raise EngineError(
-        f"the graph's {kind} is {found}, the manifest asks for one {dtype} of ['B', {', '.join(map(str, sides))}] "
-        "with a free batch size B; export the checkpoint again"
-    )
+def _tensors(nodes: Iterable[Any]) -> list[Tensor]:
+    return [(node.name, node.type, node.shape) for node in nodes]

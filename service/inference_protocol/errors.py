@@ -7,19 +7,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from service.errors import ServiceError
-
 PATH = "/v2"
 # To the protocol, whatever a client has got wrong in a request is a bad request.
 _STATUSES = {422: 400}
-
-
-class UnknownModel(ServiceError):  # noqa: N818 - named after the condition, as in service.errors
-    """A model or version that is not served."""
-
-    status = 404
-    slug = "unknown-model"
-    title = "Unknown model"
 
 
 def speaks_protocol(path: str) -> bool:

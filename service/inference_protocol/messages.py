@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest, PayloadTooLarge
+
+Message = TypeVar("Message", bound=BaseModel)
 
 _INT64_MAX = (1 << 63) - 1
 _MAX_MEMBERS = 1000
@@ -31,6 +34,14 @@ class _Parameters(BaseModel):
         for name in names:
             if name in (self.model_extra or {}):
                 raise BadRequest(f"parameter '{name}' of {owner} belongs to an extension that is not offered here")
+
+    def refuse_all(self, owner: str) -> None:
+        """Refuse every parameter that is not known.
+
+        Raises:
+            BadRequest: There is one.
+        """
+        self.refuse(owner, *(self.model_extra or {}))
 
 
 class RequestParameters(_Parameters):
@@ -148,6 +159,40 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
+class IndexRequest(_Message):
+    """Body of a request for the index; ``ready`` leaves out what does not serve."""
+
+    ready: bool = False
+
+
+class LoadParameters(_Parameters):
+    """Parameters of a load; ``version`` is the one to load, the newest if it is none."""
+
+    version: str | None = None
+
+
+class LoadRequest(_Message):
+    """Body of a load."""
+
+    parameters: LoadParameters = LoadParameters()
+
+
+class UnloadRequest(_Message):
+    """Body of an unload; it has no parameter that matters, as no model depends on another."""
+
+
+REQUESTS: tuple[type[BaseModel], ...] = (InferenceRequest, IndexRequest, LoadRequest, UnloadRequest)
+
+
+class ModelIndexEntry(BaseModel):
+    """A version of a model; ``reason`` tells why it does not serve."""
+
+    name: str
+    version: str
+    state: Literal["READY", "LOADING", "UNAVAILABLE"]
+    reason: str
+
+
 class ErrorBody(BaseModel):
     """Body of every error of the protocol."""
 
@@ -166,16 +211,34 @@ def parse_request(data: bytes, max_values: int) -> InferenceRequest:
         PayloadTooLarge: More values; nothing was parsed.
     """
     _check_size(data, max_values)
+    return _validated(InferenceRequest, data)
+
+
+def parse_message(kind: type[Message], data: bytes) -> Message:
+    """Read the JSON of a small request; an empty body is one without members.
+
+    Raises:
+        BadRequest: No JSON, or a member of another type.
+    """
+    return _validated(kind, data.strip() or b"{}")
+
+
+def _validated(kind: type[Message], data: bytes) -> Message:
     try:
-        return InferenceRequest.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     if not where:
-        raise BadRequest(f"the request is no inference request in JSON: {first['msg']}")
+        raise BadRequest(f"the request is no {_name_of(kind)} in JSON: {first['msg']}")
     if first["type"] == "missing":
         raise BadRequest(f"the request has no {where}, which the protocol requires")
     raise BadRequest(f"{where} is {reprlib.repr(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+
+
+def _name_of(kind: type[BaseModel]) -> str:
+    """``InferenceRequest`` in words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 
 def _check_size(data: bytes, max_values: int) -> None:

@@ -7,7 +7,7 @@ from service.inference_protocol.messages import ModelMetadata, ServerMetadata, T
 from service.inference_protocol.signature import TensorInfo, signature_of
 
 SERVER_NAME = "ecenet"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_repository")
 # The protocol's names are of the form <project>_<format>.
 _PLATFORMS = {
     "onnxruntime": "onnxruntime_onnx",

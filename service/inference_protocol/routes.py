@@ -14,7 +14,7 @@ from service.departure import unless_gone
 from service.errors import DeadlineExceeded
 from service.inference_protocol.answer import Answer, assemble
 from service.inference_protocol.body import HEADER_LENGTH, decompress, read_body
-from service.inference_protocol.errors import PATH, UnknownModel
+from service.inference_protocol.errors import PATH
 from service.inference_protocol.inference import run_inference
 from service.inference_protocol.inference_request import Inference, read_inference
 from service.inference_protocol.messages import (
@@ -29,9 +29,9 @@ from service.inference_protocol.messages import (
 )
 from service.inference_protocol.metadata import model_metadata, server_metadata
 from service.inference_protocol.signature import Signature, signature_of
-from service.metrics import TENSORS
+from service.model_metrics import TENSORS
 from service.pipeline import Pipeline
-from service.routes import RuntimeOf
+from service.routes import RuntimeOf, pipeline_for
 from service.runtime import release
 from service.settings import Settings
 from service.time_limit import TimeLimitOf
@@ -41,17 +41,17 @@ _MESSAGE_OVERHEAD_BYTES = 64 * 1024
 _BINARY = {"type": "string", "format": "binary"}
 
 
-async def check_model(runtime: RuntimeOf, name: Annotated[str, Path(description="Name of the model.")]) -> None:
-    """Raises ``UnknownModel`` unless the model is served."""
-    if name != runtime.manifest.name:
-        raise UnknownModel(f"model {name!r} is unknown, '{runtime.manifest.name}' is served")
+async def name_of_path(name: Annotated[str, Path(description="Name of the model.")]) -> None:
+    """Names the parameter in the OpenAPI document."""
 
 
-async def check_version(runtime: RuntimeOf, version: Annotated[str, Path(description="Version of the model.")]) -> None:
-    """Raises ``UnknownModel`` unless that version of the model is served."""
-    manifest = runtime.manifest
-    if version != manifest.version:
-        raise UnknownModel(f"version {version!r} of '{manifest.name}' is unknown, '{manifest.version}' is served")
+async def version_of_path(version: Annotated[str, Path(description="Version of the model.")]) -> None:
+    """Names the parameter in the OpenAPI document."""
+
+
+def _pipeline_of(request: Request) -> Pipeline:
+    """Where a request goes by its path, see ``pipeline_for``."""
+    return pipeline_for(request, request.path_params["name"], request.path_params.get("version"))
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -84,17 +84,19 @@ async def describe_server() -> ServerMetadata:
 
 
 @model.get("", summary="The model's metadata", responses=_errors(404, 503))
-async def describe_model(runtime: RuntimeOf) -> ModelMetadata:
+async def describe_model(request: Request) -> ModelMetadata:
     """Inputs and outputs with their types and shapes; -1 stands for any number of images."""
-    pipeline = runtime.pipeline
+    pipeline = _pipeline_of(request)
     return model_metadata(pipeline.manifest, pipeline.graph, pipeline.engine_name)
 
 
 @model.get("/ready", summary="Does the model take requests?", responses=_errors(404, 503))
-async def model_ready(runtime: RuntimeOf) -> ModelReady:
+async def model_ready(request: Request, runtime: RuntimeOf) -> ModelReady:
     """200 when the model is loaded and warm."""
-    runtime.check_ready()
-    return ModelReady(name=runtime.manifest.name, ready=True)
+    runtime.check_accepting()
+    path = request.path_params
+    runtime.models.serving(path["name"], path.get("version"))
+    return ModelReady(name=path["name"], ready=True)
 
 
 @model.post(
@@ -126,7 +128,7 @@ async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Res
     the request fails with the reason of the first that did not.
     """
     request.state.answer_format = TENSORS
-    pipeline = runtime.pipeline
+    pipeline = _pipeline_of(request)
     signature = signature_of(pipeline.graph, pipeline.manifest.num_classes)
     async with _client_timeout() as timeout, pipeline.admit(limit) as ticket:
         request.state.stopwatch = ticket.stopwatch
@@ -134,7 +136,7 @@ async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Res
         if inference.timeout_s is not None:
             timeout.reschedule(limit.arrived + inference.timeout_s)
         answer = await unless_gone(request, _answer(pipeline, inference, signature, limit, ticket))
-    runtime.metrics.request_succeeded(ticket.stopwatch)
+    runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
     return _response(answer)
 
 
@@ -191,5 +193,5 @@ def _response(answer: Answer) -> Response:
 
 _NAME = "/models/{name}"
 _VERSION = _NAME + "/versions/{version}"
-router.include_router(model, prefix=_NAME, dependencies=[Depends(check_model)])
-router.include_router(model, prefix=_VERSION, dependencies=[Depends(check_model), Depends(check_version)])
+router.include_router(model, prefix=_NAME, dependencies=[Depends(name_of_path)])
+router.include_router(model, prefix=_VERSION, dependencies=[Depends(name_of_path), Depends(version_of_path)])

@@ -65,6 +65,7 @@ def _page_values(runtime: Runtime) -> dict[str, int | str]:
     return {
         "max_image_bytes": settings.max_image_bytes,
         "max_image_pixels": settings.max_image_pixels,
+        "max_timeout_ms": round(1000 * (settings.max_request_timeout_s or 0)),
         "release": release(),
     }
 
@@ -76,7 +77,7 @@ def _html(text: str, *, vary: bool = False) -> Response:
 
 def _welcome(request: Request, runtime: Runtime) -> Welcome:
     url = f"{request.url_for('segment')}?format=color"
-    model = ModelInfo(name=runtime.manifest.name, version=runtime.manifest.version)
+    model = ModelInfo(name=runtime.models.default, version=runtime.models.default_version)
     example = f"curl -F file=@photo.png '{url}' -o mask.png"
     return Welcome.model_validate(
         {"service": "ecenet", "version": release(), "model": model, "docs": DOCS_PATH, "try": example}

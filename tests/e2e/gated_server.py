@@ -1,7 +1,8 @@
 """The real server around an engine that a test holds by its pipes.
 
 Before each batch it prints ``batch <size>`` and waits for a byte on standard input. ``GATED_FUNCTION`` names a function
-of ``service.pipeline`` that does likewise: it prints its name and waits. Arguments are those of the service.
+of ``service.pipeline`` that does likewise: it prints its name and waits. With ``GATED_LOAD`` a load runs a batch too.
+Arguments are those of the service.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class GatedEngine:
     graph = MANIFEST.graph
     num_classes = 2
     max_batch_size = 8
-    warm_up_sizes = ()
+    warm_up_sizes = (1,) if "GATED_LOAD" in os.environ else ()
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         wait_for_a_byte(f"batch {len(images)}")

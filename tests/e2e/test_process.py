@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -55,7 +56,9 @@ class Process:
             pass
 
     def until_metric(self, series: str, value: int) -> None:
-        while f"{series} {value}.0\n" not in httpx.get(self.url + "/metrics").text:
+        name, _, labels = series.partition("{")
+        line = re.compile(rf"^{name}\b.*{re.escape(labels.rstrip('}'))}.* {value}\.0$", re.MULTILINE)
+        while not line.search(httpx.get(self.url + "/metrics").text):
             pass
 
     def until_in_flight(self, count: int) -> None:
@@ -173,8 +176,8 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
     assert gated.line() == "batch 1"
     metrics = httpx.get(gated.url + "/metrics").text
     assert 'ecenet_requests_cancelled_total{stage="queue"} 60.0\n' in metrics
-    assert 'ecenet_images_dropped_total{reason="cancelled"} 60.0\n' in metrics
-    assert "ecenet_batch_size_sum 2.0\n" in metrics
+    assert 'ecenet_images_dropped_total{model="gated",reason="cancelled"} 60.0\n' in metrics
+    assert 'ecenet_batch_size_sum{model="gated"} 2.0\n' in metrics
 
 
 def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(
@@ -308,7 +311,8 @@ def test_wrong_setting_is_told_in_one_line() -> None:
 def test_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
     result = failing("--port", "0", "--model-dir", str(tmp_path))
     assert result.returncode == 1
-    assert result.stderr == f"ecenet-serve: {tmp_path} is no model directory: it has no manifest.json\n"
+    reason = "it has no manifest.json, and neither has a folder in it"
+    assert result.stderr == f"ecenet-serve: {tmp_path} is no model directory: {reason}\n"
 
 
 def test_model_that_cannot_be_loaded_ends_the_process_with_status_1(tmp_path: Path, manifest: Manifest) -> None:

@@ -91,7 +91,7 @@ def test_health_and_metadata(client: InferenceServerClient) -> None:
     assert client.is_model_ready(MODEL, "1.2.3")
     assert not client.is_model_ready(MODEL, "2")
     assert not client.is_model_ready("street")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository"]
     metadata = client.get_model_metadata(MODEL, "1.2.3")
     assert (metadata["platform"], metadata["versions"]) == ("onnxruntime_onnx", ["1.2.3"])
     assert metadata["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 32, 64, 3]}

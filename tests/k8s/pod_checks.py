@@ -12,13 +12,12 @@ from unittest import mock
 
 from pydantic import ValidationError
 
-from model_export.engine_store import STATE_VARIABLE
 from service.command_line import CONFIG_VARIABLE
 from service.settings import ENV_PREFIX, Settings, variable
 from tests.k8s.manifests import Objects
 from tests.k8s.pods import Pod, pods, quantity, serving
 
-_KNOWN = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE, STATE_VARIABLE}
+_KNOWN = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
 # By pod: made by people before the build is applied, or by another build.
 _FROM_OUTSIDE = {
     "Deployment/ecenet": {("Secret", "ecenet-api-keys")},

@@ -336,6 +336,14 @@ def test_builds_into_one_folder_wait_for_each_other(folder: Path) -> None:
     assert order == ["first", "second"]
 
 
+def test_what_a_killed_build_left_is_gone_with_the_next(folder: Path) -> None:
+    kept = engine(folder)
+    (folder / f".{kept.path.name}.0123.part").write_bytes(b"half")
+    with building(folder, lambda: None):
+        pass
+    assert sorted(path.suffix for path in folder.iterdir() if path.name != ".build.lock") == [".engine", ".json"]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from cuda.bindings import runtime as cudart
 
 from model_export import machine
 from model_export.machine import (
@@ -76,6 +77,14 @@ def test_runtime_gpu_and_driver_are_found(packages: dict[str, Any]) -> None:
         (
             {"tensorrt": fake_runtime("10"), "cuda.bindings.runtime": FakeCuda(0, error=35)},
             "no usable NVIDIA GPU: cudaGetDeviceCount gave 35",
+        ),
+        (
+            {"tensorrt": fake_runtime("10"), "cuda.bindings.runtime": FakeCuda(0, error=cudart.cudaError_t(35))},
+            r"gave cudaErrorInsufficientDriver \(no NVIDIA driver, or one older .* in a container --gpus all\)",
+        ),
+        (
+            {"tensorrt": fake_runtime("10"), "cuda.bindings.runtime": FakeCuda(0, error=cudart.cudaError_t(100))},
+            r"gave cudaErrorNoDevice \(the driver finds no GPU; in a container --gpus all\)",
         ),
         ({"tensorrt": fake_runtime("10"), "cuda.bindings.runtime": FakeCuda(0)}, "CUDA finds no GPU: check nvidia-smi"),
     ],

@@ -17,6 +17,7 @@ from model_export.manifest import (
     Manifest,
     ManifestError,
     file_sha256,
+    in_bf16,
     read_manifest,
     write_manifest,
 )
@@ -145,3 +146,13 @@ def test_missing_and_broken_files_are_named(directory: Path, tmp_path: Path) -> 
 def test_reading_a_manifest_needs_the_standard_library_only() -> None:
     code = "import sys, model_export.manifest; print([m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_bf16_is_of_no_file_but_made_of_a_float32_graph(directory: Path) -> None:
+    graph = read_manifest(directory).graph
+    made = in_bf16(graph)
+    assert (made.file, made.sha256, made.precision, made.bounds) == (graph.file, graph.sha256, "bf16", Bounds(0.98))
+    raw = json.loads((directory / "manifest.json").read_text())["graphs"][0]
+    edit(directory, graphs=[{**raw, "precision": "bf16"}])
+    with pytest.raises(ManifestError, match=f"precision of {graph.file} is 'bf16', expected one of fp32, fp16, int8"):
+        read_manifest(directory)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from model_export.__main__ import main
 from model_export.agreement import Agreement, logits_agreement
-from model_export.manifest import Bounds, GraphInfo, Precision, file_sha256, read_manifest, write_manifest
+from model_export.manifest import Bounds, GraphInfo, Precision, file_sha256, in_bf16, read_manifest, write_manifest
 from model_export.verify import (
     Case,
     Cases,
@@ -35,6 +35,7 @@ from model_export.verify import (
     verify,
 )
 from service.engines.base import EngineError
+from service.engines.openvino_engine import openvino_obstacle
 from service.postprocess import labels_of
 from trainer import evaluate
 from trainer.checkpoint import save_checkpoint
@@ -124,13 +125,26 @@ def test_runtimes_that_are_not_here_are_listed_once_with_the_reason(
     monkeypatch.setattr("model_export.verify.obstacles", obstacles)
     status, rows, out, _ = run(exported_dir, "--count", 1)
     assert (status, {row["runtime"] for row in rows}) == (0, {"onnxruntime"})
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         f"{runtime} was not verified on model.onnx, model-72x90-fp16.onnx: no {runtime} today"
-        for runtime in ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+        for runtime in ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino")
     ]
     status, rows, out, err = run(exported_dir, "--runtime", "onnxruntime", "--runtime", "tensorrt-rtx")
     assert (status, out) == (1, "")
     assert err == "ecenet-export: --runtime tensorrt-rtx cannot be used: no tensorrt-rtx today\n"
+
+
+def test_openvino_is_verified_too_and_in_bf16_where_that_is_asked_for(exported_dir: Path, run: Verify) -> None:
+    status, (fp32, fp16), _, _ = run(exported_dir, "--runtime", "openvino", "--count", 2)
+    assert (status, fp32["runtime"], fp32["verdict"], fp16["verdict"]) == (0, "openvino", "ok", "ok")
+    assert float(fp32["logit error"]) < 1e-4
+    if (obstacle := openvino_obstacle("bf16")) is not None:
+        assert "does not compute in bf16" in obstacle
+        return
+    _, (row,), out, _ = run(exported_dir, "--precision", "bf16", "--count", 2)
+    assert (row["runtime"], row["graph"], row["precision"]) == ("openvino", "model.onnx", "bf16")
+    assert float(row["logit error"]) > float(fp32["logit error"])
+    assert "onnxruntime was not verified on model.onnx: it does not compute in bf16, only --engine openvino does" in out
 
 
 def test_a_runtime_without_an_engine_cannot_be_asked_for(exported_dir: Path, run: Verify) -> None:
@@ -194,7 +208,8 @@ def test_images_need_the_checkpoint_and_a_directory_without_stored_outputs_too(
 
 
 def test_images_of_a_folder_are_resized_and_counted(exported_dir: Path, camvid: Path, run: Verify) -> None:
-    status, (row,), out, _ = run(exported_dir, "--images", camvid / "val", "--count", 2, "--precision", "fp32")
+    options = ("--count", 2, "--precision", "fp32", "--runtime", "onnxruntime")
+    status, (row,), out, _ = run(exported_dir, "--images", camvid / "val", *options)
     assert (status, row["images"], row["equal labels"]) == (0, "2", "100.000%")
     assert f"on 2 images of {camvid / 'val'}\n" in out
 
@@ -228,6 +243,7 @@ def test_graphs_are_chosen_by_precision_and_size(exported_dir: Path, run: Verify
     manifest = read_manifest(exported_dir)
     assert [graph.precision for graph in choose_graphs(manifest, [], [(72, 90)])] == ["fp32", "fp16"]
     assert [graph.precision for graph in choose_graphs(manifest, ["fp16", "int8"], [])] == ["fp16"]
+    assert choose_graphs(manifest, ["bf16"], []) == [in_bf16(manifest.graph)]
     status, _, _, err = run(exported_dir, "--precision", "fp32", "--size", "64x64")
     assert (status, "has no graph of this --precision and --size; it has 72x90 fp32, 72x90 fp16" in err) == (1, True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import selectors
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
@@ -22,10 +23,13 @@ from starlette.types import Message, Scope
 from model_export.manifest import GraphInfo, Manifest
 from service.app import create_app
 from service.batcher import Batcher, BatchRow, DropReason
+from service.pipeline import Pipeline
 from service.runtime import Runtime
 from service.settings import Settings
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+LABEL = re.compile(r'\w+="[^"]*"')
 
 # Brightness of images on which the fake engines fail.
 POISON = 201
@@ -237,9 +241,22 @@ class Api:
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.http.get(path, headers=headers)
 
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.runtime.pipeline()
+
+    @property
+    def batcher(self) -> Batcher:
+        return self.runtime.models.serving().batcher
+
     async def metric(self, series: str) -> float:
-        text = (await self.get("/metrics")).text
-        return float(next(line for line in text.splitlines() if line.startswith(series + " ")).rpartition(" ")[2])
+        """Sum of the series of a name that have the labels named, of which there must be one."""
+        name, _, labels = series.partition("{")
+        wanted = set(LABEL.findall(labels))
+        lines = (await self.get("/metrics")).text.splitlines()
+        found = [line for line in lines if re.match(rf"{name}[{{ ]", line) and wanted <= set(LABEL.findall(line))]
+        assert found, series
+        return sum(float(line.rpartition(" ")[2]) for line in found)
 
     async def until_queued(self, count: int) -> None:
         while await self.metric("ecenet_queue_depth") != count:  # noqa: ASYNC110  the metric is what is tested
@@ -323,12 +340,11 @@ def exchange() -> type[Exchange]:
 
 
 @pytest.fixture
-def serving(engine: FakeEngine, manifest: Manifest) -> Callable[..., AbstractAsyncContextManager[Api]]:
-    """Serves with some settings; ``warm=False`` does not wait for the model."""
+def running() -> Callable[..., AbstractAsyncContextManager[Api]]:
+    """Starts and stops an app; ``warm=False`` does not wait for the model."""
 
     @asynccontextmanager
-    async def serve(*, warm: bool = True, **settings: Any) -> AsyncIterator[Api]:
-        app = create_app(Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings}), engine, manifest)
+    async def run(app: FastAPI, *, warm: bool = True) -> AsyncIterator[Api]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
@@ -337,6 +353,19 @@ def serving(engine: FakeEngine, manifest: Manifest) -> Callable[..., AbstractAsy
             if warm:
                 await app.state.runtime.started.wait()
             yield Api(app, http)
+
+    return run
+
+
+@pytest.fixture
+def serving(
+    engine: FakeEngine, manifest: Manifest, running: Callable[..., AbstractAsyncContextManager[Api]]
+) -> Callable[..., AbstractAsyncContextManager[Api]]:
+    """Serves with some settings; ``warm=False`` does not wait for the model."""
+
+    def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Api]:
+        app = create_app(Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings}), engine, manifest)
+        return running(app, warm=warm)
 
     return serve
 

@@ -199,15 +199,15 @@ def test_no_stage_begins_after_the_deadline() -> None:
 async def test_somebody_comes_until_the_last_has_reached_the_queue_or_left() -> None:
     admission, _ = make()
     left: list[bool] = []
-    admission.when_one_leaves(lambda: left.append(admission.somebody_comes))
-    assert not admission.somebody_comes
+    admission.when_one_leaves(lambda: left.append(admission.somebody_comes()))
+    assert not admission.somebody_comes()
     async with admission.permit() as first:
-        assert admission.somebody_comes
+        assert admission.somebody_comes()
         first.enter("queue")
-        assert not admission.somebody_comes
+        assert not admission.somebody_comes()
         async with admission.permit() as second:
             second.enter("decode")
-            assert admission.somebody_comes
+            assert admission.somebody_comes()
         assert left == [False]
 
 
@@ -232,6 +232,30 @@ async def test_drain_waits_for_those_inside_and_admits_nobody() -> None:
     assert await visitor == "answered"
     await drain
     assert observer.events == ["rejected: draining"]
+
+
+async def test_drain_waits_for_a_stay_whose_parts_still_come_in() -> None:
+    admission, observer = make()
+    with admission.stay():
+        drain = asyncio.create_task(admission.drain(60))
+        await asyncio.sleep(0)
+        async with admission.permit(accepted=True):
+            pass
+        with pytest.raises(Draining):
+            async with admission.permit():
+                pytest.fail("admitted")
+        assert not drain.done()
+    await drain
+    assert observer.events == ["rejected: draining"]
+
+
+async def test_drain_does_not_wait_for_a_stay_when_its_time_is_over() -> None:
+    admission, _ = make()
+    with admission.stay():
+        await admission.drain(0)
+        with pytest.raises(Draining):
+            async with admission.permit(accepted=True):
+                pytest.fail("admitted")
 
 
 async def test_drain_cuts_off_who_is_left_when_its_time_is_over() -> None:

@@ -164,7 +164,7 @@ async def test_dead_batcher_is_told_by_the_health_check(
         raise KeyError("a bug")
 
     async with serving() as api:
-        monkeypatch.setattr(api.runtime.metrics, "batch_finished", fail)
+        monkeypatch.setattr(api.batcher._observer, "batch_finished", fail)
         lost = asyncio.create_task(api.post(solid(0)))
         api.check_problem(await lost, 503, "engine-down", "batcher has stopped")
         api.check_problem(await api.get("/healthz"), 503, "engine-down", "batcher has stopped")
@@ -207,7 +207,7 @@ async def test_documentation_describes_both_bodies_and_every_error(api: Api) -> 
     operation = document["paths"]["/segment"]["post"]
     bodies = {"multipart/form-data", "image/*", "application/octet-stream", "application/json"}
     assert set(operation["requestBody"]["content"]) == bodies
-    problems = ["400", "406", "413", "415", "422", "500", "503", "504"]
+    problems = ["400", "404", "406", "413", "415", "422", "500", "503", "504"]
     assert set(operation["responses"]) == {"200", "304", *problems}
     references = {text.partition('"')[0] for text in str(document).replace("'", '"').split("#/components/schemas/")[1:]}
     assert references <= set(document["components"]["schemas"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import email
+import email.policy
 import io
 import json
 import zipfile
 from collections.abc import Callable
+from email.message import EmailMessage
 from typing import Any
 
 import httpx
@@ -56,6 +59,32 @@ async def test_every_image_has_the_answer_that_it_has_alone(api: Api, png: Png, 
         assert files[entry["file"]] == alone.content
 
 
+@pytest.mark.parametrize("by", ["header", "parameter"])
+async def test_multipart_message_has_the_answers_of_single_images(api: Api, png: Png, solid: Solid, by: str) -> None:
+    images = [("a.png", png()), ("b.png", b"hello"), ("\u00e4.png", solid(255))]
+    headers = {"Accept": "multipart/mixed" if by == "header" else "*/*"}
+    parameters = {"envelope": "multipart"} if by == "parameter" else {}
+    files = [("file", image) for image in images]
+    response = await api.http.post("/segment/batch", params=parameters, headers=headers, files=files)
+    assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+    assert response.headers["x-model-version"] == "1.2.3"
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + response.content, EmailMessage, policy=email.policy.HTTP)
+    parts = list(message.iter_parts())
+    assert [part["Content-Disposition"].params["name"] for part in parts] == [name for name, _ in images]
+    for part, (_, data) in zip(parts, images, strict=True):
+        alone = await api.post(data)
+        assert (part["Status"], part["ETag"]) == (str(alone.status_code), alone.headers.get("etag"))
+        assert part["Content-Type"] == alone.headers["content-type"]
+        if alone.status_code == 200:
+            assert part.get_payload(decode=True) == alone.content
+
+
+async def test_header_that_takes_no_envelope_is_406(api: Api, solid: Solid) -> None:
+    response = await api.http.post("/segment/batch", files=[("file", ("a", solid(0)))], headers={"Accept": "image/png"})
+    api.check_problem(response, 406, "not-acceptable", "application/zip, multipart/mixed", "?envelope=")
+
+
 @pytest.mark.parametrize(
     ("answer_format", "extension"),
     [("color", "png"), ("json", "json"), ("contours", "geojson"), ("npy", "npy"), ("confidence", "png")],
@@ -71,8 +100,8 @@ async def test_parameters_hold_for_every_image(api: Api, png: Png, answer_format
 async def test_bad_images_harm_no_other(api: Api, solid: Solid) -> None:
     images = [("a", solid(0)), ("b", b"hello"), ("c", solid(POISON)), ("d", bytes(5000)), ("e", solid(255))]
     entries, files = unpack(await send(api, images))
-    assert [entry["status"] for entry in entries] == [200, 400, 500, 400, 200]
-    for index, slug in ((1, "not-an-image"), (2, "engine-failure"), (3, "not-an-image")):
+    assert [entry["status"] for entry in entries] == [200, 400, 500, 413, 200]
+    for index, slug in ((1, "not-an-image"), (2, "engine-failure"), (3, "payload-too-large")):
         problem = json.loads(files[entries[index]["file"]])
         assert entries[index]["file"].endswith(".problem.json")
         assert (problem["type"], problem["status"]) == (slug, entries[index]["status"])
@@ -120,28 +149,14 @@ async def test_images_and_bytes_are_limited(serving: Serving, solid: Solid) -> N
         assert problem["limit"] == 4096
         entries, _ = unpack(await send(api, images[:2]))
         assert len(entries) == 2
-        assert api.app.state.batch_places.taken == 0
+        assert api.app.state.batch_memory.requests == 0
+        assert api.app.state.batch_memory.held == 0
 
 
 async def test_more_images_than_places_in_the_service_are_answered(serving: Serving, solid: Solid) -> None:
     async with serving(max_queue_size=1) as api:
         entries, _ = unpack(await send(api, [(str(level), solid(level)) for level in range(20)]))
         assert [entry["status"] for entry in entries] == [200] * 20
-
-
-async def test_fifth_request_at_once_is_answered_503(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
-    async with serving() as api:
-        engine.shut()
-        tasks = [asyncio.create_task(send(api, [("a", solid(0))])) for _ in range(4)]
-        await engine.until_entered()
-        while api.app.state.batch_places.taken < 4:  # noqa: ASYNC110  the places are what is tested
-            await asyncio.sleep(0)
-        problem = api.check_problem(await send(api, [("a", solid(0))]), 503, "overloaded", "4 requests")
-        assert problem["limit"] == 4
-        engine.gate.set()
-        for response in await asyncio.gather(*tasks):
-            assert unpack(response)[0][0]["status"] == 200
-        assert api.app.state.batch_places.taken == 0
 
 
 async def test_time_that_is_over_is_told_of_every_image(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
@@ -153,14 +168,29 @@ async def test_time_that_is_over_is_told_of_every_image(engine: FakeEngine, serv
         engine.gate.set()
 
 
+async def test_images_are_counted_as_single_ones_are(api: Api, solid: Solid) -> None:
+    await send(api, [("a", solid(0)), ("b", b"hello"), ("c", solid(POISON)), ("d", solid(255))], format="color")
+    for status, count in ((200, 2), (400, 1), (500, 1)):
+        assert await api.metric(f'ecenet_requests_total{{format="color",status="{status}"}}') == count
+    assert await api.metric("ecenet_request_seconds_count") == 2
+    assert await api.metric('ecenet_stage_seconds_count{stage="infer"}') == 2
+
+
+async def test_refused_request_is_counted_once(api: Api, solid: Solid) -> None:
+    await send(api, [("a", solid(0))], classes="Moon")
+    assert await api.metric('ecenet_requests_total{format="none",status="422"}') == 1
+
+
 async def test_work_of_a_departed_client_is_dropped(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
     async with serving() as api:
         engine.shut()
-        task = asyncio.create_task(send(api, [("a", solid(0)), ("b", solid(1))]))
+        task = asyncio.create_task(send(api, [("a", solid(0))] * 20))
         await engine.until_entered()
         task.cancel()
         await asyncio.wait((task,))
-        while api.app.state.batch_places.taken:  # noqa: ASYNC110  the places are what is tested
+        while api.app.state.batch_memory.requests:  # noqa: ASYNC110  the places are what is tested
             await asyncio.sleep(0)
         assert await api.metric("ecenet_in_flight") == 0
+        assert await api.metric('ecenet_requests_total{format="labels",status="499"}') == 20
+        assert api.app.state.batch_memory.held == 0
         engine.gate.set()

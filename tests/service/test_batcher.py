@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -341,6 +343,22 @@ def test_full_batch_is_copied_together_while_the_engine_runs(play: Play) -> None
     play(story, stacking=stacking)
 
 
+def test_next_batch_goes_to_the_engine_before_the_rows_of_the_last_are_handed_out(play: Play) -> None:
+    answered: list[int] = []
+
+    async def story(bench: Bench) -> None:
+        first = bench.submit(0)
+        await asyncio.sleep(11)
+        waiting = [bench.submit(number, on_start=lambda: answered.extend(bench.observer.sizes)) for number in range(4)]
+        await bench.settle()
+        bench.engine.run()
+        await bench.run_until_done([first, *waiting])
+        assert bench.observer.sizes == [1, 4]
+        assert answered == []
+
+    play(story, stacking=InlineExecutor())
+
+
 def test_who_leaves_a_batch_that_was_copied_ahead_never_runs(play: Play) -> None:
     async def story(bench: Bench) -> None:
         bench.submit(0)
@@ -502,3 +520,22 @@ def test_slow_batch_that_was_given_up_does_not_count_for_the_speed(play: Play) -
         assert bench.batcher.seconds_per_image == 0.5
 
     play(story, engine_timeout_s=1e-9, seconds_per_image=0.5)
+
+
+def test_rows_are_let_go_once_they_are_answered(play: Play) -> None:
+    """While the batcher waits for the next batch, and without the garbage collector: they can hold a lot of memory."""
+
+    async def story(bench: Bench) -> None:
+        rows = [bench.submit(value) for value in range(4)]
+        await bench.run_until_done(rows)
+        batch = weakref.ref(rows[0].result().output.base)
+        assert batch() is not None
+        rows.clear()
+        await bench.settle()
+        assert batch() is None
+
+    gc.disable()
+    try:
+        play(story)
+    finally:
+        gc.enable()

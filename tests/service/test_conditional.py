@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_export.manifest import Manifest
 from service.etag import answer_tag, format_tag, parse_tags
 
 # Fixtures' types, which live in conftest.py.
@@ -90,16 +91,16 @@ async def test_other_image_or_parameters_are_answered_anew(api: Api, solid: Soli
 
 @pytest.mark.anyio
 async def test_tag_depends_on_model_graph_and_runtime(
-    serving: Serving, solid: Solid, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, solid: Solid, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving() as api:
         first = (await ask(api, solid(9))).headers["etag"]
-        identity = api.runtime.pipeline._identity
-        assert identity == ("brightness", "1.2.3", "0" * 64, "fake")
+        identity = api.pipeline._identity
+        assert identity == ("brightness", "1.2.3", repr(manifest.classes), "0" * 64, "fake")
         tags = {first}
         for index in range(len(identity)):
             changed = [*identity[:index], "other", *identity[index + 1 :]]
-            monkeypatch.setattr(api.runtime.pipeline, "_identity", tuple(changed))
+            monkeypatch.setattr(api.pipeline, "_identity", tuple(changed))
             tags.add((await ask(api, solid(9))).headers["etag"])
         assert len(tags) == 1 + len(identity)
 
@@ -160,4 +161,4 @@ async def test_kept_bytes_are_bounded(serving: Serving, solid: Solid) -> None:
         size = len((await ask(api, solid(0))).content)
         for level in range(1, 40):
             await ask(api, solid(level))
-        assert 1000 - size < api.runtime.pipeline._cache.size_bytes <= 1000
+        assert 1000 - size < api.pipeline._cache.size_bytes <= 1000

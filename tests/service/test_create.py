@@ -194,7 +194,7 @@ def test_runtimes_that_were_not_asked_for_are_not_looked_at(
 @pytest.mark.skipif(cuda.gpu_obstacle() is None, reason="there is a GPU")
 def test_machine_without_a_gpu_tells_of_each_runtime_what_it_lacks(model_dir: Path, two_graphs: Manifest) -> None:
     found = obstacles(model_dir, two_graphs, Settings())
-    assert list(found) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
+    assert list(found) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime", "openvino"]
     assert found["onnxruntime"] is None
     for runtime in ("tensorrt", "tensorrt-rtx"):
         assert "is not installed: pip install" in str(found[runtime]) or "no usable NVIDIA GPU" in str(found[runtime])

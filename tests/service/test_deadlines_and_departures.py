@@ -65,7 +65,7 @@ async def until_codec_idle(api: Any) -> None:
 async def narrow(serving: Serving) -> AsyncIterator[Any]:
     """An app with one codec thread."""
     async with serving(codec_threads=1) as api:
-        api.runtime.engine.batch_sizes.clear()
+        api.runtime.models.serving().engine.batch_sizes.clear()
         yield api
 
 
@@ -101,7 +101,7 @@ async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
     held.opened.set()
     await until_codec_idle(narrow)
     assert after is None or after.calls == 0
-    assert tuple(narrow.runtime.engine.batch_sizes) == stage.batches
+    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
 
 
 async def test_departure_is_noticed_while_the_engine_runs(
@@ -118,7 +118,7 @@ async def test_departure_is_noticed_while_the_engine_runs(
         assert request.status == 499
         assert await api.metric('ecenet_requests_cancelled_total{stage="infer"}') == 1
         engine.gate.set()
-        while api.runtime._batcher.backlog:  # noqa: ASYNC110  nobody tells of a result that nobody waits for
+        while api.batcher.backlog:  # noqa: ASYNC110  nobody tells of a result that nobody waits for
             await asyncio.sleep(0)
         assert after.calls == 0
 
@@ -158,7 +158,7 @@ async def test_expired_work_goes_no_further(
     held.opened.set()
     await until_codec_idle(narrow)
     assert after is None or after.calls == 0
-    assert tuple(narrow.runtime.engine.batch_sizes) == stage.batches
+    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
 
 
 async def test_expired_work_that_waits_never_reaches_the_engine(

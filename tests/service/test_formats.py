@@ -273,7 +273,7 @@ async def test_classes_of_a_model_with_256_have_no_void(
 ) -> None:
     async with serving() as api:
         classes = tuple(replace(manifest.classes[0], id=number, name=str(number)) for number in range(256))
-        monkeypatch.setattr(api.runtime.pipeline, "manifest", replace(manifest, classes=classes))
+        monkeypatch.setattr(api.pipeline, "manifest", replace(manifest, classes=classes))
         api.check_problem(await api.post(solid(1), classes="3"), 422, "invalid-parameter", "all 256 ids")
 
 
@@ -283,7 +283,7 @@ async def test_name_with_a_comma_is_one_class(
     async with serving() as api:
         dark, *others = manifest.classes
         classes = (replace(dark, name="dark, black"), *others)
-        monkeypatch.setattr(api.runtime.pipeline, "manifest", replace(manifest, classes=classes))
+        monkeypatch.setattr(api.pipeline, "manifest", replace(manifest, classes=classes))
         assert at_columns(api.pixels(await api.post(png(32, 96), classes="dark, black"))) == [0, 255, 255]
 
 
@@ -306,6 +306,8 @@ async def test_classes_and_models_are_listed(api: Api) -> None:
                 "engine": "fake",
                 "num_classes": 3,
                 "formats": list(FORMATS),
+                "modes": ["resize", "tile"],
+                "default": True,
             }
         ]
     }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -390,3 +393,37 @@ def test_grey_pngs_are_read_in_both_depths(dtype: type[np.generic], mode: str) -
     data = encoded(stored, "PNG")
     assert Image.open(io.BytesIO(data)).mode == mode
     np.testing.assert_array_equal(decoded(data).pixels, np.repeat(grey[..., None], 3, axis=2))
+
+
+_PEAK_OF_DECODING = """
+import sys
+from service.image_codec import decode
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+
+small, large = (open(path, "rb").read() for path in sys.argv[1:])
+decode(small, max_image_bytes=1 << 30, max_image_pixels=1 << 30)
+before = peak()
+pixels = decode(large, max_image_bytes=1 << 30, max_image_pixels=1 << 30).pixels
+print((peak() - before) / (pixels.size / 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("image", "most"),
+    [
+        (Image.new("RGBA", (1, 1), (1, 2, 3, 128)), 9),
+        (Image.fromarray(np.full((1, 1), 300, np.uint16)), 7),
+        (Image.new("P", (1, 1), 3), 6),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_conversion_never_holds_another_whole_copy(image: Image.Image, most: float, tmp_path: Path) -> None:
+    """Bytes per pixel at the peak: of Pillow's image (4, 2 and 1), of the result (3), and of a strip."""
+    paths = [tmp_path / "small.png", tmp_path / "large.png"]
+    for path, side in zip(paths, (8, 4000), strict=True):
+        image.resize((side, side)).save(path, compress_level=1)
+    told = subprocess.check_output([sys.executable, "-c", _PEAK_OF_DECODING, *map(str, paths)], text=True)
+    assert float(told) < most

@@ -148,7 +148,7 @@ async def test_lines_of_tasks_and_threads_belong_to_their_request() -> None:
 async def test_access_line_tells_a_request(api: Api, solid: Solid) -> None:
     with logged("json", "service.request_context") as (_, stream):
         response = await api.http.post(
-            "/segment?format=json&secret=1",
+            "/segment?format=json&background=5ec2e7",
             content=solid(128),
             headers={"Content-Type": "image/png", "X-Request-ID": "id-1"},
         )
@@ -158,7 +158,7 @@ async def test_access_line_tells_a_request(api: Api, solid: Solid) -> None:
     assert line["bytes"] == len(response.content)
     assert line["duration_ms"] > 0
     assert line["message"].startswith("POST /segment 200 ")
-    assert "secret" not in stream.getvalue()
+    assert "5ec2e7" not in stream.getvalue()
 
 
 async def test_health_checks_are_logged_for_debugging_only(api: Api) -> None:
@@ -178,7 +178,7 @@ async def test_path_cannot_forge_a_line(api: Api) -> None:
 
 
 async def test_line_of_a_failure_has_the_request_id(api: Api, solid: Solid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(api.runtime.pipeline), "admit", lambda *_: 1 // 0)
+    monkeypatch.setattr(type(api.pipeline), "admit", lambda *_: 1 // 0)
     with logged("json", "service") as (_, stream):
         await api.http.post("/segment", content=solid(1), headers={"X-Request-ID": "id-2", "Content-Type": "image/png"})
     failure = next(line for line in objects(stream) if line["level"] == "error")
@@ -189,13 +189,13 @@ async def test_line_of_a_failure_has_the_request_id(api: Api, solid: Solid, monk
 async def test_lines_from_codec_threads_have_the_request_id(
     api: Api, solid: Solid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = api.runtime.pipeline._prepare
+    decode = api.pipeline._prepare
 
     def prepare(*arguments: Any) -> Any:
         logging.getLogger("PIL.Image").warning("odd")
         return decode(*arguments)
 
-    monkeypatch.setattr(api.runtime.pipeline, "_prepare", prepare)
+    monkeypatch.setattr(api.pipeline, "_prepare", prepare)
     with logged("json", "PIL") as (_, stream):
         await api.http.post("/segment", content=solid(1), headers={"X-Request-ID": "id-3", "Content-Type": "image/png"})
     (line,) = [line for line in objects(stream) if line["message"] == "odd"]

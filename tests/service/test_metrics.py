@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from service.errors import (
     RateLimited,
     ServiceError,
 )
-from service.metrics import NO_FORMAT, STATUSES, Metrics
+from service.metrics import NO_MODEL, Metrics
+from service.model_metrics import NO_FORMAT, STATUSES, TENSORS
 from service.schemas import AnswerFormat
 from service.stopwatch import STAGES, WORK_STAGES, Stopwatch
 
@@ -40,49 +42,69 @@ def value(metrics: Metrics, name: str, /, **labels: str) -> float:
 
 def test_every_label_set_is_there_with_zero_before_the_first_event() -> None:
     metrics = Metrics()
-    for answer_format, status in itertools.product((*AnswerFormat, NO_FORMAT), STATUSES):
-        assert value(metrics, "ecenet_requests_total", format=str(answer_format), status=str(status)) == 0
-    for stage in STAGES:
-        assert value(metrics, "ecenet_stage_seconds_count", stage=stage) == 0
+    for answer_format, status in itertools.product((TENSORS, NO_FORMAT), STATUSES):
+        labels = {"model": NO_MODEL, "format": answer_format, "status": str(status)}
+        assert value(metrics, "ecenet_requests_total", **labels) == 0
     for reason in ("overloaded", "overloaded-pixels", "rate-limited", "engine-down", "draining", "not-ready"):
         assert value(metrics, "ecenet_requests_rejected_total", reason=reason) == 0
     for stage in WORK_STAGES:
         assert value(metrics, "ecenet_requests_cancelled_total", stage=stage) == 0
         assert value(metrics, "ecenet_requests_expired_total", stage=stage) == 0
-    for reason in ("cancelled", "expired", "drained", "engine-down"):
-        assert value(metrics, "ecenet_images_dropped_total", reason=reason) == 0
-    for result in ("success", "failure"):
-        assert value(metrics, "ecenet_model_loads_total", result=result) == 0
-    for name in ("ecenet_batch_failures_total", "ecenet_batch_size_count", "ecenet_queue_wait_seconds_count"):
-        assert value(metrics, name) == 0
     assert not any(name.endswith("_created") for name, _ in samples(metrics))
+
+
+def test_every_label_set_of_a_model_is_there_with_zero_before_its_first_event() -> None:
+    metrics = Metrics()
+    metrics.of_model("street")
+    for answer_format, status in itertools.product((*AnswerFormat, TENSORS, NO_FORMAT), STATUSES):
+        labels = {"model": "street", "format": str(answer_format), "status": str(status)}
+        assert value(metrics, "ecenet_requests_total", **labels) == 0
+    for stage in STAGES:
+        assert value(metrics, "ecenet_stage_seconds_count", model="street", stage=stage) == 0
+    for reason in ("cancelled", "expired", "drained", "engine-down"):
+        assert value(metrics, "ecenet_images_dropped_total", model="street", reason=reason) == 0
+    for result in ("success", "failure"):
+        assert value(metrics, "ecenet_model_loads_total", model="street", result=result) == 0
+    for name in ("batch_failures_total", "batch_size_count", "queue_wait_seconds_count", "request_seconds_count"):
+        assert value(metrics, f"ecenet_{name}", model="street") == 0
 
 
 def test_events_are_counted() -> None:
     metrics = Metrics()
-    metrics.request_answered("color", 200)
+    metrics.request_answered(NO_MODEL, "none", 404)
     errors: list[ServiceError] = [Overloaded("full"), PixelsOverloaded("full"), RateLimited("too fast")]
     for error in (*errors, EngineDown("stuck"), Draining("stopping"), NotReady("loading"), Overloaded("full")):
         metrics.request_rejected(error)
     metrics.client_left("decode")
     metrics.request_expired("queue")
-    metrics.image_started(0.5)
-    metrics.model_loaded("failure")
-    metrics.batch_finished(3, 0.2)
-    metrics.batch_failed()
-    metrics.work_dropped("expired")
-    assert value(metrics, "ecenet_requests_total", format="color", status="200") == 1
+    assert value(metrics, "ecenet_requests_total", model="none", format="none", status="404") == 1
     assert value(metrics, "ecenet_requests_rejected_total", reason="overloaded") == 2
     for reason in ("overloaded-pixels", "rate-limited", "engine-down", "draining", "not-ready"):
         assert value(metrics, "ecenet_requests_rejected_total", reason=reason) == 1
     assert value(metrics, "ecenet_requests_cancelled_total", stage="decode") == 1
     assert value(metrics, "ecenet_requests_expired_total", stage="queue") == 1
-    assert value(metrics, "ecenet_queue_wait_seconds_sum") == 0.5
-    assert value(metrics, "ecenet_model_loads_total", result="failure") == 1
-    assert value(metrics, "ecenet_batch_size_sum") == 3
-    assert value(metrics, "ecenet_batch_seconds_sum") == 0.2
-    assert value(metrics, "ecenet_batch_failures_total") == 1
-    assert value(metrics, "ecenet_images_dropped_total", reason="expired") == 1
+
+
+def test_events_of_a_model_are_counted_to_it_alone() -> None:
+    metrics = Metrics()
+    street, night = metrics.of_model("street"), metrics.of_model("night")
+    assert metrics.of_model("street") is street
+    metrics.request_answered("street", "color", 200)
+    street.image_started(0.5)
+    street.load_finished("failure")
+    street.batch_finished(3, 0.2)
+    night.batch_finished(1, 0.5)
+    street.batch_failed()
+    street.work_dropped("expired")
+    assert value(metrics, "ecenet_requests_total", model="street", format="color", status="200") == 1
+    assert value(metrics, "ecenet_queue_wait_seconds_sum", model="street") == 0.5
+    assert value(metrics, "ecenet_model_loads_total", model="street", result="failure") == 1
+    assert value(metrics, "ecenet_model_loads_total", model="night", result="failure") == 0
+    assert value(metrics, "ecenet_batch_size_sum", model="street") == 3
+    assert value(metrics, "ecenet_batch_size_sum", model="night") == 1
+    assert value(metrics, "ecenet_batch_seconds_sum", model="street") == 0.2
+    assert value(metrics, "ecenet_batch_failures_total", model="street") == 1
+    assert value(metrics, "ecenet_images_dropped_total", model="street", reason="expired") == 1
 
 
 def test_stages_of_a_request_are_observed() -> None:
@@ -90,41 +112,44 @@ def test_stages_of_a_request_are_observed() -> None:
     stopwatch.add("infer", 0.25)
     stopwatch.add("wait", 0.5)
     stopwatch.add("wait", 0.5)
-    metrics.request_succeeded(stopwatch)
-    assert value(metrics, "ecenet_stage_seconds_sum", stage="infer") == 0.25
-    assert value(metrics, "ecenet_stage_seconds_sum", stage="wait") == 1.0
-    assert value(metrics, "ecenet_request_seconds_count") == 1
+    metrics.request_succeeded("street", stopwatch)
+    assert value(metrics, "ecenet_stage_seconds_sum", model="street", stage="infer") == 0.25
+    assert value(metrics, "ecenet_stage_seconds_sum", model="street", stage="wait") == 1.0
+    assert value(metrics, "ecenet_request_seconds_count", model="street") == 1
 
 
 def test_gauges_are_read_at_the_scrape() -> None:
-    metrics, depth = Metrics(), [2]
-    metrics.watch(
-        queue_depth=lambda: depth[0],
-        in_flight=lambda: 5,
-        in_flight_pixels=lambda: 640,
-        is_ready=lambda: True,
-        engine_is_up=lambda: False,
-    )
-    depth[0] = 4
-    assert value(metrics, "ecenet_queue_depth") == 4
+    metrics = Metrics()
+    metrics.watch(in_flight=lambda: 5, in_flight_pixels=lambda: 640, is_ready=lambda: True)
     assert value(metrics, "ecenet_in_flight") == 5
     assert value(metrics, "ecenet_in_flight_pixels") == 640
     assert value(metrics, "ecenet_ready") == 1
-    assert value(metrics, "ecenet_engine_up") == 0
 
 
-def test_model_and_release_are_named(manifest: Manifest) -> None:
-    metrics = Metrics()
-    metrics.describe(manifest, "fake", manifest.graph, "0.9")
+def test_a_version_that_serves_is_named_and_its_gauges_are_read_until_it_leaves(manifest: Manifest) -> None:
+    metrics, batcher = Metrics("0.9"), SimpleNamespace(depth=2, down="")
+    model = metrics.of_model("brightness")
+    model.serve(manifest, "fake", manifest.graph, batcher)  # type: ignore[arg-type]
     labels = {"name": "brightness", "version": "1.2.3", "engine": "fake", "precision": "fp32", "input_size": "32x64"}
     assert value(metrics, "ecenet_model_info", **labels) == 1
     assert value(metrics, "ecenet_build_info", version="0.9") == 1
+    assert value(metrics, "ecenet_engine_up", model="brightness") == 1
+    batcher.depth, batcher.down = 4, "stuck"
+    assert value(metrics, "ecenet_queue_depth", model="brightness") == 4
+    assert value(metrics, "ecenet_engine_up", model="brightness") == 0
+    model.batch_finished(1, 0.5)
+    model.leave()
+    model.leave()
+    names = {name for name, _ in samples(metrics)}
+    assert not {"ecenet_model_info", "ecenet_engine_up", "ecenet_queue_depth"} & names
+    assert value(metrics, "ecenet_batch_size_count", model="brightness") == 1
 
 
 def test_two_apps_do_not_share_metrics() -> None:
     first, second = Metrics(), Metrics()
-    first.batch_failed()
-    assert value(second, "ecenet_batch_failures_total") == 0
+    first.of_model("street").batch_failed()
+    second.of_model("street")
+    assert value(second, "ecenet_batch_failures_total", model="street") == 0
 
 
 # https://prometheus.io/docs/practices/naming: base units only, and the unit at the end of the name.
@@ -137,7 +162,9 @@ def families(metrics: Metrics) -> list[Any]:
 
 
 def test_names_and_units_follow_the_conventions() -> None:
-    for family in families(Metrics()):
+    metrics = Metrics()
+    metrics.of_model("street")
+    for family in families(metrics):
         words = family.name.split("_")
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name), family.name
         assert words[0] in ("ecenet", "process")
@@ -158,7 +185,8 @@ def test_promtool_finds_nothing_to_say(manifest: Manifest) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
-    metrics = Metrics()
-    metrics.describe(manifest, "fake", manifest.graph, "0.9")
+    metrics = Metrics("0.9")
+    batcher = SimpleNamespace(depth=0, down="")
+    metrics.of_model("brightness").serve(manifest, "fake", manifest.graph, batcher)  # type: ignore[arg-type]
     told = subprocess.run([promtool, "check", "metrics"], input=metrics.expose(), capture_output=True, check=False)
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")

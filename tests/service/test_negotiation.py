@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.errors import NotAcceptable
-from service.negotiation import negotiate
+from service.negotiation import OFFERS, negotiate
 from service.schemas import AnswerFormat
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -38,7 +38,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
     ],
 )
 def test_best_offer_is_taken(accept: str | None, media_type: str, answer_format: str) -> None:
-    assert negotiate(accept) == (media_type, AnswerFormat(answer_format))
+    assert negotiate(accept, OFFERS, "format") == (media_type, AnswerFormat(answer_format))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,9 @@ def test_best_offer_is_taken(accept: str | None, media_type: str, answer_format:
 )
 def test_nothing_acceptable_names_the_offers(accept: str) -> None:
     with pytest.raises(NotAcceptable) as caught:
-        negotiate(accept)
+        negotiate(accept, OFFERS, "format")
     assert repr(accept) in caught.value.detail
+    assert "?format= chooses" in caught.value.detail
     assert "image/png, application/json, application/geo+json" in caught.value.detail
     assert caught.value.extra["value"] == accept
     assert caught.value.extra["accepted"][0] == "image/png"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import email
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from service.batch_envelope import Envelope
 from service.json_image import parse_json_image
 from service.negotiation import OFFERS
 from service.schemas import AnswerFormat, ClassContours, Labels, Models, SegmentationSummary
@@ -80,6 +83,23 @@ async def test_example_of_a_json_body_is_an_image(document: dict[str, Any]) -> N
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         assert image.size == (1, 1)
+
+
+async def test_examples_of_many_images_are_what_parsers_read(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/segment/batch"]["post"]
+    content = operation["responses"]["200"]["content"]
+    assert list(content) == [envelope.media_type for envelope in Envelope]
+    index, message = (content[media_type]["examples"]["two images"]["value"] for media_type in content)
+    assert [entry["status"] for entry in json.loads(index)["images"]] == [200, 400]
+    boundary = message.partition("\r\n")[0].removeprefix("--")
+    parts = email.message_from_string(
+        f'Content-Type: multipart/mixed; boundary="{boundary}"\n\n{message}'
+    ).get_payload()
+    assert [part["Status"] for part in parts] == ["200", "400"]
+    answer, problem = (json.loads(part.get_payload()) for part in parts)
+    SegmentationSummary.model_validate(answer)
+    assert problem["type"] == "not-an-image"
+    assert "envelope" in {parameter["name"] for parameter in operation["parameters"]}
 
 
 async def test_every_parameter_is_described(document: dict[str, Any]) -> None:

@@ -132,7 +132,19 @@ async def test_unknown_format_is_answered_422_with_the_known_ones(api: Api, soli
     problem = api.check_problem(await api.post(solid(1), format="gif"), 422, "invalid-parameter", "'gif'")
     assert all(known in problem["detail"] for known in ("'labels'", "'color'", "'overlay'", "'json'"))
     assert (problem["parameter"], problem["value"]) == ("format", "gif")
+    assert {"labels", "color", "overlay", "json"} <= set(problem["accepted"])
     assert await api.metric('ecenet_requests_total{format="none",status="422"}') == 1
+
+
+@pytest.mark.parametrize("path", ["/segment", "/segment/batch"])
+async def test_misspelt_parameter_is_answered_422(api: Api, path: str) -> None:
+    response = await api.http.post(path, params={"formt": "json"}, files={"file": ("a.png", b"")})
+    assert api.check_problem(response, 422, "invalid-parameter", "'formt'")["parameter"] == "formt"
+
+
+async def test_value_out_of_range_is_told_with_the_limit(api: Api, solid: Solid) -> None:
+    problem = api.check_problem(await api.post(solid(1), alpha="1.5"), 422, "invalid-parameter", "alpha is '1.5'")
+    assert (problem["parameter"], problem["value"], problem["limit"]) == ("alpha", "1.5", 1.0)
 
 
 @pytest.mark.parametrize("form", [False, True])

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from model_export.engine_store import STATE_VARIABLE
 from service.command_line import read_settings
 from service.settings import Settings, SettingsError, option
 
@@ -34,6 +37,18 @@ def test_command_line_wins_over_environment_wins_over_default(monkeypatch: pytes
     settings = read_settings(["--port", "8002", "--model-dir", "models/mine"])
     assert (settings.port, settings.max_batch_size, settings.max_queue_size) == (8002, 3, 64)
     assert settings.model_dir == Path("models/mine")
+
+
+def test_a_switch_may_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not read_settings([]).build_engine
+    assert read_settings(["--build-engine", "--port", "8002"]).build_engine
+    monkeypatch.setenv("ECENET_BUILD_ENGINE", "true")
+    assert read_settings([]).build_engine
+    assert not read_settings(["--build-engine", "false"]).build_engine
+    with pytest.raises(
+        SettingsError, match=r"--build-engine \(ECENET_BUILD_ENGINE\) is 'maybe': input should be a valid bool"
+    ):
+        read_settings(["--build-engine", "maybe"])
 
 
 def test_settings_are_immutable() -> None:
@@ -91,3 +106,15 @@ def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         read_settings(["--batch-size", "4"])
     assert end.value.code == 2
     assert "--batch-size" in capsys.readouterr().err
+
+
+def test_state_folder_reaches_the_engine_store_however_it_was_set() -> None:
+    program = (
+        "import service.__main__ as process, model_export.engine_store as store\n"
+        "process._serve = lambda settings: (0, str(store.state_folder()))\n"
+        "process.main(['--state-dir', '/somewhere/state'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr == "ecenet-serve: /somewhere/state\n"
+    assert option("state_dir") == "--state-dir"
+    assert Settings.model_config["env_prefix"] + "STATE_DIR" == STATE_VARIABLE

@@ -126,7 +126,7 @@ async def test_the_limit_of_pixels_holds(serving: Serving) -> None:
 
 async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: Serving, engine: Any) -> None:
     async with serving() as api:
-        api.runtime._batcher.seconds_per_image = 10.0
+        api.batcher.seconds_per_image = 10.0
         engine.batch_sizes.clear()
         answer = await api.post(picture(noise(70, 130)), mode="tile")
         words = ("9 windows take about 90 s", "s of the request's time are left", "X-Request-Timeout-Ms")
@@ -135,17 +135,18 @@ async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: S
 
 
 async def test_images_take_turns() -> None:
-    """Before its turn an image is not even decoded."""
-    tiled = TiledInference(cast(Batcher, None), cast(Executor, None), 3)
+    """Those of all models, and before its turn an image is not even decoded."""
+    turn = asyncio.Semaphore(1)
+    one, other = (TiledInference(cast(Batcher, None), cast(Executor, None), 3, turn) for _ in range(2))
     loop = asyncio.get_running_loop()
     first, second = (Ticket(TimeLimit(100, loop.time()), loop.time) for _ in range(2))
     entered = asyncio.Event()
 
     async def come() -> None:
-        async with tiled.turn(second):
+        async with other.turn(second):
             entered.set()
 
-    async with tiled.turn(first):
+    async with one.turn(first):
         coming = asyncio.create_task(come())
         for _ in range(10):
             await asyncio.sleep(0)
@@ -163,10 +164,10 @@ async def test_a_large_image_leaves_room_in_the_queue(serving: Serving, engine: 
         first = asyncio.create_task(api.post(large, mode="tile"))
         await engine.until_entered()
         second = asyncio.create_task(api.post(large, mode="tile", palette="none"))
-        while (await api.metric("ecenet_in_flight"), api.runtime._batcher.backlog) != (2, 16):  # noqa: ASYNC110
+        while (await api.metric("ecenet_in_flight"), api.batcher.backlog) != (2, 16):  # noqa: ASYNC110
             await asyncio.sleep(0)
         small = asyncio.create_task(api.post(picture(noise(32, 64))))
-        while api.runtime._batcher.backlog != 17:  # noqa: ASYNC110
+        while api.batcher.backlog != 17:  # noqa: ASYNC110
             await asyncio.sleep(0)
         engine.gate.set()
         answers = await asyncio.gather(first, second, small)

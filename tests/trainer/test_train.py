@@ -92,9 +92,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(tiny_camvid: Pat
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(
-    workers: str, tiny_camvid: Path, tmp_path: Path
-) -> None:
+def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(workers: str, tiny_camvid: Path, tmp_path: Path) -> None:
     """Sent to the whole group, as torchrun does: the processes that prepare batches get it too."""
     run = tmp_path / "run"
     endless = {"schedule__epochs": "1000", "runtime__evaluate_every": "1000"}

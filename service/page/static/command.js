@@ -1,8 +1,8 @@
 // Requests that give what is on the screen: their parameters, and a line for a shell.
 
-/** Parameters of a format, as far as it depends on opacity and on the classes that are shown. */
-export function parametersFor(format, { opacity, legend }) {
-  const parameters = { format };
+/** Parameters of a format, as far as it depends on choices, opacity and the classes that are shown. */
+export function parametersFor(format, { choices, opacity, legend }) {
+  const parameters = { format, ...choices.parameters };
   if (format === "overlay") {
     // No class is shown as all of them, invisible: the service needs at least one to keep.
     parameters.alpha = String(legend.shown.length ? opacity : 0);
@@ -14,8 +14,11 @@ export function parametersFor(format, { opacity, legend }) {
 }
 
 /** A curl command; the file is named as the user's is, wherever it lies. */
-export function curlCommand(url, fileName, output, needsKey) {
+export function curlCommand(url, { fileName, output, headers, needsKey }) {
   const parts = ["curl", "-F", shellQuote(`file=@${quoteForCurl(fileName)}`)];
+  for (const [name, value] of Object.entries(headers)) {
+    parts.push("-H", shellQuote(`${name}: ${value}`));
+  }
   if (needsKey) {
     parts.push("-H", '"Authorization: Bearer $ECENET_API_KEY"');
   }

@@ -1,23 +1,15 @@
 // The page: an image comes in, its classes are shown, and everything that can be done with them.
 
 import { Camera } from "./camera.js";
+import { Choices } from "./choices.js";
 import { curlCommand, parametersFor } from "./command.js";
+import { FORMATS, downloadButton, outputName, save } from "./downloads.js";
 import { LabelMap } from "./label_map.js";
 import { Legend, formatShare } from "./legend.js";
 import { Problem, address, getJson, hasKey, segment, useKey } from "./service.js";
 import { Stage } from "./stage.js";
+import { formatBytes, formatPixels, listed, sentence } from "./text.js";
 import { showTimings } from "./timings.js";
-
-// What each format is called, and how its files end.
-const FORMATS = {
-  labels: { title: "Labels", note: "PNG, palette", extension: "png" },
-  color: { title: "Colours", note: "PNG", extension: "png" },
-  overlay: { title: "Overlay", note: "PNG, as shown", extension: "png" },
-  confidence: { title: "Confidence", note: "PNG, grey", extension: "png" },
-  contours: { title: "Contours", note: "GeoJSON", extension: "geojson" },
-  npy: { title: "Labels", note: "NumPy", extension: "npy" },
-  json: { title: "Summary", note: "JSON", extension: "json" },
-};
 
 const element = (id) => document.getElementById(id);
 const limits = {
@@ -27,21 +19,31 @@ const limits = {
 
 // The image on the screen, the classes of the model, and the request under way.
 const state = { image: null, classes: null, formats: [], running: null, again: null };
+const choices = new Choices({
+  onChange: () => perform(chooseAgain),
+  maxTimeoutMs: Number(document.body.dataset.maxTimeoutMs),
+});
 const stage = new Stage({ onPoint: (id) => legend.point(id), onChange: () => showCommand() });
 const legend = new Legend(() => {
   stage.repaint((id) => legend.isShown(id));
   showCommand();
 });
 
-/** Load the lists of the model. */
-async function loadModel(options) {
-  const [{ models }, { classes }] = await Promise.all([getJson("models", options), getJson("labels", options)]);
-  const [model] = models;
+/** Load the list of the models, and the classes of the one that is chosen. */
+async function loadModels(options) {
+  const { models } = await getJson("models", {}, options);
+  choices.showModels(models);
+  await loadClasses(options);
+}
+
+async function loadClasses(options) {
+  const { model } = choices;
+  const { classes } = await getJson("labels", choices.modelParameters, options);
   state.classes = classes;
   state.formats = model.formats.filter((format) => format in FORMATS);
   element("model").textContent = `${model.name} ${model.version}, ${model.num_classes} classes`;
-  element("known").textContent = `Every pixel gets its class: ${classes.map(({ name }) => name).join(", ")}.`;
-  element("downloads").replaceChildren(...state.formats.map(downloadButton));
+  element("known").textContent = `Every pixel gets its class: ${listed(classes)}.`;
+  element("downloads").replaceChildren(...state.formats.map((format) => downloadButton(format, download)));
 }
 
 /** Segment an image and show the answer; the one before is given up. */
@@ -55,16 +57,35 @@ async function open(blob, name) {
     showImage(image, photo);
     photo.close();
     if (state.classes === null) {
-      await loadModel(options);
+      await loadModels(options);
     }
-    setStatus(`Segmenting ${name}`);
-    const started = performance.now();
-    const response = await segment(image, { format: "labels", palette: "none" }, options);
-    const answer = await response.blob();
-    const labels = await LabelMap.read(answer);
-    options.signal.throwIfAborted();
-    showAnswer(labels, response.headers, performance.now() - started);
+    await segmentImage(options);
   });
+}
+
+/** Follow another choice. */
+async function chooseAgain(options) {
+  await loadClasses(options);
+  if (state.image !== null) {
+    await segmentImage(options);
+  }
+}
+
+/** Segment the image that is shown, by what is chosen. */
+async function segmentImage(options) {
+  const { name } = state.image;
+  setStatus(choices.windows > 1 ? `Segmenting ${name} in ${choices.windows} windows` : `Segmenting ${name}`);
+  element("result").classList.add("pending");
+  const started = performance.now();
+  const response = await request({ format: "labels", palette: "none", ...choices.parameters }, options);
+  const labels = await LabelMap.read(await response.blob());
+  options.signal.throwIfAborted();
+  showAnswer(labels, response.headers, performance.now() - started);
+}
+
+/** Ask the service about the image that is shown. */
+function request(parameters, options) {
+  return segment(state.image, parameters, { ...options, headers: choices.headers });
 }
 
 /** Run an action with the means to wait and to stop; whatever goes wrong is shown. */
@@ -102,15 +123,6 @@ function checkPixels({ width, height }, name) {
   }
 }
 
-function formatBytes(bytes) {
-  const [size, unit] = bytes < 1 << 20 ? [bytes / 1024, "KiB"] : [bytes / (1 << 20), "MiB"];
-  return `${size.toFixed(1).replace(/\.0$/, "")} ${unit}`;
-}
-
-function formatPixels(pixels) {
-  return `${Number((pixels / 1e6).toPrecision(3))} million pixels`;
-}
-
 /** The upright picture; the service reads what the browser cannot, such as TIFF, and what is no image it explains. */
 async function readPhoto(image, options) {
   try {
@@ -127,6 +139,7 @@ function showImage(image, photo) {
   element("result").classList.add("pending");
   element("result").hidden = false;
   stage.showPhoto(photo, photo.width, photo.height);
+  choices.showImage(photo.width, photo.height);
 }
 
 function showAnswer(labels, headers, milliseconds) {
@@ -137,6 +150,7 @@ function showAnswer(labels, headers, milliseconds) {
   const version = headers.get("X-Model-Version");
   element("provenance").textContent = [
     `${labels.width} x ${labels.height} pixels`,
+    choices.windows > 1 ? `${choices.windows} windows` : "",
     version ? `model version ${version}` : "",
     `request ${headers.get("X-Request-ID")}`,
   ]
@@ -157,8 +171,13 @@ function showCommand() {
   if (state.image === null) {
     return;
   }
-  const url = address("segment", parametersFor("overlay", { opacity: stage.opacity, legend }));
-  element("command").textContent = curlCommand(url, state.image.name, outputName("overlay"), hasKey());
+  const url = address("segment", parametersFor("overlay", { choices, opacity: stage.opacity, legend }));
+  element("command").textContent = curlCommand(url, {
+    fileName: state.image.name,
+    output: outputName(state.image.name, "overlay"),
+    headers: choices.headers,
+    needsKey: hasKey(),
+  });
   const none = legend.shown.length === 0;
   for (const button of element("downloads").children) {
     button.disabled = none;
@@ -167,42 +186,15 @@ function showCommand() {
   element("download-note").textContent = none ? "Turn a class on to download." : shown;
 }
 
-function outputName(format) {
-  const stem = state.image.name.replace(/\.[^.]*$/, "");
-  return `${stem}-${format}.${FORMATS[format].extension}`;
-}
-
-function downloadButton(format) {
-  const { title, note } = FORMATS[format];
-  const button = document.createElement("button");
-  const detail = document.createElement("span");
-  button.type = "button";
-  button.className = "button";
-  button.dataset.format = format;
-  detail.textContent = note;
-  button.append(title, detail);
-  button.addEventListener("click", () => download(format));
-  return button;
-}
-
 async function download(format) {
-  const parameters = parametersFor(format, { opacity: stage.opacity, legend });
-  const name = outputName(format);
+  const parameters = parametersFor(format, { choices, opacity: stage.opacity, legend });
+  const name = outputName(state.image.name, format);
   await perform(async (options) => {
     setStatus(`Making ${name}`);
-    const response = await segment(state.image, parameters, options);
+    const response = await request(parameters, options);
     save(await response.blob(), name);
     setStatus(`${name} is saved.`);
   });
-}
-
-function save(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  // The browser has begun to read it by the next turn of its loop; a moment more costs nothing.
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 /** Tell a problem and count the seconds until the next try. */
@@ -252,11 +244,6 @@ function showError(error) {
     element("key-form").hidden = false;
     element("key").focus();
   }
-}
-
-function sentence(text) {
-  const capital = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.?!]$/.test(capital) ? capital : `${capital}.`;
 }
 
 function clearMessages() {
@@ -319,4 +306,4 @@ new Camera({
   onError: (text) => showError(new Problem(text)),
 });
 listen();
-await perform(loadModel);
+await perform(loadModels);

@@ -28,15 +28,15 @@ export function address(path, parameters = {}) {
 }
 
 /** One of the service's lists, such as its classes. */
-export async function getJson(path, options = {}) {
-  return (await request(path, {}, options)).json();
+export async function getJson(path, parameters, options = {}) {
+  return (await request(address(path, parameters), {}, options)).json();
 }
 
-/** Send an image to be segmented; gives the response, whose status is 200. */
+/** Send an image to be segmented, with `options.headers` if there are; gives the response, whose status is 200. */
 export async function segment(image, parameters, options = {}) {
   const body = new FormData();
   body.append("file", image.blob, image.name);
-  return request(address("segment", parameters), { method: "POST", body }, options);
+  return request(address("segment", parameters), { method: "POST", body, headers: options.headers }, options);
 }
 
 /**
@@ -59,7 +59,8 @@ async function request(url, init, { signal, wait }) {
 }
 
 async function requestOnce(url, init) {
-  const headers = hasKey() ? { Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : {};
+  const key = hasKey() ? { Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : {};
+  const headers = { ...init.headers, ...key };
   let response;
   try {
     response = await fetch(url, { ...init, headers, cache: "no-store" });

@@ -116,6 +116,21 @@ def test_without_a_server_the_model_runs_here(
     assert summary["classes"][0]["rle"]["size"] == [64, 192]
 
 
+def test_of_several_models_here_the_one_that_is_named_runs(
+    write_model: Callable[..., Path], png: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, levels in (("night", (255.0, 128.0, 0.0)), ("street", (0.0, 128.0, 255.0))):
+        write_model(tmp_path / "models" / name, name=name, levels=levels)
+    (tmp_path / "a.png").write_bytes(png())
+    common = [str(tmp_path / "a.png"), "--model-dir", str(tmp_path / "models")]
+    for model, expected in (([], [2, 1, 0]), (["--model", "street"], [0, 1, 2])):
+        out = tmp_path / f"out{len(model)}"
+        assert main([*common, "-o", str(out), *model]) == 0
+        assert pixels(out / "a.png.labels.png")[16, [16, 48, 80]].tolist() == expected
+    assert main([*common, "-o", str(tmp_path / "out"), "--model", "day"]) == 1
+    assert "there are only night, street" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_used_is_told(
     photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +148,7 @@ def test_what_is_given_is_sent(
     command = [str(photos(a="x")), "-o", str(tmp_path / "out"), "--url", echo.url, "--overwrite"]
     assert main(command) == 0
     options = "--format overlay --alpha 0.3 --classes Road,2 --size model --mode tile --background f80 --palette none"
+    options += " --model night"
     more = ["--rle", "--request-timeout-ms", "900", "--api-key-file", str(tmp_path / "key")]
     assert main([*command, *options.split(), *more]) == 0
     (first, first_headers), (second, second_headers) = echo.received
@@ -141,6 +157,7 @@ def test_what_is_given_is_sent(
     assert "x-request-timeout-ms" not in first_headers
     assert second == {
         "format": ["overlay"],
+        "model": ["night"],
         "alpha": ["0.3"],
         "classes": ["Road,2"],
         "size": ["model"],

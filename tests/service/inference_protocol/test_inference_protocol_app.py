@@ -81,7 +81,7 @@ def error_of(response: httpx.Response, status: int) -> str:
 async def test_server_tells_name_version_and_extensions(api: Api) -> None:
     for path in ("/v2", "/v2/"):
         metadata = (await api.get(path)).json()
-        assert (metadata["name"], metadata["extensions"]) == ("ecenet", ["binary_tensor_data"])
+        assert (metadata["name"], metadata["extensions"]) == ("ecenet", ["binary_tensor_data", "model_repository"])
         assert metadata["version"]
 
 
@@ -123,9 +123,10 @@ async def test_health_follows_the_service(engine: FakeEngine, serving: Serving) 
 
 async def test_other_models_versions_and_paths_are_unknown(api: Api) -> None:
     for path in ("", "/ready"):
-        assert "model 'street' is unknown, 'brightness'" in error_of(await api.get("/v2/models/street" + path), 404)
+        unknown = await api.get("/v2/models/street" + path)
+        assert "model 'street' is unknown; served: 'brightness'" in error_of(unknown, 404)
         unknown = await api.get(MODEL + "/versions/9" + path)
-        assert "version '9' of 'brightness' is unknown, '1.2.3' is served" in error_of(unknown, 404)
+        assert "version '9' of 'brightness' is not served, '1.2.3' is" in error_of(unknown, 404)
     assert "street" in error_of(await api.http.post("/v2/models/street/infer", content=b"x"), 404)
     assert "GET /v2/nothing" in error_of(await api.get("/v2/nothing"), 404)
     assert "GET " + INFER in error_of(await api.get(INFER), 405)

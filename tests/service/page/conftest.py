@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from model_export.manifest import Manifest
-from service.app import create_app
+from service.app import assemble, create_app
+from service.models.source import FoundModel, LoadedModel
 from service.server import Server, bind
 from service.settings import Settings
 
@@ -43,7 +45,8 @@ def serve(app: FastAPI, prefix: str = "") -> Iterator[Site]:
     server = Server(app, bound)
     if prefix:
         server.config.app = _behind_prefix(app, prefix)
-    thread = threading.Thread(target=server.serve_until_signal)
+    # Not by ``serve_until_signal``, which listens to signals: that is for the main thread alone.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}{prefix}/"
     try:
@@ -79,6 +82,31 @@ def site(engine: Any, manifest: Manifest) -> Iterator[Callable[..., Site]]:
             return stack.enter_context(serve(app, prefix))
 
         yield start
+        engine.gate.set()
+
+
+class TwoModels:
+    """The fake engine under the manifest's name, and as "other" with the names of its classes turned round."""
+
+    def __init__(self, engine: Any, manifest: Manifest) -> None:
+        turned = [replace(info, name=info.name[::-1]) for info in manifest.classes]
+        other = replace(manifest, name="other", version="2.0", classes=tuple(turned))
+        self._engine = engine
+        self._manifests = {entry.name: entry for entry in (manifest, other)}
+
+    def find(self) -> Sequence[FoundModel]:
+        return [FoundModel(entry.name, entry.version, manifest=entry) for entry in self._manifests.values()]
+
+    def load(self, found: FoundModel) -> LoadedModel:
+        return LoadedModel(self._manifests[found.name], self._engine, {1: 0.01})
+
+
+@pytest.fixture
+def site_of_two(engine: Any, manifest: Manifest) -> Iterator[Site]:
+    """Serves two models."""
+    settings = Settings(codec_threads=2, drain_delay_s=0, default_model=manifest.name)
+    with serve(assemble(settings, TwoModels(engine, manifest))) as site:
+        yield site
         engine.gate.set()
 
 

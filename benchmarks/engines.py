@@ -1,0 +1,69 @@
+"""Runtimes and precisions of a model directory on this machine: one image, turn by turn, as ratios of their times.
+
+    python -m benchmarks.engines models/ecenet-lite0-camvid --rounds 20 onnxruntime:fp32 openvino:fp32 openvino:bf16
+
+Machines that others use too are not equally fast for long: a ratio is made of times of the same round, and rounds go
+through the engines forwards and backwards in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from model_export.manifest import read_manifest
+from service.engines.base import Engine
+from service.engines.create import create_engine
+from service.engines.names import EngineName, PrecisionName
+from service.settings import Settings
+
+
+def open_engine(directory: Path, name: str) -> Engine:
+    """The engine that ``RUNTIME:PRECISION`` names.
+
+    Raises:
+        EngineError: It cannot be used here.
+    """
+    runtime, _, precision = name.partition(":")
+    settings = Settings(engine=cast(EngineName, runtime), precision=cast(PrecisionName, precision or "auto"))
+    return create_engine(directory, read_manifest(directory), settings)
+
+
+def measure(engines: Sequence[Engine], rounds: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Milliseconds (rounds, engines) of one image, after a run of each that is not counted."""
+    height, width = engines[0].graph.input_size
+    images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+    times = np.zeros((rounds + 1, len(engines)))
+    for turn in range(rounds + 1):
+        order = range(len(engines)) if turn % 2 else reversed(range(len(engines)))
+        for index in order:
+            started = time.perf_counter()
+            engines[index].infer(images)
+            times[turn, index] = 1e3 * (time.perf_counter() - started)
+    return times[1:]
+
+
+def main() -> None:
+    """Measure, and print a row per engine; the ratios are to the first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="model directory")
+    parser.add_argument("engines", nargs="+", metavar="RUNTIME:PRECISION", help="the first is what others compare with")
+    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    arguments = parser.parse_args()
+    with ExitStack() as opened:
+        engines = [opened.enter_context(closing(open_engine(arguments.directory, n))) for n in arguments.engines]
+        times = measure(engines, arguments.rounds)
+    ratios = np.percentile(times / times[:, :1], [10, 50, 90], axis=0)
+    print("engine                  ms   ratio   10% to 90%")
+    for name, milliseconds, (low, median, high) in zip(arguments.engines, np.median(times, 0), ratios.T, strict=True):
+        print(f"{name:<20} {milliseconds:5.1f}   {median:5.2f}   {low:.2f} to {high:.2f}")
+
+
+if __name__ == "__main__":
+    main()

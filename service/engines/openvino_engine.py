@@ -1,0 +1,170 @@
+"""OpenVINO on the CPU: batches of any size, image by image.
+
+A graph whose batch is one is what it compiles best. With the bundled model on two cores a free batch took 1.1 times as
+long and twice the memory, and two images together saved nothing. So rows of a batch are those of single calls, exactly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.manifest import GraphInfo, Manifest
+from service.engines.base import EngineError, Rows
+from service.engines.graph_tensors import Tensor, check_input, check_output
+from service.engines.names import PrecisionName
+
+_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+
+
+class OpenVinoEngine:
+    """Runs an ONNX graph; implements ``service.engines.base.Engine``."""
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        manifest: Manifest,
+        graph: GraphInfo,
+        *,
+        num_threads: int,
+        max_batch_size: int | None = None,
+    ) -> None:
+        """Load the graph, compare its input and output with the manifest, and compile it.
+
+        Args:
+            model_dir: Where the graph is.
+            manifest: Its classes are those of the graph.
+            graph: In bf16 it is the float32 one, computed in bf16.
+            num_threads: CPU threads of an inference; never more than CPUs that the process may use.
+            max_batch_size: Largest batch; 1 if not given, as a larger one is no faster.
+
+        Raises:
+            EngineError: No openvino, a graph that it cannot load, one that the manifest does not describe, or a
+                processor that does not compute in bf16.
+        """
+        self.graph = graph
+        self.num_classes = manifest.num_classes
+        self.max_batch_size = max_batch_size or 1
+        self.warm_up_sizes = sorted({1, self.max_batch_size})
+        self._request: Any = _compile(_load(model_dir / graph.file, graph, self.num_classes), graph, num_threads)
+
+    def infer(self, images: NDArray[np.uint8]) -> Rows:
+        """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8, B >= 1; a copy.
+
+        Raises:
+            EngineError: The engine is closed, or images have another shape or type.
+        """
+        request = self._request  # a call under way keeps it, whoever closes the engine meanwhile
+        if request is None:
+            raise EngineError("the openvino engine is closed")
+        if images.dtype != np.uint8 or images.shape[1:] != (*self.graph.input_size, 3) or not len(images):
+            height, width = self.graph.input_size
+            raise EngineError(
+                f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
+            )
+        dtype = np.float32 if self.graph.output == "logits" else np.uint8
+        rows: NDArray[Any] = np.empty(self.graph.output_shape(len(images), self.num_classes), dtype)
+        for index in range(len(images)):
+            rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
+        return rows
+
+    def close(self) -> None:
+        """Drop the compiled graph and the memory it holds; a second call does nothing."""
+        self._request = None
+
+
+def openvino_obstacle(precision: PrecisionName) -> str | None:
+    """Why OpenVINO cannot be used, or cannot compute in a precision, or None."""
+    try:
+        openvino = _openvino()
+    except EngineError as error:
+        return str(error)
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
+        return _no_bf16(", ".join(capabilities))
+    return None
+
+
+def _no_bf16(capabilities: str) -> str:
+    return f"this processor does not compute in bf16 ({capabilities} only); choose --precision fp32"
+
+
+def _openvino() -> Any:
+    """The package without its telemetry, which at its import would tell a host of Google that it was imported.
+
+    Raises:
+        EngineError: It is not installed, or cannot be loaded.
+    """
+    # What an import of it then raises; openvino has a stub for that, and leaves no files in the user's home either.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino  # noqa: PLC0415
+    except (ImportError, OSError) as error:
+        raise EngineError(f"openvino is not installed: pip install 'ecenet[openvino]' ({error})") from error
+    return openvino
+
+
+def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
+    """The graph for one image, once it is what the manifest says.
+
+    Raises:
+        EngineError: It is no graph, or another one.
+    """
+    try:
+        model = _openvino().Core().read_model(path)
+    except RuntimeError as error:
+        raise EngineError(f"openvino cannot load {path}: {_reason(error)}") from error
+    check_input(_tensors(model.inputs), graph)
+    check_output(_tensors(model.outputs), graph, num_classes)
+    model.reshape([1, *graph.input_size, 3])
+    return model
+
+
+def _compile(model: Any, graph: GraphInfo, num_threads: int) -> Any:
+    """A request that runs the model.
+
+    Raises:
+        EngineError: OpenVINO has no kernel for a part of it, or does not compute in the graph's precision.
+    """
+    precision = "bf16" if graph.precision == "bf16" else "f32"  # of what the graph does not quantise
+    options = {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": num_threads,
+        "INFERENCE_PRECISION_HINT": precision,  # its own choice depends on the processor
+        # Replicas on one machine, each cut by its quota, would be bound to the same first CPUs.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        compiled = _openvino().Core().compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise EngineError(f"openvino cannot compile {graph.file}: {_reason(error)}") from error
+    found = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if found.get_type_name() != precision:
+        raise EngineError(_no_bf16(found.get_type_name()))
+    return compiled.create_infer_request()
+
+
+def _tensors(ports: Iterable[Any]) -> list[Tensor]:
+    return [
+        (port.any_name, _type_name(port), [side.get_length() if side.is_static else "?" for side in port.partial_shape])
+        for port in ports
+    ]
+
+
+def _type_name(port: Any) -> str:
+    name = str(port.element_type.to_dtype().name)
+    return _ONNX_TYPES.get(name, name)
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says, without the places in its sources that it names before."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(said or lines)

@@ -1,0 +1,159 @@
+"""What is measured of one model, in the registry of ``service.metrics``."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from model_export.manifest import GraphInfo, Manifest
+from model_export.sizes import format_size
+from service.batcher import Batcher, DropReason
+from service.schemas import AnswerFormat
+from service.stopwatch import STAGES
+
+LoadResult = Literal["success", "failure"]
+NO_FORMAT = "none"
+TENSORS = "tensors"
+STATUSES = (200, 304, 400, 401, 403, 404, 406, 413, 415, 422, 429, 499, 500, 503, 504)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
+_LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
+
+
+class ModelFamilies:
+    """The metrics with a label ``model``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "ecenet_requests",
+            "Answers to images by model, format and status.",
+            ["model", "format", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "ecenet_request_seconds",
+            "Seconds from arrival to answer, status 200.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "ecenet_stage_seconds",
+            "Seconds of a stage of a request.",
+            ["model", "stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "ecenet_batch_size", "Images of a batch.", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "ecenet_batch_seconds",
+            "Seconds of the engine for a batch.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_failures = Counter(
+            "ecenet_batch_failures",
+            "Batches that the engine failed on, retries included.",
+            ["model"],
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "ecenet_images_dropped",
+            "Images that left the queue without being run, by reason.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self.queue_depth = Gauge("ecenet_queue_depth", "Images that wait for the engine.", ["model"], registry=registry)
+        self.queue_wait_seconds = Histogram(
+            "ecenet_queue_wait_seconds",
+            "Seconds that an image waited for the engine.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.engine_up = Gauge(
+            "ecenet_engine_up", "1 while the engine works, 0 from a stuck batch on.", ["model"], registry=registry
+        )
+        self.model_loads = Counter(
+            "ecenet_model_loads",
+            "Versions that were loaded and proven, by result.",
+            ["model", "result"],
+            registry=registry,
+        )
+        self.info = Gauge(
+            "ecenet_model_info",
+            "1; the labels tell a version that serves, and what runs it.",
+            ["name", "version", "engine", "precision", "input_size"],
+            registry=registry,
+        )
+
+
+class ModelMetrics:
+    """The metrics of one model, whichever of its versions serves; also the observer of its batcher.
+
+    They stay when the model is unloaded, so that nothing that was counted is lost; only what tells of a version that
+    serves does not: ``ecenet_model_info``, ``ecenet_engine_up`` and ``ecenet_queue_depth``.
+    """
+
+    def __init__(self, families: ModelFamilies, name: str) -> None:
+        self._families = families
+        self._name = name
+        self._info: tuple[str, ...] | None = None
+        self._batch_size = families.batch_size.labels(name)
+        self._batch_seconds = families.batch_seconds.labels(name)
+        self._batch_failures = families.batch_failures.labels(name)
+        self._queue_wait_seconds = families.queue_wait_seconds.labels(name)
+        self._initialise_labels()
+
+    def load_finished(self, result: LoadResult) -> None:
+        """A version was loaded, or could not be."""
+        self._families.model_loads.labels(self._name, result).inc()
+
+    def serve(self, manifest: Manifest, engine: str, graph: GraphInfo, batcher: Batcher) -> None:
+        """A version has begun to serve: name it and what runs it, and read its gauges at every scrape."""
+        size = format_size(graph.input_size)
+        self._info = (manifest.name, manifest.version, engine, graph.precision, size)
+        self._families.info.labels(*self._info).set(1)
+        self._families.queue_depth.labels(self._name).set_function(lambda: batcher.depth)
+        self._families.engine_up.labels(self._name).set_function(lambda: not batcher.down)
+
+    def leave(self) -> None:
+        """The version that served does not any more."""
+        if self._info is not None:
+            self._families.info.remove(*self._info)
+            self._families.queue_depth.remove(self._name)
+            self._families.engine_up.remove(self._name)
+            self._info = None
+
+    def batch_finished(self, size: int, seconds: float) -> None:
+        """See ``BatchObserver``."""
+        self._batch_size.observe(size)
+        self._batch_seconds.observe(seconds)
+
+    def batch_failed(self) -> None:
+        """See ``BatchObserver``."""
+        self._batch_failures.inc()
+
+    def image_started(self, queue_s: float) -> None:
+        """See ``BatchObserver``."""
+        self._queue_wait_seconds.observe(queue_s)
+
+    def work_dropped(self, reason: DropReason) -> None:
+        """See ``BatchObserver``."""
+        self._families.dropped.labels(self._name, reason).inc()
+
+    def _initialise_labels(self) -> None:
+        for answer_format, status in itertools.product((*AnswerFormat, TENSORS, NO_FORMAT), STATUSES):
+            self._families.requests.labels(self._name, str(answer_format), str(status))
+        self._families.request_seconds.labels(self._name)
+        for stage in STAGES:
+            self._families.stage_seconds.labels(self._name, stage)
+        for result in _LOAD_RESULTS:
+            self._families.model_loads.labels(self._name, result)
+        for reason in _DROP_REASONS:
+            self._families.dropped.labels(self._name, reason)

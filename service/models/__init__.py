@@ -1,0 +1,1 @@
+"""The models of a process: found on disk, loaded and proven, switched without losing a request."""

@@ -1,0 +1,171 @@
+"""One version of a model that serves: its engine with a thread of its own, its batcher, its pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import Context
+from dataclasses import dataclass
+
+from model_export.manifest import ManifestError
+from service.admission import Admission
+from service.answer_cache import AnswerCache
+from service.batcher import Batcher, BatchTrace
+from service.engines.base import EngineError
+from service.engines.names import CPU_RUNTIMES
+from service.errors import LoadFailure
+from service.model_metrics import ModelMetrics
+from service.models.source import FoundModel, LoadedModel, ModelSource
+from service.pipeline import Pipeline
+from service.settings import Settings
+from service.tiled_inference import BATCHES_IN_FLIGHT
+from service.tuning import Tuning, tune
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the models of a process have in common.
+
+    Attributes:
+        settings: How to run.
+        admission: Bounds the requests of all of them.
+        codec: Threads that decode and encode.
+        cache: Answers of all of them.
+        tile_turn: Held by the one image that goes through a model in windows.
+        batch_trace: Told of the batches of all of them, if somebody wants to know.
+    """
+
+    settings: Settings
+    admission: Admission
+    codec: Executor
+    cache: AnswerCache
+    tile_turn: asyncio.Semaphore
+    batch_trace: BatchTrace | None = None
+
+
+class Model:
+    """Serves from its creation until ``retire`` or ``stop``.
+
+    Attributes:
+        found: Where it is from.
+        manifest: The model.
+        engine: What runs it.
+        batcher: The line before the engine.
+        pipeline: Where requests go.
+    """
+
+    def __init__(
+        self, found: FoundModel, loaded: LoadedModel, thread: ThreadPoolExecutor, shared: Shared, metrics: ModelMetrics
+    ) -> None:
+        """``thread`` is the one in which the engine was made; it is this model's from here on."""
+        self.found = found
+        self.manifest = loaded.manifest
+        self.engine = engine = loaded.engine
+        self._thread = thread
+        self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stacking")
+        tuning = _tune(loaded, shared.settings)
+        self.batcher = Batcher(
+            engine.infer,
+            thread,
+            max_batch_size=tuning.max_batch_size,
+            # One image at a time may be there in windows.
+            max_queue_size=shared.settings.max_queue_size + BATCHES_IN_FLIGHT * tuning.max_batch_size,
+            window_s=tuning.window_s,
+            observer=metrics,
+            engine_timeout_s=tuning.engine_timeout_s,
+            # Where the CPU is the engine, copying beside it would only take its time.
+            stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
+            somebody_comes=lambda: shared.admission.somebody_comes(self.pipeline),
+            seconds_per_image=tuning.seconds_per_image,
+            trace=shared.batch_trace,
+        )
+        self.pipeline = Pipeline(
+            settings=shared.settings,
+            manifest=self.manifest,
+            graph=engine.graph,
+            engine_name=engine.name,
+            admission=shared.admission,
+            batcher=self.batcher,
+            codec=shared.codec,
+            cache=shared.cache,
+            tile_turn=shared.tile_turn,
+        )
+        # In a context of its own: what it logs does not belong to the request that has the model loaded.
+        Context().run(self.batcher.start)
+
+    @property
+    def version(self) -> str:
+        """The manifest's."""
+        return self.manifest.version
+
+    async def retire(self) -> None:
+        """Answer the requests inside, of which there will be no more, then ``stop``."""
+        await self.pipeline.until_unused()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drop everything and give the engine's memory back; an engine that is stuck is left behind."""
+        await self.batcher.drain(0)
+        await self.batcher.close()
+        self._thread.submit(self.engine.close)
+        self._thread.shutdown(wait=False)
+        self._stacking.shutdown(wait=False)
+
+
+async def load_model(source: ModelSource, found: FoundModel, shared: Shared, metrics: ModelMetrics) -> Model:
+    """Load a version in a thread of its own, let it prove itself, and make it ready to serve.
+
+    Cancelled, it leaves the thread to finish, and what that loads is closed.
+
+    Raises:
+        LoadFailure: The text says why it cannot be served.
+    """
+    if found.problem:
+        raise LoadFailure(found.problem)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    job = thread.submit(source.load, found)
+    try:
+        return Model(found, await asyncio.wrap_future(job), thread, shared, metrics)
+    except asyncio.CancelledError:
+        job.add_done_callback(_close_late)
+        thread.shutdown(wait=False)
+        raise
+    except Exception as error:
+        thread.shutdown(wait=False)
+        raise LoadFailure(_reason(found, error)) from error
+
+
+def _close_late(job: Future[LoadedModel]) -> None:
+    if not job.cancelled() and job.exception() is None:
+        job.result().engine.close()
+
+
+def _reason(found: FoundModel, error: Exception) -> str:
+    if isinstance(error, EngineError | ManifestError):
+        return str(error)
+    logger.error("loading %s failed", found.title, exc_info=error)
+    return f"loading {found.title} failed: {str(error) or type(error).__name__}"
+
+
+def _tune(loaded: LoadedModel, settings: Settings) -> Tuning:
+    window_ms = settings.batch_window_ms
+    tuning = tune(
+        loaded.seconds,
+        most=loaded.engine.max_batch_size,
+        max_batch_size=settings.max_batch_size,
+        window_s=None if window_ms is None else window_ms / 1000,
+        engine_timeout_s=settings.engine_timeout_s,
+    )
+    logger.info(
+        "%s %s: batches of up to %d, a window of %.1f ms, %.1f s for the engine; an image takes %.0f ms",
+        loaded.manifest.name,
+        loaded.manifest.version,
+        tuning.max_batch_size,
+        tuning.window_s * 1000,
+        tuning.engine_timeout_s,
+        tuning.seconds_per_image * 1000,
+    )
+    return tuning

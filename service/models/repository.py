@@ -1,0 +1,313 @@
+"""All models of a process: one version of each name serves; which one can change without a request being lost.
+
+A new version is loaded and proven beside the old one, which serves meanwhile. Then new requests go to the new one,
+those inside finish where they began, and after the last of them the old engine is closed. Changes come one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from model_export.manifest import ManifestError
+from service.errors import EngineDown, LoadFailure, NotReady, UnknownModel
+from service.metrics import Metrics
+from service.models.found import Found, by_name, choose_default, refuse_twins
+from service.models.model import Model, Shared, load_model
+from service.models.slot import IndexEntry, Slot
+from service.models.source import FoundModel, ModelSource
+from service.models.summary import summarize
+from service.models.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+
+class Repository:
+    """Finds, loads, switches and unloads models.
+
+    Attributes:
+        default: Name of the model that requests mean which name none.
+    """
+
+    def __init__(self, source: ModelSource, shared: Shared, metrics: Metrics, default: str | None = None) -> None:
+        """Look at what is there; ``start`` loads.
+
+        Raises:
+            ManifestError: There is no model, or one version is there twice.
+            SettingsError: No model is called ``default``.
+        """
+        self._source = source
+        self._shared = shared
+        self._metrics = metrics
+        self._slots: dict[str, Slot] = {}
+        self._open: set[Model] = set()
+        self._turns = Turns()
+        found = by_name(source.find(), {})
+        refuse_twins(found)
+        self.default = choose_default(found, default)
+        self._note_names(found)
+
+    @property
+    def models(self) -> list[Model]:
+        """Those that serve, by name."""
+        return [slot.serving for _, slot in sorted(self._slots.items()) if slot.serving is not None]
+
+    @property
+    def open_models(self) -> Collection[Model]:
+        """Those that serve, and those whose last requests are being answered."""
+        return self._open
+
+    @property
+    def default_version(self) -> str:
+        """Version of the default model that serves; the newest that was found where none does."""
+        slot = self._slots.get(self.default)
+        if slot is None:
+            return ""
+        return slot.newest if slot.serving is None else slot.serving.version
+
+    def resolve(self, name: str | None) -> str:
+        """The name that a request means; one that is known, but may not be served now.
+
+        Raises:
+            UnknownModel: No model has that name.
+        """
+        if name is None or name in self._slots:
+            return name or self.default
+        raise self._unknown(name, "is unknown")
+
+    def serving(self, name: str | None = None, version: str | None = None) -> Model:
+        """The model that answers.
+
+        Args:
+            name: Its name; the default model if not given.
+            version: Must be the one that serves, if given.
+
+        Raises:
+            UnknownModel: No model of that name, or another version of it, is served.
+            NotReady: It is being loaded, or it is the default model, which has no version that serves.
+            EngineDown: Its engine does not work.
+        """
+        name = self.resolve(name)
+        slot = self._slots.get(name)
+        if slot is None or slot.serving is None:
+            raise self._absent(name, slot)
+        model = slot.serving
+        if version not in (None, model.version):
+            raise UnknownModel(f"version {version!r} of '{name}' is not served, '{model.version}' is")
+        if model.batcher.down:
+            raise EngineDown(model.batcher.down, retry_after_s=1)
+        return model
+
+    def check_engines(self) -> None:
+        """Raises ``EngineDown`` if the engine of a model that serves does not work."""
+        for model in self.models:
+            if model.batcher.down:
+                raise EngineDown(f"{model.manifest.name}: {model.batcher.down}", retry_after_s=1)
+
+    async def start(self) -> None:
+        """Load the default model; of its versions the newest that works.
+
+        Raises:
+            LoadFailure: None does.
+            Draining: See ``close``.
+        """
+        await self._turns.take(self._start)
+        slot = self._slots[self.default]
+        if slot.serving is None:
+            raise LoadFailure(slot.failure)
+
+    async def start_others(self) -> None:
+        """Load the other models likewise; those without a version that works are left out.
+
+        Raises:
+            Draining: See ``close``.
+        """
+        await self._turns.take(self._start_others)
+
+    async def load(self, name: str, version: str | None = None) -> Model:
+        """Load a version, also one that serves already, and let it take over.
+
+        Args:
+            name: Of the model.
+            version: The one to load; the newest that is there if not given.
+
+        Raises:
+            UnknownModel: There is no such model or version.
+            LoadFailure: It cannot be served; what served before goes on.
+            Draining: See ``close``.
+        """
+        return await self._turns.take(lambda: self._load(name, version))
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer, until ``load``; requests inside are answered.
+
+        Raises:
+            UnknownModel: There is no such model.
+            Draining: See ``close``.
+        """
+        await self._turns.take(lambda: self._unload(name))
+
+    async def rescan(self) -> str:
+        """Follow what has changed on disk, and give a summary.
+
+        New models and newer versions are loaded, what is no longer there is unloaded. A model for which a version was
+        chosen by ``load`` keeps it until a version comes that is newer than all that were there then; one that was
+        unloaded stays so. Where nothing of the new works, what serves goes on.
+
+        Raises:
+            Draining: See ``close``.
+        """
+        return await self._turns.take(self._rescan)
+
+    async def index(self) -> list[IndexEntry]:
+        """Every version that is there or serves, and what is known of it."""
+        try:
+            found = await self._look()
+        except LoadFailure:
+            found = {}
+        slots = [self._slots.get(name, Slot(name)) for name in sorted({*found, *self._slots})]
+        return [entry for slot in slots for entry in slot.index(found.get(slot.name, []))]
+
+    def close(self) -> None:
+        """Change nothing more: a load that goes on is given up, and the next one raises ``Draining``."""
+        self._turns.close()
+
+    async def stop(self) -> None:
+        """Drop all models."""
+        await self._turns.until_closed()
+        for model in tuple(self._open):
+            await model.stop()
+
+    def _note_names(self, found: Found) -> None:
+        """Names that nobody knew are about to be loaded."""
+        for name, versions in found.items():
+            slot = self._slots.setdefault(name, Slot(name, is_due=True))
+            slot.newest = versions[0].version
+
+    async def _start(self) -> None:
+        found = await self._look()
+        slot = self._slots[self.default]
+        failed = await self._renew(slot, found.get(self.default, []))
+        if slot.serving is not None:  # or else the process ends and says why
+            slot.log_failures(failed)
+
+    async def _start_others(self) -> None:
+        found = await self._look()
+        self._note_names(found)
+        for name in sorted(found.keys() - {self.default}):
+            slot = self._slots[name]
+            slot.log_failures(await self._renew(slot, found[name]))
+
+    async def _look(self) -> Found:
+        owners = {place: model.manifest.name for model in self.models for place in model.found.directories}
+        try:
+            return by_name(await asyncio.to_thread(self._source.find), owners)
+        except ManifestError as error:
+            raise LoadFailure(str(error)) from error
+
+    async def _load(self, name: str, version: str | None) -> Model:
+        versions = (await self._look()).get(name, [])
+        if not versions:
+            raise self._unknown(name, "is not there")
+        wanted = [entry for entry in versions if version in (None, entry.version)]
+        if not wanted:
+            there = ", ".join(entry.version for entry in versions)
+            raise UnknownModel(f"version {version!r} of '{name}' is not there, {there} are")
+        slot = self._slots.setdefault(name, Slot(name))
+        try:
+            model = await self._switch(slot, wanted[0])
+        except LoadFailure:
+            slot.log_failures(wanted[:1])
+            raise
+        slot.choose(versions[0].version)
+        return model
+
+    async def _unload(self, name: str) -> None:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise self._unknown(name, "is unknown")
+        slot.is_unloaded = True
+        self._retire(slot)
+
+    async def _rescan(self) -> str:
+        try:
+            found = await self._look()
+        except LoadFailure as error:
+            return f"all models stay as they are: {error.detail}"
+        self._note_names(found)
+        before = self._served()
+        failed: list[str] = []
+        for name, versions in sorted(found.items()):
+            slot = self._slots[name]
+            spoilt = await self._renew(slot, versions)
+            slot.log_failures(spoilt)
+            failed += [entry.title for entry in spoilt]
+        for name in set(self._slots) - set(found):
+            self._retire(self._slots.pop(name))
+        return summarize(before, self._served(), failed)
+
+    def _served(self) -> dict[str, Model]:
+        return {model.manifest.name: model for model in self.models}
+
+    async def _renew(self, slot: Slot, versions: Sequence[FoundModel]) -> list[FoundModel]:
+        """Let the newest version that works take over; gives those that were tried and do not."""
+        failed = []
+        slot.forget_others(versions)
+        try:
+            for entry in slot.candidates(versions):
+                with suppress(LoadFailure):
+                    await self._switch(slot, entry)
+                    break
+                failed.append(entry)
+        finally:
+            slot.is_due = False
+        return failed
+
+    async def _switch(self, slot: Slot, entry: FoundModel) -> Model:
+        """Load a version and let it take over."""
+        metrics = self._metrics.of_model(slot.name)
+        with slot.loading_version(entry.version):
+            try:
+                model = await load_model(self._source, entry, self._shared, metrics)
+            except LoadFailure as error:
+                slot.failures[entry.version] = error.detail
+                metrics.load_finished("failure")
+                raise
+        slot.failures.pop(entry.version, None)
+        self._retire(slot)
+        slot.serve(model)
+        self._open.add(model)
+        metrics.load_finished("success")
+        metrics.serve(model.manifest, model.engine.name, model.engine.graph, model.batcher)
+        logger.info("%s %s serves", slot.name, model.version)
+        return model
+
+    def _retire(self, slot: Slot) -> None:
+        """Send no more requests to what serves, and close it after the last."""
+        model, slot.serving = slot.serving, None
+        if model is not None:
+            self._metrics.of_model(slot.name).leave()
+            self._turns.background(self._close(model))
+
+    async def _close(self, model: Model) -> None:
+        await model.retire()
+        self._open.discard(model)
+        logger.info("%s %s is closed", model.manifest.name, model.version)
+
+    def _absent(self, name: str, slot: Slot | None) -> NotReady | UnknownModel:
+        """Why a model that is known does not serve."""
+        if slot is not None and slot.is_coming:
+            return NotReady(f"the model is being loaded: {name}", retry_after_s=1)
+        reason = "it is no longer there" if slot is None else slot.failure
+        if name == self.default:
+            return NotReady(f"the default model '{name}' is not loaded: {reason}", retry_after_s=1)
+        return self._unknown(name, f"is not served: {reason}")
+
+    def _unknown(self, name: str, what: str) -> UnknownModel:
+        served = [model.manifest.name for model in self.models]
+        names = ", ".join(map(repr, served)) or "none"
+        return UnknownModel(
+            f"model {name!r} {what}; served: {names}", extra={"parameter": "model", "value": name, "accepted": served}
+        )

@@ -1,0 +1,169 @@
+"""Where models come from: a model directory, or a folder of them, ``NAME/manifest.json`` or ``NAME/VERSION/...``.
+
+What the folders are called is up to the user: name and version are the manifest's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from model_export.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
+from service.engines.base import Engine, EngineError, warm_up
+from service.engines.create import create_engine
+from service.engines.proof import prove_engine
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A version of a model that is there, not loaded.
+
+    Attributes:
+        name: By its manifest; that of its folder where the manifest cannot be read.
+        version: Likewise; empty where there is no folder for it.
+        directories: Where it is. More than one is an error, see ``problem``.
+        manifest: As it was when it was found; None if it cannot be read.
+        problem: Why it cannot be served, one sentence; empty where nothing is known against it.
+    """
+
+    name: str
+    version: str
+    directories: tuple[Path, ...] = ()
+    manifest: Manifest | None = None
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and version in one."""
+        return f"{self.name} {self.version}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version of a model whose engine has proven itself.
+
+    Attributes:
+        manifest: The model.
+        engine: What runs it.
+        seconds: Of a batch by its size, measured.
+    """
+
+    manifest: Manifest
+    engine: Engine
+    seconds: Mapping[int, float]
+
+
+class ModelSource(Protocol):
+    """Finds and loads models."""
+
+    def find(self) -> Sequence[FoundModel]:
+        """Every version of every model, once each.
+
+        Raises:
+            ManifestError: There is none, or it cannot be known.
+        """
+        ...
+
+    def load(self, found: FoundModel) -> LoadedModel:
+        """Load a version that has no problem and let it prove itself; takes seconds to minutes, in a thread.
+
+        Raises:
+            EngineError, ManifestError: It is not fit to serve.
+        """
+        ...
+
+
+class GivenModel:
+    """One model whose engine somebody has made already."""
+
+    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+        self._engine = engine
+        self._manifest = manifest
+
+    def find(self) -> Sequence[FoundModel]:
+        """See ``ModelSource``."""
+        return [FoundModel(self._manifest.name, self._manifest.version, manifest=self._manifest)]
+
+    def load(self, found: FoundModel) -> LoadedModel:  # noqa: ARG002
+        """See ``ModelSource``; the engine is warmed up."""
+        return LoadedModel(self._manifest, self._engine, warm_up(self._engine))
+
+
+class ModelFolder:
+    """A model directory, or a folder of several."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        """``settings`` tell which engine is wanted."""
+        self._root = root
+        self._settings = settings
+
+    def find(self) -> Sequence[FoundModel]:
+        """See ``ModelSource``; reads manifests, not graphs."""
+        try:
+            directories = _model_directories(self._root)
+        except OSError as error:
+            raise ManifestError(f"{self._root} cannot be read: {error.strerror}") from error
+        if not directories:
+            raise ManifestError(
+                f"{self._root} is no model directory: it has no {MANIFEST_NAME}, and neither has a folder in it"
+            )
+        return _joined(_read(self._root, directory) for directory in directories)
+
+    def load(self, found: FoundModel) -> LoadedModel:
+        """See ``ModelSource``; compares the files with the manifest and the engine with PyTorch's outputs."""
+        (directory,) = found.directories
+        manifest = read_manifest(directory)
+        if manifest != found.manifest:
+            raise EngineError(f"{directory / MANIFEST_NAME} has changed since it was found; load it again")
+        engine = create_engine(directory, manifest, self._settings)
+        try:
+            return LoadedModel(manifest, engine, prove_engine(engine, directory, manifest))
+        except BaseException:
+            engine.close()
+            raise
+
+
+def _model_directories(root: Path) -> list[Path]:
+    """Each once, also where links lead to it; what is hidden is nobody's model, such as Kubernetes' ``..data``."""
+    if (root / MANIFEST_NAME).is_file():
+        return [root]
+    manifests = [*root.glob(f"*/{MANIFEST_NAME}"), *root.glob(f"*/*/{MANIFEST_NAME}")]
+    visible = [path for path in manifests if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    return list({path.parent.resolve(): path.parent for path in sorted(visible, reverse=True)}.values())
+
+
+def _read(root: Path, directory: Path) -> FoundModel:
+    path = directory / MANIFEST_NAME
+    folder, version = [*directory.relative_to(root).parts, "", ""][:2]
+    unknown = FoundModel(folder or root.resolve().name, version, (directory,))
+    try:
+        manifest = parse_manifest(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+    except ManifestError as error:
+        return replace(unknown, problem=str(error))
+    except (OSError, ValueError) as error:
+        return replace(unknown, problem=f"{path} cannot be read: {error}")
+    for field in ("name", "version"):
+        value = getattr(manifest, field)
+        if not isinstance(value, str) or not value:
+            return replace(unknown, problem=f"{path}: {field} is {value!r}, expected a text")
+    return FoundModel(manifest.name, manifest.version, (directory,), manifest)
+
+
+def _joined(found: Iterable[FoundModel]) -> list[FoundModel]:
+    """Each version once; one that is in several places says so."""
+    versions: dict[tuple[str, str], FoundModel] = {}
+    for entry in found:
+        key = entry.name, entry.version
+        twin = versions.get(key)
+        if twin is None:
+            versions[key] = entry
+            continue
+        directories = tuple(sorted((*twin.directories, *entry.directories)))
+        places = " and ".join(map(str, directories))
+        problem = f"{places} hold the same version, {entry.name} {entry.version}: remove one, or give it another"
+        versions[key] = replace(entry, directories=directories, manifest=None, problem=problem)
+    return list(versions.values())

@@ -1,0 +1,87 @@
+// What can be chosen for an image: which model looks at it, and whether at once or in windows.
+
+import { countWindows } from "./windows.js";
+
+const element = (id) => document.getElementById(id);
+
+export class Choices {
+  /** `onChange()` is called when the user has chosen; `maxTimeoutMs` is the longest time of a request, 0 if not known. */
+  constructor({ onChange, maxTimeoutMs }) {
+    this.models = [];
+    this.image = null;
+    this.maxTimeoutMs = maxTimeoutMs;
+    for (const id of ["model-choice", "tile"]) {
+      element(id).addEventListener("change", () => {
+        this.show();
+        onChange();
+      });
+    }
+  }
+
+  /** Offer these models; what was chosen stays so if it is among them. */
+  showModels(models) {
+    const before = this.models.length ? this.model.name : "";
+    const chosen = models.find(({ name }) => name === before) ?? models.find((model) => model.default) ?? models[0];
+    this.models = models;
+    element("model-choice").replaceChildren(
+      ...models.map((model) => {
+        const text = `${model.name} ${model.version}, ${model.num_classes} classes`;
+        return new Option(text, model.name, model === chosen, model === chosen);
+      }),
+    );
+    this.show();
+  }
+
+  /** Offer what makes sense for an image of this size, in pixels. */
+  showImage(width, height) {
+    this.image = { width, height };
+    this.show();
+  }
+
+  /** The model that was chosen, as the service lists it. */
+  get model() {
+    return this.models.find(({ name }) => name === element("model-choice").value);
+  }
+
+  /** Times that the model is run for the image. */
+  get windows() {
+    return this.isTiled ? this.windowsOfImage : 1;
+  }
+
+  get isTiled() {
+    return element("tile").checked && this.windowsOfImage > 1;
+  }
+
+  /** Parameters of requests about the model. */
+  get modelParameters() {
+    return this.model === undefined || this.model.default ? {} : { model: this.model.name };
+  }
+
+  /** Parameters of requests about the image. */
+  get parameters() {
+    return { ...this.modelParameters, ...(this.isTiled ? { mode: "tile" } : {}) };
+  }
+
+  /** Headers of requests about the image: many windows need all the time that there is. */
+  get headers() {
+    return this.isTiled && this.maxTimeoutMs ? { "X-Request-Timeout-Ms": String(this.maxTimeoutMs) } : {};
+  }
+
+  get windowsOfImage() {
+    const tiles = this.model?.modes.includes("tile");
+    return this.image && tiles ? countWindows(this.image, this.model.input_size) : 1;
+  }
+
+  show() {
+    const windows = this.windowsOfImage;
+    element("model-option").hidden = this.models.length < 2;
+    element("tile-option").hidden = windows === 1;
+    element("choices").hidden = this.models.length < 2 && windows === 1;
+    if (windows > 1) {
+      const [image, window] = [this.image, this.model.input_size].map(({ width, height }) => `${width} x ${height}`);
+      element("tile-note").textContent =
+        `The model sees this image of ${image} shrunk to ${window}. In ${windows} windows it sees small things too, but ` +
+        `never the whole scene, and takes about ${windows} times as long.`;
+    }
+  }
+}
