@@ -1,0 +1,113 @@
+"""``service.batcher`` in simulated time: bounded batches, oldest first, formed when the engine is free.
+
+The service forms the next batch of a GPU engine early if it is full. That changes nothing here: a full batch holds the
+same oldest images whether it is formed before the engine is free or at that moment, and its copying counts to the
+engine's seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from simpy import Environment, Event
+
+from benchmarks.scale.service_model import Limits
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """An image in line for the engine.
+
+    Attributes:
+        row: Happens when its batch is done.
+        window_end: Until when it waits for others on an idle engine.
+    """
+
+    row: Event
+    window_end: float
+
+
+@dataclass(slots=True)
+class BatchLog:
+    """What the engine has done: the size of each batch, and the seconds of all."""
+
+    sizes: list[int] = field(default_factory=list)
+    busy_s: float = 0.0
+
+
+class Batcher:
+    """Gathers work into batches and runs one at a time."""
+
+    def __init__(
+        self,
+        env: Environment,
+        limits: Limits,
+        engine_seconds: Callable[[int], float],
+        handoff_seconds: Callable[[int], float],
+        somebody_comes: Callable[[], bool],
+    ) -> None:
+        """Begin to run batches.
+
+        Args:
+            env: The simulated world.
+            limits: Batch size and window.
+            engine_seconds: How long a batch of a size takes; asked once per batch.
+            handoff_seconds: How long after a batch of a size the next can begin; asked once per batch.
+            somebody_comes: Whether a request is on its way to the queue; if not, the window is not waited for.
+        """
+        self.log = BatchLog()
+        self._env = env
+        self._limits = limits
+        self._engine_seconds = engine_seconds
+        self._handoff_seconds = handoff_seconds
+        self._somebody_comes = somebody_comes
+        self._queue: deque[Work] = deque()
+        self._changed: Event | None = None
+        env.process(self._run())
+
+    def submit(self) -> Work:
+        """Queue an image."""
+        work = Work(self._env.event(), self._env.now + self._limits.window_s)
+        self._queue.append(work)
+        self.look_again()
+        return work
+
+    def withdraw(self, work: Work) -> None:
+        """Take work that nobody wants any more out of the queue, if it is still there."""
+        if work in self._queue:
+            self._queue.remove(work)
+
+    def look_again(self) -> None:
+        """What decides on the next batch may have changed."""
+        if self._changed is not None and not self._changed.triggered:
+            self._changed.succeed()
+
+    def _run(self) -> Generator[Event, None, None]:
+        while True:
+            while not self._should_form():
+                yield self._change()
+            size = min(len(self._queue), self._limits.max_batch_size)
+            batch = [self._queue.popleft() for _ in range(size)]
+            seconds = self._engine_seconds(size)
+            self.log.sizes.append(size)
+            self.log.busy_s += seconds
+            yield self._env.timeout(seconds)
+            for work in batch:
+                work.row.succeed()
+            yield self._env.timeout(self._handoff_seconds(size))
+
+    def _should_form(self) -> bool:
+        """Whether waiting would not make the batch a larger one; asked while the engine is idle."""
+        if not self._queue:
+            return False
+        is_full = len(self._queue) >= self._limits.max_batch_size
+        return is_full or self._queue[0].window_end <= self._env.now or not self._somebody_comes()
+
+    def _change(self) -> Event:
+        """Happens when there is a reason to look again, at the latest when the oldest image's window is over."""
+        self._changed = self._env.event()
+        if not self._queue:
+            return self._changed
+        return self._changed | self._env.timeout(self._queue[0].window_end - self._env.now)

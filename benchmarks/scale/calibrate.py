@@ -1,0 +1,107 @@
+"""Measure the real service on this machine; write calibration.json.
+
+    python -m benchmarks.scale.calibrate
+
+Each service first has one client, which tells what a request costs beside its stages; then so many that a batch always
+waits for the engine, which tells how soon after one the next begins; then Poisson arrivals at 75% of that rate, which
+tell the times of the stages as a request meets them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks.accuracy.compare import head_commit
+from benchmarks.attention.run import processor
+from benchmarks.scale.arrivals import poisson
+from benchmarks.scale.calibration import (
+    FILE,
+    Calibration,
+    CalibrationError,
+    Measured,
+    Origin,
+    fit_costs,
+    write_calibration,
+)
+from benchmarks.scale.cpu_costs import measure_cpu_costs
+from benchmarks.scale.load import replay, saturate
+from benchmarks.scale.service_model import ServiceModel, mean
+from benchmarks.scale.subject import SUBJECTS, RunningService, SubjectError, running
+
+# Where stages contend for the cores, they are slower the more there is to do, and it matters most near the capacity.
+_LOAD = 0.75
+_SEED = 1
+
+
+def calibrate(service: RunningService, seconds: float) -> ServiceModel:
+    """Measure a service for about so many seconds.
+
+    Raises:
+        CalibrationError: It answered nothing.
+    """
+    part_s = seconds / 4
+    alone = saturate(service.url, service.image, 1, part_s)
+    first = len(service.batches())
+    # A batch and a half: the next batch is there when one ends, but is not always full.
+    answers = saturate(service.url, service.image, math.ceil(1.5 * service.limits.max_batch_size), part_s)
+    crowded = service.batches()[first:]
+    rate = _LOAD * len(answers) / part_s
+    typical = replay(service.url, service.image, poisson(rate, max(1, round(rate * 2 * part_s)), _SEED))
+    measured = Measured(alone, crowded, typical, service.batches()[first:])
+    return ServiceModel(fit_costs(measured), service.limits)
+
+
+def origin(module: str, arguments: list[str]) -> Origin:
+    """This machine, this commit, and the command."""
+    command = shlex.join(["python", "-m", module, *arguments])
+    return Origin(command, head_commit(), processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+
+
+def describe(model: ServiceModel) -> str:
+    """What was measured, in one line."""
+    costs = model.costs
+    parts = {
+        "overhead": costs.overhead_s,
+        "decode": costs.before_s,
+        "labels and encode": costs.after_s,
+        "handoff per image": costs.handoff_s,
+    }
+    means = ", ".join(f"{name} {1000 * mean(samples):.1f} ms" for name, samples in parts.items())
+    batch = f"a batch of b takes {1000 * costs.engine_fixed_s:.1f} + {1000 * costs.engine_per_image_s:.1f} b ms"
+    return f"{batch}, {means}; capacity {model.capacity_per_s:.1f} images/s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; gives the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parser().parse_args(arguments)
+    models: dict[str, ServiceModel] = {}
+    try:
+        with running("fixed") as sleeping:
+            cpu = measure_cpu_costs(sleeping, args.seconds / 4)
+        for name in SUBJECTS:
+            with running(name) as service:
+                models[name] = model = calibrate(service, args.seconds)
+            print(f"{name}: {describe(model)}", flush=True)
+    except (CalibrationError, SubjectError) as error:
+        print(f"calibrate: {error}", file=sys.stderr)
+        return 1
+    write_calibration(Calibration(origin("benchmarks.scale.calibrate", arguments), cpu, models), args.output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="load on each service (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=FILE, help="file to write (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

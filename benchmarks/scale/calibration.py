@@ -1,0 +1,171 @@
+"""Measured times to the costs of the simulation, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.scale.load import Exchange
+from benchmarks.scale.service_model import Costs, Limits, Samples, ServiceModel
+from benchmarks.scale.subject import Batch
+
+FILE = Path(__file__).parent / "calibration.json"
+# So many quantiles stand for all measured values of a kind.
+_QUANTILES = 200
+_WORK = ("decode", "queue", "infer", "post", "encode")
+
+
+class CalibrationError(ValueError):
+    """Measurements that no model can be made of, or a file that is not a calibration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A service under three loads.
+
+    Attributes:
+        alone: Requests of one client, one after another.
+        crowded: Batches while one always waits for the engine.
+        typical: Requests that arrive at random.
+        batches: Those of the last two.
+    """
+
+    alone: Sequence[Exchange]
+    crowded: Sequence[Batch]
+    typical: Sequence[Exchange]
+    batches: Sequence[Batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How measurements came about.
+
+    Attributes:
+        command: What was run.
+        commit: Of the code, with ``+`` where files differ from it.
+        processor: Of the machine.
+    """
+
+    command: str
+    commit: str
+    processor: str
+
+
+@dataclass(frozen=True, slots=True)
+class CpuCosts:
+    """CPU seconds of one image beside the engine's, hardly changed by what else the machine does.
+
+    See ``benchmarks.scale.cpu_costs``.
+
+    Attributes:
+        decode_s: JPEG to pixels at the model's input size.
+        labels_s: Logits to a label map at the size of the image.
+        encode_s: Label map to PNG.
+        request_s: All that the process of the service spends on a small image with an engine that sleeps: HTTP,
+            batching, threads, and little decoding.
+        image_bytes: Of the JPEG.
+        answer_bytes: Of the PNG.
+    """
+
+    decode_s: float
+    labels_s: float
+    encode_s: float
+    request_s: float
+    image_bytes: int
+    answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The content of ``calibration.json``."""
+
+    origin: Origin
+    cpu: CpuCosts
+    models: Mapping[str, ServiceModel]
+
+
+def fit_costs(measured: Measured) -> Costs:
+    """Costs by what was measured.
+
+    Raises:
+        CalibrationError: A load without an answer, or without a batch.
+    """
+    alone, typical = _answered(measured.alone), _answered(measured.typical)
+    if not alone or not typical or len(measured.crowded) < 2:
+        raise CalibrationError(
+            f"{len(alone)} and {len(typical)} answers and {len(measured.crowded)} batches: nothing to go by"
+        )
+    fixed_s, per_image_s = fit_line(measured.batches)
+    ratios = [batch.seconds / (fixed_s + per_image_s * batch.size) for batch in measured.batches]
+    return Costs(
+        overhead_s=quantiles([_overhead_s(exchange) for exchange in alone]),
+        before_s=quantiles([exchange.stages_s["decode"] for exchange in typical]),
+        after_s=quantiles([exchange.stages_s["post"] + exchange.stages_s["encode"] for exchange in typical]),
+        engine_fixed_s=fixed_s,
+        engine_per_image_s=per_image_s,
+        engine_jitter=quantiles(ratios),
+        handoff_s=quantiles([after.gap_s / ended.size for ended, after in pairwise(measured.crowded)]),
+    )
+
+
+def fit_line(batches: Sequence[Batch]) -> tuple[float, float]:
+    """(a, c) of t(b) = a + c b by least squares, neither below 0; with one size only, all is per image."""
+    sizes = np.array([batch.size for batch in batches], float)
+    seconds = np.array([batch.seconds for batch in batches])
+    if len(set(sizes)) > 1:
+        per_image_s, fixed_s = np.polyfit(sizes, seconds, 1)
+        if fixed_s >= 0 and per_image_s >= 0:
+            return float(fixed_s), float(per_image_s)
+        if per_image_s < 0:
+            return float(seconds.mean()), 0.0
+    return 0.0, float((sizes * seconds).sum() / (sizes**2).sum())
+
+
+def quantiles(values: Sequence[float]) -> Samples:
+    """So many values, equally likely, that stand for ``values``, in rising order and to the microsecond."""
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    found: NDArray[np.float64] = np.quantile(values, shares)
+    return tuple(np.round(found, 6).tolist())
+
+
+def _answered(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    return [exchange for exchange in exchanges if exchange.status == 200]
+
+
+def _overhead_s(exchange: Exchange) -> float:
+    """What a request that is alone takes beside its work in codec threads and in the engine."""
+    work = sum(exchange.stages_s[stage] for stage in _WORK)
+    return max(0.0, exchange.latency_s - work)
+
+
+def write_calibration(calibration: Calibration, path: Path = FILE) -> None:
+    """Write the file."""
+    path.write_text(json.dumps(asdict(calibration)) + "\n", encoding="utf-8")
+
+
+def read_calibration(path: Path = FILE) -> Calibration:
+    """Read the file.
+
+    Raises:
+        CalibrationError: It is not there, or not what ``write_calibration`` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Calibration(
+            origin=Origin(**content["origin"]),
+            cpu=CpuCosts(**content["cpu"]),
+            models={name: _model(model) for name, model in content["models"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CalibrationError(f"{path} is no calibration: {error}") from error
+
+
+def _model(content: Mapping[str, Mapping[str, object]]) -> ServiceModel:
+    costs = {name: tuple(value) if isinstance(value, list) else value for name, value in content["costs"].items()}
+    return ServiceModel(Costs(**costs), Limits(**content["limits"]))  # type: ignore[arg-type]

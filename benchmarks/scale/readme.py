@@ -1,0 +1,90 @@
+"""Put the tables of calibration.json, validation.json and results.json into README.md.
+
+python -m benchmarks.scale.readme
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scale.calibrate import describe
+from benchmarks.scale.calibration import Calibration, CpuCosts, read_calibration
+from benchmarks.scale.million import GPUS, Assumptions, gbit_per_s, tables
+from benchmarks.scale.run import events_table
+from benchmarks.scale.validate import comparison, table
+
+FOLDER = Path(__file__).parent
+README = FOLDER / "README.md"
+_PLACE = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """The text with each part between the marks ``<!-- name -->`` and ``<!-- end -->``.
+
+    Raises:
+        KeyError: A mark names no part.
+    """
+    return _PLACE.sub(lambda place: f"{place[1]}\n{parts[place[2]]}\n\n{place[4]}", text)
+
+
+def parts(folder: Path = FOLDER) -> dict[str, str]:
+    """All tables by their name."""
+    calibration = read_calibration(folder / "calibration.json")
+    validation = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {
+        "calibration": _calibration(calibration),
+        "validation": f"{table(map(comparison, validation['rows']))}\n\n{_origin(validation)}",
+        "events": events_table(results["rows"]),
+        "inputs": _inputs(calibration.cpu),
+        "million": tables(calibration.cpu, Assumptions()),
+    }
+
+
+def _calibration(calibration: Calibration) -> str:
+    lines = [f"- `{name}`: {describe(model)}." for name, model in calibration.models.items()]
+    origin = calibration.origin
+    return "\n".join([*lines, "", f"`{origin.command}`, {origin.processor}, commit {origin.commit}."])
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    return f"`{content['command']}`, {content['processor']}, commit {content['commit']}."
+
+
+def _inputs(cpu: CpuCosts) -> str:
+    given = Assumptions()
+    rows = {
+        "R, images a second": ("1,000,000 / 60 = 16,667", "the task"),
+        "F, operations of an image": (f"{given.flops_per_image / 1e9:.1f} G", "counted"),
+        "share of the GPU's peak": (f"{given.peak_share:.0%}", "**assumed**"),
+        "load in the busiest minute": (f"{given.load:.0%}", "chosen by the plots"),
+        "regions, one may be lost": (f"{given.regions}: {given.spare:.2g} times the traffic", "chosen"),
+        "D, decode and resize": (f"{1e3 * cpu.decode_s:.1f} ms of a core", "measured"),
+        "L, labels": (f"{1e3 * cpu.labels_s:.1f} ms of a core", "measured"),
+        "E, PNG": (f"{1e3 * cpu.encode_s:.1f} ms of a core", "measured"),
+        "H, HTTP and batching": (f"{1e3 * cpu.request_s:.1f} ms of a core", "measured"),
+        "network in": (
+            f"{cpu.image_bytes / 1e3:.0f} kB: {gbit_per_s(cpu.image_bytes):.1f} Gbit/s",
+            "the example street",
+        ),
+        "network out": (f"{cpu.answer_bytes / 1e3:.0f} kB: {gbit_per_s(cpu.answer_bytes):.1f} Gbit/s", "its answer"),
+        "a core for an hour": (f"{given.core_price_per_h:.2f} USD", "**assumed**"),
+    }
+    for gpu in GPUS:
+        rows[f"{gpu.name}, peak, dense fp16"] = (f"{gpu.peak_flops / 1e12:.0f} TFLOP/s", "published")
+        rows[f"{gpu.name} for an hour"] = (f"{gpu.price_per_h:.2f} USD", "**assumed**")
+    lines = [f"| {name} | {value} | {source} |" for name, (value, source) in rows.items()]
+    return "\n".join(["| input | value | from |", "| --- | --- | --- |", *lines])
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    README.write_text(filled(README.read_text(encoding="utf-8"), parts()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
