@@ -6,6 +6,7 @@ long and twice the memory, and two images together saved nothing. So rows of a b
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,10 +84,10 @@ class OpenVinoEngine:
 def openvino_obstacle(precision: PrecisionName) -> str | None:
     """Why OpenVINO cannot be used, or cannot compute in a precision, or None."""
     try:
-        openvino = _openvino()
+        core = _core(_openvino())
     except EngineError as error:
         return str(error)
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         return _no_bf16(", ".join(capabilities))
     return None
@@ -111,6 +112,16 @@ def _openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """The one ``Core`` of the process, which lives as long as that.
+
+    Its CPU plugin gives the thread that loads it a stack for signals, and takes the memory away with the last ``Core``
+    but not the stack: the next signal to that thread would end the process (seen with 2026.4.1).
+    """
+    return openvino.Core()
+
+
 def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
     """The graph for one image, once it is what the manifest says.
 
@@ -118,7 +129,7 @@ def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
         EngineError: It is no graph, or another one.
     """
     try:
-        model = _openvino().Core().read_model(path)
+        model = _core(_openvino()).read_model(path)
     except RuntimeError as error:
         raise EngineError(f"openvino cannot load {path}: {_reason(error)}") from error
     check_input(_tensors(model.inputs), graph)
@@ -142,7 +153,7 @@ def _compile(model: Any, graph: GraphInfo, num_threads: int) -> Any:
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        compiled = _openvino().Core().compile_model(model, "CPU", options)
+        compiled = _core(_openvino()).compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise EngineError(f"openvino cannot compile {graph.file}: {_reason(error)}") from error
     found = compiled.get_property("INFERENCE_PRECISION_HINT")

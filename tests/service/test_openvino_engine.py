@@ -373,3 +373,24 @@ def test_the_reason_is_what_openvino_says_without_places_in_its_sources() -> Non
     error = RuntimeError("Exception from src/a.cpp:84:\nCheck 'x == y' failed at src/b.cpp:1:\nNo such layer.\n\n")
     assert openvino_engine._reason(error) == "No such layer."
     assert openvino_engine._reason(RuntimeError("Exception from src/a.cpp:84:")) == "Exception from src/a.cpp:84:"
+
+
+def test_a_signal_after_another_thread_has_dropped_the_last_engine_harms_nothing(tiny_model_dir: Path) -> None:
+    program = """
+import os, signal, sys, threading
+from pathlib import Path
+from model_export.manifest import read_manifest
+from service.engines.openvino_engine import OpenVinoEngine
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+directory = Path(sys.argv[1])
+manifest = read_manifest(directory)
+engines = [OpenVinoEngine(directory, manifest, manifest.graph, num_threads=1)]
+dropping = threading.Thread(target=engines.clear)
+dropping.start()
+dropping.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", program, str(tiny_model_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n")
