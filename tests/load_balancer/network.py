@@ -38,6 +38,8 @@ class Network:
         inside = f"{self._name}-{container}"
         _ip("-n", self.namespace, "link", "add", f"port{container}", "type", "veth", "peer", "eth0", "netns", inside)
         _ip("-n", self.namespace, "link", "set", f"port{container}", "master", "bridge", "up")
+        # As Docker's containers have it: the same each time, or neighbours would go on with the one that they remember.
+        _ip("-n", inside, "link", "set", "eth0", "address", f"02:42:0a:d5:07:{10 + container:02x}")
         _ip("-n", inside, "address", "add", f"{self.address(container)}/24", "dev", "eth0")
         _ip("-n", inside, "link", "set", "eth0", "up")
 
