@@ -1,8 +1,7 @@
 """``service.batcher`` in simulated time: bounded batches, oldest first, formed when the engine is free.
 
-The service forms the next batch of a GPU engine early if it is full. That changes nothing here: a full batch holds the
-same oldest images whether it is formed before the engine is free or at that moment, and its copying counts to the
-engine's seconds.
+The service forms the next batch of a GPU engine early if it is full. It holds the same oldest images as one that is
+formed when the engine is free, so here it is formed then, but begins without the pause in which rows are passed on.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ class Batcher:
             env: The simulated world.
             limits: Batch size and window.
             engine_seconds: How long a batch of a size takes; asked once per batch.
-            handoff_seconds: How long after a batch of a size the next can begin; asked once per batch.
+            handoff_seconds: How long after a batch of a size the next can begin if it was not formed ahead; asked once
+                per batch.
             somebody_comes: Whether a request is on its way to the queue; if not, the window is not waited for.
         """
         self.log = BatchLog()
@@ -65,7 +65,19 @@ class Batcher:
         self._somebody_comes = somebody_comes
         self._queue: deque[Work] = deque()
         self._changed: Event | None = None
+        self._runs = False
+        self._delay_s = 0.0
         env.process(self._run())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch runs, or waits for the pause after the last one."""
+        return self._runs or bool(self._queue)
+
+    def delay(self, seconds: float) -> None:
+        """Let the batch that runs, if one does, take longer."""
+        if self._runs:
+            self._delay_s += seconds
 
     def submit(self) -> Work:
         """Queue an image."""
@@ -92,18 +104,29 @@ class Batcher:
             batch = [self._queue.popleft() for _ in range(size)]
             seconds = self._engine_seconds(size)
             self.log.sizes.append(size)
-            self.log.busy_s += seconds
-            yield self._env.timeout(seconds)
+            yield from self._engine(seconds)
             for work in batch:
                 work.row.succeed()
-            yield self._env.timeout(self._handoff_seconds(size))
+            if not (self._limits.forms_ahead and self._is_full()):
+                yield self._env.timeout(self._handoff_seconds(size))
+
+    def _engine(self, seconds: float) -> Generator[Event, None, None]:
+        """Run for so long, and for the delays that come up meanwhile."""
+        self._runs, self._delay_s = True, seconds
+        while self._delay_s:
+            seconds, self._delay_s = self._delay_s, 0.0
+            self.log.busy_s += seconds
+            yield self._env.timeout(seconds)
+        self._runs = False
+
+    def _is_full(self) -> bool:
+        return len(self._queue) >= self._limits.max_batch_size
 
     def _should_form(self) -> bool:
         """Whether waiting would not make the batch a larger one; asked while the engine is idle."""
         if not self._queue:
             return False
-        is_full = len(self._queue) >= self._limits.max_batch_size
-        return is_full or self._queue[0].window_end <= self._env.now or not self._somebody_comes()
+        return self._is_full() or self._queue[0].window_end <= self._env.now or not self._somebody_comes()
 
     def _change(self) -> Event:
         """Happens when there is a reason to look again, at the latest when the oldest image's window is over."""

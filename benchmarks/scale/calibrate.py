@@ -2,9 +2,10 @@
 
     python -m benchmarks.scale.calibrate
 
-Each service first has one client, which tells what a request costs beside its stages; then so many that a batch always
-waits for the engine, which tells how soon after one the next begins; then Poisson arrivals at 75% of that rate, which
-tell the times of the stages as a request meets them.
+Each service first has one client, which tells what a request costs beside its stages, and what they take beside an
+idle engine. Then it has so many that images always wait for the engine, which tells how soon after a batch the next one
+begins, and what it takes while others are decoded. Then come Poisson arrivals at 75% of that rate, which tell the times
+of the stages as a request meets them that has to wait.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks.scale.load import replay, saturate
 from benchmarks.scale.service_model import ServiceModel, mean
 from benchmarks.scale.subject import SUBJECTS, RunningService, SubjectError, running
 
-# Where stages contend for the cores, they are slower the more there is to do, and it matters most near the capacity.
+# Enough images have to wait, and the queue does not grow.
 _LOAD = 0.75
 _SEED = 1
 
@@ -44,15 +45,16 @@ def calibrate(service: RunningService, seconds: float) -> ServiceModel:
         CalibrationError: It answered nothing.
     """
     part_s = seconds / 4
+    warm_up = len(service.batches())
     alone = saturate(service.url, service.image, 1, part_s)
     first = len(service.batches())
     # A batch and a half: the next batch is there when one ends, but is not always full.
     answers = saturate(service.url, service.image, math.ceil(1.5 * service.limits.max_batch_size), part_s)
-    crowded = service.batches()[first:]
+    batches = service.batches()
     rate = _LOAD * len(answers) / part_s
     typical = replay(service.url, service.image, poisson(rate, max(1, round(rate * 2 * part_s)), _SEED))
-    measured = Measured(alone, crowded, typical, service.batches()[first:])
-    return ServiceModel(fit_costs(measured), service.limits)
+    measured = Measured(alone, batches[warm_up:first], batches[first:], typical)
+    return ServiceModel(fit_costs(measured, service.limits), service.limits)
 
 
 def origin(module: str, arguments: list[str]) -> Origin:
@@ -67,12 +69,16 @@ def describe(model: ServiceModel) -> str:
     parts = {
         "overhead": costs.overhead_s,
         "decode": costs.before_s,
+        "decode beside a busy engine": costs.contended_before_s,
         "labels and encode": costs.after_s,
         "handoff per image": costs.handoff_s,
     }
     means = ", ".join(f"{name} {1000 * mean(samples):.1f} ms" for name, samples in parts.items())
-    batch = f"a batch of b takes {1000 * costs.engine_fixed_s:.1f} + {1000 * costs.engine_per_image_s:.1f} b ms"
-    return f"{batch}, {means}; capacity {model.capacity_per_s:.1f} images/s"
+    batch = (
+        f"a batch of b takes {1000 * costs.engine_fixed_s:.1f} + {1000 * costs.engine_per_image_s:.1f} b ms, and "
+        f"{1000 * costs.contention_s:.1f} ms for each decode meanwhile"
+    )
+    return f"{batch}; {means}; capacity {model.capacity_per_s:.1f} images/s"
 
 
 def main(arguments: list[str] | None = None) -> int:

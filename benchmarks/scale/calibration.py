@@ -18,6 +18,8 @@ from benchmarks.scale.subject import Batch
 FILE = Path(__file__).parent / "calibration.json"
 # So many quantiles stand for all measured values of a kind.
 _QUANTILES = 200
+# An image that waits for longer than the window has met a busy engine, however late the event loop was.
+_BUSY_S = 0.002
 _WORK = ("decode", "queue", "infer", "post", "encode")
 
 
@@ -31,15 +33,16 @@ class Measured:
 
     Attributes:
         alone: Requests of one client, one after another.
-        crowded: Batches while one always waits for the engine.
+        alone_batches: Theirs.
+        crowded_batches: Those of a crowd, of whom some always wait for the engine; while it runs, as many images are
+            decoded as it holds.
         typical: Requests that arrive at random.
-        batches: Those of the last two.
     """
 
     alone: Sequence[Exchange]
-    crowded: Sequence[Batch]
+    alone_batches: Sequence[Batch]
+    crowded_batches: Sequence[Batch]
     typical: Sequence[Exchange]
-    batches: Sequence[Batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +93,44 @@ class Calibration:
     models: Mapping[str, ServiceModel]
 
 
-def fit_costs(measured: Measured) -> Costs:
-    """Costs by what was measured.
+def fit_costs(measured: Measured, limits: Limits) -> Costs:
+    """Costs by what was measured of a service with these limits.
 
     Raises:
-        CalibrationError: A load without an answer, or without a batch.
+        CalibrationError: A load without an answer, or without what it was for.
     """
     alone, typical = _answered(measured.alone), _answered(measured.typical)
-    if not alone or not typical or len(measured.crowded) < 2:
+    waited = [exchange for exchange in typical if exchange.stages_s["queue"] > limits.window_s + _BUSY_S]
+    handoffs = _handoffs_s(measured.crowded_batches, limits)
+    if not (alone and measured.alone_batches and waited and handoffs):
         raise CalibrationError(
-            f"{len(alone)} and {len(typical)} answers and {len(measured.crowded)} batches: nothing to go by"
+            f"{len(alone)} requests alone, {len(waited)} of {len(typical)} that waited, {len(handoffs)} pauses between "
+            "batches: nothing to go by"
         )
-    fixed_s, per_image_s = fit_line(measured.batches)
-    ratios = [batch.seconds / (fixed_s + per_image_s * batch.size) for batch in measured.batches]
+    fixed_s, crowded_s = fit_line(measured.crowded_batches)
+    alone_s = float(np.mean([batch.seconds / batch.size for batch in measured.alone_batches]))
+    contention_s = min(max(0.0, fixed_s + crowded_s - alone_s), crowded_s)
+    ratios = [batch.seconds / (fixed_s + crowded_s * batch.size) for batch in measured.crowded_batches]
     return Costs(
         overhead_s=quantiles([_overhead_s(exchange) for exchange in alone]),
-        before_s=quantiles([exchange.stages_s["decode"] for exchange in typical]),
+        before_s=quantiles([exchange.stages_s["decode"] for exchange in alone]),
+        contended_before_s=quantiles([exchange.stages_s["decode"] for exchange in waited]),
         after_s=quantiles([exchange.stages_s["post"] + exchange.stages_s["encode"] for exchange in typical]),
         engine_fixed_s=fixed_s,
-        engine_per_image_s=per_image_s,
+        engine_per_image_s=crowded_s - contention_s,
         engine_jitter=quantiles(ratios),
-        handoff_s=quantiles([after.gap_s / ended.size for ended, after in pairwise(measured.crowded)]),
+        contention_s=contention_s,
+        handoff_s=quantiles(handoffs),
     )
+
+
+def _handoffs_s(batches: Sequence[Batch], limits: Limits) -> list[float]:
+    """Seconds per image of a batch until the next, of those pairs where the next cannot have been formed ahead."""
+    return [
+        after.gap_s / ended.size
+        for ended, after in pairwise(batches)
+        if not (limits.forms_ahead and after.size == limits.max_batch_size)
+    ]
 
 
 def fit_line(batches: Sequence[Batch]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from enum import Enum
 from random import Random
 
@@ -97,23 +97,35 @@ class Replica:
 
     def _serve(self, visit: Visit) -> Generator[Event, None, None]:
         overhead_s = self._draw(self._costs.overhead_s)
-        yield from self._use(self._loop, visit, overhead_s / 2)
-        yield from self._use(self._codec, visit, self._draw(self._costs.before_s))
+        yield from self._use(self._loop, visit, lambda: overhead_s / 2)
+        yield from self._use(self._codec, visit, self._before_engine_s)
         if visit.is_over:
             return
         self._coming -= 1
         visit.work = self._batcher.submit()
         yield visit.work.row
-        yield from self._use(self._codec, visit, self._draw(self._costs.after_s))
-        yield from self._use(self._loop, visit, overhead_s / 2)
+        yield from self._use(self._codec, visit, lambda: self._draw(self._costs.after_s))
+        yield from self._use(self._loop, visit, lambda: overhead_s / 2)
         self._leave(visit, End.ANSWERED)
 
-    def _use(self, threads: Resource, visit: Visit, seconds: float) -> Generator[Event, None, None]:
-        """Wait for a thread and use it; a thread that has begun is not interrupted."""
+    def _use(self, threads: Resource, visit: Visit, seconds: Callable[[], float]) -> Generator[Event, None, None]:
+        """Wait for a thread and use it; a thread that has begun is not interrupted.
+
+        Args:
+            threads: The threads.
+            visit: Who waits.
+            seconds: For how long it is used; asked when it is there.
+        """
         with threads.request() as thread:
             yield thread
             if not visit.is_over:
-                yield self._env.timeout(seconds)
+                yield self._env.timeout(seconds())
+
+    def _before_engine_s(self) -> float:
+        """Seconds of a decode that begins now; the batch that runs meanwhile takes longer for it."""
+        busy = self._batcher.is_busy
+        self._batcher.delay(self._slowdown * self._costs.contention_s)
+        return self._draw(self._costs.before_engine_s(busy=busy))
 
     def _leave(self, visit: Visit, end: End) -> None:
         if visit.is_over:

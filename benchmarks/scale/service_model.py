@@ -15,13 +15,16 @@ class Costs:
     Attributes:
         overhead_s: Seconds of a request that are no stage of the service: HTTP on both sides, hashing. Half of them
             is before the other stages and half after them, one request at a time, as on an event loop.
-        before_s: Seconds in a codec thread before the engine: decode and resize.
+        before_s: Seconds in a codec thread before the engine, decode and resize, while the engine is idle.
+        contended_before_s: The same while the engine runs, which may want the same cores; empty if there is no
+            difference.
         after_s: Seconds in a codec thread after it: labels and encoding.
         engine_fixed_s: The part of a batch's seconds that does not depend on its size.
         engine_per_image_s: The part that each image adds.
         engine_jitter: Factors around 1: a batch's measured seconds over what the two above give.
-        handoff_s: Seconds from the end of a batch to the start of the next, when that one waits already, for each image
-            of the batch that has ended: the event loop passes their rows on first.
+        contention_s: What a batch takes longer for each image that is decoded meanwhile.
+        handoff_s: Seconds from the end of a batch to the start of the next, when images wait already but no batch was
+            formed ahead, for each image of the batch that has ended: the event loop passes their rows on first.
     """
 
     overhead_s: Samples
@@ -31,6 +34,8 @@ class Costs:
     engine_per_image_s: float
     engine_jitter: Samples = (1.0,)
     handoff_s: Samples = (0.0,)
+    contended_before_s: Samples = ()
+    contention_s: float = 0.0
 
     def engine_s(self, size: int) -> float:
         """Expected seconds of a batch."""
@@ -39,6 +44,10 @@ class Costs:
     def draw_engine_s(self, size: int, random: Random) -> float:
         """Seconds of one batch."""
         return self.engine_s(size) * random.choice(self.engine_jitter)
+
+    def before_engine_s(self, *, busy: bool) -> Samples:
+        """Seconds before the engine, beside an engine that is idle or busy."""
+        return (self.contended_before_s or self.before_s) if busy else self.before_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class Limits:
         window_s: Longest wait of the oldest image for others, of an idle engine.
         max_queue_size: Requests inside at once, in any stage; one more is refused with 503.
         request_timeout_s: Seconds from arrival to answer; then 504.
+        forms_ahead: Whether a full batch is formed while the engine still runs the one before, so that it can begin at
+            once; the service does so unless the engine runs on the CPU.
     """
 
     codec_threads: int
@@ -58,6 +69,7 @@ class Limits:
     window_s: float
     max_queue_size: int = 64
     request_timeout_s: float = 30.0
+    forms_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +84,10 @@ class ServiceModel:
         """Images a second that the narrowest of engine, codec threads and event loop can bear, in full batches."""
         costs, limits = self.costs, self.limits
         batch_s = costs.engine_s(limits.max_batch_size) * mean(costs.engine_jitter)
+        handoff_s = 0.0 if limits.forms_ahead else mean(costs.handoff_s)
         seconds = (
-            batch_s / limits.max_batch_size + mean(costs.handoff_s),
-            (mean(costs.before_s) + mean(costs.after_s)) / limits.codec_threads,
+            batch_s / limits.max_batch_size + costs.contention_s + handoff_s,
+            (mean(costs.before_engine_s(busy=True)) + mean(costs.after_s)) / limits.codec_threads,
             mean(costs.overhead_s),
         )
         return 1 / max(seconds)

@@ -79,7 +79,7 @@ def limits_of(name: SubjectName) -> Limits:
     threads = available_cpus()
     if name == "bundled":
         return Limits(codec_threads=threads, max_batch_size=1, window_s=0.0)
-    return Limits(codec_threads=threads, max_batch_size=8, window_s=0.005)
+    return Limits(codec_threads=threads, max_batch_size=8, window_s=0.005, forms_ahead=True)
 
 
 def image_of(name: SubjectName) -> bytes:

@@ -49,7 +49,7 @@ def engine_only(fixed_s: float, per_image_s: float, limits: Limits) -> ServiceMo
 
 
 def test_m_m_1_is_as_the_formulas_have_it() -> None:
-    result = simulate(Fleet(queue(exponential())), poisson(0.6, 15_000, seed=1), seed=1)
+    result = simulate(Fleet(queue(exponential())), poisson(0.6, 15_000, seed=4), seed=4)
     assert result.latencies_s.mean() == pytest.approx(1 / (1 - 0.6), rel=0.06)
     assert result.utilisations[0] == pytest.approx(0.6, rel=0.02)
     expected = [-math.log(1 - share) / (1 - 0.6) for share in (0.5, 0.95, 0.99)]
@@ -116,6 +116,31 @@ def test_idle_engine_waits_in_the_window_for_a_request_that_is_decoded() -> None
     result = simulate(Fleet(model), np.array([0.0, 0.1]), seed=0)
     assert result.batch_sizes == {2: 1}
     assert result.latencies_s == pytest.approx([1.3, 1.2])
+
+
+@pytest.mark.parametrize(("forms_ahead", "ends"), [(True, [1.0, 2.0, 2.0]), (False, [1.0, 2.5, 2.5])])
+def test_full_batch_that_waits_begins_without_a_pause_where_it_is_formed_ahead(
+    forms_ahead: bool, ends: list[float]
+) -> None:
+    costs = Costs(NOTHING, NOTHING, NOTHING, 1.0, 0.0, handoff_s=(0.5,))
+    model = ServiceModel(costs, Limits(2, 2, 0.0, forms_ahead=forms_ahead))
+    times = np.array([0.0, 0.1, 0.2])
+    assert times + simulate(Fleet(model), times, seed=0).latencies_s == pytest.approx(ends)
+
+
+def test_batch_that_is_not_full_is_never_formed_ahead() -> None:
+    costs = Costs(NOTHING, NOTHING, NOTHING, 1.0, 0.0, handoff_s=(0.5,))
+    model = ServiceModel(costs, Limits(2, 2, 0.0, forms_ahead=True))
+    assert simulate(Fleet(model), np.array([0.0, 0.1]), seed=0).latencies_s == pytest.approx([1.0, 2.4])
+
+
+def test_decode_beside_a_busy_engine_takes_longer_and_delays_the_batch() -> None:
+    costs = Costs(NOTHING, (0.2,), NOTHING, 1.0, 0.0, contended_before_s=(0.6,), contention_s=0.1)
+    model = ServiceModel(costs, Limits(2, 1, 0.0))
+    # The first runs from 0.2, and to 1.3 as another is decoded meanwhile; that one, from 0.5 to 1.1, runs to 2.3.
+    result = simulate(Fleet(model), np.array([0.0, 0.5, 3.0]), seed=0)
+    assert result.latencies_s == pytest.approx([1.3, 1.8, 1.2])
+    assert result.utilisations[0] * 4.2 == pytest.approx(3.1)
 
 
 def test_window_counts_from_the_oldest_image() -> None:
@@ -249,7 +274,11 @@ def test_bursts_of_more_than_all_requests_are_refused() -> None:
 def test_capacity_is_that_of_the_narrowest_part() -> None:
     engine_s = 0.020 + 8 * 0.010 + 8 * 0.001
     assert MODEL.capacity_per_s == pytest.approx(8 / engine_s)
-    slow_codec = replace(COSTS, before_s=(0.2,))
+    ahead = replace(LIMITS, forms_ahead=True)
+    assert ServiceModel(COSTS, ahead).capacity_per_s == pytest.approx(8 / (0.020 + 8 * 0.010))
+    contended = replace(COSTS, contention_s=0.002)
+    assert ServiceModel(contended, ahead).capacity_per_s == pytest.approx(8 / (0.020 + 8 * 0.012))
+    slow_codec = replace(COSTS, contended_before_s=(0.2,))
     assert ServiceModel(slow_codec, LIMITS).capacity_per_s == pytest.approx(2 / 0.205)
     slow_loop = replace(COSTS, overhead_s=(0.5,))
     assert ServiceModel(slow_loop, LIMITS).capacity_per_s == pytest.approx(2)

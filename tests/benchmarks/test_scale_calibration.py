@@ -38,12 +38,12 @@ MODEL = ServiceModel(
 )
 
 
-def exchange(sent_s: float = 0.0, latency_s: float = 0.085, status: int = 200) -> Exchange:
-    return Exchange(sent_s, latency_s, status, STAGES if status == 200 else {})
+def exchange(sent_s: float = 0.0, latency_s: float = 0.085, status: int = 200, **stages_s: float) -> Exchange:
+    return Exchange(sent_s, latency_s, status, STAGES | stages_s if status == 200 else {})
 
 
-def batches(*sizes: int) -> list[Batch]:
-    return [Batch(size, 0.040 + 0.020 * size, 0.003) for size in sizes]
+def batches(*sizes: int, per_image_s: float = 0.020) -> list[Batch]:
+    return [Batch(size, 0.040 + per_image_s * size, 0.003) for size in sizes]
 
 
 def test_stages_are_read_from_server_timing() -> None:
@@ -53,14 +53,25 @@ def test_stages_are_read_from_server_timing() -> None:
 
 
 def test_costs_are_what_was_measured() -> None:
-    costs = fit_costs(Measured([exchange()], batches(8, 4, 2), [exchange(), exchange(status=503)], batches(1, 2, 8)))
-    # All but decode, queue, infer, post and encode; and a gap of 3 ms after batches of 8 and 4.
+    typical = [exchange(), exchange(decode=0.015, queue=0.050), exchange(status=503)]
+    crowd = batches(8, 4, 2, 8, per_image_s=0.023)
+    costs = fit_costs(Measured([exchange()], batches(1, 1), crowd, typical), MODEL.limits)
+    # All but decode, queue, infer, post and encode; and a gap of 3 ms after batches of 8, 4 and 2.
     assert np.mean(costs.overhead_s) == pytest.approx(0.085 - 0.079)
     assert np.mean(costs.before_s) == pytest.approx(0.010)
+    assert np.mean(costs.contended_before_s) == pytest.approx(0.015)
     assert np.mean(costs.after_s) == pytest.approx(0.007)
     assert costs.engine_s(5) == pytest.approx(0.140)
+    assert costs.contention_s == pytest.approx(0.003)
     assert np.mean(costs.engine_jitter) == pytest.approx(1)
-    assert [min(costs.handoff_s), max(costs.handoff_s)] == pytest.approx([0.003 / 8, 0.003 / 4], abs=1e-5)
+    assert [min(costs.handoff_s), max(costs.handoff_s)] == pytest.approx([0.003 / 8, 0.003 / 2], abs=1e-5)
+
+
+def test_pause_before_a_full_batch_is_no_handoff_where_it_was_formed_ahead() -> None:
+    limits = replace(MODEL.limits, forms_ahead=True)
+    costs = fit_costs(Measured([exchange()], batches(1), batches(2, 8, 4), [exchange(queue=0.050)]), limits)
+    assert costs.handoff_s == pytest.approx((0.003 / 8,) * 200)
+    assert costs.contention_s == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +89,8 @@ def test_line_is_fitted_to_batches(seconds: dict[int, float], expected: tuple[fl
 
 
 def test_nothing_measured_is_an_error() -> None:
-    with pytest.raises(CalibrationError, match="1 and 0 answers and 2 batches"):
-        fit_costs(Measured([exchange()], batches(1, 1), [exchange(status=503)], batches(1)))
+    with pytest.raises(CalibrationError, match="1 requests alone, 0 of 1 that waited, 1 pauses between batches"):
+        fit_costs(Measured([exchange()], batches(1), batches(1, 1), [exchange(), exchange(status=503)]), MODEL.limits)
 
 
 def test_quantiles_keep_mean_and_tail() -> None:
@@ -170,7 +181,7 @@ def test_real_service_tells_its_stages_and_its_batches() -> None:
     with running("fixed") as service:
         first = len(service.batches())
         alone = replay(service.url, service.image, np.array([0.0]))
-        crowd = saturate(service.url, service.image, clients=12, seconds=0.1)
+        crowd = saturate(service.url, service.image, clients=12, seconds=0.5)
         seen = service.batches()[first:]
         assert service.cpu_s() > 0
     assert {answer.status for answer in (*alone, *crowd)} == {200}
@@ -179,5 +190,5 @@ def test_real_service_tells_its_stages_and_its_batches() -> None:
     assert sum(batch.size for batch in seen) == len(alone) + len(crowd)
     assert 1 < max(batch.size for batch in seen) <= service.limits.max_batch_size
     assert all(batch.seconds >= FIXED_S + PER_IMAGE_S * batch.size for batch in seen)
-    costs = fit_costs(Measured(alone, seen, crowd, seen))
+    costs = fit_costs(Measured(alone, seen[:1], seen[1:], crowd), service.limits)
     assert replace(MODEL, costs=costs).capacity_per_s > 0
