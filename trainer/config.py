@@ -77,8 +77,10 @@ def _check_ranges(config: TrainConfig) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not low <= number <= high:
                 raise ConfigError(f"{name} is {number:g}, expected {low:g} to {high:g}")
-    if config.data.scale[0] > config.data.scale[1]:
-        raise ConfigError(f"data.scale is {list(config.data.scale)}, expected the smaller one first")
+    for name in ("scale", "gamma"):
+        low, high = getattr(config.data, name)
+        if low > high:
+            raise ConfigError(f"data.{name} is {[low, high]}, expected the smaller one first")
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:

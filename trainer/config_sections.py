@@ -35,8 +35,11 @@ class DataSection:
         scale: Range of random scales of a view, relative to scale 1, drawn log-uniformly.
         flip: Chance of a horizontal flip, 0..1.
         jitter: Largest relative change of brightness, contrast and saturation, 0..1.
+        gamma: Range of a random exponent of the pixel values, taken from 0 to 1, drawn log-uniformly: above 1 darkens
+            towards dusk, below 1 brightens.
         class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image, 0..1: rare
             classes are seen more often.
+        class_mix: Chance that half of the classes of another image's view are laid over a view, 0..1.
         evaluation: ``whole`` images, or windows that ``slide``.
         slide_stride: (vertical, horizontal) pixels between windows.
         cache: Whether decoded images are kept in memory.
@@ -49,7 +52,9 @@ class DataSection:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     jitter: float = 0.4
+    gamma: tuple[float, float] = (1.0, 1.0)
     class_views: float = 0.0
+    class_mix: float = 0.0
     evaluation: str = "whole"
     slide_stride: tuple[int, int] = (320, 320)
     cache: bool = False
@@ -158,7 +163,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.scale": (0.01, 100),
     "data.flip": (0, 1),
     "data.jitter": (0, 1),
+    "data.gamma": (0.01, 100),
     "data.class_views": (0, 1),
+    "data.class_mix": (0, 1),
     "schedule.epochs": (1, 1e6),
     "schedule.batch_size": (1, 1e6),
     "schedule.accumulate": (1, 1e6),

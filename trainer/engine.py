@@ -21,7 +21,7 @@ from trainer.losses import Losses, criterion
 from trainer.model.ecenet import ECENet
 from trainer.precision import autocast
 from trainer.schedule import MovingAverage
-from trainer.transforms import Augmentation
+from trainer.transforms import Augmentation, mix_classes
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, H, W, 3) and labels (B, H, W), both uint8."""
@@ -32,10 +32,16 @@ class DivergedError(RuntimeError):
 
 
 class AugmentedViews(Dataset[Batch]):
-    """Views of one epoch. Each depends on seed, epoch and index alone, so workers and resuming change nothing."""
+    """Views of one epoch. Each depends on seed, epoch and index alone, so workers and resuming change nothing.
 
-    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int, epoch: int) -> None:
+    With the chance ``class_mix`` half of the classes of another image's view are laid over a view.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int, epoch: int, class_mix: float = 0.0
+    ) -> None:
         self.dataset, self.augmentation, self.seed, self.epoch = dataset, augmentation, seed, epoch
+        self.class_mix = class_mix
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -43,6 +49,9 @@ class AugmentedViews(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         view = self.augmentation(self.dataset[index], rng)
+        if self.class_mix and rng.random() < self.class_mix:
+            other = self.dataset[int(rng.integers(len(self)))]
+            view = mix_classes(view, self.augmentation(other, rng), rng)
         return torch.from_numpy(view.image), torch.from_numpy(view.labels)
 
     def order(self) -> list[int]:

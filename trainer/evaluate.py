@@ -28,6 +28,7 @@ EPILOG = """example:
   ecenet-evaluate runs/camvid/best.pt --data data/camvid
   ecenet-evaluate models/ecenet-lite0-camvid --data data/camvid --boundary --json scores.json
   ecenet-evaluate http://127.0.0.1:8000 --data data/camvid
+  ecenet-evaluate 'http://127.0.0.1:8000?mode=tile&model=street' --data data/camvid
   ecenet-evaluate released.ckpt --dataset ade20k --data data/ade --mode slide --crop 640 --stride 608 --short-side 640
   ecenet-evaluate runs/camvid/best.pt --data data/camvid --scales 0.75,1.0,1.25 --flip
 """

@@ -44,7 +44,7 @@ def criterion(
     The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
     """
     zero = output.logits.new_zeros(())
-    logits = F.interpolate(at_least_float(output.logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = _enlarged(output.logits, labels) if weights.cross_entropy or weights.overlap else output.logits
     entropy, pixels = _cross_entropy(logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
     apart, objects = overlap_loss(logits, labels) if weights.overlap else (zero, zero)
     focal, dice, pairs = _auxiliary(output.auxiliary_masks, labels) if weights.auxiliary else (zero, zero, zero)
@@ -56,6 +56,10 @@ def criterion(
         weights.auxiliary * (weights.focal * focal + weights.dice * dice) / pairs,
         weights.diversity * _diversity(output) if weights.diversity else zero,
     )
+
+
+def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.interpolate(at_least_float(logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import cast
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.client import Answer, Client, ClientError, Format, UnexpectedAnswer
+from service.client.parameters import Parameters
+
+# Parameters of the service that change its labels and not their size.
+_PARAMETERS = ("background", "mode", "model")
 
 
 class RemoteError(ValueError):
@@ -21,10 +27,16 @@ class RemotePredictor:
         """Connect at the first request.
 
         Args:
-            url: The service, e.g. ``http://127.0.0.1:8000``; with or without ``/segment``.
+            url: The service, e.g. ``http://127.0.0.1:8000``, with or without ``/segment``; a query such as
+                ``?mode=tile&model=street`` goes along with every image.
             client: In place of a new one.
+
+        Raises:
+            RemoteError: The query holds something else than ``background``, ``mode`` and ``model``.
         """
-        self._client = client or Client(url)
+        base, _, query = url.partition("?")
+        self._parameters = _parameters(query)
+        self._client = client or Client(base)
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The label map (H, W) of an image (H, W, 3).
@@ -62,6 +74,13 @@ class RemotePredictor:
 
     def _segment(self, image: NDArray[np.uint8], answer_format: Format) -> Answer:
         try:
-            return self._client.segment(image, answer_format)
+            return self._client.segment(image, answer_format, **self._parameters)
         except ClientError as error:
             raise RemoteError(str(error)) from error
+
+
+def _parameters(query: str) -> Parameters:
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    for name in found.keys() - _PARAMETERS:
+        raise RemoteError(f"{name} in the URL's query: expected {', '.join(_PARAMETERS)} only")
+    return cast(Parameters, found)

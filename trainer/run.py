@@ -181,8 +181,9 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
         data.flip,
         keep_ratio=data.keep_ratio,
         class_views=data.class_views,
+        gamma=data.gamma,
     )
-    views = AugmentedViews(run.train, augmentation, schedule.seed, epoch)
+    views = AugmentedViews(run.train, augmentation, schedule.seed, epoch, data.class_mix)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
     done = (run.state.step - epoch * run.steps_per_epoch) * schedule.accumulate
     return load_batches(views, batches[done:], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")

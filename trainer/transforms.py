@@ -22,6 +22,7 @@ class Augmentation:
         crop_size: (height, width) of a view.
         scale: Range of the random scale, drawn log-uniformly.
         jitter: Largest relative change of brightness, contrast and saturation.
+        gamma: Range of a random exponent of the pixel values, drawn log-uniformly; above 1 darkens.
         flip: Chance of a horizontal flip.
         class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image.
         keep_ratio: Whether at scale 1 the image's short side is that of ``input_size``, its ratio kept.
@@ -34,11 +35,14 @@ class Augmentation:
     flip: float = 0.5
     keep_ratio: bool = False
     class_views: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A view of ``crop_size``; what lies outside the image is grey and ignored."""
         image, labels = self._scaled_crop(sample, rng)
         image = _jitter(image, self.jitter, rng)
+        if self.gamma != (1, 1):
+            image = _power(image, float(np.exp(rng.uniform(*np.log(self.gamma)))))
         if rng.random() < self.flip:
             image, labels = image[:, ::-1], labels[:, ::-1]
         return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels))
@@ -89,3 +93,20 @@ def _jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator)
     for index in rng.permutation(len(enhancers)):
         picture = enhancers[index](picture).enhance(1 + rng.uniform(-strength, strength))
     return np.array(picture)
+
+
+def _power(image: NDArray[np.uint8], exponent: float) -> NDArray[np.uint8]:
+    curve = np.rint(255 * np.linspace(0, 1, 256) ** exponent).astype(np.uint8)
+    return curve[image]
+
+
+def mix_classes(below: Sample, above: Sample, rng: np.random.Generator) -> Sample:
+    """Lay half of the classes of one view, drawn at random, over another of its size (ClassMix, Olsson et al. 2021).
+
+    A thing then stands where its surroundings do not give it away. Void is never laid over.
+    """
+    classes = np.setdiff1d(above.labels, IGNORE_INDEX)
+    chosen = rng.choice(classes, (len(classes) + 1) // 2, replace=False)
+    mask = np.isin(above.labels, chosen)
+    image = np.where(mask[..., None], above.image, below.image)
+    return Sample(image, np.where(mask, above.labels, below.labels))

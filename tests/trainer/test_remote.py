@@ -36,16 +36,18 @@ def predictor(waits: Waits) -> Callable[..., RemotePredictor]:
 
     def make(*answers: httpx.Response, url: str = "http://host:8000") -> RemotePredictor:
         left = list(answers)
+        asked = dict(httpx.URL(url).params.items())
 
         def answer(request: httpx.Request) -> httpx.Response:
             assert (request.method, request.url.path) == ("POST", "/segment")
+            assert dict(request.url.params.items()) | asked == dict(request.url.params.items())
             sent = decode(request.content, max_image_bytes=1 << 20, max_image_pixels=1 << 20).pixels
             if request.url.params["format"] == "labels":
                 assert np.array_equal(sent, IMAGE)
             return left.pop(0) if len(left) > 1 else left[0]
 
         http = httpx.Client(transport=httpx.MockTransport(answer))
-        return RemotePredictor(url, client=Client(url, http=http, sleep=waits.append))
+        return RemotePredictor(url, client=Client(url.partition("?")[0], http=http, sleep=waits.append))
 
     return make
 
@@ -55,9 +57,23 @@ def unavailable(retry_after: str | None = None) -> httpx.Response:
     return httpx.Response(503, json={"detail": "64 requests are in the service already"}, headers=headers)
 
 
-@pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/segment"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:8000",
+        "http://host:8000/",
+        "http://host:8000/segment",
+        "http://host:8000?mode=tile",
+        "http://host:8000/segment?mode=tile&model=street",
+    ],
+)
 def test_the_labels_of_the_service_come_back(url: str, predictor: Callable[..., RemotePredictor]) -> None:
     assert np.array_equal(predictor(LABELLED, url=url)(IMAGE), LABELS)
+
+
+def test_a_query_that_would_change_more_than_labels_is_refused() -> None:
+    with pytest.raises(RemoteError, match=r"^size in the URL's query: expected background, mode, model only$"):
+        RemotePredictor("http://host:8000?mode=tile&size=model")
 
 
 def test_class_names_come_in_the_order_of_their_ids(predictor: Callable[..., RemotePredictor]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.datasets import IGNORE_INDEX, Sample
-from trainer.transforms import PADDING_GREY, Augmentation
+from trainer.transforms import PADDING_GREY, Augmentation, mix_classes
 
 
 def blocks() -> Sample:
@@ -74,3 +74,47 @@ def test_a_view_around_a_class_stays_inside_the_image_and_void_alone_is_no_class
     labels[0, 0] = 1  # in the corner
     for seed in range(20):
         assert (view(Sample(np.full((50, 60, 3), 9, np.uint8), labels), np.random.default_rng(seed)).image == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("exponent", "expected"), [(2.0, [0, 16, 64, 255]), (0.5, [0, 128, 181, 255]), (1.0, [0, 64, 128, 255])]
+)
+def test_gamma_raises_pixel_values_to_a_power(exponent: float, expected: list[int]) -> None:
+    image = np.array([0, 64, 128, 255], np.uint8).repeat(3).reshape(1, 4, 3)
+    view = Augmentation((1, 4), (1, 4), (1.0, 1.0), 0.0, 0.0, gamma=(exponent, exponent))
+    seen = view(Sample(image, np.zeros((1, 4), np.uint8)), np.random.default_rng(0)).image
+    assert seen[0, :, 0].tolist() == expected
+
+
+def test_gamma_is_drawn_from_its_range_evenly_on_both_sides_of_one() -> None:
+    sample = Sample(np.full((1, 1, 3), 128, np.uint8), np.zeros((1, 1), np.uint8))
+    view = Augmentation((1, 1), (1, 1), (1.0, 1.0), 0.0, 0.0, gamma=(0.5, 2.0))
+    values = [int(view(sample, np.random.default_rng(seed)).image[0, 0, 0]) for seed in range(300)]
+    assert 64 <= min(values) < 70
+    assert 174 < max(values) <= 181
+    assert np.mean([value > 128 for value in values]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_mixed_view_has_half_of_the_classes_of_the_one_above_and_the_rest_of_the_one_below() -> None:
+    above = blocks()
+    above.labels[:20] = IGNORE_INDEX
+    below = Sample(np.full((120, 160, 3), 250, np.uint8), np.full((120, 160), 99, np.uint8))
+    chosen = set()
+    for seed in range(20):
+        mixed = mix_classes(below, above, np.random.default_rng(seed))
+        classes = set(np.unique(mixed.labels).tolist()) - {99}
+        assert len(classes) == 6
+        assert IGNORE_INDEX not in classes
+        laid = np.isin(above.labels, list(classes))
+        assert (mixed.labels == np.where(laid, above.labels, 99)).all()
+        assert (mixed.image == np.where(laid[..., None], above.image, 250)).all()
+        chosen |= classes
+    assert chosen == set(range(12))
+
+
+def test_view_of_void_alone_lays_nothing_over_another() -> None:
+    void = Sample(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), IGNORE_INDEX, np.uint8))
+    below = Sample(np.full((4, 4, 3), 9, np.uint8), np.ones((4, 4), np.uint8))
+    mixed = mix_classes(below, void, np.random.default_rng(0))
+    assert (mixed.image == 9).all()
+    assert (mixed.labels == 1).all()
