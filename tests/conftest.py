@@ -5,10 +5,12 @@ The class that the brightness model gives a pixel is the grey level next to its 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,45 @@ def tiny_model_dir(tmp_path: Path) -> Path:
 def shared_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, for tests that leave it as it is and share a process that serves it."""
     return write_brightness_model(tmp_path_factory.mktemp("model") / "brightness")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveService:
+    """What a ready service with a real engine shows.
+
+    Attributes:
+        paths: Paths that it answers.
+        metrics: Text of its ``/metrics``.
+    """
+
+    paths: frozenset[str]
+    metrics: str
+
+
+@pytest.fixture(scope="session")
+def live_service(shared_model_dir: Path) -> LiveService:
+    """Asked over ASGI, once for all whose files talk about a service: manifests, rules, dashboards."""
+    return asyncio.run(_ask_service(shared_model_dir))
+
+
+async def _ask_service(model_dir: Path) -> LiveService:
+    import httpx  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+
+    from service.app import create_app  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    app = create_app(Settings(model_dir=model_dir, engine_threads=1, codec_threads=1))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://replica") as client,
+    ):
+        await app.state.runtime.started.wait()
+        metrics = (await client.get("/metrics")).text
+        document = (await client.get("/openapi.json")).json()
+    paths = {route.path for route in app.routes if isinstance(route, APIRoute)} | set(document["paths"])
+    return LiveService(frozenset(paths), metrics)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from service.api_keys import parse_api_keys
 from service.bundled_model import bundled_model_dir
 from service.settings import Settings
 from service.upload import FORM_OVERHEAD_BYTES
-from tests.k8s.conftest import Service
+from tests.conftest import LiveService
 from tests.k8s.manifests import K8S, ROOT, Build, of_kind, render
 from tests.k8s.object_checks import published
 from tests.k8s.pod_checks import settings_of
@@ -67,20 +67,19 @@ def test_the_gateway_waits_as_long_as_the_ingress(annotations: dict[str, str]) -
 
 
 @pytest.mark.parametrize("build", [CPU, GATEWAY], ids=str)
-def test_the_public_paths_are_published_and_no_others(service: Service, build: Build) -> None:
+def test_the_public_paths_are_published_and_no_others(live_service: LiveService, build: Build) -> None:
     objects = render(build)
-    private = {path for path in service.paths if path.startswith(("/v2/repository", "/metrics", "/healthz", "/readyz"))}
+    paths = live_service.paths
+    private = {path for path in paths if path.startswith(("/v2/repository", "/metrics", "/healthz", "/readyz"))}
     assert {"/metrics", "/healthz", "/readyz"} <= private
-    assert {path for path in service.paths if published(objects, path.partition("{")[0].rstrip("/") or "/")} == (
-        service.paths - private
-    )
+    assert {path for path in paths if published(objects, path.partition("{")[0].rstrip("/") or "/")} == paths - private
 
 
-def test_probes_ask_paths_that_the_service_has(service: Service) -> None:
+def test_probes_ask_paths_that_the_service_has(live_service: LiveService) -> None:
     for build in (CPU, GPU, TENANT, Build("kserve")):
         ((_, container, _),) = serving(render(build))
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert container[probe]["httpGet"]["path"] in service.paths
+            assert container[probe]["httpGet"]["path"] in live_service.paths
         assert container["livenessProbe"]["httpGet"]["path"] in {"/healthz", "/v2/health/live"}
         assert container["readinessProbe"]["httpGet"]["path"] in {"/readyz", "/v2/health/ready"}
 

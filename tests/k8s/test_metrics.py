@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.conftest import Service
+from tests.conftest import LiveService
 from tests.k8s.manifests import K8S, ROOT, Build, Object, of_kind, render
-from tests.observability.promql import Catalogue, complaints
+from tests.observability.promql import Catalogue, catalogue_of, complaints
 
 ADAPTER = yaml.safe_load((K8S / "components/hpa/prometheus-adapter-values.yaml").read_text(encoding="utf-8"))
 PLAIN = Build("overlays/cpu")
@@ -25,8 +25,8 @@ INGRESS: Catalogue = {"nginx_ingress_controller_requests": {"exported_namespace"
 
 
 @pytest.fixture
-def catalogue(service: Service) -> Catalogue:
-    return {**service.catalogue, **INGRESS}
+def catalogue(live_service: LiveService) -> Catalogue:
+    return {**catalogue_of(live_service.metrics), **INGRESS}
 
 
 def the(kind: str, build: Build) -> Object:
