@@ -1,4 +1,4 @@
-"""The README tells the truth: every setting, every command, every file that it names."""
+"""The READMEs tell the truth: every setting, every command, every file that they name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,24 @@ from trainer.train import COMMANDS
 from trainer.train import _parser as train_parser
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+READMES = {
+    path: (ROOT / path).read_text(encoding="utf-8")
+    for path in (
+        "README.md",
+        "docker/README.md",
+        "model_export/README.md",
+        "service/README.md",
+        "trainer/README.md",
+    )
+}
+README = READMES["README.md"]
+ALL = "\n".join(READMES.values())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{option(name)}` |")]
+def test_every_setting_is_in_the_services_readme_with_its_default(name: str) -> None:
+    (row,) = [line for line in READMES["service/README.md"].splitlines() if line.startswith(f"| `{option(name)}` |")]
     field = Settings.model_fields[name]
     default = row.split("|")[2].strip()
     if field.default_factory is not None:
@@ -37,10 +48,24 @@ def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
         assert default == str(field.default)
 
 
-def test_every_file_that_the_readme_links_exists() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+@pytest.mark.parametrize("path", READMES)
+def test_every_file_and_heading_that_a_readme_links_exists(path: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", READMES[path])
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for target, anchor in links:
+        file = (ROOT / path).parent / target if target else ROOT / path
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file.read_text(encoding="utf-8")), anchor
+
+
+def _anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_readme_is_linked_from_the_first() -> None:
+    assert all(f"({path})" in README for path in READMES if path != "README.md")
 
 
 def test_every_extra_and_command_is_in_the_readme() -> None:
@@ -48,25 +73,25 @@ def test_every_extra_and_command_is_in_the_readme() -> None:
         assert f"`{name}`" in README
 
 
-def test_the_readmes_commands_parse() -> None:
+def test_the_commands_of_all_readmes_parse() -> None:
     parsers = {"ecenet-train": train_parser(), "ecenet-evaluate": evaluate_parser(), "ecenet-export": export_parser()}
     for command, (module, _) in COMMANDS.items():
         parsers[f"ecenet-train {command}"] = importlib.import_module(module)._parser()
     names = "|".join(sorted(parsers, reverse=True))  # the longer first
-    commands = re.findall(rf"^\$ ({names}) (.*)$", README, re.MULTILINE)
+    commands = re.findall(rf"^\$ ({names}) (.*)$", ALL, re.MULTILINE)
     assert {name for name, _ in commands} == set(parsers)
     for name, arguments in commands:
         parsers[name].parse_args(arguments.split())
 
 
 def test_every_command_of_the_export_is_shown() -> None:
-    shown = set(re.findall(r"^\$ ecenet-export (\w+)", README, re.MULTILINE))
+    shown = set(re.findall(r"^\$ ecenet-export (\w+)", ALL, re.MULTILINE))
     assert shown == {module.__name__.rpartition(".")[2] for module in EXPORT_COMMANDS}
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {word for line in re.findall(r"make ((?:[a-z]+ ?)+)", README) for word in line.split()}
+    targets = {word for line in re.findall(r"make ((?:[a-z]+ ?)+)", ALL) for word in line.split()}
     shown = {"serve", "test", "lint", "types", "bench"}
     assert shown <= targets
     for target in shown:
@@ -75,5 +100,5 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("described", [Manifest, GraphInfo, Bounds])
 def test_every_field_of_the_model_directory_is_documented(described: type[Any]) -> None:
-    text = (ROOT / "model_export" / "README.md").read_text(encoding="utf-8")
+    text = READMES["model_export/README.md"]
     assert [field.name for field in fields(described) if f"`{field.name}`" not in text] == []
