@@ -1,95 +1,33 @@
+"""ONNX Runtime: small batches on a CPU; on a GPU it is CUDA that runs, in float32, or an error."""
+
 from __future__ import annotations
 
 import builtins
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
+from model_export.manifest import GRAPH_NAME, Manifest, read_manifest
 from service.engines import onnxruntime_engine
-from service.engines.base import EngineError, warm_up
+from service.engines.base import EngineError
 from service.engines.create import create_engine
 from service.engines.names import EngineName
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.settings import Settings
 
 
-@pytest.fixture
-def images() -> NDArray[np.uint8]:
-    return np.random.default_rng(7).integers(0, 256, (5, 32, 64, 3), np.uint8)
-
-
 def load(directory: Path, manifest: Manifest) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(directory, manifest, manifest.graph, num_threads=1, max_batch_size=4)
-
-
-def test_logits_are_those_of_the_graph(
-    tiny_model_dir: Path,
-    images: NDArray[np.uint8],
-    brightness_logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-) -> None:
-    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine_threads=1))
-    assert (engine.name, engine.graph.input_size, engine.num_classes) == ("onnxruntime", (32, 64), 3)
-    logits = engine.infer(images)
-    assert (logits.dtype, logits.shape) == (np.float32, (5, 3, 8, 16))
-    np.testing.assert_allclose(logits, brightness_logits(images), rtol=1e-5, atol=1e-2)
-    engine.close()
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_row_of_a_batch_equals_the_single_call(
-    tiny_model_dir: Path, images: NDArray[np.uint8], batch_size: int
-) -> None:
-    engine = load(tiny_model_dir, read_manifest(tiny_model_dir))
-    batch = engine.infer(images[:batch_size])
-    for row, image in zip(batch, images, strict=False):
-        np.testing.assert_array_equal(row, engine.infer(image[None])[0])
 
 
 def test_batches_on_a_cpu_are_small_unless_told_otherwise(tiny_model_dir: Path) -> None:
     manifest = read_manifest(tiny_model_dir)
     assert OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1).max_batch_size == 2
     assert create_engine(tiny_model_dir, manifest, Settings(max_batch_size=6)).max_batch_size == 6
-
-
-def test_warm_up_runs_the_smallest_and_the_largest_batch(tiny_model_dir: Path) -> None:
-    engine = load(tiny_model_dir, read_manifest(tiny_model_dir))
-    assert engine.warm_up_sizes == [1, 4]
-    warm_up(engine)
-
-
-def test_graph_that_the_manifest_does_not_describe_is_refused(tiny_model_dir: Path) -> None:
-    manifest = read_manifest(tiny_model_dir)
-    two_classes = (ClassInfo(0, "a", (0, 0, 0)), ClassInfo(1, "b", (0, 0, 0)))
-    larger = replace(manifest.graph, input_size=(64, 64))
-    labels = replace(manifest.graph, output="labels")
-    for change in ({"graphs": (larger,)}, {"graphs": (labels,)}, {"classes": two_classes}):
-        with pytest.raises(EngineError, match="manifest asks for one"):
-            load(tiny_model_dir, replace(manifest, **change))
-
-
-def test_graph_with_a_fixed_batch_size_is_refused(
-    tiny_model_dir: Path, write_graph: Callable[[Path, int | str], None]
-) -> None:
-    manifest = read_manifest(tiny_model_dir)
-    write_graph(tiny_model_dir / GRAPH_NAME, 1)
-    with pytest.raises(EngineError, match="free batch size"):
-        load(tiny_model_dir, manifest)
-
-
-def test_file_that_is_no_graph_is_refused(tiny_model_dir: Path) -> None:
-    manifest = read_manifest(tiny_model_dir)
-    (tiny_model_dir / GRAPH_NAME).write_bytes(b"no graph")
-    with pytest.raises(EngineError, match="cannot load"):
-        load(tiny_model_dir, manifest)
 
 
 def test_missing_onnxruntime_is_told_with_the_command_to_install_it(
