@@ -152,6 +152,15 @@ class Settings(BaseSettings):
             "times the slowest batch of the warm-up, at least 10, if not given.",
         ),
     ] = None
+    load_timeout_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=86_400,
+            description="Seconds that a model has to be loaded and to prove itself, the build of its engine included; "
+            "then the start has failed, or the change of a model, and what served before goes on.",
+        ),
+    ] = 1200.0
     drain_timeout_s: Annotated[
         float, Field(ge=0, le=3600, description="Seconds from SIGTERM until unanswered requests are given up.")
     ] = 20.0

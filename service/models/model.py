@@ -118,7 +118,7 @@ class Model:
 async def load_model(source: ModelSource, found: FoundModel, shared: Shared, metrics: ModelMetrics) -> Model:
     """Load a version in a thread of its own, let it prove itself, and make it ready to serve.
 
-    Cancelled, it leaves the thread to finish, and what that loads is closed.
+    Cancelled, or after ``load_timeout_s``, it leaves the thread to finish, and what that loads is closed.
 
     Raises:
         LoadFailure: The text says why it cannot be served.
@@ -127,18 +127,22 @@ async def load_model(source: ModelSource, found: FoundModel, shared: Shared, met
         raise LoadFailure(found.problem)
     thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
     job = thread.submit(source.load, found)
+    limit_s = shared.settings.load_timeout_s
     try:
-        return Model(found, await asyncio.wrap_future(job), thread, shared, metrics)
-    except asyncio.CancelledError:
-        job.add_done_callback(_close_late)
+        async with asyncio.timeout(limit_s) as limit:
+            loaded = await asyncio.wrap_future(job)
+        return Model(found, loaded, thread, shared, metrics)
+    except BaseException as error:
+        job.add_done_callback(_close_unused)
         thread.shutdown(wait=False)
-        raise
-    except Exception as error:
-        thread.shutdown(wait=False)
+        if not isinstance(error, Exception):
+            raise
+        if limit.expired():
+            raise LoadFailure(f"{found.title} was not ready within {limit_s:g} s (--load-timeout-s)") from error
         raise LoadFailure(_reason(found, error)) from error
 
 
-def _close_late(job: Future[LoadedModel]) -> None:
+def _close_unused(job: Future[LoadedModel]) -> None:
     if not job.cancelled() and job.exception() is None:
         job.result().engine.close()
 

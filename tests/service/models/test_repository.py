@@ -354,6 +354,34 @@ async def test_a_drain_gives_up_a_load_and_closes_what_it_brings(shelf: Shelf, s
         assert await asyncio.to_thread(shelf.made[1].closed.wait, 20)
 
 
+async def test_a_load_that_takes_too_long_is_given_up_and_the_next_has_its_turn(
+    shelf: Shelf, shelving: Shelving
+) -> None:
+    shelf.put("street", "1")
+    async with shelving(load_timeout_s=1) as api:
+        shelf.put("street", "2")
+        shelf.shut()
+        with pytest.raises(LoadFailure, match=r"street 2 was not ready within 1 s \(--load-timeout-s\)"):
+            await api.runtime.models.load("street")
+        assert served(api) == {"street": "1"}
+        assert [reason for *_, state, reason in await index(api) if state == "UNAVAILABLE"] == [
+            "street 2 was not ready within 1 s (--load-timeout-s)"
+        ]
+        shelf.gate.set()
+        while len(shelf.made) < 2:  # noqa: ASYNC110  nobody tells of a load that nobody waits for
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(shelf.made[1].closed.wait, 20)
+        assert (await api.runtime.models.load("street")).version == "2"
+
+
+async def test_a_start_that_takes_too_long_has_failed(shelf: Shelf, shelving: Shelving) -> None:
+    shelf.put("street", "1")
+    shelf.shut()
+    async with shelving(load_timeout_s=0.05) as api:
+        assert api.runtime.lifecycle.failure == "street 1 was not ready within 0.05 s (--load-timeout-s)"
+        shelf.gate.set()
+
+
 async def test_a_load_goes_on_when_who_asked_for_it_leaves(shelf: Shelf, shelving: Shelving) -> None:
     shelf.put("street", "1", "2")
     async with shelving() as api:
