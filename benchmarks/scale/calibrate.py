@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale.calibrate
 
-Each service first has one client, which tells what a request costs beside its stages, and what they take beside an
-idle engine. Then it has so many that images always wait for the engine, which tells how soon after a batch the next one
-begins, and what it takes while others are decoded. Then come Poisson arrivals at 75% of that rate, which tell the times
-of the stages as a request meets them that has to wait.
+Each service first gets one request at a time with pauses between them, which tells what a request costs beside its
+stages, and what they take beside an idle engine. Then it has so many clients that images always wait for the engine,
+which tells how soon after a batch the next one begins, and what it takes while others are decoded. Then come Poisson
+arrivals at 75% of that rate, which tell the times of the stages as a request meets them that has to wait.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import math
 import shlex
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.accuracy.compare import head_commit
 from benchmarks.attention.run import processor
@@ -33,6 +35,10 @@ from benchmarks.scale.load import replay, saturate
 from benchmarks.scale.service_model import ServiceModel, mean
 from benchmarks.scale.subject import SUBJECTS, RunningService, SubjectError, running
 
+# Between the starts of two requests that are to be alone, in times of one: as long as the caches need to forget.
+_PAUSE = 3
+# Clients per largest batch: the next batch is there when one ends, but is not always full, and sizes differ.
+_CROWDS = (1.25, 1.75)
 # Enough images have to wait, and the queue does not grow.
 _LOAD = 0.75
 _SEED = 1
@@ -45,15 +51,16 @@ def calibrate(service: RunningService, seconds: float) -> ServiceModel:
         CalibrationError: It answered nothing.
     """
     part_s = seconds / 4
-    warm_up = len(service.batches())
-    alone = saturate(service.url, service.image, 1, part_s)
-    first = len(service.batches())
-    # A batch and a half: the next batch is there when one ends, but is not always full.
-    answers = saturate(service.url, service.image, math.ceil(1.5 * service.limits.max_batch_size), part_s)
+    hot = saturate(service.url, service.image, 1, part_s / 5)
+    start = len(service.batches())
+    alone = replay(service.url, service.image, np.arange(0, part_s, _PAUSE * mean([one.latency_s for one in hot])))
+    end = len(service.batches())
+    clients = [math.ceil(share * service.limits.max_batch_size) for share in _CROWDS]
+    crowds = [saturate(service.url, service.image, count, part_s / len(clients)) for count in clients]
     batches = service.batches()
-    rate = _LOAD * len(answers) / part_s
+    rate = _LOAD * sum(map(len, crowds)) / part_s
     typical = replay(service.url, service.image, poisson(rate, max(1, round(rate * 2 * part_s)), _SEED))
-    measured = Measured(alone, batches[warm_up:first], batches[first:], typical)
+    measured = Measured(alone, batches[start:end], batches[end:], typical)
     return ServiceModel(fit_costs(measured, service.limits), service.limits)
 
 

@@ -64,6 +64,7 @@ class Result:
         expired: Requests whose time was over.
         utilisations: Share of the time that each engine was busy.
         batch_sizes: How many batches had which size.
+        duration_s: Until the last request had ended, in simulated seconds.
     """
 
     latencies_s: NDArray[np.float64]
@@ -71,6 +72,7 @@ class Result:
     expired: int
     utilisations: tuple[float, ...]
     batch_sizes: Mapping[int, int]
+    duration_s: float
 
     @property
     def arrived(self) -> int:
@@ -101,6 +103,7 @@ def simulate(fleet: Fleet, arrivals: Times, seed: int) -> Result:
         expired=clients.expired,
         utilisations=tuple(replica.log.busy_s / env.now for replica in replicas),
         batch_sizes=dict(sorted(sizes.items())),
+        duration_s=float(env.now),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -40,6 +41,10 @@ class Costs:
     def engine_s(self, size: int) -> float:
         """Expected seconds of a batch."""
         return self.engine_fixed_s + self.engine_per_image_s * size
+
+    def contended_engine_s(self, size: int) -> float:
+        """The same where as many images are decoded meanwhile as the batch holds."""
+        return self.engine_s(size) + self.contention_s * size
 
     def draw_engine_s(self, size: int, random: Random) -> float:
         """Seconds of one batch."""
@@ -83,16 +88,16 @@ class ServiceModel:
     def capacity_per_s(self) -> float:
         """Images a second that the narrowest of engine, codec threads and event loop can bear, in full batches."""
         costs, limits = self.costs, self.limits
-        batch_s = costs.engine_s(limits.max_batch_size) * mean(costs.engine_jitter)
+        batch_s = costs.contended_engine_s(limits.max_batch_size) * mean(costs.engine_jitter)
         handoff_s = 0.0 if limits.forms_ahead else mean(costs.handoff_s)
         seconds = (
-            batch_s / limits.max_batch_size + costs.contention_s + handoff_s,
+            batch_s / limits.max_batch_size + handoff_s,
             (mean(costs.before_engine_s(busy=True)) + mean(costs.after_s)) / limits.codec_threads,
             mean(costs.overhead_s),
         )
         return 1 / max(seconds)
 
 
-def mean(samples: Samples) -> float:
+def mean(samples: Sequence[float]) -> float:
     """Arithmetic mean."""
     return sum(samples) / len(samples)

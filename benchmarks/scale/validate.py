@@ -2,9 +2,12 @@
 
     python -m benchmarks.scale.validate
 
-Each service is calibrated first, by other arrivals (see calibrate.py). Then it gets Poisson arrivals at each share of
-its capacity, and the simulation the moments at which they were sent. Let the machine do nothing else meanwhile: the
-service's times must be those that were calibrated.
+Before each share of its capacity a service is calibrated by other arrivals (see calibrate.py). Then it gets Poisson
+arrivals, and the simulation the moments at which they were sent. Let the machine do nothing else meanwhile.
+
+A shared machine is not as fast in one minute as in the next, and near the capacity one percent of that is ten of a
+latency. So the simulated times are those of the calibration times the drift: how much longer the engine took for its
+batches than in a first simulation. It is told beside the errors.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from benchmarks.accuracy.table import markdown
 from benchmarks.scale.arrivals import poisson
 from benchmarks.scale.calibrate import calibrate, describe, origin
 from benchmarks.scale.calibration import CalibrationError
-from benchmarks.scale.fleet import Fleet, simulate
+from benchmarks.scale.fleet import Fleet, Result, simulate
 from benchmarks.scale.load import Exchange, replay
 from benchmarks.scale.service_model import ServiceModel
 from benchmarks.scale.subject import SUBJECTS, Batch, RunningService, SubjectError, SubjectName, running
@@ -61,6 +64,7 @@ class Comparison:
         subject: Which service.
         load: Mean arrivals a second over the capacity.
         requests: How many were sent.
+        drift: Factor on all simulated times: the engine's seconds for its batches over those by the calibration.
         measured: By the real service.
         simulated: By the simulation.
     """
@@ -68,6 +72,7 @@ class Comparison:
     subject: str
     load: float
     requests: int
+    drift: float
     measured: Side
     simulated: Side
 
@@ -85,26 +90,26 @@ class Comparison:
 
 
 def compare(name: SubjectName, loads: Iterable[float], seconds: float) -> list[Comparison]:
-    """Calibrate a service and compare it with its simulation at each load, so many seconds at each.
+    """Calibrate a service and compare it with its simulation, at each load for so many seconds.
 
     Raises:
         SubjectError, CalibrationError: The service did not start, or answered nothing.
     """
     with running(name) as service:
-        model = calibrate(service, seconds)
-        print(f"{name}: {describe(model)}", file=sys.stderr, flush=True)
-        return [_compare_at(service, name, model, load, seconds) for load in loads]
+        return [_compare_at(service, name, load, seconds) for load in loads]
 
 
-def _compare_at(
-    service: RunningService, name: SubjectName, model: ServiceModel, load: float, seconds: float
-) -> Comparison:
+def _compare_at(service: RunningService, name: SubjectName, load: float, seconds: float) -> Comparison:
+    model = calibrate(service, seconds)
+    print(f"{name}: {describe(model)}", file=sys.stderr, flush=True)
     rate = load * model.capacity_per_s
     times = poisson(rate, max(1, round(rate * seconds)), seed=round(1000 * load))
     before = len(service.batches())
     exchanges = replay(service.url, service.image, times)
-    measured = measured_side(exchanges, service.batches()[before:])
-    compared = Comparison(name, load, len(exchanges), measured, simulated_side(model, exchanges))
+    batches = service.batches()[before:]
+    drift = engine_s_ratio(model, batches, simulated(model, exchanges))
+    sides = measured_side(exchanges, batches), simulated_side(simulated(model, exchanges, drift))
+    compared = Comparison(name, load, len(exchanges), drift, *sides)
     print("  ".join(_cells(compared)), file=sys.stderr, flush=True)
     return compared
 
@@ -121,10 +126,25 @@ def measured_side(exchanges: Sequence[Exchange], batches: Sequence[Batch]) -> Si
     )
 
 
-def simulated_side(model: ServiceModel, exchanges: Sequence[Exchange]) -> Side:
-    """What the simulation comes to for the moments at which real requests were sent."""
+def simulated(model: ServiceModel, exchanges: Sequence[Exchange], drift: float = 1.0) -> list[Result]:
+    """Runs of one replica, all times multiplied by the drift, for the moments at which real requests were sent."""
     times = np.array([exchange.sent_s for exchange in exchanges])
-    results = [simulate(Fleet(model, tries=1), times, seed) for seed in range(_RUNS)]
+    fleet = Fleet(model, tries=1, slowdowns={0: drift})
+    return [simulate(fleet, times, seed) for seed in range(_RUNS)]
+
+
+def engine_s_ratio(model: ServiceModel, batches: Sequence[Batch], results: Sequence[Result]) -> float:
+    """The engine's seconds, measured over simulated, each in proportion to what batches of their sizes should take."""
+    measured_s = sum(batch.seconds for batch in batches)
+    simulated_s = sum(result.utilisations[0] * result.duration_s for result in results)
+    expected_s = sum(model.costs.contended_engine_s(batch.size) for batch in batches)
+    by_sizes = [size_and_count for result in results for size_and_count in result.batch_sizes.items()]
+    expected_of_results_s = sum(count * model.costs.contended_engine_s(size) for size, count in by_sizes)
+    return measured_s / expected_s / (simulated_s / expected_of_results_s)
+
+
+def simulated_side(results: Sequence[Result]) -> Side:
+    """What runs of the simulation come to."""
     sizes = [size for result in results for size, count in result.batch_sizes.items() for _ in range(count)]
     return Side(
         latency_ms=latency_ms(np.concatenate([result.latencies_s for result in results])),
@@ -143,12 +163,13 @@ def latency_ms(latencies_s: NDArray[np.float64]) -> dict[str, float]:
 def comparison(row: Mapping[str, Any]) -> Comparison:
     """An entry of ``rows`` in validation.json as it was written."""
     sides = {name: Side(**row[name]) for name in ("measured", "simulated")}
-    return Comparison(row["subject"], row["load"], row["requests"], **sides)
+    return Comparison(row["subject"], row["load"], row["requests"], row["drift"], **sides)
 
 
 def table(comparisons: Iterable[Comparison]) -> str:
     """A row per service and load: measured and simulated milliseconds with the error between them."""
-    header = ["service", "load", "requests", *(f"{name}, ms" for name in _MEASURES), "engine busy", "mean batch"]
+    measures = [f"{name}, ms" for name in _MEASURES]
+    header = ["service", "load", "requests", "drift", *measures, "engine busy", "mean batch"]
     return markdown(header, [_cells(compared) for compared in comparisons])
 
 
@@ -158,6 +179,7 @@ def _cells(compared: Comparison) -> list[str]:
         compared.subject,
         f"{compared.load:.0%}",
         str(compared.requests),
+        f"{compared.drift - 1:+.1%}",
         *(
             f"{measured.latency_ms[name]:.0f} / {simulated.latency_ms[name]:.0f} ({errors[name]:+.0%})"
             for name in _MEASURES

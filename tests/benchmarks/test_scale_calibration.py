@@ -30,7 +30,7 @@ from benchmarks.scale.server import FIXED_S, PER_IMAGE_S
 from benchmarks.scale.service_model import Costs, Limits, ServiceModel
 from benchmarks.scale.subject import Batch, running
 from benchmarks.scale.sweeps import SWEEPS, Case, cases
-from benchmarks.scale.validate import Comparison, Side, measured_side, simulated_side, table
+from benchmarks.scale.validate import Comparison, Side, engine_s_ratio, measured_side, simulated, simulated_side, table
 
 STAGES = {"read": 0.001, "wait": 0.001, "decode": 0.010, "queue": 0.002, "infer": 0.060, "post": 0.003, "encode": 0.004}
 MODEL = ServiceModel(
@@ -128,10 +128,11 @@ def side(mean: float, p99: float) -> Side:
 
 @pytest.mark.parametrize(("p99", "is_near"), [(230.0, True), (231.0, False), (171.0, True), (169.0, False)])
 def test_errors_beyond_15_percent_are_far(p99: float, is_near: bool) -> None:
-    comparison = Comparison("fixed", 0.5, 100, side(100.0, 200.0), side(110.0, p99))
+    comparison = Comparison("fixed", 0.5, 100, 1.02, side(100.0, 200.0), side(110.0, p99))
     assert comparison.errors() == pytest.approx({"mean": 0.1, "p50": 0.0, "p95": 0.0, "p99": p99 / 200 - 1})
     assert comparison.is_near is is_near
     assert f"200 / {p99:.0f}" in table([comparison])
+    assert "| +2.0% |" in table([comparison])
 
 
 def test_measured_side_counts_answers_and_refusals() -> None:
@@ -144,10 +145,22 @@ def test_measured_side_counts_answers_and_refusals() -> None:
 
 def test_simulated_side_is_that_of_the_moments_at_which_requests_were_sent() -> None:
     times = poisson(20, 100, seed=1)
-    simulated = simulated_side(MODEL, [exchange(sent_s) for sent_s in times.tolist()])
+    side = simulated_side(simulated(MODEL, [exchange(sent_s) for sent_s in times.tolist()]))
     one = simulate(Fleet(MODEL), times, seed=0)
-    assert simulated.latency_ms["mean"] == pytest.approx(1000 * one.latencies_s.mean(), rel=0.1)
-    assert 1 < simulated.mean_batch < 8
+    assert side.latency_ms["mean"] == pytest.approx(1000 * one.latencies_s.mean(), rel=0.1)
+    assert 1 < side.mean_batch < 8
+
+
+def test_drift_is_what_the_engine_took_longer_for_batches_whatever_their_sizes() -> None:
+    exchanges = [exchange(sent_s) for sent_s in poisson(20, 100, seed=1).tolist()]
+    usual = simulated(MODEL, exchanges)
+    assert engine_s_ratio(MODEL, batches(1, 2, 8), usual) == pytest.approx(1, rel=0.01)
+    slow = [replace(batch, seconds=1.03 * batch.seconds) for batch in batches(4, 4)]
+    assert engine_s_ratio(MODEL, slow, usual) == pytest.approx(1.03, rel=0.01)
+    # With the drift the simulated engine takes as long as that.
+    drifted = simulated(MODEL, exchanges, 1.03)
+    assert engine_s_ratio(MODEL, slow, drifted) == pytest.approx(1, rel=0.01)
+    assert simulated_side(drifted).latency_ms["p50"] > 1.02 * simulated_side(usual).latency_ms["p50"]
 
 
 def test_sweeps_cover_every_figure_and_its_lines(tmp_path: Path) -> None:
