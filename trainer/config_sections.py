@@ -37,6 +37,7 @@ class DataSection:
         jitter: Largest relative change of brightness, contrast and saturation, 0..1.
         gamma: Range of a random exponent of the pixel values, taken from 0 to 1, drawn log-uniformly: above 1 darkens
             towards dusk, below 1 brightens.
+        tint: Largest relative change of red, green and blue, each for itself, 0..1: other light, other cameras.
         class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image, 0..1: rare
             classes are seen more often.
         class_mix: Chance that half of the classes of another image's view are laid over a view, 0..1.
@@ -53,6 +54,7 @@ class DataSection:
     flip: float = 0.5
     jitter: float = 0.4
     gamma: tuple[float, float] = (1.0, 1.0)
+    tint: float = 0.0
     class_views: float = 0.0
     class_mix: float = 0.0
     evaluation: str = "whole"
@@ -164,6 +166,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.flip": (0, 1),
     "data.jitter": (0, 1),
     "data.gamma": (0.01, 100),
+    "data.tint": (0, 1),
     "data.class_views": (0, 1),
     "data.class_mix": (0, 1),
     "schedule.epochs": (1, 1e6),

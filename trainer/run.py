@@ -182,6 +182,7 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
         keep_ratio=data.keep_ratio,
         class_views=data.class_views,
         gamma=data.gamma,
+        tint=data.tint,
     )
     views = AugmentedViews(run.train, augmentation, schedule.seed, epoch, data.class_mix)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)

@@ -23,6 +23,7 @@ class Augmentation:
         scale: Range of the random scale, drawn log-uniformly.
         jitter: Largest relative change of brightness, contrast and saturation.
         gamma: Range of a random exponent of the pixel values, drawn log-uniformly; above 1 darkens.
+        tint: Largest relative change of red, green and blue, each for itself.
         flip: Chance of a horizontal flip.
         class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image.
         keep_ratio: Whether at scale 1 the image's short side is that of ``input_size``, its ratio kept.
@@ -36,6 +37,7 @@ class Augmentation:
     keep_ratio: bool = False
     class_views: float = 0.0
     gamma: tuple[float, float] = (1.0, 1.0)
+    tint: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A view of ``crop_size``; what lies outside the image is grey and ignored."""
@@ -43,6 +45,8 @@ class Augmentation:
         image = _jitter(image, self.jitter, rng)
         if self.gamma != (1, 1):
             image = _power(image, float(np.exp(rng.uniform(*np.log(self.gamma)))))
+        if self.tint:
+            image = _scale_channels(image, 1 + rng.uniform(-self.tint, self.tint, 3))
         if rng.random() < self.flip:
             image, labels = image[:, ::-1], labels[:, ::-1]
         return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels))
@@ -98,6 +102,11 @@ def _jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator)
 def _power(image: NDArray[np.uint8], exponent: float) -> NDArray[np.uint8]:
     curve = np.rint(255 * np.linspace(0, 1, 256) ** exponent).astype(np.uint8)
     return curve[image]
+
+
+def _scale_channels(image: NDArray[np.uint8], gains: NDArray[np.float64]) -> NDArray[np.uint8]:
+    curves = np.rint(np.arange(256)[:, None] * gains).clip(0, 255).astype(np.uint8)
+    return np.stack([curves[image[..., channel], channel] for channel in range(3)], axis=2)
 
 
 def mix_classes(below: Sample, above: Sample, rng: np.random.Generator) -> Sample:

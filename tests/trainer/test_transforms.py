@@ -86,6 +86,19 @@ def test_gamma_raises_pixel_values_to_a_power(exponent: float, expected: list[in
     assert seen[0, :, 0].tolist() == expected
 
 
+def test_tint_changes_each_channel_for_itself_and_stays_in_range() -> None:
+    sample = Sample(np.full((1, 2, 3), 100, np.uint8), np.zeros((1, 2), np.uint8))
+    sample.image[0, 1] = 250
+    view = Augmentation((1, 2), (1, 2), (1.0, 1.0), 0.0, 0.0, tint=0.2)
+    seen = np.array([view(sample, np.random.default_rng(seed)).image for seed in range(200)]).astype(int)
+    assert (seen[:, 0, 0].min(0) < 84).all()
+    assert (seen[:, 0, 0].max(0) > 116).all()
+    assert seen[:, 0, 0].min() >= 80
+    assert seen[:, 0, 0].max() <= 120
+    assert seen[:, 0, 1].max() == 255
+    assert (seen[:, 0, 0].std(1) > 0).mean() > 0.9
+
+
 def test_gamma_is_drawn_from_its_range_evenly_on_both_sides_of_one() -> None:
     sample = Sample(np.full((1, 1, 3), 128, np.uint8), np.zeros((1, 1), np.uint8))
     view = Augmentation((1, 1), (1, 1), (1.0, 1.0), 0.0, 0.0, gamma=(0.5, 2.0))
