@@ -17,6 +17,7 @@ from trainer.run_folder import has_checkpoint
 from trainer.stopping import StoppedError
 
 COMMANDS = {
+    "average": ("trainer.average_weights", "the mean of the weights of several runs, as one network"),
     "data": ("trainer.inspect_data", "look through a dataset: counts, class shares, broken files, a contact sheet"),
     "import": ("trainer.import_weights", "turn the authors' published weights into a checkpoint"),
     "report": ("trainer.report.command", "write the report of a run: curves, IoU, confusion, best and worst images"),

@@ -1,0 +1,92 @@
+"""``ecenet-train average``: the mean of the weights of several runs, one network (model soup, Wortsman et al. 2022).
+
+Runs that trained on from the same weights, with other seeds or augmentations, end close enough to each other for the
+mean of their weights to be a network too, and a better one on other images than most of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_export.manifest import file_sha256
+from trainer.checkpoint import model_config, read_checkpoint, read_entries, save_checkpoint
+
+EPILOG = """example:
+  ecenet-train average runs/a/best.pt runs/b/best.pt -o checkpoint.pt
+  ecenet-evaluate checkpoint.pt --data data/camvid
+"""
+_ALIKE = ("config", "classes", "input_size")
+
+
+class AverageError(ValueError):
+    """Checkpoints that have no mean, or nowhere to write it; the text names the file and what differs."""
+
+
+def average_weights(sources: Sequence[Path], output: Path) -> None:
+    """Write the mean of the averaged weights and batch statistics of checkpoints of one network.
+
+    The other entries are those of the first, without its metrics; ``averaged_from`` names all.
+
+    Raises:
+        AverageError: Fewer than two checkpoints, ones of different networks, classes or input sizes, or an output that
+            exists.
+        CheckpointError: A file is no checkpoint of ours, or cannot be written.
+    """
+    if len(sources) < 2:
+        raise AverageError(f"{len(sources)} checkpoint has no mean with others, expected two or more")
+    if output.exists():
+        raise AverageError(f"{output} exists already; remove it or name another file")
+    contents = [read_checkpoint(source) for source in sources]
+    for source, content in zip(sources, contents, strict=True):
+        _check_alike(sources[0], contents[0], source, content)
+    weights = {name: _mean([content["weights"][name] for content in contents]) for name in contents[0]["weights"]}
+    entries = read_entries(sources[0]) | {
+        "metrics": {},
+        "averaged_from": [{"file": source.name, "sha256": file_sha256(source)} for source in sources],
+    }
+    save_checkpoint(output, model_config(contents[0]["config"]), weights, **entries)
+
+
+def _check_alike(first: Path, expected: dict[str, Any], source: Path, found: dict[str, Any]) -> None:
+    for key in _ALIKE:
+        if found.get(key) != expected.get(key):
+            raise AverageError(
+                f"{source} has another {key} than {first}: {found.get(key)!r}, not {expected.get(key)!r}"
+            )
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean in float64, in the type of the tensors; of counters the largest."""
+    stacked = torch.stack(list(tensors))
+    return stacked.double().mean(0).to(stacked.dtype) if stacked.is_floating_point() else stacked.amax(0)
+
+
+def main(arguments: list[str]) -> int:
+    """``ecenet-train average``; gives the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        average_weights(args.sources, args.output)
+    except (ValueError, OSError) as error:
+        print(f"ecenet-train average: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(f"{args.output}: the mean of {len(args.sources)} checkpoints")  # noqa: T201
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecenet-train average",
+        description="The mean of the weights of runs that trained on from the same weights, as one checkpoint.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", type=Path, nargs="+", metavar="checkpoint", help="two or more, of one network")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    return parser
