@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.scale.calibrate import describe
-from benchmarks.scale.calibration import Calibration, CpuCosts, read_calibration
+from benchmarks.scale.calibration import Calibration, CpuCosts, Origin, read_calibration
 from benchmarks.scale.million import GPUS, Assumptions, gbit_per_s, tables
 from benchmarks.scale.run import events_table
-from benchmarks.scale.validate import comparison, table
+from benchmarks.scale.validate import read_validation, table
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
@@ -34,11 +33,13 @@ def filled(text: str, parts: Mapping[str, str]) -> str:
 def parts(folder: Path = FOLDER) -> dict[str, str]:
     """All tables by their name."""
     calibration = read_calibration(folder / "calibration.json")
-    validation = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+    validation = read_validation(folder / "validation.json")
+    compared = [row for _, rows in validation.values() for row in rows]
+    origins = [f"`{name}`: {_origin(origin)}" for name, (origin, _) in validation.items()]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {
         "calibration": _calibration(calibration),
-        "validation": f"{table(map(comparison, validation['rows']))}\n\n{_origin(validation)}",
+        "validation": "\n\n".join([table(compared), *origins]),
         "events": events_table(results["rows"]),
         "inputs": _inputs(calibration.cpu),
         "million": tables(calibration.cpu, Assumptions()),
@@ -47,12 +48,11 @@ def parts(folder: Path = FOLDER) -> dict[str, str]:
 
 def _calibration(calibration: Calibration) -> str:
     lines = [f"- `{name}`: {describe(model)}." for name, model in calibration.models.items()]
-    origin = calibration.origin
-    return "\n".join([*lines, "", f"`{origin.command}`, {origin.processor}, commit {origin.commit}."])
+    return "\n".join([*lines, "", _origin(calibration.origin)])
 
 
-def _origin(content: Mapping[str, Any]) -> str:
-    return f"`{content['command']}`, {content['processor']}, commit {content['commit']}."
+def _origin(origin: Origin) -> str:
+    return f"`{origin.command}`, {origin.processor}, commit {origin.commit}."
 
 
 def _inputs(cpu: CpuCosts) -> str:

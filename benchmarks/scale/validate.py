@@ -1,6 +1,8 @@
-"""One replica, simulated and real, under the same arrivals; write validation.json, exit status 1 beyond 15%.
+"""One replica, simulated and real, under the same arrivals; exit status 1 beyond 15%.
 
     python -m benchmarks.scale.validate
+
+What was measured goes to validation.json, where a service that was not measured keeps its rows.
 
 Before each share of its capacity a service is calibrated by other arrivals (see calibrate.py). Then it gets Poisson
 arrivals, and the simulation the moments at which they were sent. Let the machine do nothing else meanwhile.
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.table import markdown
 from benchmarks.scale.arrivals import poisson
 from benchmarks.scale.calibrate import calibrate, describe, origin
-from benchmarks.scale.calibration import CalibrationError
+from benchmarks.scale.calibration import CalibrationError, Origin
 from benchmarks.scale.fleet import Fleet, Result, simulate
 from benchmarks.scale.load import Exchange, replay
 from benchmarks.scale.service_model import ServiceModel
@@ -160,8 +162,22 @@ def latency_ms(latencies_s: NDArray[np.float64]) -> dict[str, float]:
     return {name: round(1000 * float(value), 2) for name, value in zip(_MEASURES, values, strict=True)}
 
 
-def comparison(row: Mapping[str, Any]) -> Comparison:
-    """An entry of ``rows`` in validation.json as it was written."""
+def write_validation(path: Path, measured_by: Origin, by_service: Mapping[str, Sequence[Comparison]]) -> None:
+    """Put services into the file; others that are there stay."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, rows in by_service.items():
+        known[name] = {"origin": asdict(measured_by), "rows": [asdict(row) | {"errors": row.errors()} for row in rows]}
+    content = {name: known[name] for name in SUBJECTS if name in known}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_validation(path: Path = FILE) -> dict[str, tuple[Origin, list[Comparison]]]:
+    """By service what the file holds."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: (Origin(**part["origin"]), list(map(_comparison, part["rows"]))) for name, part in content.items()}
+
+
+def _comparison(row: Mapping[str, Any]) -> Comparison:
     sides = {name: Side(**row[name]) for name in ("measured", "simulated")}
     return Comparison(row["subject"], row["load"], row["requests"], row["drift"], **sides)
 
@@ -194,16 +210,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
     try:
-        comparisons = [row for name in args.services for row in compare(name, args.loads, args.seconds)]
+        by_service = {name: compare(name, args.loads, args.seconds) for name in args.services}
     except (CalibrationError, SubjectError) as error:
         print(f"validate: {error}", file=sys.stderr)
         return 1
-    content = {
-        **asdict(origin("benchmarks.scale.validate", arguments)),
-        "largest_error": LARGEST_ERROR,
-        "rows": [asdict(row) | {"errors": row.errors()} for row in comparisons],
-    }
-    args.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_validation(args.output, origin("benchmarks.scale.validate", arguments), by_service)
+    comparisons = [row for rows in by_service.values() for row in rows]
     print("Measured / simulated (error).\n\n" + table(comparisons))
     far = [row for row in comparisons if not row.is_near]
     for row in far:

@@ -30,7 +30,17 @@ from benchmarks.scale.server import FIXED_S, PER_IMAGE_S
 from benchmarks.scale.service_model import Costs, Limits, ServiceModel
 from benchmarks.scale.subject import Batch, running
 from benchmarks.scale.sweeps import SWEEPS, Case, cases
-from benchmarks.scale.validate import Comparison, Side, engine_s_ratio, measured_side, simulated, simulated_side, table
+from benchmarks.scale.validate import (
+    Comparison,
+    Side,
+    engine_s_ratio,
+    measured_side,
+    read_validation,
+    simulated,
+    simulated_side,
+    table,
+    write_validation,
+)
 
 STAGES = {"read": 0.001, "wait": 0.001, "decode": 0.010, "queue": 0.002, "infer": 0.060, "post": 0.003, "encode": 0.004}
 MODEL = ServiceModel(
@@ -133,6 +143,18 @@ def test_errors_beyond_15_percent_are_far(p99: float, is_near: bool) -> None:
     assert comparison.is_near is is_near
     assert f"200 / {p99:.0f}" in table([comparison])
     assert "| +2.0% |" in table([comparison])
+
+
+def test_a_service_that_was_not_measured_keeps_its_rows(tmp_path: Path) -> None:
+    first, second = (Origin(f"python -m {name}", "abc", "2 x CPU") for name in ("x", "y"))
+    rows = {
+        name: [Comparison(name, 0.5, 100, 1.0, side(100.0, 200.0), side(110.0, 210.0))] for name in ("fixed", "bundled")
+    }
+    path = tmp_path / "validation.json"
+    write_validation(path, first, rows)
+    slower = [replace(rows["bundled"][0], drift=1.1)]
+    write_validation(path, second, {"bundled": slower})
+    assert read_validation(path) == {"fixed": (first, rows["fixed"]), "bundled": (second, slower)}
 
 
 def test_measured_side_counts_answers_and_refusals() -> None:
