@@ -50,7 +50,7 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text('extends = "base.toml"\n[schedule]\nepochs = 2\n')
     config = load_config(tmp_path / "short.toml")
     assert (config.schedule.epochs, config.schedule.lr) == (2, 1e-3)
-    assert config.loss.class_balance
+    assert (config.loss.overlap, config.data.jitter) == (2.0, 0.6)
 
 
 @pytest.mark.parametrize(
