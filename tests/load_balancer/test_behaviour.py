@@ -75,10 +75,12 @@ def test_overload_reaches_the_client_without_a_storm(
     assert len(good) >= 2
     assert refusals
     assert all(sample.is_answered_by(answer.content) for answer in good)
-    assert {answer.json()["type"] for answer in refusals} == {"overloaded"}
+    kinds = [answer.json()["type"] for answer in refusals]
+    # On a machine that stands still for a moment checks fail too, and the balancer itself refuses (seen once in dozens).
+    assert set(kinds) - {"unavailable"} == {"overloaded"}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refusals)
     refused = overloads(slow_replicas) - refused
-    assert len(refusals) <= refused <= TRIES * 12
+    assert kinds.count("overloaded") <= refused <= TRIES * 12
     until(lambda: len(slow.entries()) == 12, "all are logged")
     assert max(entry.tries for entry in slow.entries()) <= TRIES
     assert post(slow, sample).status_code == 200  # none of them is thought dead
