@@ -76,7 +76,7 @@ def test_overload_reaches_the_client_without_a_storm(
     assert refusals
     assert all(sample.is_answered_by(answer.content) for answer in good)
     kinds = [answer.json()["type"] for answer in refusals]
-    # On a machine that stands still for a moment checks fail too, and the balancer itself refuses (seen once in dozens).
+    # Where a machine stands still for a moment, checks fail too, and the balancer itself refuses (seen once in dozens).
     assert set(kinds) - {"unavailable"} == {"overloaded"}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refusals)
     refused = overloads(slow_replicas) - refused
