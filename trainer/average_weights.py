@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model_export.manifest import file_sha256
-from trainer.checkpoint import model_config, read_checkpoint, read_entries, save_checkpoint
+from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint
 
 EPILOG = """example:
   ecenet-train average runs/a/best.pt runs/b/best.pt -o checkpoint.pt
@@ -47,7 +47,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
     for source, content in zip(sources, contents, strict=True):
         _check_alike(sources[0], contents[0], source, content)
     weights = {name: _mean([content["weights"][name] for content in contents]) for name in contents[0]["weights"]}
-    entries = read_entries(sources[0]) | {
+    entries = entries_of(contents[0]) | {
         "metrics": {},
         "averaged_from": [{"file": source.name, "sha256": file_sha256(source)} for source in sources],
     }

@@ -100,7 +100,7 @@ def load_model_and_entries(path: Path | str) -> tuple[nn.Module, dict[str, Any]]
         return _build_mindspore(path), {}
     content = _read_torch_file(path)
     if content.get("format") == FORMAT:
-        return _build_own(content), _entries(content)
+        return _build_own(content), entries_of(content)
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -112,7 +112,7 @@ def load_model_and_entries(path: Path | str) -> tuple[nn.Module, dict[str, Any]]
 
 def read_entries(path: Path | str) -> dict[str, Any]:
     """What a checkpoint of ours says besides its weights: classes, input size, metrics."""
-    return _entries(read_checkpoint(path))
+    return entries_of(read_checkpoint(path))
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
@@ -121,7 +121,8 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(**values)
 
 
-def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+def entries_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the content of a checkpoint of ours says besides its weights and its training."""
     hidden = {"format", "config", "weights", "training"}
     return {key: value for key, value in content.items() if key not in hidden}
 

@@ -81,6 +81,6 @@ class RemotePredictor:
 
 def _parameters(query: str) -> Parameters:
     found = dict(parse_qsl(query, keep_blank_values=True))
-    for name in found.keys() - _PARAMETERS:
-        raise RemoteError(f"{name} in the URL's query: expected {', '.join(_PARAMETERS)} only")
+    if unknown := sorted(found.keys() - _PARAMETERS):
+        raise RemoteError(f"{', '.join(unknown)} in the URL's query: expected {', '.join(_PARAMETERS)} only")
     return cast(Parameters, found)

@@ -71,7 +71,7 @@ class Batcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch runs, or waits for the pause after the last one."""
+        """Whether a batch runs, or images wait for the next one."""
         return self._runs or bool(self._queue)
 
     def delay(self, seconds: float) -> None:
@@ -102,9 +102,8 @@ class Batcher:
                 yield self._change()
             size = min(len(self._queue), self._limits.max_batch_size)
             batch = [self._queue.popleft() for _ in range(size)]
-            seconds = self._engine_seconds(size)
             self.log.sizes.append(size)
-            yield from self._engine(seconds)
+            yield from self._engine(self._engine_seconds(size))
             for work in batch:
                 work.row.succeed()
             if not (self._limits.forms_ahead and self._is_full()):

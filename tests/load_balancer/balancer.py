@@ -31,12 +31,14 @@ class Entry:
         status: Of the answer to the client.
         tries: Replicas that were asked.
         replica: The last of them.
+        is_unreached: Whether the balancer answered itself, as that one did not take the connection, or there was none.
     """
 
     request_id: str
     status: int
     tries: int
     replica: str
+    is_unreached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,11 @@ def _listens(balancer: Balancer) -> bool:
 
 def _nginx_entry(line: dict[str, Any]) -> Entry:
     replicas = line["replicas"].split(", ")
-    return Entry(line["request_id"], line["status"], len(replicas), replicas[-1])
+    is_unreached = line["statuses"].split(", ")[-1] in {"502", "504"}
+    return Entry(line["request_id"], line["status"], len(replicas), replicas[-1], is_unreached)
 
 
 def _haproxy_entry(line: dict[str, Any]) -> Entry:
-    return Entry(line["request_id"], line["status"], 1 + int(line["retries"].lstrip("+")), line["replica"])
+    tries = 1 + int(line["retries"].lstrip("+"))
+    # The second letter of the termination state is where the session ended: C while it connected to a server.
+    return Entry(line["request_id"], line["status"], tries, line["replica"], line["end"][1] == "C")
