@@ -249,7 +249,8 @@ class Batcher:
 
     def _withdraw(self, work: _Work) -> None:
         """Take work whose caller has left out of the queue, if it is still there."""
-        with suppress(ValueError):
+        # Looked for first: the error of ``remove`` would spell out the work, its image and its row.
+        if work in self._queue:
             self._queue.remove(work)
             self._observer.work_dropped(_drop_reason(work))
             self._note_idle()
