@@ -1,4 +1,4 @@
-"""Builds ``service/_label_map.so``, a plain shared library that is loaded with ctypes.
+"""Builds ``service/_native.so``, a plain shared library that is loaded with ctypes.
 
 The compiler is ``$CC`` or ``cc``; where there is none, PyPI's ``ziglang``, which then becomes a build requirement. The
 library knows nothing of Python, so one wheel serves every Python 3 of a platform.
@@ -51,7 +51,7 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("service._label_map", sources=["service/label_map.c"])],
+    ext_modules=[Extension("service._native", sources=["service/label_map.c", "service/resize.c"])],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
     setup_requires=[] if system_compiler() else ["ziglang>=0.13"],
 )

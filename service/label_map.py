@@ -6,36 +6,16 @@ Only where cells of different classes meet are logits interpolated (``label_map.
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
+from service.native import library
+
 MAX_CLASSES = 256
-LIBRARY = Path(__file__).with_name("_label_map.so")
 
 # Results of the C function.
 _NOT_FINITE = 1
 _NO_MEMORY = 2
-
-
-def load_library(path: Path) -> ctypes.CDLL:
-    """Load the compiled part; a ``CDLL``, whose calls release the GIL.
-
-    Raises:
-        ImportError: The library is not there or is for another machine; the text says how to build it.
-    """
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise ImportError(f"{path.name} cannot be loaded; build it with `pip install -e .` ({error})") from None
-    library.label_map.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
-    library.label_map.restype = ctypes.c_int
-    return library
-
-
-_library = load_library(LIBRARY)
 
 
 def label_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -60,7 +40,7 @@ def label_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
     num_classes, rows, columns = logits.shape
     contiguous = np.ascontiguousarray(logits)
     labels = np.empty(size, np.uint8)
-    status = _library.label_map(contiguous.ctypes.data, num_classes, rows, columns, *size, labels.ctypes.data)
+    status = library.label_map(contiguous.ctypes.data, num_classes, rows, columns, *size, labels.ctypes.data)
     if status == _NOT_FINITE:
         raise ValueError("logits hold NaN or infinity, expected finite values")
     if status == _NO_MEMORY:

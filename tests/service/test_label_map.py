@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.label_map import LIBRARY, MAX_CLASSES, label_map, load_library
+from service.label_map import MAX_CLASSES, label_map
 
 FUNCFLAG_PYTHONAPI = 4  # ctypes: the call keeps the GIL
 
@@ -184,14 +181,3 @@ def test_the_largest_floats_do_not_overflow() -> None:
 def test_wrong_input_is_named(shape: tuple[int, ...], dtype: str, size: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         label_map(np.zeros(shape, dtype), size)
-
-
-def test_calls_release_the_gil() -> None:
-    library = load_library(LIBRARY)
-    assert not isinstance(library, ctypes.PyDLL)
-    assert not library.label_map._flags_ & FUNCFLAG_PYTHONAPI
-
-
-def test_missing_library_says_how_to_build_it(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"_label_map\.so cannot be loaded; build it with `pip install -e \.`"):
-        load_library(tmp_path / "_label_map.so")

@@ -1,0 +1,28 @@
+"""The compiled part of the service, ``label_map.c`` and ``resize.c``; a ``CDLL``, whose calls release the GIL."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("_native.so")
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Load it.
+
+    Raises:
+        ImportError: The library is not there or is for another machine; the text says how to build it.
+    """
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ImportError(f"{path.name} cannot be loaded; build it with `pip install -e .` ({error})") from None
+    loaded.label_map.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
+    loaded.label_map.restype = ctypes.c_int
+    loaded.resize.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
+    loaded.resize.restype = ctypes.c_int
+    return loaded
+
+
+library = load_library(LIBRARY)
