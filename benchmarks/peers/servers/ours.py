@@ -1,0 +1,36 @@
+"""This service around the engine of the others; see ``ecenet-serve``.
+
+python -m benchmarks.peers.servers.ours PORT
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from benchmarks.peers.work import ENGINES, WINDOW_S, Work
+from service.__main__ import leave
+from service.app import create_app
+from service.command_line import read_settings
+from service.server import Server, bind
+
+
+def main() -> None:
+    """Serve until a signal."""
+    work = Work()
+    options = {
+        "port": sys.argv[1],
+        "log-level": "error",
+        "max-batch-size": work.max_batch_size,
+        "batch-window-ms": 1000 * WINDOW_S,
+        # No balancer has to notice that the service stops, and no peer waits for one.
+        "drain-delay-s": 0,
+    }
+    settings = read_settings([text for option, value in options.items() for text in (f"--{option}", str(value))])
+    app = create_app(settings, work.engine, work.manifest)
+    leave(Server(app, bind(settings.host, settings.port)).serve_until_signal())
+
+
+if __name__ == "__main__":
+    assert os.environ["PEERS_ENGINE"] in ENGINES
+    main()
