@@ -5,7 +5,7 @@ DEV_VENV ?= .venv-dev
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
-SOURCES := pyproject.toml setup.py constraints.txt service/label_map.c service/resize.c
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-deployment lint format types lock bench clean

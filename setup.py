@@ -51,7 +51,9 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("service._native", sources=["service/label_map.c", "service/resize.c"])],
+    ext_modules=[
+        Extension("service._native", sources=["service/label_map.c", "service/resize.c"], depends=["service/clones.h"])
+    ],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
     setup_requires=[] if system_compiler() else ["ziglang>=0.13"],
 )

@@ -14,20 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clones.h"
+
 enum { OK = 0, NOT_FINITE = 1, NO_MEMORY = 2 };
 enum { MAX_CLASSES = 256, CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
-
-/* Inlined into label_all, so that each of its clones compiles them for its own instruction set. */
-#define INLINE static inline __attribute__((always_inline))
-
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#endif
-#endif
-#ifndef CLONES
-#define CLONES
-#endif
 
 /* Pixels start[c] .. start[c + 1] - 1 lie between cell c, of weight near, and the next cell, of weight far. */
 typedef struct {

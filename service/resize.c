@@ -10,20 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clones.h"
+
 enum { OK = 0, NO_MEMORY = 1 };
 enum { CHANNELS = 3, PRECISION = 22, HALF = 1 << (PRECISION - 1) };
-
-/* Inlined into resize_all, so that each of its clones compiles them for its own instruction set. */
-#define INLINE static inline __attribute__((always_inline))
-
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#endif
-#endif
-#ifndef CLONES
-#define CLONES
-#endif
 
 typedef uint8_t bytes4 __attribute__((vector_size(4)));
 typedef int32_t ints4 __attribute__((vector_size(16)));
@@ -39,7 +29,9 @@ static int make_axis(axis *a, int64_t from, int64_t to) {
     double scale = (double)from / (double)to, support = scale > 1.0 ? scale : 1.0;
     a->from = from;
     a->to = to;
-    a->taps = (int64_t)ceil(support) * 2 + 1;
+    int64_t reach = (int64_t)support;
+    reach += (double)reach < support;
+    a->taps = 2 * reach + 1;
     a->first = malloc((size_t)to * sizeof *a->first);
     a->count = malloc((size_t)to * sizeof *a->count);
     a->weights = malloc((size_t)(to * a->taps) * sizeof *a->weights);
