@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from trainer.config import load_config
+from trainer.distributed import leave
 from trainer.engine import DivergedError
 from trainer.run import train
 from trainer.run_folder import has_checkpoint
@@ -83,4 +84,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -99,3 +99,19 @@ def test_two_ranks_train_and_evaluate_as_one(tiny_camvid: Path, tmp_path: Path) 
         for name in ("loss_cross_entropy", "loss_auxiliary", "loss_diversity", "lr"):
             assert actual[name] == pytest.approx(expected[name], rel=2e-3), name
         assert actual["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1"}])
+def test_process_says_everything_before_it_leaves(variables: dict[str, str]) -> None:
+    program = """
+import sys
+from trainer.distributed import leave
+print("to standard output", end="")
+print("to standard error", end="", file=sys.stderr)
+leave(7)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "to standard output", "to standard error")
