@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from service.exit_now import exit_now
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -76,10 +78,7 @@ def leave(status: int, message: str = "") -> None:
     """End the process even if a thread is stuck inside an engine, which a normal exit would wait for."""
     if message:
         print(f"ecenet-serve: {message}", file=sys.stderr)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    exit_now(status)
 
 
 if __name__ == "__main__":

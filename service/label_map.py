@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.native import library
+from service.native import check_size, library
 
 MAX_CLASSES = 256
 
@@ -55,5 +55,4 @@ def _check(logits: NDArray[np.float32], size: tuple[int, int]) -> None:
         raise ValueError(f"logits have shape {logits.shape}, expected (K, h, w) with sides of 1 or more")
     if logits.shape[0] > MAX_CLASSES:
         raise ValueError(f"logits have {logits.shape[0]} classes, at most {MAX_CLASSES} fit into uint8 labels")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size is {size}, expected (H, W) of 1 or more each")
+    check_size(size)

@@ -25,4 +25,14 @@ def load_library(path: Path) -> ctypes.CDLL:
     return loaded
 
 
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse a size of a result that the functions do not take.
+
+    Raises:
+        ValueError: Not two sides of 1 or more each.
+    """
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {size}, expected (H, W) of 1 or more each")
+
+
 library = load_library(LIBRARY)

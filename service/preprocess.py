@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.native import library
+from service.native import check_size, library
 
 
 def resize_to_input(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -43,5 +43,4 @@ def _check(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
         raise ValueError(f"pixels are {pixels.dtype}, expected uint8")
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels have shape {pixels.shape}, expected (H, W, 3) with sides of 1 or more")
-    if len(input_size) != 2 or min(input_size) < 1:
-        raise ValueError(f"size is {input_size}, expected (height, width) of 1 or more each")
+    check_size(input_size)

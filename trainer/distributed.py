@@ -5,7 +5,6 @@ Without ``torchrun`` a run has one rank, and nothing here communicates.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
+from service.exit_now import exit_now
 from trainer.config import ConfigError
 
 TIMEOUT = timedelta(minutes=30)  # the longest that one rank may keep the others waiting, as in an evaluation
@@ -69,6 +69,8 @@ class Ranks:
 def joined_ranks(device: str) -> Iterator[Ranks]:
     """Join the ranks that ``torchrun`` started (gloo on CPUs, nccl on GPUs), and leave them at the end.
 
+    The program should then end by ``leave``.
+
     Args:
         device: ``cpu``, ``cuda`` or ``auto``.
 
@@ -97,10 +99,7 @@ def leave(status: int) -> NoReturn:
     """
     if "WORLD_SIZE" not in os.environ:
         sys.exit(status)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    exit_now(status)
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

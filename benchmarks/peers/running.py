@@ -10,14 +10,15 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.peers.peers import Call, Peer
 from benchmarks.peers.work import ROOT, EngineName, Work, images
-from service.settings import ENV_PREFIX
 
 _START_S = 180
 # An environment variable that all processes of a server inherit, also those that leave its session.
@@ -62,24 +63,39 @@ class RunningPeer:
 
     def pids(self) -> list[int]:
         """All of its processes."""
-        return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._owns(folder)]
+        return [pid for folder in Path("/proc").glob("[0-9]*") if self._owns(pid := int(folder.name))]
 
     def cpu_s(self) -> float:
         """CPU seconds that its living processes have used."""
-        return sum(map(_cpu_s, self.pids()))
+        return self._sum(processes.cpu_s)
 
     def memory_mib(self) -> float:
         """Memory of its processes; what several share counts once."""
-        return sum(map(_pss_kib, self.pids())) / 1024
+        return self._sum(processes.pss_mib)
 
-    def _owns(self, folder: Path) -> bool:
+    def _sum(self, measure: Callable[[int], float]) -> float:
+        total = 0.0
+        for pid in self.pids():
+            with suppress(OSError):  # it has just ended
+                total += measure(pid)
+        return total
+
+    def _owns(self, pid: int) -> bool:
         with suppress(OSError):
-            return f"{_MARK}={self.mark}\0".encode() in (folder / "environ").read_bytes() and not _is_zombie(folder)
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+            return f"{_MARK}={self.mark}\0".encode() in variables and not processes.is_zombie(pid)
         return False
 
 
 def exam_of(peer: Peer, engine_name: EngineName) -> Exam:
     """The images, and their answers by the functions themselves."""
+    files, answers = _files_and_answers(engine_name)
+    return Exam([peer.call_of(file) for file in files], answers, peer.call_of(files[0][: len(files[0]) // 2]))
+
+
+@cache
+def _files_and_answers(engine_name: EngineName) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """The same for every server."""
     work = Work(engine_name)
     files = images(_NUM_IMAGES)
     answers = []
@@ -87,7 +103,7 @@ def exam_of(peer: Peer, engine_name: EngineName) -> Exam:
         prepared = work.prepare(file)
         answers.append(work.finish(work.infer([prepared.image])[0], prepared.size))
     work.engine.close()
-    return Exam([peer.call_of(file) for file in files], answers, peer.call_of(files[0][: len(files[0]) // 2]))
+    return files, answers
 
 
 @contextmanager
@@ -99,13 +115,11 @@ def running(peer: Peer, engine_name: EngineName, environments: Path, exam: Exam,
     """
     mark = uuid.uuid4().hex
     port = _free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-    environment |= {"PEERS_ENGINE": engine_name, _MARK: mark}
     with log.open("wb") as output:
         popen = subprocess.Popen(
             peer.command(environments, port),
             cwd=ROOT,
-            env=environment,
+            env=processes.environment(PEERS_ENGINE=engine_name, **{_MARK: mark}),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -137,22 +151,3 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def _is_zombie(folder: Path) -> bool:
-    return (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-
-
-def _cpu_s(pid: int) -> float:
-    with suppress(OSError):
-        user, system = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
-def _pss_kib(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    return 0

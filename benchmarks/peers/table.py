@@ -15,7 +15,7 @@ from benchmarks.peers.run import CLIENTS, RESULTS
 from benchmarks.peers.scenarios import STOP_LIMIT_S, Faults, Steady
 from benchmarks.peers.work import EngineName
 from benchmarks.scale.calibration import Origin
-from benchmarks.scale.readme import filled
+from benchmarks.scale.readme import filled, origin_text
 
 README = Path(__file__).with_name("README.md")
 Rows = Sequence[Mapping[str, Any]]
@@ -24,18 +24,17 @@ Rows = Sequence[Mapping[str, Any]]
 def parts(results: Path = RESULTS) -> dict[str, str]:
     """All tables by their name, and where they are from."""
     content = json.loads(results.read_text(encoding="utf-8"))
-    origin = Origin(**content["origin"])
     versions = ", ".join(f"`{requirement}`" for requirement in content["requirements"].values() if requirement)
     return {
         "sleeping": load_table(content["load"], "sleeping"),
         "bundled": load_table(content["load"], "bundled"),
         "faults": faults_table(content["faults"]),
-        "origin": f"`{origin.command}`, {origin.processor}, commit {origin.commit}; {versions}.",
+        "origin": f"{origin_text(Origin(**content['origin']))} {versions}.",
     }
 
 
 def load_table(rows: Rows, engine_name: EngineName) -> str:
-    """A row per server; images a second and p99 at each number of clients, then the costs at the middle one."""
+    """A row per server; images a second and latencies at each number of clients, then the costs at the middle one."""
     clients = CLIENTS[engine_name]
     crowd = clients[1]
     of_peer: dict[str, dict[int, Steady]] = {}

@@ -35,7 +35,7 @@ def parts(folder: Path = FOLDER) -> dict[str, str]:
     calibration = read_calibration(folder / "calibration.json")
     validation = read_validation(folder / "validation.json")
     compared = [row for _, rows in validation.values() for row in rows]
-    origins = [f"`{name}`: {_origin(origin)}" for name, (origin, _) in validation.items()]
+    origins = [f"`{name}`: {origin_text(origin)}" for name, (origin, _) in validation.items()]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {
         "calibration": _calibration(calibration),
@@ -48,10 +48,11 @@ def parts(folder: Path = FOLDER) -> dict[str, str]:
 
 def _calibration(calibration: Calibration) -> str:
     lines = [f"- `{name}`: {describe(model)}." for name, model in calibration.models.items()]
-    return "\n".join([*lines, "", _origin(calibration.origin)])
+    return "\n".join([*lines, "", origin_text(calibration.origin)])
 
 
-def _origin(origin: Origin) -> str:
+def origin_text(origin: Origin) -> str:
+    """What was run, where, and of which commit."""
     return f"`{origin.command}`, {origin.processor}, commit {origin.commit}."
 
 

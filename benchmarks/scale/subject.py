@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,9 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from benchmarks import processes
 from benchmarks.scale.service_model import Limits
 from service.cpus import available_cpus
-from service.settings import ENV_PREFIX
 
 SubjectName = Literal["fixed", "bundled"]
 SUBJECTS: tuple[SubjectName, ...] = get_args(SubjectName)
@@ -68,10 +67,8 @@ class RunningService:
         return [Batch(int(size), float(seconds), float(gap_s)) for size, seconds, gap_s in map(str.split, lines)]
 
     def cpu_s(self) -> float:
-        """CPU seconds that all threads of the process have used; by Linux' ``/proc/PID/stat``."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """CPU seconds that all threads of the process have used."""
+        return processes.cpu_s(self.pid)
 
 
 def limits_of(name: SubjectName) -> Limits:
@@ -102,8 +99,7 @@ def running(name: SubjectName) -> Iterator[RunningService]:
     limits = limits_of(name)
     with tempfile.TemporaryDirectory() as folder:
         batches = Path(folder) / "batches"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-        environment |= {"SCALE_ENGINE": name, "SCALE_BATCHES": str(batches)}
+        environment = processes.environment(SCALE_ENGINE=name, SCALE_BATCHES=str(batches))
         with subprocess.Popen(_command(limits), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
             try:
                 yield RunningService(_url(server), limits, image_of(name), batches, server.pid)

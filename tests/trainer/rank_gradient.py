@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import LossWeights
-from trainer.distributed import joined_ranks, rank_batches
+from trainer.distributed import joined_ranks, leave, rank_batches
 from trainer.losses import criterion
 from trainer.model.ecenet import build_model
 from trainer.sync_batchnorm import synchronise_batchnorm
@@ -44,3 +44,4 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)

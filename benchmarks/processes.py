@@ -1,0 +1,47 @@
+"""What Linux tells of processes that are measured, and the environment that they get."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from service.settings import ENV_PREFIX
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """That of this process without the service's settings, and with these variables."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)} | variables
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that all threads of a process have used.
+
+    Raises:
+        OSError: It has ended.
+    """
+    user, system = _stat(pid)[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and waits for its parent to notice.
+
+    Raises:
+        OSError: It is gone.
+    """
+    return _stat(pid)[0] == "Z"
+
+
+def pss_mib(pid: int) -> float:
+    """Memory of a process; what n processes share counts as an n-th.
+
+    Raises:
+        OSError: It has ended.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` behind the name, which may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
