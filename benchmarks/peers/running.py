@@ -115,7 +115,7 @@ def running(peer: Peer, engine_name: EngineName, environments: Path, exam: Exam,
     """
     mark = uuid.uuid4().hex
     port = _free_port()
-    with log.open("wb") as output:
+    with processes.unwinding_on_sigterm(), log.open("wb") as output:
         popen = subprocess.Popen(
             peer.command(environments, port),
             cwd=ROOT,
@@ -124,15 +124,15 @@ def running(peer: Peer, engine_name: EngineName, environments: Path, exam: Exam,
             stderr=output,
             start_new_session=True,
         )
-    server = RunningPeer(peer, f"http://127.0.0.1:{port}{peer.path}", popen, mark)
-    try:
-        _until_ready(server, exam, log)
-        yield server
-    finally:
-        for pid in server.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        popen.wait()
+        server = RunningPeer(peer, f"http://127.0.0.1:{port}{peer.path}", popen, mark)
+        try:
+            _until_ready(server, exam, log)
+            yield server
+        finally:
+            for pid in server.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            popen.wait()
 
 
 def _until_ready(server: RunningPeer, exam: Exam, log: Path) -> None:

@@ -97,7 +97,7 @@ def running(name: SubjectName) -> Iterator[RunningService]:
         SubjectError: It did not become ready.
     """
     limits = limits_of(name)
-    with tempfile.TemporaryDirectory() as folder:
+    with processes.unwinding_on_sigterm(), tempfile.TemporaryDirectory() as folder:
         batches = Path(folder) / "batches"
         environment = processes.environment(SCALE_ENGINE=name, SCALE_BATCHES=str(batches))
         with subprocess.Popen(_command(limits), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import struct
 import sys
 import textwrap
@@ -81,6 +82,17 @@ def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Runni
     peer = ScriptPeer("bad", "", textwrap.dedent(BAD), "/")
     with running(peer, "sleeping", tmp_path, exam, tmp_path / "log") as server:
         yield server, exam
+
+
+def test_sigterm_leaves_no_server(bad: tuple[RunningPeer, Exam], tmp_path: Path) -> None:
+    server, exam = bad
+    with running(server.peer, "sleeping", tmp_path, exam, tmp_path / "second.log") as second:
+        assert second.pids()
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not second.pids()
+    assert server.pids()  # each ends its own
 
 
 def test_images_and_answers_all_differ(exam: Exam) -> None:
