@@ -1,4 +1,4 @@
-"""What Linux tells of processes that are measured, and the environment that they get."""
+"""Processes that are measured: what Linux tells of them, the environment that they get, and that none stays behind."""
 
 from __future__ import annotations
 

@@ -29,19 +29,20 @@ def hold_out(data: Path, sequence: str, output: Path) -> dict[str, int]:
         OSError: ``output`` exists, or cannot be written.
     """
     pairs = CamVid(data, "train").pairs
-    sequences = sorted({sequence_of(pair) for pair in pairs})
-    if sequence not in sequences or len(sequences) == 1:
-        raise DatasetError(f"{data} cannot be split at sequence {sequence!r}; its sequences are {', '.join(sequences)}")
-    counts = {"train": 0, "val": 0}
+    splits = {
+        "train": [pair for pair in pairs if sequence_of(pair) != sequence],
+        "val": [pair for pair in pairs if sequence_of(pair) == sequence],
+    }
+    if not all(splits.values()):
+        names = ", ".join(sorted({sequence_of(pair) for pair in pairs}))
+        raise DatasetError(f"{data} cannot be split at sequence {sequence!r}; its sequences are {names}")
     output.mkdir(parents=True)
-    for folder in ("train", "trainannot", "val", "valannot"):
-        (output / folder).mkdir()
-    for pair in pairs:
-        split = "val" if sequence_of(pair) == sequence else "train"
-        counts[split] += 1
-        for folder, path in zip((split, f"{split}annot"), pair, strict=True):
-            (output / folder / path.name).symlink_to(path.resolve())
-    return counts
+    for split, chosen in splits.items():
+        for folder, files in zip((split, f"{split}annot"), zip(*chosen, strict=True), strict=True):
+            (output / folder).mkdir()
+            for path in files:
+                (output / folder / path.name).symlink_to(path.resolve())
+    return {split: len(chosen) for split, chosen in splits.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
