@@ -5,7 +5,7 @@ DEV_VENV ?= .venv-dev
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/*.[ch])
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-deployment lint format types lock bench clean
@@ -43,7 +43,7 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
 
 clean:  ## remove the environments and what was built
-	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/_native.so
+	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/imaging/_native.so
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }

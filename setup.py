@@ -1,4 +1,4 @@
-"""Builds ``service/_native.so``, a plain shared library that is loaded with ctypes.
+"""Builds ``service/imaging/_native.so``, a plain shared library that is loaded with ctypes.
 
 The compiler is ``$CC`` or ``cc``; where there is none, PyPI's ``ziglang``, which then becomes a build requirement. The
 library knows nothing of Python, so one wheel serves every Python 3 of a platform.
@@ -52,7 +52,11 @@ class PlatformWheel(bdist_wheel):
 
 setup(
     ext_modules=[
-        Extension("service._native", sources=["service/label_map.c", "service/resize.c"], depends=["service/clones.h"])
+        Extension(
+            "service.imaging._native",
+            sources=["service/imaging/label_map.c", "service/imaging/resize.c"],
+            depends=["service/imaging/clones.h"],
+        )
     ],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
     setup_requires=[] if system_compiler() else ["ziglang>=0.13"],

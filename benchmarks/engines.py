@@ -17,10 +17,10 @@ from typing import cast
 
 import numpy as np
 
-from model_export.manifest import read_manifest
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.engines.names import EngineName, PrecisionName
+from service.model_directory.manifest import read_manifest
 from service.settings import Settings
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch.nn.functional import interpolate
 
-from service.label_map import label_map
+from service.imaging.label_map import label_map
 
 # Classes, cells and pixels of each case.
 CASES = (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from model_export.manifest import LOGITS_STRIDE
+from service.model_directory.manifest import LOGITS_STRIDE
 from trainer.model.ecenet import ECENet
 
 INPUT_NAME = "images"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.sizes import Size
-from service.preprocess import resize_to_input
+from service.imaging.resize import resize_to_input
+from service.model_directory.sizes import Size
 from trainer.datasets import read_image
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

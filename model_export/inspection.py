@@ -12,8 +12,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from model_export.attentions import AttentionCount, count_attentions
-from model_export.engine_store import (
+from model_export.onnx_flops import FlopsError, count_flops
+from model_export.source_checkpoint import checkpoint_fault
+from service.engines.tensorrt.attentions import AttentionCount, count_attentions
+from service.model_directory.engine_store import (
     ENGINE_FOLDER,
     ENGINE_SUFFIX,
     EngineInfo,
@@ -21,12 +23,10 @@ from model_export.engine_store import (
     find_built,
     named_engine,
 )
-from model_export.golden import read_golden
-from model_export.machine import MachineError, detect_machine
-from model_export.manifest import GraphInfo, Manifest, file_sha256, read_manifest
-from model_export.onnx_flops import FlopsError, count_flops
-from model_export.sizes import Size
-from model_export.source_checkpoint import checkpoint_fault
+from service.model_directory.golden import read_golden
+from service.model_directory.machine import MachineError, detect_machine
+from service.model_directory.manifest import GraphInfo, Manifest, file_sha256, read_manifest
+from service.model_directory.sizes import Size
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 _PRECISIONS: Mapping[int, str] = {

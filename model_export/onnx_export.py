@@ -17,12 +17,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from model_export.agreement import Agreement
 from model_export.exportable import Exportable
-from model_export.golden import Golden, make_golden, write_golden
 from model_export.graph_precision import to_fp16
 from model_export.images import sample_images
-from model_export.manifest import (
+from model_export.parity import graph_agreement, labels_of_logits, pytorch_logits
+from model_export.trace import OPSET, ExportError, check_graph, trace
+from service.model_directory.agreement import Agreement
+from service.model_directory.golden import Golden, make_golden, write_golden
+from service.model_directory.manifest import (
     DEFAULT_BOUNDS,
     GOLDEN_NAME,
     GRAPH_NAME,
@@ -36,9 +38,7 @@ from model_export.manifest import (
     file_sha256,
     write_manifest,
 )
-from model_export.parity import graph_agreement, labels_of_logits, pytorch_logits
-from model_export.sizes import SIZE_LIMITS, Size, format_size
-from model_export.trace import OPSET, ExportError, check_graph, trace
+from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
 from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.model.ecenet import ECENet
 

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from model_export.agreement import Agreement, labels_agreement, logits_agreement, worst
 from model_export.exportable import INPUT_NAME, Exportable
-from model_export.manifest import LOGITS_STRIDE, GraphInfo
-from service.label_map import label_map
+from service.imaging.label_map import label_map
+from service.model_directory.agreement import Agreement, labels_agreement, logits_agreement, worst
+from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo
 
 
 def pytorch_logits(exportable: Exportable, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -10,16 +10,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.agreement import Agreement, labels_agreement, logits_agreement
 from model_export.exportable import Exportable
 from model_export.images import generated_images, image_files
-from model_export.manifest import GraphInfo, Manifest
 from model_export.parity import labels_of_logits, pytorch_logits
-from model_export.sizes import Size
 from model_export.verify import Case, Cases, Labelled
 from service.engines.base import Rows
-from service.postprocess import labels_of
-from service.preprocess import resize_to_input
+from service.imaging.resize import resize_to_input
+from service.imaging.segmentation import labels_of
+from service.model_directory.agreement import Agreement, labels_agreement, logits_agreement
+from service.model_directory.manifest import GraphInfo, Manifest
+from service.model_directory.sizes import Size
 from trainer.checkpoint import CheckpointError, load_model
 from trainer.datasets import SegmentationDataset, read_image
 from trainer.model.ecenet import ECENet

@@ -19,16 +19,16 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_export.golden import read_golden
 from model_export.images import image_files
 from model_export.int8_graph import Layer, QuantizableGraph
-from model_export.manifest import Bounds, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import Choice, Damage, QuantizationError, choose_floats, rank
-from model_export.sizes import Size, format_size
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.preprocess import resize_to_input
+from service.imaging.resize import resize_to_input
+from service.model_directory.golden import read_golden
+from service.model_directory.manifest import Bounds, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
+from service.model_directory.sizes import Size, format_size
 from trainer.datasets import read_image
 
 TABLE_NAME = "quantization.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_export.sizes import Size
+from service.model_directory.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_export.manifest import Manifest, file_sha256
+from service.model_directory.manifest import Manifest, file_sha256
 
 
 def checkpoint_fault(directory: Path, manifest: Manifest) -> str | None:

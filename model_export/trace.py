@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import onnx
 import torch
 
-from model_export.attentions import count_attentions
 from model_export.exportable import INPUT_NAME, Exportable
-from model_export.sizes import Size
+from service.engines.tensorrt.attentions import count_attentions
+from service.model_directory.sizes import Size
 from trainer.model.backbone import fused_window_attention
 from trainer.model.decode_head import NUM_STAGES
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.agreement import Agreement
-from model_export.golden import read_golden
-from model_export.manifest import STORED_PRECISIONS, GraphInfo, Manifest, Precision, in_bf16
-from model_export.sizes import Size, format_size
 from service.engines.base import Engine, EngineError, Rows, warm_up
 from service.engines.create import create_engine, obstacles
 from service.engines.names import RUNTIMES, RuntimeName
-from service.postprocess import labels_of
+from service.imaging.segmentation import labels_of
+from service.model_directory.agreement import Agreement
+from service.model_directory.golden import read_golden
+from service.model_directory.manifest import STORED_PRECISIONS, GraphInfo, Manifest, Precision, in_bf16
+from service.model_directory.sizes import Size, format_size
 from service.settings import Settings
 from trainer.metrics import Counts
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from service.exit_now import exit_now
+from service.engines.exit_now import exit_now
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _serve(settings: Settings) -> tuple[int, str]:
     """Serve until a signal; gives the exit status, and what to say about it."""
     # After the settings: --help and a typo should not wait for the web framework.
-    from model_export.manifest import ManifestError  # noqa: PLC0415
-    from service.api_keys import ApiKeysError  # noqa: PLC0415
-    from service.app import create_app  # noqa: PLC0415
+    from service.http.api_keys import ApiKeysError  # noqa: PLC0415
+    from service.http.app import create_app  # noqa: PLC0415
+    from service.model_directory.manifest import ManifestError  # noqa: PLC0415
     from service.server import Server, bind  # noqa: PLC0415
     from service.settings import SettingsError  # noqa: PLC0415
     from service.tls import check_tls  # noqa: PLC0415

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from model_export.sizes import format_size
+from service.model_directory.sizes import format_size
 from service.settings import ENV_PREFIX, Environment, Settings, SettingsError, is_secret, option, variable
 from service.settings_file import read_settings_file
 

@@ -20,8 +20,8 @@ from service.errors import (
     RateLimited,
     ServiceError,
 )
+from service.inference.stopwatch import WORK_STAGES, Stopwatch, WorkStage
 from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ModelFamilies, ModelMetrics
-from service.stopwatch import WORK_STAGES, Stopwatch, WorkStage
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SEGMENT_PATH = "/segment"

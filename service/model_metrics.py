@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from model_export.manifest import GraphInfo, Manifest
-from model_export.sizes import format_size
-from service.batcher import Batcher, DropReason
-from service.schemas import AnswerFormat
-from service.stopwatch import STAGES
+from service.answers.schemas import AnswerFormat
+from service.inference.batcher import Batcher, DropReason
+from service.inference.stopwatch import STAGES
+from service.model_directory.manifest import GraphInfo, Manifest
+from service.model_directory.sizes import format_size
 
 LoadResult = Literal["success", "failure"]
 NO_FORMAT = "none"

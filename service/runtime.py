@@ -6,18 +6,18 @@ import asyncio
 import logging
 from importlib.metadata import PackageNotFoundError, version
 
-from service.admission import Admission
-from service.answer_cache import AnswerCache
-from service.batcher import BatchTrace
+from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
+from service.inference.admission import Admission
+from service.inference.batcher import BatchTrace
+from service.inference.context_threads import ContextThreads
+from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
 from service.models.model import Shared
 from service.models.repository import Repository
 from service.models.source import ModelSource
-from service.pipeline import Pipeline
 from service.settings import Settings
-from service.threads import ContextThreads
 
 logger = logging.getLogger(__name__)
 

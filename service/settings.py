@@ -15,9 +15,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from model_export.sizes import Size, parse_size
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 from service.engines.names import EngineName, PrecisionName
+from service.model_directory.sizes import Size, parse_size
 
 ENV_PREFIX = "ECENET_"
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, GraphInfo, Manifest, file_sha256, write_manifest
+from service.model_directory.manifest import GRAPH_NAME, ClassInfo, GraphInfo, Manifest, file_sha256, write_manifest
 
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -89,7 +89,7 @@ async def _ask_service(model_dir: Path) -> LiveService:
     import httpx  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
 
-    from service.app import create_app  # noqa: PLC0415
+    from service.http.app import create_app  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
     app = create_app(Settings(model_dir=model_dir, engine_threads=1, codec_threads=1))
@@ -197,9 +197,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @functools.cache
 def _gpu_obstacle(runtime: str | None = None) -> str | None:
-    from model_export.machine import ENGINE_RUNTIMES, MachineError, detect_machine  # noqa: PLC0415
-    from service.engines.cuda import gpu_obstacle  # noqa: PLC0415
     from service.engines.onnxruntime_engine import cuda_obstacle  # noqa: PLC0415
+    from service.engines.tensorrt.cuda import gpu_obstacle  # noqa: PLC0415
+    from service.model_directory.machine import ENGINE_RUNTIMES, MachineError, detect_machine  # noqa: PLC0415
 
     if runtime in ENGINE_RUNTIMES:
         try:

@@ -13,7 +13,7 @@ import pytest
 
 from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
 from model_export.__main__ import _parser as export_parser
-from model_export.manifest import Bounds, GraphInfo, Manifest
+from service.model_directory.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
 from trainer.evaluate import _parser as evaluate_parser
 from trainer.train import COMMANDS

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_export.manifest import file_sha256
+from service.model_directory.manifest import file_sha256
 from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint
 
 EPILOG = """example:

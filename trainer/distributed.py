@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from service.exit_now import exit_now
+from service.engines.exit_now import exit_now
 from trainer.config import ConfigError
 
 TIMEOUT = timedelta(minutes=30)  # the longest that one rank may keep the others waiting, as in an evaluation

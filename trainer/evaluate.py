@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model_export.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
 from service.engines.base import EngineError
+from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
 from trainer.datasets import open_dataset
 from trainer.inference import evaluate
 from trainer.metrics import Scores

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from model_export.manifest import ClassInfo, file_sha256
-from model_export.sizes import size_argument
+from service.model_directory.manifest import ClassInfo, file_sha256
+from service.model_directory.sizes import size_argument
 from trainer.checkpoint import load_model_and_entries, save_checkpoint
 from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.label_map import label_map
-from service.preprocess import resize_to_input
+from service.imaging.label_map import label_map
+from service.imaging.resize import resize_to_input
 from trainer.datasets import Sample, SegmentationDataset
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet, ModelConfig

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from service.label_map import label_map
-from service.preprocess import resize_to_input
+from service.imaging.label_map import label_map
+from service.imaging.resize import resize_to_input
 from trainer.config import DataSection
 from trainer.inference import Infer, Predictor, infer_one
 from trainer.sliding import Size, slide_logits

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import read_manifest
 from service.command_line import read_settings
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.engines.proof import prove_engine
-from service.postprocess import labels_of
-from service.preprocess import resize_to_input
+from service.imaging.resize import resize_to_input
+from service.imaging.segmentation import labels_of
+from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.datasets import SegmentationDataset
 from trainer.inference import Infer, Predictor, torch_infer

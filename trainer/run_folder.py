@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_export.files import write_whole
+from service.model_directory.files import write_whole
 from trainer.checkpoint import save_checkpoint
 from trainer.config import ConfigError, TrainConfig
 from trainer.model.ecenet import ModelConfig

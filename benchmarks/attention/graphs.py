@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.attention.naive import NaiveClassExtraction, NaiveSemanticsAttention, naive_attention
-from model_export.sizes import Size
 from model_export.trace import OPSET
+from service.model_directory.sizes import Size
 from trainer.model.attention import class_masks, inverse_attention
 from trainer.model.class_extraction import ClassExtraction
 from trainer.model.semantics_attention import SemanticsAttention

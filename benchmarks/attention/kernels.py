@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from model_export.layer_report import parse_layers
-from model_export.machine import EngineRuntime, detect_builder, runtime_module
-from model_export.tensorrt_compile import Plan, compile_plan
+from service.engines.tensorrt.compile import Plan, compile_plan
+from service.engines.tensorrt.layer_report import parse_layers
+from service.model_directory.machine import EngineRuntime, detect_builder, runtime_module
 
 MAX_BATCH = 8
 # Layers of the report that launch nothing: shape arithmetic, and the events between two streams.

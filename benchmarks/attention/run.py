@@ -39,11 +39,11 @@ from benchmarks.attention.measure import (
 from benchmarks.attention.plot import draw
 from benchmarks.attention.table import tables
 from model_export.graph_precision import to_fp16
-from model_export.layer_report import LayerReportError
-from model_export.machine import MachineError
-from model_export.manifest import LOGITS_STRIDE
-from model_export.sizes import size_argument
-from model_export.tensorrt_compile import CompileError
+from service.engines.tensorrt.compile import CompileError
+from service.engines.tensorrt.layer_report import LayerReportError
+from service.model_directory.machine import MachineError
+from service.model_directory.manifest import LOGITS_STRIDE
+from service.model_directory.sizes import size_argument
 
 FOLDER = Path(__file__).parent
 _MAX_DIFFERENCE = 1e-4

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.manifest import read_manifest
-from service.bundled_model import bundled_model_dir
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.errors import ServiceError
-from service.image_codec import decode, encode_label_png
-from service.label_map import label_map
-from service.preprocess import resize_to_input
+from service.imaging.codec import decode, encode_label_png
+from service.imaging.label_map import label_map
+from service.imaging.resize import resize_to_input
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import read_manifest
 from service.settings import Settings
 
 EngineName = Literal["sleeping", "bundled"]

@@ -1,4 +1,4 @@
-"""``service.batcher`` in simulated time: bounded batches, oldest first, formed when the engine is free.
+"""``service.inference.batcher`` in simulated time: bounded batches, oldest first, formed when the engine is free.
 
 The service forms the next batch of a GPU engine early if it is full. It holds the same oldest images as one that is
 formed when the engine is free, so here it is formed then, but begins without the pause in which rows are passed on.

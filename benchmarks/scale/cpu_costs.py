@@ -12,9 +12,9 @@ from benchmarks.scale.calibration import CpuCosts
 from benchmarks.scale.load import saturate
 from benchmarks.scale.server import make_engine
 from benchmarks.scale.subject import RunningService, image_of
-from service.image_codec import decode, encode_label_png
-from service.postprocess import labels_of
-from service.preprocess import resize_to_input
+from service.imaging.codec import decode, encode_label_png
+from service.imaging.resize import resize_to_input
+from service.imaging.segmentation import labels_of
 from service.settings import Settings
 
 _REPEATS = 30

@@ -39,7 +39,7 @@ class Visit:
 
 
 class Replica:
-    """Serves visits as ``service.pipeline`` does.
+    """Serves visits as ``service.inference.pipeline`` does.
 
     Attributes:
         is_up: Whether it accepts connections.

@@ -25,7 +25,7 @@ from benchmarks.scale.calibration import FILE, CalibrationError, read_calibratio
 from benchmarks.scale.fleet import simulate
 from benchmarks.scale.plot import draw_batching, draw_policies
 from benchmarks.scale.sweeps import ARRIVALS, Case, cases
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 FOLDER = Path(__file__).parent
 

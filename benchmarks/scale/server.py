@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import ClassInfo, GraphInfo, Manifest, read_manifest
 from service.__main__ import leave
-from service.app import create_app
-from service.bundled_model import bundled_model_dir
 from service.command_line import read_settings
 from service.engines.base import Engine, Rows
 from service.engines.create import create_engine
+from service.http.app import create_app
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, read_manifest
 from service.server import Server, bind
 from service.settings import Settings
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import processes
 from benchmarks.scale.service_model import Limits
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 SubjectName = Literal["fixed", "bundled"]
 SUBJECTS: tuple[SubjectName, ...] = get_args(SubjectName)

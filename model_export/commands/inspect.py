@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_export.commands.base import Commands
-from model_export.engine_store import ENGINE_SUFFIX
-from model_export.sizes import format_size
+from service.model_directory.engine_store import ENGINE_SUFFIX
+from service.model_directory.sizes import format_size
 
 if TYPE_CHECKING:
     from model_export.inspection import DirectoryFacts, EngineFacts, GraphFacts

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from model_export.commands.base import Commands
-from model_export.sizes import format_size, size_argument
+from service.model_directory.sizes import format_size, size_argument
 
 _STRIDES = {"cells": 4, "image": 1}
 

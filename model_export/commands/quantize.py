@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from model_export.commands.base import Commands
 from model_export.quantize_settings import QuantizeSettings
-from model_export.sizes import format_size, size_argument
+from service.model_directory.sizes import format_size, size_argument
 
 if TYPE_CHECKING:
     from model_export.quantize import QuantizedGraph

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from model_export.commands.base import Commands
-from model_export.sizes import format_size, size_argument
 from service.engines.names import ENGINE_NAMES, PRECISION_NAMES
+from service.model_directory.sizes import format_size, size_argument
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     """Check, and print a row per batch size."""
     if args.repeats < 1:
         raise ValueError(f"--repeats is {args.repeats}, expected 1 or more")
-    from model_export.golden import read_golden  # noqa: PLC0415
-    from model_export.manifest import read_manifest  # noqa: PLC0415
-    from model_export.selfcheck import BATCH_SIZES, self_check  # noqa: PLC0415
     from service.engines.create import create_engine  # noqa: PLC0415
+    from service.engines.selfcheck import BATCH_SIZES, self_check  # noqa: PLC0415
+    from service.model_directory.golden import read_golden  # noqa: PLC0415
+    from service.model_directory.manifest import read_manifest  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
     manifest = read_manifest(args.directory)

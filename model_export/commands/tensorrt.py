@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_export.commands.base import Commands
-from model_export.sizes import format_size, size_argument
+from service.model_directory.sizes import format_size, size_argument
 
 if TYPE_CHECKING:
-    from model_export.tensorrt_build import EngineReport
+    from service.engines.tensorrt.build import EngineReport
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and say how many attentions are fused."""
-    from model_export.tensorrt_build import BuildOptions, build_engines  # noqa: PLC0415
+    from service.engines.tensorrt.build import BuildOptions, build_engines  # noqa: PLC0415
 
     options = BuildOptions(
         runtime=args.runtime,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_export.commands.base import Commands
-from model_export.manifest import PRECISIONS, Manifest, read_manifest
-from model_export.sizes import Size, format_size, size_argument
 from model_export.source_checkpoint import checkpoint_fault
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 from service.engines.names import RUNTIMES
+from service.model_directory.manifest import PRECISIONS, Manifest, read_manifest
+from service.model_directory.sizes import Size, format_size, size_argument
 
 if TYPE_CHECKING:
     from model_export.verify import Absent, Case, Cases, Row

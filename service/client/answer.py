@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from service.answers.schemas import ClassContours, SegmentationSummary
 from service.client.errors import UnexpectedAnswer
-from service.schemas import ClassContours, SegmentationSummary
 
 Document = TypeVar("Document", bound=BaseModel)
 

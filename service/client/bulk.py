@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from model_export.files import write_whole
 from service.client.client import AsyncClient
 from service.client.errors import ClientError, Refused, Unreachable
 from service.client.jobs import Failure, Job
 from service.client.parameters import Format, Parameters
+from service.model_directory.files import write_whole
 
 # Answers that every further image would get as well: no access, or another kind of server.
 _HOPELESS_STATUSES = frozenset({401, 403, 404, 405})

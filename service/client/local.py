@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from model_export.manifest import ManifestError
-from service.app import assemble
-from service.bundled_model import bundled_model_dir
 from service.client.errors import ModelUnusable
+from service.http.app import assemble
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import ManifestError
 from service.models.source import ModelFolder
 from service.runtime import Runtime
 from service.settings import Settings, SettingsError
@@ -56,7 +56,7 @@ async def local_http(
     Raises:
         ModelUnusable: The text says why.
     """
-    # Pillow's remarks on odd metadata, see service.image_codec.
+    # Pillow's remarks on odd metadata, see service.imaging.codec.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         settings = LocalSettings(max_queue_size=concurrency, default_model=model)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import GraphInfo
+from service.model_directory.manifest import GraphInfo
 
 Rows = NDArray[np.float32] | NDArray[np.uint8]
 

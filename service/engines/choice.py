@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model_export.manifest import GraphInfo, Manifest, Precision, in_bf16
-from model_export.sizes import Size, format_size
 from service.engines.base import EngineError
 from service.engines.names import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
+from service.model_directory.manifest import GraphInfo, Manifest, Precision, in_bf16
+from service.model_directory.sizes import Size, format_size
 
 
 @dataclass(frozen=True, slots=True)

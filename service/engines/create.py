@@ -6,17 +6,18 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from model_export.engine_store import ENGINE_FOLDER, EngineInfo, EngineStoreError, find_engine, named_engine
-from model_export.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_machine
-from model_export.manifest import GraphInfo, Manifest
-from model_export.sizes import format_size
-from service.engines import build, cuda
 from service.engines.base import Engine, EngineError
 from service.engines.choice import candidate_graphs, choose_graph, choose_runtime, precision_obstacle
 from service.engines.names import RUNTIMES, EngineName, RuntimeName
 from service.engines.onnxruntime_engine import Device, OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
-from service.engines.tensorrt_engine import TensorRtEngine
+from service.engines.tensorrt import build_at_start as build
+from service.engines.tensorrt import cuda
+from service.engines.tensorrt.engine import TensorRtEngine
+from service.model_directory.engine_store import ENGINE_FOLDER, EngineInfo, EngineStoreError, find_engine, named_engine
+from service.model_directory.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_machine
+from service.model_directory.manifest import GraphInfo, Manifest
+from service.model_directory.sizes import format_size
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model_export.manifest import GraphInfo, Output
 from service.engines.base import EngineError
+from service.model_directory.manifest import GraphInfo, Output
 
 # Name, type in ONNX's words, and shape; a side that is not fixed is a name.
 Tensor = tuple[str, str, list[int | str]]

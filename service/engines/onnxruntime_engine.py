@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import GraphInfo, Manifest
 from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
+from service.model_directory.manifest import GraphInfo, Manifest
 
 if TYPE_CHECKING:
     import onnxruntime

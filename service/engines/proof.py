@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from model_export.golden import GoldenError, read_golden
-from model_export.manifest import Manifest
-from model_export.selfcheck import SelfCheckError, self_check
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.names import CPU_RUNTIMES
+from service.engines.selfcheck import SelfCheckError, self_check
+from service.model_directory.golden import GoldenError, read_golden
+from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

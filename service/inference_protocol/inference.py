@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.admission import Ticket
 from service.engines.base import Rows
 from service.errors import EngineFailure
+from service.imaging.segmentation import labels_of
+from service.inference.admission import Ticket
+from service.inference.pipeline import Pipeline
 from service.inference_protocol.answer import EncodedRow, encode_row
 from service.inference_protocol.inference_request import Image, WantedOutput
 from service.inference_protocol.signature import LABELS, LOGITS
-from service.pipeline import Pipeline
-from service.postprocess import labels_of
 
 
 async def run_inference(

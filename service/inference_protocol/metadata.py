@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from model_export.manifest import GraphInfo, Manifest
 from service.inference_protocol.messages import ModelMetadata, ServerMetadata, TensorMetadata
 from service.inference_protocol.signature import TensorInfo, signature_of
+from service.model_directory.manifest import GraphInfo, Manifest
 
 SERVER_NAME = "ecenet"
 EXTENSIONS = ("binary_tensor_data", "model_repository")

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from service.admission import Ticket, TimeLimit
-from service.departure import unless_gone
 from service.errors import DeadlineExceeded
+from service.http.departure import unless_gone
+from service.http.routes import RuntimeOf, pipeline_for
+from service.http.time_limit import TimeLimitOf
+from service.inference.admission import Ticket, TimeLimit
+from service.inference.pipeline import Pipeline
 from service.inference_protocol.answer import Answer, assemble
 from service.inference_protocol.body import HEADER_LENGTH, decompress, read_body
 from service.inference_protocol.errors import PATH
@@ -30,11 +33,8 @@ from service.inference_protocol.messages import (
 from service.inference_protocol.metadata import model_metadata, server_metadata
 from service.inference_protocol.signature import Signature, signature_of
 from service.model_metrics import TENSORS
-from service.pipeline import Pipeline
-from service.routes import RuntimeOf, pipeline_for
 from service.runtime import release
 from service.settings import Settings
-from service.time_limit import TimeLimitOf
 
 # JSON around the images.
 _MESSAGE_OVERHEAD_BYTES = 64 * 1024

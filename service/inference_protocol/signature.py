@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from model_export.manifest import GraphInfo
+from service.model_directory.manifest import GraphInfo
 
 Datatype = Literal["UINT8", "FP32", "BYTES"]
 IMAGES = "images"

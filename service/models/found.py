@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from model_export.manifest import ManifestError
+from service.model_directory.manifest import ManifestError
 from service.models.source import FoundModel
 from service.models.versions import version_order
 from service.settings import SettingsError

@@ -8,19 +8,19 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass
 
-from model_export.manifest import ManifestError
-from service.admission import Admission
-from service.answer_cache import AnswerCache
-from service.batcher import Batcher, BatchTrace
+from service.answers.cache import AnswerCache
 from service.engines.base import EngineError
 from service.engines.names import CPU_RUNTIMES
 from service.errors import LoadFailure
+from service.inference.admission import Admission
+from service.inference.batch_size_choice import Tuning, tune
+from service.inference.batcher import Batcher, BatchTrace
+from service.inference.pipeline import Pipeline
+from service.inference.tiled_inference import BATCHES_IN_FLIGHT
+from service.model_directory.manifest import ManifestError
 from service.model_metrics import ModelMetrics
 from service.models.source import FoundModel, LoadedModel, ModelSource
-from service.pipeline import Pipeline
 from service.settings import Settings
-from service.tiled_inference import BATCHES_IN_FLIGHT
-from service.tuning import Tuning, tune
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from model_export.manifest import ManifestError
 from service.errors import EngineDown, LoadFailure, NotReady, UnknownModel
 from service.metrics import Metrics
+from service.model_directory.manifest import ManifestError
 from service.models.found import Found, by_name, choose_default, refuse_twins
 from service.models.model import Model, Shared, load_model
 from service.models.slot import IndexEntry, Slot

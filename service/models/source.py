@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from model_export.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.create import create_engine
 from service.engines.proof import prove_engine
+from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
 from service.settings import Settings
 
 

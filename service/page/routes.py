@@ -11,10 +11,10 @@ from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from service.answers.schemas import ModelInfo, Welcome
+from service.http.routes import RuntimeOf
 from service.page.security import SECURITY_HEADERS
-from service.routes import RuntimeOf
 from service.runtime import Runtime, release
-from service.schemas import ModelInfo, Welcome
 
 PAGE_PATH = "/"
 DOCS_PATH = "/docs"

@@ -21,7 +21,7 @@ from benchmarks.attention.measure import MeasureError, median_ratio, memory_grow
 from benchmarks.attention.naive import NaiveClassExtraction, NaiveSemanticsAttention
 from benchmarks.attention.table import tables
 from model_export.graph_precision import to_fp16
-from model_export.tensorrt_compile import Plan
+from service.engines.tensorrt.compile import Plan
 from trainer.model.class_extraction import ClassExtraction
 from trainer.model.semantics_attention import SemanticsAttention
 

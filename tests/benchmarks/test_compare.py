@@ -17,7 +17,7 @@ from benchmarks.accuracy import compare
 from benchmarks.accuracy.recipe import HalfResolution, Recipe
 from benchmarks.accuracy.runs import lock, read_run, run_path
 from benchmarks.accuracy.variants import VARIANTS
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets import Sample
 from trainer.losses import Losses
 

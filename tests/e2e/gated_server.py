@@ -1,7 +1,8 @@
 """The real server around an engine that a test holds by its pipes.
 
 Before each batch it prints ``batch <size>`` and waits for a byte on standard input. ``GATED_FUNCTION`` names a function
-of ``service.pipeline`` that does likewise: it prints its name and waits. With ``GATED_LOAD`` a load runs a batch too.
+of ``service.inference.pipeline`` that does likewise: it prints its name and waits. With ``GATED_LOAD`` a load runs a
+batch too.
 Arguments are those of the service.
 """
 
@@ -16,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import ClassInfo, GraphInfo, Manifest
-from service import pipeline
 from service.__main__ import leave
-from service.app import create_app
 from service.command_line import read_settings
+from service.http.app import create_app
+from service.inference import pipeline
+from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest
 from service.server import Server, bind
 
 CLASSES = (ClassInfo(0, "dark", (10, 20, 30)), ClassInfo(1, "bright", (70, 80, 90)))

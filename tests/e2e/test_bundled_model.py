@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from model_export.__main__ import main as export
-from model_export.manifest import GRAPH_NAME, read_manifest
-from service.app import create_app
-from service.bundled_model import bundled_model_dir
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.label_map import label_map
-from service.preprocess import resize_to_input
+from service.http.app import create_app
+from service.imaging.label_map import label_map
+from service.imaging.resize import resize_to_input
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import GRAPH_NAME, read_manifest
 from service.settings import Settings
 from trainer.datasets import CAMVID_CLASSES
 from trainer.evaluate import main as evaluate
@@ -111,7 +111,7 @@ def test_the_bundled_model_is_small_and_complete() -> None:
 
 def test_serving_needs_no_pytorch() -> None:
     code = (
-        "import sys, service.app, service.engines.onnxruntime_engine; "
+        "import sys, service.http.app, service.engines.onnxruntime_engine; "
         "print([name for name in ('torch', 'timm', 'onnx', 'trainer') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from model_export.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
+from service.model_directory.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ["-m", "service"]

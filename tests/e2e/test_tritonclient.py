@@ -18,7 +18,7 @@ from PIL import Image
 from tritonclient.http import InferAsyncRequest, InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from service.label_map import label_map
+from service.imaging.label_map import label_map
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "brightness"

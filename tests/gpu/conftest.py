@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model_export.__main__ import main
-from model_export.engine_store import STATE_VARIABLE
-from service.bundled_model import bundled_model_dir
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.engine_store import STATE_VARIABLE
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from model_export.golden import read_golden
-from model_export.manifest import read_manifest
-from model_export.selfcheck import self_check
 from service.engines.create import create_engine
 from service.engines.names import PrecisionName
+from service.engines.selfcheck import self_check
+from service.model_directory.golden import read_golden
+from service.model_directory.manifest import read_manifest
 from service.settings import Settings
 
 

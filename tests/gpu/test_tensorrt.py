@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from model_export.__main__ import main
-from model_export.golden import read_golden
 from model_export.images import generated_images
-from model_export.machine import ENGINE_RUNTIMES
-from model_export.manifest import DEFAULT_BOUNDS, read_manifest
-from model_export.selfcheck import self_check
-from service.engines import cuda
 from service.engines.base import warm_up
 from service.engines.create import create_engine
-from service.engines.tensorrt_engine import TensorRtEngine
+from service.engines.selfcheck import self_check
+from service.engines.tensorrt import cuda
+from service.engines.tensorrt.engine import TensorRtEngine
+from service.model_directory.golden import read_golden
+from service.model_directory.machine import ENGINE_RUNTIMES
+from service.model_directory.manifest import DEFAULT_BOUNDS, read_manifest
 from service.settings import Settings
 
 pytestmark = pytest.mark.timeout(1800)  # TensorRT tries kernels for minutes

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.label_map import label_map
-from service.preprocess import resize_to_input
+from service.imaging.label_map import label_map
+from service.imaging.resize import resize_to_input
 
 _INPUT_SIZE = (32, 64)
 _CELLS = (8, 16)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service.auth import MANAGEMENT_PATH
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, PayloadTooLarge, Unavailable
-from service.request_context import _REQUEST_ID
+from service.http.auth import MANAGEMENT_PATH
+from service.http.request_context import _REQUEST_ID
+from service.http.upload import FORM_OVERHEAD_BYTES
 from service.server import _KEEP_ALIVE_S
 from service.settings import Settings
-from service.upload import FORM_OVERHEAD_BYTES
 from tests.load_balancer.balancer import KINDS, Kind, command, configuration_of
 from tests.load_balancer.shipped import HAPROXY, NGINX, _replace, haproxy_by_dns, nginx_by_dns
 

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 
 from model_export import inspection
 from model_export.__main__ import main
-from model_export.attentions import AttentionCount, count_attentions
-from model_export.engine_store import EngineInfo, EngineKey, write_engine
 from model_export.inspection import inspect_directory, inspect_engine, inspect_graph
-from model_export.machine import Machine, MachineError
-from model_export.manifest import read_manifest
+from service.engines.tensorrt.attentions import AttentionCount, count_attentions
+from service.model_directory.engine_store import EngineInfo, EngineKey, write_engine
+from service.model_directory.machine import Machine, MachineError
+from service.model_directory.manifest import read_manifest
 
 GPU = Machine("tensorrt-rtx", "1.7.1", "any", "8.6,8.9")
 HERE = Machine("tensorrt-rtx", "1.7.1", "NVIDIA L4", "8.9", "13.0")

@@ -14,12 +14,12 @@ import torch
 
 from model_export import onnx_export
 from model_export.__main__ import main
-from model_export.agreement import Agreement
-from model_export.golden import read_golden
 from model_export.images import generated_images
-from model_export.manifest import read_manifest
 from model_export.onnx_export import ExportError, GraphForms
-from service.label_map import label_map
+from service.imaging.label_map import label_map
+from service.model_directory.agreement import Agreement
+from service.model_directory.golden import read_golden
+from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import load_model
 from trainer.datasets import CAMVID_CLASSES
 

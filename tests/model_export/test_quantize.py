@@ -19,13 +19,21 @@ from PIL import Image
 
 from model_export import quantize as quantize_module
 from model_export.__main__ import main
-from model_export.golden import make_golden, write_golden
 from model_export.images import generated_images
 from model_export.int8_graph import Layer, QuantizableGraph
-from model_export.manifest import ClassInfo, FileInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from model_export.quantize import QuantizeSettings, quantize, spread
 from model_export.sensitivity import Damage, QuantizationError, choose_floats, rank
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.model_directory.golden import make_golden, write_golden
+from service.model_directory.manifest import (
+    ClassInfo,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 
 SIZE = (64, 96)
 LAYERS = ["stem", "first", "second", "wide", "narrow", "left", "right", "classifier"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_export.__main__ import main
-from model_export.manifest import FileInfo, file_sha256, read_manifest, write_manifest
+from service.model_directory.manifest import FileInfo, file_sha256, read_manifest, write_manifest
 
 
 @pytest.fixture

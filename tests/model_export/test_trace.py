@@ -11,13 +11,13 @@ import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
-from model_export.attentions import AttentionCount, count_attentions
 from model_export.exportable import Exportable
 from model_export.graph_precision import to_fp16
 from model_export.images import generated_images, image_files, sample_images
-from model_export.manifest import read_manifest
 from model_export.parity import graph_agreement
 from model_export.trace import ExportError, check_graph
+from service.engines.tensorrt.attentions import AttentionCount, count_attentions
+from service.model_directory.manifest import read_manifest
 from trainer.model.ecenet import build_model
 
 SIZE = (72, 90)

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_export.__main__ import main
-from model_export.agreement import Agreement, logits_agreement
-from model_export.manifest import Bounds, GraphInfo, Precision, file_sha256, in_bf16, read_manifest, write_manifest
 from model_export.verify import (
     Case,
     Cases,
@@ -36,7 +34,17 @@ from model_export.verify import (
 )
 from service.engines.base import EngineError
 from service.engines.openvino_engine import openvino_obstacle
-from service.postprocess import labels_of
+from service.imaging.segmentation import labels_of
+from service.model_directory.agreement import Agreement, logits_agreement
+from service.model_directory.manifest import (
+    Bounds,
+    GraphInfo,
+    Precision,
+    file_sha256,
+    in_bf16,
+    read_manifest,
+    write_manifest,
+)
 from trainer import evaluate
 from trainer.checkpoint import save_checkpoint
 from trainer.model.ecenet import build_model

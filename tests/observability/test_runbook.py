@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from model_export.__main__ import _parser as export_parser
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings, option
 from tests.observability.promql import Catalogue, complaints
 from tests.observability.shipped import FOLDER, ROOT, alerts

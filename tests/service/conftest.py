@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import Message, Scope
 
-from model_export.manifest import GraphInfo, Manifest
-from service.app import create_app
-from service.batcher import Batcher, BatchRow, DropReason
-from service.pipeline import Pipeline
+from service.http.app import create_app
+from service.inference.batcher import Batcher, BatchRow, DropReason
+from service.inference.pipeline import Pipeline
+from service.model_directory.manifest import GraphInfo, Manifest
 from service.runtime import Runtime
 from service.settings import Settings
 

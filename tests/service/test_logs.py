@@ -146,7 +146,7 @@ async def test_lines_of_tasks_and_threads_belong_to_their_request() -> None:
 
 
 async def test_access_line_tells_a_request(api: Api, solid: Solid) -> None:
-    with logged("json", "service.request_context") as (_, stream):
+    with logged("json", "service.http.request_context") as (_, stream):
         response = await api.http.post(
             "/segment?format=json&background=5ec2e7",
             content=solid(128),
@@ -163,7 +163,7 @@ async def test_access_line_tells_a_request(api: Api, solid: Solid) -> None:
 
 async def test_health_checks_are_logged_for_debugging_only(api: Api) -> None:
     paths = ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/no-such-path"]
-    with logged("json", "service.request_context") as (_, stream):
+    with logged("json", "service.http.request_context") as (_, stream):
         for path in paths:
             await api.get(path)
     assert [line["path"] for line in objects(stream)] == paths
@@ -171,7 +171,7 @@ async def test_health_checks_are_logged_for_debugging_only(api: Api) -> None:
 
 
 async def test_path_cannot_forge_a_line(api: Api) -> None:
-    with logged("console", "service.request_context") as (_, stream):
+    with logged("console", "service.http.request_context") as (_, stream):
         await api.get("/x%0a2025-01-31T12:00:00.000Z%20INFO%20forged%1b[31m")
     (line,) = stream.getvalue().splitlines()
     assert r"GET /x\n2025-01-31T12:00:00.000Z INFO forged\x1b[31m 404" in line

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model_export.manifest import Manifest
+from service.answers.schemas import AnswerFormat
 from service.errors import (
     Draining,
     EngineDown,
@@ -20,10 +20,10 @@ from service.errors import (
     RateLimited,
     ServiceError,
 )
+from service.inference.stopwatch import STAGES, WORK_STAGES, Stopwatch
 from service.metrics import NO_MODEL, Metrics
+from service.model_directory.manifest import Manifest
 from service.model_metrics import NO_FORMAT, STATUSES, TENSORS
-from service.schemas import AnswerFormat
-from service.stopwatch import STAGES, WORK_STAGES, Stopwatch
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from model_export.manifest import Manifest
+from service.model_directory.manifest import Manifest
 from service.server import banner, bind
 from service.settings import Settings
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model_export.engine_store import STATE_VARIABLE
 from service.command_line import read_settings
+from service.model_directory.engine_store import STATE_VARIABLE
 from service.settings import Settings, SettingsError, option
 
 
@@ -110,7 +110,7 @@ def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_state_folder_reaches_the_engine_store_however_it_was_set() -> None:
     program = (
-        "import service.__main__ as process, model_export.engine_store as store\n"
+        "import service.__main__ as process, service.model_directory.engine_store as store\n"
         "process._serve = lambda settings: (0, str(store.state_folder()))\n"
         "process.main(['--state-dir', '/somewhere/state'])"
     )

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from model_export.manifest import Manifest
-from service.app import create_app
+from service.http.app import create_app
 from service.lifecycle import State
+from service.model_directory.manifest import Manifest
 from service.server import Server, bind
 from service.settings import Settings, SettingsError
 from service.tls import check_tls

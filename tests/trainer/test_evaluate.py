@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, read_manifest, write_manifest
+from service.model_directory.manifest import GRAPH_NAME, ClassInfo, read_manifest, write_manifest
 from trainer.checkpoint import save_checkpoint
 from trainer.datasets import open_dataset
 from trainer.evaluate import as_dict, main, report

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_export.manifest import read_manifest
 from model_export.onnx_export import ModelFacts, export_onnx
+from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import load_model, read_checkpoint, read_entries
 from trainer.datasets import dataset_classes
 from trainer.import_weights import main

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from service.preprocess import resize_to_input
+from service.imaging.resize import resize_to_input
 from trainer.inference import image_predictor, torch_infer, torch_predictor
 from trainer.model.ecenet import ECENet
 from trainer.modes import Mode, ModeError, Network, add_probabilities, keep_ratio, mode_predictor

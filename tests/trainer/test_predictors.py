@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_export.manifest import GRAPH_NAME, ClassInfo, GraphInfo, ManifestError, read_manifest, write_manifest
 from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
+from service.model_directory.manifest import (
+    GRAPH_NAME,
+    ClassInfo,
+    GraphInfo,
+    ManifestError,
+    read_manifest,
+    write_manifest,
+)
 from service.settings import Settings, SettingsError
 from trainer import predictors
 from trainer.checkpoint import CheckpointError, save_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.client import Client
-from service.image_codec import decode, encode_label_png, encode_rgb_png
+from service.imaging.codec import decode, encode_label_png, encode_rgb_png
 from trainer.remote import RemoteError, RemotePredictor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)

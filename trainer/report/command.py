@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from model_export.files import write_whole
-from model_export.manifest import ClassInfo
+from service.model_directory.files import write_whole
+from service.model_directory.manifest import ClassInfo
 from trainer.checkpoint import load_model_and_entries
 from trainer.config import parse_config
 from trainer.datasets import SegmentationDataset, open_dataset

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_export.manifest import ClassInfo
-from service.colorize import colorize
+from service.imaging.colorize import colorize
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets import IGNORE_INDEX
 
 MAX_SIDE = 480

@@ -9,8 +9,8 @@ import sys
 
 from benchmarks.peers.work import WINDOW_S, Work
 from service.__main__ import leave
-from service.app import create_app
 from service.command_line import read_settings
+from service.http.app import create_app
 from service.server import Server, bind
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from numpy.typing import NDArray
 
 from benchmarks.peers.work import BrokenImageError, Work, max_batch_size
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 app = FastAPI()
 # BentoML imports this module once without the variable, to look at it.

@@ -10,7 +10,7 @@ from typing import Any
 from mosec import Server, ValidationError, Worker
 
 from benchmarks.peers.work import WINDOW_S, BrokenImageError, Prepared, Work
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 
 class Prepare(Worker):

@@ -15,7 +15,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 from benchmarks.peers.work import WINDOW_S, Work
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 
 def main() -> None:

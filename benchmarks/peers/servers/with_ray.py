@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from benchmarks.peers.work import WINDOW_S, BrokenImageError, Work
-from service.cpus import available_cpus
+from service.engines.cpus import available_cpus
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})

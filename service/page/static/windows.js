@@ -1,4 +1,4 @@
-// How many windows `mode=tile` needs for an image: the plan of the service, service/tiling.py.
+// How many windows `mode=tile` needs for an image: the plan of the service, service/imaging/tiling.py.
 
 // Pixels of a cell of the model's output, and the share of a window that neighbours have in common.
 const CELL = 4;

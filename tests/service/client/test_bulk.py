@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from model_export.files import write_whole
 from service.client import AsyncClient
 from service.client.bulk import Report, segment_all
 from service.client.jobs import Job
+from service.model_directory.files import write_whole
 
 MakeProblem = Callable[..., httpx.Response]
 MakeJobs = Callable[[int], list[Job]]

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.answers.schemas import AnswerFormat, SegmentQuery
 from service.client import (
     AsyncClient,
     Client,
@@ -27,7 +28,6 @@ from service.client import (
     UnexpectedAnswer,
     Unreachable,
 )
-from service.schemas import AnswerFormat, SegmentQuery
 
 MakeClient = Callable[..., Client]
 MakeReplies = Callable[..., Any]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_export.manifest import GraphInfo
 from service.errors import BadRequest, PayloadTooLarge
 from service.inference_protocol.inference_request import Inference, read_inference
 from service.inference_protocol.messages import InferenceRequest, parse_request
 from service.inference_protocol.signature import signature_of
+from service.model_directory.manifest import GraphInfo
 
 SIGNATURE = signature_of(GraphInfo("model.onnx", "0" * 64, (2, 3)), 4)
 LABELS_ONLY = signature_of(GraphInfo("model.onnx", "0" * 64, (2, 3), output="labels", output_stride=1), 4)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_export.manifest import GraphInfo, Manifest, ManifestError
-from service.app import assemble
 from service.engines.base import EngineError
+from service.http.app import assemble
+from service.model_directory.manifest import GraphInfo, Manifest, ManifestError
 from service.models.source import FoundModel, LoadedModel
 from service.settings import Settings
 

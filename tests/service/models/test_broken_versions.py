@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_export.golden import make_golden, write_golden
-from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, FileInfo, file_sha256, read_manifest, write_manifest
-from service.app import create_app
+from service.http.app import create_app
+from service.model_directory.golden import make_golden, write_golden
+from service.model_directory.manifest import (
+    GRAPH_NAME,
+    MANIFEST_NAME,
+    FileInfo,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

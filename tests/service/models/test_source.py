@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.manifest import GRAPH_NAME, MANIFEST_NAME, Manifest, ManifestError, write_manifest
 from service.engines.base import EngineError
+from service.model_directory.manifest import GRAPH_NAME, MANIFEST_NAME, Manifest, ManifestError, write_manifest
 from service.models.found import by_name, refuse_twins
 from service.models.source import FoundModel, ModelFolder
 from service.settings import Settings

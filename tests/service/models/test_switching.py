@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from model_export.manifest import Manifest
 from service.lifecycle import State
+from service.model_directory.manifest import Manifest
 
 pytestmark = pytest.mark.anyio
 

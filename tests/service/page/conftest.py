@@ -15,8 +15,8 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from model_export.manifest import Manifest
-from service.app import assemble, create_app
+from service.http.app import assemble, create_app
+from service.model_directory.manifest import Manifest
 from service.models.source import FoundModel, LoadedModel
 from service.server import Server, bind
 from service.settings import Settings

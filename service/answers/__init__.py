@@ -1,0 +1,1 @@
+"""Forms of an answer: options, encoders, cached results."""

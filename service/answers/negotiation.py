@@ -1,0 +1,65 @@
+"""Which form an answer has where the request names none: by the ``Accept`` header (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from service.answers.schemas import AnswerFormat
+from service.errors import NotAcceptable
+
+# Media types of the answers to one image, the dearest to the service first.
+OFFERS: tuple[tuple[str, AnswerFormat], ...] = (
+    ("image/png", AnswerFormat.LABELS),
+    ("application/json", AnswerFormat.JSON),
+    ("application/geo+json", AnswerFormat.CONTOURS),
+    ("application/x-npy", AnswerFormat.NPY),
+    ("application/octet-stream", AnswerFormat.NPY),
+)
+T = TypeVar("T")
+_QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+_RANGE = re.compile(r"[^\s/;,]+/[^\s/;,]+")
+
+
+def negotiate(accept: str | None, offers: Sequence[tuple[str, T]], parameter: str) -> tuple[str, T]:
+    """The offer, a media type and what it stands for, that the client likes best; among equals the first.
+
+    A media type has the quality of the most specific range that names it. Entries that cannot be read count as absent.
+
+    Args:
+        accept: The header.
+        offers: What the service has, the dearest to it first.
+        parameter: What chooses without the header.
+
+    Raises:
+        NotAcceptable: The client takes nothing that the service has.
+    """
+    if accept is None or not accept.strip():
+        return offers[0]
+    ranges = dict(_ranges(accept))
+    quality, best = max(
+        ((_quality_of(offer[0], ranges), offer) for offer in offers), key=lambda candidate: candidate[0]
+    )
+    if quality == 0:
+        offered = [media_type for media_type, _ in offers]
+        raise NotAcceptable(
+            f"the Accept header is {accept!r}, answers are {', '.join(offered)}; ?{parameter}= chooses without the "
+            "header",
+            extra={"value": accept, "accepted": offered},
+        )
+    return best
+
+
+def _ranges(accept: str) -> Iterator[tuple[str, float]]:
+    for entry in accept.split(","):
+        media_range, *parameters = (part.strip() for part in entry.split(";"))
+        qualities = [part for part in parameters if part.lower().startswith("q=")]
+        matches = [_QUALITY.fullmatch(part) for part in qualities]
+        if _RANGE.fullmatch(media_range) and all(matches):
+            yield media_range.lower(), float(matches[0][1]) if matches and matches[0] else 1.0
+
+
+def _quality_of(media_type: str, ranges: dict[str, float]) -> float:
+    kind = media_type.partition("/")[0]
+    return next((ranges[name] for name in (media_type, f"{kind}/*", "*/*") if name in ranges), 0.0)

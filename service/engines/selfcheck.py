@@ -1,0 +1,68 @@
+"""An engine proves itself: the golden inputs through it, at several batch sizes, against PyTorch's stored outputs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engines.base import Engine, EngineError
+from service.model_directory.agreement import Agreement
+from service.model_directory.golden import Golden
+
+BATCH_SIZES = (1, 2, 4, 8)
+
+
+class SelfCheckError(EngineError):
+    """An engine that failed on the golden inputs, or does not agree with PyTorch on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBatch:
+    """One batch size: its agreement with PyTorch, and the median time of a batch in milliseconds."""
+
+    batch_size: int
+    agreement: Agreement
+    milliseconds: float
+
+
+def self_check(
+    engine: Engine, golden: Golden, batch_sizes: Sequence[int] = BATCH_SIZES, repeats: int = 1
+) -> list[CheckedBatch]:
+    """Run the golden inputs in batches, repeated to fill them, and compare every row with PyTorch's.
+
+    Args:
+        engine: The engine that would serve.
+        golden: Inputs of its size.
+        batch_sizes: Those above the engine's largest are left out.
+        repeats: Timed runs of each; the outputs of the last are compared.
+
+    Raises:
+        SelfCheckError: A run failed, gave another shape, or is beyond the bounds of the engine's graph.
+        GoldenError: The golden inputs have no labels of the graph's stride.
+    """
+    return [_check_batch(engine, golden, size, repeats) for size in batch_sizes if size <= engine.max_batch_size]
+
+
+def _check_batch(engine: Engine, golden: Golden, size: int, repeats: int) -> CheckedBatch:
+    # Each size starts with another image, so that no row can pass with its neighbour's result.
+    indices = [(size + row) % len(golden.images) for row in range(size)]
+    images = golden.images[indices]
+    seconds = []
+    subject = f"the {engine.name} engine at batch {size}"
+    try:
+        for _ in range(repeats):
+            start = time.perf_counter()
+            rows = engine.infer(images)
+            seconds.append(time.perf_counter() - start)
+        agreement = golden.agreement(np.asarray(rows), engine.graph, indices)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise SelfCheckError(f"{subject} failed on the golden inputs: {str(error) or type(error).__name__}") from error
+    if (fault := agreement.fault(engine.graph.bounds)) is not None:
+        raise SelfCheckError(f"{subject} differs from PyTorch on the golden inputs: {fault}")
+    return CheckedBatch(size, agreement, statistics.median(seconds) * 1e3)

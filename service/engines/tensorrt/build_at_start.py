@@ -1,0 +1,141 @@
+"""A TensorRT engine that is missing, built at the start in a process of its own.
+
+The memory of the build is given back with that process, nothing that it does can hold up the health checks, and it ends
+with the service, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from service.engines.base import EngineError
+from service.engines.choice import precision_obstacle
+from service.engines.names import EngineName
+from service.engines.tensorrt.build import MAX_BATCH_SIZE, BuildError, BuildOptions, choose_graphs
+from service.model_directory.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, RuntimeMissingError
+from service.model_directory.manifest import Manifest
+from service.model_directory.sizes import format_size
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_SILENCE_S = 5.0
+_COMPLAINT = "ecenet-export: "
+_WAY_OUT = "to serve without TensorRT choose --engine onnxruntime-cuda, or --engine onnxruntime for the CPU"
+
+
+def is_wanted(settings: Settings, wanted: EngineName) -> bool:
+    """Whether an engine that is missing is to be built: not where the settings name an engine, or another runtime."""
+    return settings.build_engine and settings.engine_file is None and wanted in ("auto", *ENGINE_RUNTIMES)
+
+
+def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine]) -> EngineRuntime:
+    """The runtime to build for: that of the name, or the first that has its package and a GPU.
+
+    Args:
+        wanted: ``auto``, ``tensorrt`` or ``tensorrt-rtx``.
+        detect: Gives the machine of a runtime, or raises ``MachineError``.
+
+    Raises:
+        EngineError: There is none; the text tells what is missing. Nothing else is taken in its place.
+    """
+    faults: list[MachineError] = []
+    for runtime in ENGINE_RUNTIMES:
+        if wanted in ("auto", runtime):
+            try:
+                detect(runtime)
+            except MachineError as error:
+                faults.append(error)
+            else:
+                return runtime
+    # A package that is there but finds no GPU tells more than one that nobody installed.
+    telling = next((fault for fault in faults if not isinstance(fault, RuntimeMissingError)), faults[0])
+    raise EngineError(f"--build-engine cannot build here: {telling}; {_WAY_OUT}") from telling
+
+
+def build_options(manifest: Manifest, runtime: EngineRuntime, settings: Settings) -> BuildOptions:
+    """What to build: the graph that would serve, for batches of up to ``max_batch_size``.
+
+    Raises:
+        EngineError: The model has no such graph, or TensorRT does not fuse its attention or compute in its precision.
+    """
+    if (obstacle := precision_obstacle(runtime, settings.precision)) is not None:
+        raise EngineError(f"--engine {runtime} cannot be used: {obstacle}")
+    try:
+        options = BuildOptions(
+            runtime=runtime,
+            sizes=(settings.input_size or manifest.graph.input_size,),
+            precision="fp16" if settings.precision == "auto" else settings.precision,
+            max_batch_size=settings.max_batch_size or MAX_BATCH_SIZE,
+        )
+        choose_graphs(manifest, options.sizes, options.precision)
+    except BuildError as error:
+        raise EngineError(f"--build-engine cannot build an engine: {error}") from error
+    return options
+
+
+def build_command(model_dir: Path, folder: Path, options: BuildOptions) -> list[str]:
+    """``ecenet-export tensorrt``, in a process that ends with this one."""
+    return [
+        *(sys.executable, "-u", "-m", "model_export.child", str(os.getpid()), "tensorrt", str(model_dir)),
+        *("--engine-dir", str(folder), "--runtime", options.runtime, "--precision", options.precision),
+        *(part for size in options.sizes for part in ("--size", format_size(size))),
+        *("--max-batch-size", str(options.max_batch_size)),
+    ]
+
+
+def run_build(command: Sequence[str], longest_silence_s: float = _LONGEST_SILENCE_S) -> None:
+    """Run a build to its end; what it says is logged, and after each silence that it goes on.
+
+    Raises:
+        EngineError: It failed; the text has its reason.
+    """
+    started = time.monotonic()
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        lines = _spoken(process.stdout)
+        said = ["building a TensorRT engine"]
+        while True:
+            try:
+                line = lines.get(timeout=longest_silence_s)
+            except Empty:
+                logger.info("%s; %.0f s so far", said[-1], time.monotonic() - started)
+                continue
+            if line is None:
+                break
+            said.append(line)
+            logger.info("%s", line)
+    if process.returncode != 0:
+        raise EngineError(f"no TensorRT engine could be built: {failure(process.returncode, said)}; {_WAY_OUT}")
+
+
+def failure(status: int, said: Sequence[str]) -> str:
+    """Why a build failed, by its exit status and its lines, in a sentence without a full stop."""
+    if status < 0:
+        return f"the build was ended by signal {-status} (9: perhaps the memory was not enough)"
+    complaints = [line.removeprefix(_COMPLAINT) for line in said if line.startswith(_COMPLAINT)]
+    return complaints[-1] if complaints else f"the build ended with status {status}: {said[-1]}"
+
+
+def _spoken(stream: Iterable[str]) -> SimpleQueue[str | None]:
+    """The lines of a stream as they come, then None."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            if line := line.strip():
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, name="build-log", daemon=True).start()
+    return lines

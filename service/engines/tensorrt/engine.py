@@ -1,0 +1,260 @@
+"""TensorRT and TensorRT-RTX: engines of ``ecenet-export tensorrt`` on an NVIDIA GPU, in batches of prepared sizes.
+
+After NVIDIA's guides: for TensorRT a CUDA graph is captured after one plain run, with one execution context per graph,
+and the contexts share their memory ("Best Practices", CUDA graphs); TensorRT-RTX does the capturing itself ("Working
+with RTX CUDA Graphs").
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.base import EngineError, Rows
+from service.engines.batch_plan import plan_runs, prepared_sizes
+from service.engines.tensorrt import cuda
+from service.engines.tensorrt.log import tensorrt_logger
+from service.model_directory.engine_store import EngineInfo, EngineStoreError
+from service.model_directory.machine import EngineRuntime, MachineError, runtime_module
+from service.model_directory.manifest import GraphInfo
+
+logger = logging.getLogger(__name__)
+
+_REBUILD = "build it again with ecenet-export tensorrt DIR --force"
+
+
+class TensorRtEngine:
+    """Runs an engine; implements ``service.engines.base.Engine``.
+
+    A batch is padded to the next prepared size with what the buffer held before: rows do not see each other. Copy to
+    the GPU, network and copy back follow each other on one stream. After the first run of a size all three are one
+    CUDA graph: their addresses and sizes never change, and a batch is then one launch.
+    """
+
+    def __init__(
+        self, info: EngineInfo, graph: GraphInfo, num_classes: int, *, max_batch_size: int | None = None
+    ) -> None:
+        """Load an engine that ``service.model_directory.engine_store`` lets through, and compare it with the manifest.
+
+        Args:
+            info: The engine.
+            graph: What it was built from.
+            num_classes: K.
+            max_batch_size: Largest batch to prepare for; the profile's if not given.
+
+        Raises:
+            EngineError: The file was changed, the runtime refuses it, it is not what ``graph`` says, or the GPU has
+                not enough memory.
+        """
+        self.name: EngineRuntime = info.key.machine.runtime
+        self.graph = graph
+        self.num_classes = num_classes
+        self._closed = False
+        cuda.use_gpu()
+        with ExitStack() as owner:
+            trt, runtime, engine = _load(info)
+            self._errors = tensorrt_logger(self.name).take_errors
+            self._names = _check_tensors(trt, engine, graph, num_classes)
+            self.warm_up_sizes = prepared_sizes(*_profile(engine, self._names[0]), max_batch_size)
+            self.max_batch_size = self.warm_up_sizes[-1]
+            self._allocate(owner)
+            activations = self._allocate_activations(engine, owner)
+            # Freed from the end: graphs, contexts, engine, runtime, then the memory that they use.
+            self._contexts: dict[int, Any] = {}
+            self._kept = [runtime, engine]
+            owner.callback(self._drop)
+            self._create_contexts(trt, engine, activations)
+            self._prepare_contexts()
+            self._resources = owner.pop_all()
+        self._graphs: dict[int, Any] = {}
+        self._uncaptured = set(self.warm_up_sizes) if self.name == "tensorrt" else set()
+
+    def infer(self, images: NDArray[np.uint8]) -> Rows:
+        """Logits (B, K, h, w) float32, or labels (B, h, w) uint8, of images (B, H, W, 3) uint8, B >= 1; a copy.
+
+        Raises:
+            EngineError: Images of another shape or type, or a call of CUDA or TensorRT that failed.
+        """
+        if self._closed:
+            raise EngineError(f"the {self.name} engine is closed")
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[1:] != self._images.shape[1:]
+            or not len(images)
+        ):
+            expected = ", ".join(map(str, self._images.shape[1:]))
+            raise EngineError(f"images are {images.dtype} {images.shape}, expected uint8 (B, {expected}) with B >= 1")
+        cuda.use_gpu()
+        rows = [self._run(images[run.start : run.stop], run.size) for run in plan_runs(len(images), self.warm_up_sizes)]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def close(self) -> None:
+        """Wait for the GPU and free everything; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._resources:  # freed also where the GPU is lost, and the calls fail
+            cuda.use_gpu()
+            cuda.wait(self._stream, self._event)
+
+    def _run(self, images: NDArray[np.uint8], size: int) -> NDArray[Any]:
+        """Rows of at most ``size`` images."""
+        self._images[: len(images)] = images
+        graph = self._graphs.get(size)
+        if graph is None:
+            self._set_shape(size)
+            self._enqueue(size)
+        else:
+            cuda.launch(graph, self._stream)
+        cuda.wait(self._stream, self._event)
+        rows = self._rows[: len(images)].copy()
+        if size in self._uncaptured:
+            self._capture(size)
+        return rows
+
+    def _enqueue(self, size: int) -> None:
+        """Put one batch on the stream: copy in, network, copy out."""
+        cuda.copy_to_device(self._device_images, self._images[:size], self._stream)
+        if not self._contexts[size].execute_async_v3(int(self._stream)):
+            raise EngineError(f"{self.name} could not run a batch of {size}: {self._errors()}")
+        cuda.copy_to_host(self._rows[:size], self._device_rows, self._stream)
+
+    def _capture(self, size: int) -> None:
+        """Make the next batches of this size a graph. One that cannot be captured runs as before, a little slower."""
+        self._uncaptured.discard(size)
+        try:
+            self._graphs[size] = cuda.capture(self._resources, self._stream, lambda: self._enqueue(size))
+        except EngineError as error:
+            logger.warning("batches of %d run without a CUDA graph: %s", size, error)
+
+    def _set_shape(self, size: int) -> None:
+        """Tell the context the batch to come; one that serves a single size knows it already."""
+        shape = (size, *self._images.shape[1:])
+        if not self._contexts[size].set_input_shape(self._names[0], shape):
+            raise EngineError(f"{self.name} refuses the input shape {shape}: {self._errors()}")
+
+    def _allocate(self, owner: ExitStack) -> None:
+        """Stream, event, and the buffers of the largest batch, on both sides."""
+        dtype = np.float32 if self.graph.output == "logits" else np.uint8
+        self._stream = cuda.new_stream(owner)
+        self._event = cuda.new_event(owner)
+        self._images = cuda.pinned_array(owner, (self.max_batch_size, *self.graph.input_size, 3), np.uint8)
+        self._images[:] = 0
+        self._rows = cuda.pinned_array(owner, self.graph.output_shape(self.max_batch_size, self.num_classes), dtype)
+        self._device_images = cuda.device_memory(owner, self._images.nbytes)
+        self._device_rows = cuda.device_memory(owner, self._rows.nbytes)
+
+    def _allocate_activations(self, engine: Any, owner: ExitStack) -> tuple[int, int]:
+        """Address and bytes of the memory that contexts of TensorRT share; those of TensorRT-RTX have their own."""
+        if self.name == "tensorrt-rtx":
+            return 0, 0
+        size = max(int(engine.device_memory_size_v2), 1)
+        return cuda.device_memory(owner, size), size
+
+    def _create_contexts(self, trt: Any, engine: Any, activations: tuple[int, int]) -> None:
+        """Give each prepared size its context."""
+        if self.name == "tensorrt-rtx":
+            self._kept.append(config := _rtx_config(trt, engine))
+            context = self._created(engine.create_execution_context(config))
+            self._contexts.update(dict.fromkeys(self.warm_up_sizes, context))
+            return
+        # A captured graph refers to state of its context, which another shape would change: one for each size. They
+        # never run at the same time, so one block of memory does for all.
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        for size in self.warm_up_sizes:
+            self._contexts[size] = self._created(engine.create_execution_context(strategy))
+            self._contexts[size].set_device_memory(*activations)
+
+    def _drop(self) -> None:
+        """Let go of what TensorRT made, the last first."""
+        self._contexts.clear()
+        while self._kept:
+            self._kept.pop()
+
+    def _created(self, context: Any) -> Any:
+        if context is None:
+            raise EngineError(f"{self.name} cannot create an execution context: {self._errors()}")
+        return context
+
+    def _prepare_contexts(self) -> None:
+        """Fix the addresses, and check the shape of the output of each size."""
+        addresses = (self._device_images, self._device_rows)
+        for size, context in self._contexts.items():
+            for name, address in zip(self._names, addresses, strict=True):
+                if not context.set_tensor_address(name, address):
+                    raise EngineError(f"{self.name} refuses the memory of {name}: {self._errors()}")
+            self._set_shape(size)
+            found, expected = tuple(context.get_tensor_shape(self._names[1])), (size, *self._rows.shape[1:])
+            if found != expected:
+                raise EngineError(
+                    f"the engine's output {self._names[1]} is {found} for a batch of {size}, the manifest says "
+                    f"{expected}; {_REBUILD}"
+                )
+
+
+def _load(info: EngineInfo) -> tuple[Any, Any, Any]:
+    """Package, runtime and deserialised engine of an engine file. What is in the file is executed."""
+    try:
+        plan = info.read()
+        trt = runtime_module(info.key.machine.runtime)
+        messages = tensorrt_logger(info.key.machine.runtime)
+    except (OSError, EngineStoreError, MachineError) as error:
+        raise EngineError(str(error)) from error
+    messages.take_errors()  # those of earlier work have nothing to do with this engine
+    runtime = trt.Runtime(messages)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"{info.key.machine.runtime} refuses {info.path}: {messages.take_errors()}; {_REBUILD}")
+    return trt, runtime, engine
+
+
+def _check_tensors(trt: Any, engine: Any, graph: GraphInfo, num_classes: int) -> tuple[str, str]:
+    """Names of the engine's only input and its only output, once types and shapes are the manifest's."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    outputs = [name for name in names if name not in inputs]
+    output_type = trt.DataType.FLOAT if graph.output == "logits" else trt.DataType.UINT8
+    _check_only(engine, "input", inputs, trt.DataType.UINT8, (*graph.input_size, 3))
+    _check_only(engine, "output", outputs, output_type, graph.output_shape(1, num_classes)[1:])
+    return inputs[0], outputs[0]
+
+
+def _check_only(engine: Any, kind: str, names: Sequence[str], dtype: Any, sides: Sequence[int]) -> None:
+    """Check one kind of tensors. Sides that the engine knows only when it runs are -1, and are checked per size."""
+    found = [(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names]
+    if len(found) == 1:
+        _, found_dtype, shape = found[0]
+        fits = len(shape) == 1 + len(sides) and all(a in (-1, b) for a, b in zip(shape[1:], sides, strict=True))
+        if found_dtype == dtype and fits:
+            return
+    described = ", ".join(f"{name} {found_dtype.name} {shape}" for name, found_dtype, shape in found)
+    raise EngineError(
+        f"the engine's {kind} is {described or 'absent'}, the manifest asks for one {dtype.name} of "
+        f"(B, {', '.join(map(str, sides))}); {_REBUILD}"
+    )
+
+
+def _profile(engine: Any, input_name: str) -> tuple[int, int]:
+    """Least and largest batch of the engine's only profile."""
+    if engine.num_optimization_profiles != 1:
+        raise EngineError(f"the engine has {engine.num_optimization_profiles} optimisation profiles, expected 1")
+    least, _, most = engine.get_tensor_profile_shape(input_name, 0)
+    return int(least[0]), int(most[0])
+
+
+def _rtx_config(trt: Any, engine: Any) -> Any:
+    """TensorRT-RTX compiles kernels where it runs, and keeps a CUDA graph per shape itself: one context does for all.
+
+    A capture from outside could catch a kernel that is about to be replaced. Kernels are compiled at the first run of a
+    size, in the warm-up, and not in the background while requests are served by slower ones.
+    """
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return config

@@ -1,0 +1,115 @@
+"""Wires the parts to an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.engines.base import Engine
+from service.http.api_keys import api_keys
+from service.http.auth import Authentication, describe_security, warn_if_open
+from service.http.catalog import router as catalog_router
+from service.http.cors import add_cors
+from service.http.many_images.memory import BatchMemory
+from service.http.many_images.routes import router as batch_router
+from service.http.openapi import add_schemas
+from service.http.problems import add_problem_handlers
+from service.http.rate_limit import RateLimit, TokenBuckets
+from service.http.request_context import RequestContext
+from service.http.routes import router
+from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_provider
+from service.inference_protocol.repository import router as repository_router
+from service.inference_protocol.routes import router as inference_protocol_router
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import Manifest
+from service.models.source import GivenModel, ModelFolder, ModelSource
+from service.page.routes import add_pages
+from service.runtime import Runtime, release
+from service.settings import Settings
+
+
+def create_app(settings: Settings, engine: Engine | None = None, manifest: Manifest | None = None) -> FastAPI:
+    """The application; its lifespan loads the models, and stops what it started.
+
+    Args:
+        settings: How to run.
+        engine: With ``manifest`` in place of the models in the model directory.
+        manifest: What ``engine`` runs.
+
+    Raises:
+        ManifestError: No model, or one version of a model in two places.
+        ApiKeysError: API keys that cannot be used.
+        SettingsError: There is no such default model, or traces are asked for, but OpenTelemetry is not installed.
+    """
+    if engine is not None and manifest is not None:
+        return assemble(settings, GivenModel(engine, manifest))
+    return assemble(settings, ModelFolder(settings.model_dir or bundled_model_dir(), settings))
+
+
+def assemble(settings: Settings, source: ModelSource, *, default_only: bool = False) -> FastAPI:
+    """The application around models from anywhere; see ``create_app`` and ``Runtime``."""
+    provider = tracer_provider(settings)
+    batch_trace = None if provider is None else BatchSpans(provider)
+    runtime = Runtime(settings, source, default_only=default_only, batch_trace=batch_trace)
+    app = FastAPI(
+        title="ecenet",
+        summary="Semantic segmentation as a service",
+        version=release(),
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.runtime = runtime
+    app.state.tracer_provider = provider
+    app.state.batch_memory = BatchMemory(runtime.settings.batch_memory_bytes, runtime.settings.max_queue_size)
+    _add_middleware(app, runtime)
+    add_problem_handlers(app)
+    app.include_router(router)
+    app.include_router(batch_router)
+    app.include_router(catalog_router)
+    app.include_router(repository_router)
+    app.include_router(inference_protocol_router)
+    add_pages(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
+    """What a request passes on its way in, from the last that is added to the first."""
+    settings = runtime.settings
+    if settings.rate_limit_per_s is not None:
+        buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)
+        app.add_middleware(RateLimit, buckets=buckets, metrics=runtime.metrics)
+    app.state.api_keys = keys = api_keys(settings)
+    warn_if_open(settings, keys)
+    app.add_middleware(Authentication, keys=keys)
+    # Outside of the checks: browsers ask for permission without a key, and show refusals only with CORS headers.
+    if settings.cors_origins:
+        add_cors(app, settings.cors_origins)
+    if app.state.tracer_provider is not None:
+        app.add_middleware(Tracing, provider=app.state.tracer_provider)
+    app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    runtime: Runtime = app.state.runtime
+    await runtime.start()
+    try:
+        yield
+    finally:
+        await runtime.stop()
+        await close_provider(app.state.tracer_provider)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the schemas that only responses in ``service.http.openapi`` refer to."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        add_schemas(document)
+        app.openapi_schema = describe_security(document) if app.state.api_keys.are_set else document
+    return app.openapi_schema

@@ -1,0 +1,54 @@
+"""HTTP: what is served, as lists for people and programs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from service.answers.options import available_formats, available_modes
+from service.answers.schemas import ClassLabel, ImageSize, Labels, ModelInfo, Models, ServedModel
+from service.http.openapi import LABELS_RESPONSES, MODELS_RESPONSES
+from service.http.routes import RuntimeOf, pipeline_for
+from service.inference.pipeline import Pipeline
+from service.model_directory.manifest import Manifest
+
+router = APIRouter()
+
+ModelName = Annotated[str | None, Query(description="Name of the model; the default one if not given.")]
+
+
+@router.get("/labels", summary="The classes of the model", responses=LABELS_RESPONSES)
+async def labels(request: Request, model: ModelName = None) -> Labels:
+    """Id, name and colour of every class, in the order of the ids."""
+    manifest = pipeline_for(request, model).manifest
+    classes = [ClassLabel(id=info.id, name=info.name, color=info.color) for info in manifest.classes]
+    return Labels(model=_model_info(manifest), classes=classes)
+
+
+@router.get("/models", summary="The models that answer", responses=MODELS_RESPONSES)
+async def models(runtime: RuntimeOf) -> Models:
+    """Name, version and input size of every model, what runs it, and the formats that it can answer."""
+    if not runtime.models.models:
+        runtime.pipeline()  # raises what is the matter
+    default = runtime.models.default
+    return Models(models=[_served_model(model.pipeline, default) for model in runtime.models.models])
+
+
+def _served_model(pipeline: Pipeline, default: str) -> ServedModel:
+    height, width = pipeline.graph.input_size
+    return ServedModel(
+        name=pipeline.manifest.name,
+        version=pipeline.manifest.version,
+        input_size=ImageSize(width=width, height=height),
+        precision=pipeline.graph.precision,
+        engine=pipeline.engine_name,
+        num_classes=pipeline.manifest.num_classes,
+        formats=available_formats(pipeline.graph),
+        modes=available_modes(pipeline.graph),
+        default=pipeline.manifest.name == default,
+    )
+
+
+def _model_info(manifest: Manifest) -> ModelInfo:
+    return ModelInfo(name=manifest.name, version=manifest.version)

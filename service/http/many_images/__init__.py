@@ -1,0 +1,1 @@
+"""``POST /segment/batch``: many images in one request, answers as they are ready."""

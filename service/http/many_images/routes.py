@@ -1,0 +1,261 @@
+"""HTTP: many images in one request, each with its own answer, sent while the next ones are segmented."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import ExitStack
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field
+from starlette.datastructures import State
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from service.answers.options import AnswerOptions, resolve_options
+from service.answers.schemas import AnswerFormat, SegmentQuery
+from service.errors import PROBLEM_MEDIA_TYPE, ClientGone, ServiceError
+from service.http.etag import format_tag
+from service.http.many_images.envelope import Envelope, Part, choose_envelope, content_headers, new_boundary, stream
+from service.http.many_images.memory import BatchMemory, Room
+from service.http.multipart_form import FormFile
+from service.http.openapi import BATCH_RESPONSES, batch_request_body
+from service.http.routes import RuntimeOf, pipeline_for
+from service.http.time_limit import TimeLimitOf
+from service.http.tracing import TRACED_IMAGES, TracedImage
+from service.http.upload import check_image_bytes, read_images
+from service.inference.admission import TimeLimit
+from service.inference.pipeline import Pipeline
+from service.inference.stopwatch import Stopwatch
+from service.metrics import BATCH_PATH
+from service.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+router = APIRouter()
+
+# Images of one request that are in the service at once: enough to fill the engine's batches.
+_AT_ONCE = 4
+# A client that takes less than this in the time of a request is given up.
+_PIECE_BYTES = 1 << 18
+_EXTENSIONS = {
+    "image/png": "png",
+    "application/json": "json",
+    "application/geo+json": "geojson",
+    "application/x-npy": "npy",
+    "application/octet-stream": "npy",
+}
+
+
+class BatchQuery(SegmentQuery):
+    """Parameters of ``POST /segment/batch``."""
+
+    envelope: Envelope | None = Field(
+        None,
+        description="`zip`: a ZIP file. `multipart`: a `multipart/mixed` message. If not given, the `Accept` header "
+        "decides, and without one it is `zip`.",
+    )
+
+
+async def batch_memory(request: Request) -> BatchMemory:
+    """The memory of the app."""
+    memory: BatchMemory = request.app.state.batch_memory
+    return memory
+
+
+MemoryOf = Annotated[BatchMemory, Depends(batch_memory)]
+
+
+@router.post(
+    BATCH_PATH,
+    summary="Segment many images",
+    response_class=Response,
+    responses=BATCH_RESPONSES,
+    openapi_extra=batch_request_body(),
+)
+async def segment_batch(
+    request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: Annotated[BatchQuery, Query()], memory: MemoryOf
+) -> Response:
+    """Segment the files in all fields `file` of a form; parameters are those of `/segment`, and hold for each.
+
+    The answer is sent while it is made: for every image in the order of the form its answer, or a problem document; an
+    image that fails harms no other. A ZIP file ends with `index.json`: name, status, file and ETag of each. In a
+    `multipart/mixed` message each part has these as headers `Status`, `Content-Disposition` and `ETag`.
+    """
+    pipeline = pipeline_for(request, query.model)
+    # The Accept header is about the envelope; what is in it, only a parameter can tell.
+    options = resolve_options(query, None, pipeline.manifest, pipeline.graph)
+    envelope = choose_envelope(query.envelope, request.headers.get("accept"))
+    with ExitStack() as stack:
+        async with pipeline.admit(limit) as ticket:
+            room = stack.enter_context(memory.room(pipeline.seconds_per_image))
+            request.state.stopwatch = ticket.stopwatch
+            with ticket.measure("read"):
+                settings = runtime.settings
+                files = await read_images(request, settings.max_batch_images, settings.max_batch_bytes, room)
+            stack.enter_context(pipeline.stay())
+        room.settle(len(files), sum(len(file.content) for file in files))
+        batch = _Batch(
+            runtime=runtime,
+            pipeline=pipeline,
+            options=options,
+            limit=limit,
+            room=room,
+            state=request.state,
+        )
+        return _BatchResponse(batch, files, envelope, stack.pop_all())
+
+
+class _BatchResponse(StreamingResponse):
+    """Ends the work and gives its room back however it ends, also if the client has left before the first byte."""
+
+    def __init__(self, batch: _Batch, files: Iterable[FormFile], envelope: Envelope, inside: ExitStack) -> None:
+        boundary = new_boundary()
+        headers = {
+            **content_headers(envelope, boundary),
+            "Vary": "Accept",
+            "X-Model-Version": batch.model_version,
+        }
+        super().__init__(_pieces(stream(envelope, boundary, batch.answers(files))), headers=headers)
+        self._batch = batch
+        self._inside = inside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        timeout_s = self._batch.piece_timeout_s
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(timeout_s):
+                await send(message)
+
+        with self._inside:
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except TimeoutError:
+                # The connection is closed, and the client sees that the answer is not whole.
+                logger.warning("the client took no piece of the answer in %g s", timeout_s)
+            finally:
+                await self._batch.close()
+
+
+async def _pieces(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    async for data in content:
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield data[start : start + _PIECE_BYTES]
+
+
+class _Batch:
+    """The images of one request, on their way through the service.
+
+    Attributes:
+        model_version: What answers.
+        piece_timeout_s: Seconds that the client has to take a piece of the answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        pipeline: Pipeline,
+        options: AnswerOptions,
+        limit: TimeLimit,
+        room: Room,
+        state: State,
+    ) -> None:
+        settings = runtime.settings
+        self.model_version = pipeline.manifest.version
+        self.piece_timeout_s = settings.request_timeout_s
+        self._metrics = runtime.metrics
+        self._pipeline = pipeline
+        self._options = options
+        self._limit = limit
+        self._room = room
+        self._request_id: str = state.request_id
+        self._traced: list[TracedImage] | None = getattr(state, TRACED_IMAGES, None)
+        self._at_once = min(_AT_ONCE, settings.max_queue_size)
+        self._max_image_bytes = settings.max_image_bytes
+        self._waiting: deque[tuple[int, FormFile]] = deque()
+        self._running: deque[asyncio.Task[Part]] = deque()
+        self._stopwatches: dict[int, Stopwatch] = {}
+        self._is_closed = False
+
+    async def answers(self, files: Iterable[FormFile]) -> AsyncGenerator[Part]:
+        """The answers in the order of the images, a few of which are in work at once; ``close`` must follow."""
+        self._waiting.extend(enumerate(files))
+        del files  # each is dropped with its answer
+        while self._waiting or self._running:
+            while self._waiting and self._takes_more():
+                self._running.append(asyncio.create_task(self._answer(*self._waiting.popleft())))
+            # Unlike a task that is awaited, it is not cancelled with this one: ``close`` does it, and counts it.
+            await asyncio.wait(list(self._running)[:1])
+            part = self._running.popleft().result()
+            yield part
+            self._room.sent(len(part.content))
+
+    async def close(self) -> None:
+        """Drop what nobody waits for any more."""
+        self._is_closed = True
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for _ in self._waiting:
+            self._count(ClientGone.status)
+
+    def _takes_more(self) -> bool:
+        return len(self._running) < (1 if self._room.is_tight else self._at_once)
+
+    async def _answer(self, index: int, file: FormFile) -> Part:
+        try:
+            part = await self._segment(index, file)
+        except ServiceError as error:
+            part = self._problem(index, file, error)
+        except Exception:
+            logger.exception("image %d failed", index)
+            part = self._problem(index, file, ServiceError("an unexpected error; the log has it under the request id"))
+        self._count(part.status)
+        self._note(index, part.status)
+        self._room.answered(len(file.content), len(part.content))
+        return part
+
+    async def _segment(self, index: int, file: FormFile) -> Part:
+        check_image_bytes(len(file.content), self._max_image_bytes)
+        async with self._pipeline.admit(self._limit, accepted=True) as ticket:
+            self._stopwatches[index] = ticket.stopwatch
+            try:
+                answer = await self._pipeline.segment(file.content, self._options, ticket)
+            except asyncio.CancelledError:
+                if self._is_closed:
+                    raise ClientGone("the client left before the answer") from None
+                raise
+        self._metrics.request_succeeded(self._pipeline.manifest.name, ticket.stopwatch)
+        assert answer.content is not None
+        media_type = self._options.media_type
+        tag = format_tag(answer.tag, weak=self._options.format is AnswerFormat.JSON)
+        name = f"{_stem(index, file)}.{_EXTENSIONS[media_type]}"
+        return Part(index, file.name, 200, name, media_type, answer.content, {"ETag": tag})
+
+    def _problem(self, index: int, file: FormFile, error: ServiceError) -> Part:
+        body = {**error.problem(), "instance": f"{BATCH_PATH}#{index}", "request_id": self._request_id}
+        content = json.dumps(body).encode()
+        name = f"{_stem(index, file)}.problem.json"
+        return Part(index, file.name, error.status, name, PROBLEM_MEDIA_TYPE, content, error.headers)
+
+    def _note(self, index: int, status: int) -> None:
+        """Tell the request's trace of an image."""
+        stopwatch = self._stopwatches.pop(index, None) or Stopwatch()
+        if self._traced is not None:
+            self._traced.append(TracedImage(index, status, stopwatch, time.perf_counter()))
+
+    def _count(self, status: int) -> None:
+        self._metrics.request_answered(self._pipeline.manifest.name, str(self._options.format), status)
+
+
+def _stem(index: int, file: FormFile) -> str:
+    """What can be a file's name anywhere, from what a client said."""
+    stem = PurePosixPath(file.name.replace("\\", "/")).stem
+    return f"{index:04d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)[:64] or 'image'}"

@@ -1,0 +1,110 @@
+"""HTTP: paths, headers, bodies. What is behind them is in ``pipeline`` and ``runtime``."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from service.answers.encode import Answer
+from service.answers.options import AnswerOptions, resolve_options
+from service.answers.schemas import AnswerFormat, Health, SegmentQuery
+from service.http.departure import unless_gone
+from service.http.etag import format_tag, parse_tags
+from service.http.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
+from service.http.time_limit import TimeLimitOf
+from service.http.upload import read_image
+from service.inference.pipeline import Pipeline
+from service.metrics import CONTENT_TYPE, SEGMENT_PATH
+from service.runtime import Runtime
+
+router = APIRouter()
+
+
+async def runtime_of(request: Request) -> Runtime:
+    """The runtime that ``create_app`` made; a coroutine, as FastAPI would call a function in a thread."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+RuntimeOf = Annotated[Runtime, Depends(runtime_of)]
+QueryOf = Annotated[SegmentQuery, Query()]
+KnownTags = Annotated[
+    str | None,
+    Header(alias="If-None-Match", description="`ETag` of an answer that you have: 304 if it would be the same."),
+]
+
+
+def pipeline_for(request: Request, model: str | None = None, version: str | None = None) -> Pipeline:
+    """Where a request goes; its metrics are counted to the model, also if that does not take it.
+
+    Nothing may be awaited before it is admitted, see ``Runtime.pipeline``.
+
+    Raises:
+        UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
+    """
+    runtime: Runtime = request.app.state.runtime
+    request.state.model = name = runtime.models.resolve(model)
+    return runtime.pipeline(name, version)
+
+
+@router.post(
+    SEGMENT_PATH,
+    summary="Segment an image",
+    response_class=Response,
+    responses=SEGMENT_RESPONSES,
+    openapi_extra=segment_request_body(),
+)
+async def segment(
+    request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: QueryOf, if_none_match: KnownTags = None
+) -> Response:
+    """Give every pixel of an image its class.
+
+    Send the image as field `file` of a form, as the body itself, or in JSON as base64 or data URI. The answer has the
+    size of the image, turned upright by its EXIF orientation. Its `ETag` tells image, parameters and model; an equal
+    request with it as `If-None-Match` is answered 304 without the model being run.
+    """
+    pipeline = pipeline_for(request, query.model)
+    options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
+    request.state.answer_format = options.format
+    async with pipeline.admit(limit) as ticket:
+        request.state.stopwatch = ticket.stopwatch
+        with ticket.measure("read"):
+            limit_bytes = runtime.settings.max_image_bytes
+            data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
+        known = parse_tags(if_none_match)
+        answer = await unless_gone(request, pipeline.segment(data, options, ticket, known=known))
+    response = _response(answer, options, pipeline.manifest.version)
+    if response.status_code == HTTPStatus.OK:
+        runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
+    return response
+
+
+@router.get("/healthz", summary="Is the process alive?", responses=PROBLEM_RESPONSES)
+async def healthz(runtime: RuntimeOf) -> Health:
+    """200 as long as the process can do its work; 503 when a supervisor should replace it."""
+    runtime.check_alive()
+    return Health(status="ok", state=runtime.lifecycle.state)
+
+
+@router.get("/readyz", summary="Does it take requests?", responses=PROBLEM_RESPONSES)
+async def readyz(runtime: RuntimeOf) -> Health:
+    """200 when the default model is loaded and warm; 503 before, and from SIGTERM on."""
+    runtime.check_ready()
+    return Health(status="ok", state=runtime.lifecycle.state)
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Counters, gauges and histograms in Prometheus's text format."""
+    return Response(runtime.metrics.expose(), media_type=CONTENT_TYPE)
+
+
+def _response(answer: Answer, options: AnswerOptions, model_version: str) -> Response:
+    # The timings in JSON are those of one run.
+    tag = format_tag(answer.tag, weak=options.format is AnswerFormat.JSON)
+    headers = {"ETag": tag, "Vary": "Accept", "X-Model-Version": model_version}
+    if answer.content is None:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(answer.content, media_type=options.media_type, headers=headers)

@@ -1,0 +1,1 @@
+"""Pixels in, pixels out: image files, resizing, label maps, colours, tiles."""

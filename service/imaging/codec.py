@@ -1,0 +1,291 @@
+"""Images in, images out: bytes to upright RGB, label maps and RGB to PNG.
+
+Limits are checked on the header, before a pixel is decoded. Everything here is safe in threads. Pillow's own
+``Image.open`` is passed by: it would try every plugin, and its check against decompression bombs is a process-wide
+setting that warns or raises by size; the limit here is the caller's.
+
+Pillow warns of odd metadata in TIFF files. A process that serves images should ignore these
+(``warnings.filterwarnings("ignore", module="PIL")``); where warnings are errors, such a file is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
+
+from service.errors import NotAnImage, PayloadTooLarge, UnsupportedImage
+from service.imaging.png_writer import write_png
+
+# What Pillow raises on corrupt files, as found by fuzzing; Warning for where warnings are errors.
+_DECODE_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+WHITE = (255, 255, 255)
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+# Pixels that are converted in one go.
+_STRIP_PIXELS = 1 << 20
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose EXIF block Pillow leaves alone: it would look for the resolution, and warn of corrupt blocks."""
+
+    def getexif(self) -> Image.Exif:
+        return Image.Exif()
+
+
+def _avif_file(stream: io.BytesIO) -> ImageFile:
+    if not AvifImagePlugin.SUPPORTED:
+        raise _absent("AVIF", "a Pillow that was built with libavif")
+    return AvifImagePlugin.AvifImageFile(stream)
+
+
+def _heif_file(stream: io.BytesIO) -> ImageFile:
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise _absent("HEIF", "the package pillow-heif") from None
+    image: ImageFile = heif.HeifImageFile(stream)
+    return image
+
+
+def _absent(name: str, missing: str) -> UnsupportedImage:
+    return UnsupportedImage(
+        f"the image is {name}, for which this service lacks {missing}; send one of {', '.join(FORMATS)}",
+        extra={"value": name, "accepted": list(FORMATS)},
+    )
+
+
+# Signature, name and reader of the formats that are read.
+_READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG", _JpegFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG", PngImagePlugin.PngImageFile),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP", WebPImagePlugin.WebPImageFile),
+    (re.compile(rb"BM"), "BMP", BmpImagePlugin.BmpImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF", TiffImagePlugin.TiffImageFile),
+    (re.compile(rb"GIF8[79]a"), "GIF", GifImagePlugin.GifImageFile),
+)
+FORMATS = tuple(name for _, name, _ in _READERS)
+
+# The same for formats that need what not every installation has.
+_OPTIONAL_READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]], ...] = (
+    # The brand mif1 is common to both; what else the file is follows in the list of its brands.
+    (re.compile(rb".{4}ftyp(?:avi[fs]|(?:mif|msf)1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL), "AVIF", _avif_file),
+    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL), "HEIF", _heif_file),
+)
+
+# Signature and name of formats that are known to be images, and refused as such.
+_REFUSED = (
+    (re.compile(rb"\0\0\0\x0cjP {2}|\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "JPEG XL"),
+    (re.compile(rb"\x00\x00[\x01\x02]\x00"), "ICO"),
+    (re.compile(rb"8BPS"), "PSD"),
+    (re.compile(rb"P[1-7f]\s", re.IGNORECASE), "PNM"),
+    (re.compile(rb"DDS "), "DDS"),
+    (re.compile(rb"v/1\x01"), "OpenEXR"),
+    (re.compile(rb"qoif"), "QOI"),
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?xml|!DOCTYPE|!--)[^>]*>\s*)*<svg[\s>]", re.IGNORECASE), "SVG"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An upright image.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB, contiguous and read-only.
+        format: Format of the file, one of ``FORMATS``, AVIF or HEIF.
+    """
+
+    pixels: NDArray[np.uint8]
+    format: str
+
+
+def decode(
+    data: bytes, *, max_image_bytes: int, max_image_pixels: int, background: tuple[int, int, int] = WHITE
+) -> DecodedImage:
+    """Decode the first frame of an image, turned upright by its EXIF orientation.
+
+    Transparent pixels are blended with ``background``, RGB 0..255. Greyscale of 16 bits is scaled to 8,
+    ``round(value / 257)``. Colour profiles are not applied.
+
+    Raises:
+        PayloadTooLarge: More bytes or, by the header, more pixels than allowed.
+        NotAnImage: No image, or a truncated or corrupt one.
+        UnsupportedImage: An image in another format, one that this installation cannot read (AVIF, HEIF), or with
+            samples that have no agreed range.
+    """
+    if len(data) > max_image_bytes:
+        raise _too_large("bytes", len(data), max_image_bytes)
+    image, name = _open(data)
+    _check_pixels(image, max_image_pixels)
+    with _faults_of(name):
+        image.load()
+    upright = _upright(image)
+    del image  # where it was turned, it is held twice until here
+    return DecodedImage(_rgb(upright, name, background), name)
+
+
+def read_size(data: bytes, *, max_image_pixels: int) -> tuple[int, int]:
+    """(width, height) that the header of an image states, before EXIF orientation; no pixel is decoded.
+
+    Raises:
+        PayloadTooLarge: More pixels than allowed.
+        NotAnImage, UnsupportedImage: See ``decode``.
+    """
+    image, _ = _open(data)
+    _check_pixels(image, max_image_pixels)
+    return image.size
+
+
+def encode_label_png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
+    """Encode (H, W) class ids as a PNG of 8 bits whose samples are the ids.
+
+    ``palette`` holds the RGB triples of the classes, ``3 * K`` bytes; every id must be below K.
+    """
+    return write_png(labels, colour_type=3, palette=palette)
+
+
+def encode_grey_png(samples: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W) uint8 as a grey PNG."""
+    return write_png(samples, colour_type=0)
+
+
+def encode_rgb_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as PNG."""
+    return write_png(pixels.reshape(len(pixels), -1), colour_type=2)
+
+
+def _check_pixels(image: ImageFile, max_image_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_image_pixels:
+        raise _too_large("pixels", width * height, max_image_pixels, f" ({width}x{height})")
+
+
+def _too_large(unit: str, value: int, limit: int, note: str = "") -> PayloadTooLarge:
+    detail = f"the image has {value} {unit}{note}, at most {limit} are accepted"
+    return PayloadTooLarge(detail, extra={"value": value, "limit": limit, "unit": unit})
+
+
+@contextmanager
+def _faults_of(name: str) -> Iterator[None]:
+    """Tell what Pillow raises on a corrupt file as ``NotAnImage``; only calls into Pillow belong inside."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise PayloadTooLarge(f"the {name} image is too large: {error}") from error
+    except _DECODE_FAULTS as error:
+        raise NotAnImage(f"the {name} image is truncated or corrupt: {error}") from error
+
+
+def _open(data: bytes) -> tuple[ImageFile, str]:
+    """Read the header by the reader of the signature."""
+    for signature, name, reader in (*_READERS, *_OPTIONAL_READERS):
+        if signature.match(data):
+            with _faults_of(name):
+                return reader(io.BytesIO(data)), name
+    for signature, name in _REFUSED:
+        if signature.match(data[:1024]):
+            raise UnsupportedImage(f"the image is {name}, accepted are {', '.join(FORMATS)}", extra={"value": name})
+    start = f"they start with {data[:8]!r}" if data else "there are none"
+    raise NotAnImage(f"the bytes are no image of {', '.join(FORMATS)}: {start}")
+
+
+def _upright(image: ImageFile) -> Image.Image:
+    """Apply the EXIF orientation; Pillow's TIFF reader has done so already."""
+    exif = image.info.get("exif")
+    transposition = _TRANSPOSITIONS.get(_orientation(exif)) if isinstance(exif, bytes) else None
+    return image if transposition is None else image.transpose(transposition)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation 1..8 that an EXIF block states, 1 where it states none or is corrupt; never warns."""
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", block, 4)
+        (entries,) = struct.unpack_from(f"{order}H", block, directory)
+        for entry in range(entries):
+            tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", block, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
+
+
+def _rgb(image: Image.Image, name: str, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of an image in any mode, converted strip by strip: one more whole copy never exists."""
+    if image.mode == "F":
+        raise UnsupportedImage(f"the {name} image has floating-point samples, expected 8 or 16 bits per sample")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    strip_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, strip_rows):
+        bottom = min(image.height, top + strip_rows)
+        with _faults_of(name):
+            strip = image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = _rgb_of_strip(strip, name, background)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _rgb_of_strip(strip: Image.Image, name: str, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8, or (h, w, 1) where all three are equal."""
+    with _faults_of(name):
+        if strip.mode.startswith("I"):
+            samples = np.asarray(strip)
+        else:
+            return np.asarray(_on(background, strip) if strip.has_transparency_data else strip.convert("RGB"))
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise UnsupportedImage(f"the {name} image has samples {samples.min()}..{samples.max()}, expected 0..65535")
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None]
+
+
+def _on(background: tuple[int, int, int], image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    opaque = Image.new("RGB", layer.size, background)
+    opaque.paste(layer, mask=layer)
+    return opaque

@@ -1,0 +1,46 @@
+"""An image to the size of the model's input; compiled (``resize.c``), and free of the GIL while it runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.imaging.native import check_size, library
+
+
+def resize_to_input(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Stretch an image to the model's input by Pillow's bilinear filter, which averages when it shrinks.
+
+    Equal to Pillow, bit for bit, where that resizes the width first. Pillow 13 has begun to take the height first where
+    that shrinks the most, which changes some samples by one; here an answer does not depend on Pillow's version.
+
+    The aspect ratio is not kept: the label map is made at the original size, which is the inverse stretch.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB; copied first if not contiguous.
+        input_size: (height, width) in pixels, 1 or more each.
+
+    Returns:
+        (height, width, 3) uint8; the same array where the size is right already.
+
+    Raises:
+        ValueError: Another type, shape or size.
+        MemoryError: No room for the scratch: weights, and as many rows as one of the result is made of.
+    """
+    _check(pixels, input_size)
+    height, width, _ = pixels.shape
+    if (height, width) == input_size:
+        return pixels
+    contiguous = np.ascontiguousarray(pixels)
+    resized = np.empty((*input_size, 3), np.uint8)
+    if library.resize(contiguous.ctypes.data, height, width, *input_size, resized.ctypes.data) != 0:
+        raise MemoryError(f"no memory to resize {height}x{width} pixels to {input_size[0]}x{input_size[1]}")
+    return resized
+
+
+def _check(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels are {pixels.dtype}, expected uint8")
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(f"pixels have shape {pixels.shape}, expected (H, W, 3) with sides of 1 or more")
+    check_size(input_size)

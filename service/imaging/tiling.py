@@ -1,0 +1,265 @@
+"""Large images by overlapping windows at their own resolution: blended logits, and labels written band by band.
+
+Windows lie on the grid of the logits' cells, so nothing is resized before labels are made. Bands run along the image's
+longer side: what is held besides image and labels is one row of windows across the shorter side, whatever the size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InvalidParameter
+from service.imaging.label_map import label_map
+from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo
+from service.model_directory.sizes import Size, format_size
+
+OVERLAP = 0.25
+# Pixels from the edge of a cell to its centre: from there on the next cell has a part in a bilinear resize.
+_HALF = LOGITS_STRIDE // 2
+# Rows of cells that are painted in one go: what a paint needs besides its result grows with them.
+_STRIP_CELLS = 32
+
+T = TypeVar("T")
+Logits = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+InferWindow = Callable[[Pixels], Awaitable[Logits]]
+Paint = Callable[[Logits, Size], NDArray[np.uint8]]
+
+
+class RunInThread(Protocol):
+    """Runs a job beside the event loop."""
+
+    def __call__(self, job: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One window: its ``band``, its place ``across`` the band, and its corner in pixels of the image."""
+
+    band: int
+    across: int
+    top: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """Where the windows of an image lie.
+
+    Attributes:
+        size: (H, W) of the image.
+        window: (height, width) of every window; at the image's lower and right border it may reach beyond.
+        transposed: Whether bands run from left to right; from top to bottom otherwise.
+        bands: First cell of each band along the image's longer side.
+        across: First cell of each window across a band.
+    """
+
+    size: Size
+    window: Size
+    transposed: bool
+    bands: tuple[int, ...]
+    across: tuple[int, ...]
+
+    @property
+    def num_windows(self) -> int:
+        return len(self.bands) * len(self.across)
+
+    @property
+    def window_cells(self) -> Size:
+        """Cells of a window, along the bands and across them."""
+        height, width = (side // LOGITS_STRIDE for side in self.window)
+        return (width, height) if self.transposed else (height, width)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Every window, band by band."""
+        for (band, along), (place, across) in product(enumerate(self.bands), enumerate(self.across)):
+            top, left = (across, along) if self.transposed else (along, across)
+            yield Tile(band, place, top * LOGITS_STRIDE, left * LOGITS_STRIDE)
+
+
+def window_of(graph: GraphInfo) -> Size:
+    """The window that a graph takes: the size of its input, in pixels of the image.
+
+    Raises:
+        InvalidParameter: The graph cannot be used for tiles.
+    """
+    if graph.output != "logits":
+        raise InvalidParameter(
+            f"mode is 'tile', and {graph.file} answers {graph.output}, which cannot be blended: use mode=resize, or "
+            f"serve a graph of logits",
+            extra={"parameter": "mode", "value": "tile"},
+        )
+    if any(side % LOGITS_STRIDE for side in graph.input_size):
+        raise InvalidParameter(
+            f"mode is 'tile', and the sides of {graph.file}, {format_size(graph.input_size)}, are no multiples of "
+            f"{LOGITS_STRIDE}: use mode=resize, or serve a graph of another size",
+            extra={"parameter": "mode", "value": "tile"},
+        )
+    return graph.input_size
+
+
+def plan_tiles(size: Size, window: Size, overlap: float = OVERLAP) -> TilePlan | None:
+    """Cover an image with windows whose neighbours share at least ``overlap`` of a window; None if one is enough.
+
+    Args:
+        size: (H, W) of the image.
+        window: (height, width) in pixels, multiples of 4.
+        overlap: Share of a window's side, 0..1 without 1. Windows are spread evenly, the last ends with the image.
+    """
+    cells = [-(-side // LOGITS_STRIDE) for side in size]
+    starts = [_starts(*sides, overlap) for sides in zip(cells, (side // LOGITS_STRIDE for side in window), strict=True)]
+    if all(len(side) == 1 for side in starts):
+        return None
+    transposed = size[1] > size[0]
+    bands, across = reversed(starts) if transposed else starts
+    return TilePlan(size, window, transposed, bands, across)
+
+
+def cut(pixels: Pixels, tile: Tile, window: Size) -> Pixels:
+    """The window of an image (H, W, 3), (height, width, 3); beyond the image its border pixels go on."""
+    (height, width), (top, left) = window, (tile.top, tile.left)
+    inside = pixels[top : top + height, left : left + width]
+    missing = (height - inside.shape[0], width - inside.shape[1])
+    if missing == (0, 0):
+        return np.ascontiguousarray(inside)
+    return np.pad(inside, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+class Mosaic:
+    """Blends the logits of windows, and paints what no further window can change.
+
+    Attributes:
+        plan: Where the windows lie.
+        painted: (H, W) uint8 of each paint, complete after the last band.
+    """
+
+    def __init__(self, plan: TilePlan, num_classes: int, paints: Sequence[Paint] = (label_map,)) -> None:
+        """Begin an image.
+
+        Args:
+            plan: Its windows.
+            num_classes: K.
+            paints: Each makes (4 * h, 4 * w) uint8 of logits (K, h, w) by bilinear interpolation.
+        """
+        self.plan = plan
+        self.painted = [np.empty(plan.size, np.uint8) for _ in paints]
+        self._canvases = [canvas.T if plan.transposed else canvas for canvas in self.painted]
+        self._paints = paints
+        along, across = plan.window_cells
+        self._weights = _shares(plan.bands, along), _shares(plan.across, across)
+        # The row before the band comes first, as its pixels reach into it.
+        self._cells = np.zeros((num_classes, 1 + along, plan.across[-1] + across), np.float32)
+
+    def add(self, tile: Tile, logits: Logits) -> None:
+        """Blend in the logits (K, h, w) of a window of the current band."""
+        oriented = logits.transpose(0, 2, 1) if self.plan.transposed else logits
+        along, across = self._weights[0][tile.band], self._weights[1][tile.across]
+        start = self.plan.across[tile.across]
+        self._cells[:, 1:, start : start + len(across)] += oriented * (along[:, None] * across)
+
+    def finish(self, band: int) -> None:
+        """Paint the rows of a band that the next does not reach, and go on to that one.
+
+        Raises:
+            ValueError, MemoryError: Logits that a paint refuses.
+        """
+        first = self.plan.bands[band]
+        is_last = band == len(self.plan.bands) - 1
+        rows = self._cells.shape[1] - 1 if is_last else self.plan.bands[band + 1] - first
+        for done in range(0, rows, _STRIP_CELLS):
+            end = min(rows, done + _STRIP_CELLS)
+            # The strip, and the row before it unless it begins the image.
+            cells = self._cells[:, done + (first + done == 0) : end + 1]
+            self._paint(cells, max(0, first + done - 1), is_last=is_last and end == rows)
+        self._cells[:, :-rows] = self._cells[:, rows:]
+        self._cells[:, -rows:] = 0
+
+    def _paint(self, cells: Logits, first: int, *, is_last: bool) -> None:
+        """Paint between the centres of the first and the last of ``cells``, and beyond where the image begins or ends.
+
+        Args:
+            cells: (K, h, w) logits, w the whole width of a band.
+            first: Where the first row of them lies.
+            is_last: Whether the image ends with them.
+        """
+        size = (LOGITS_STRIDE * cells.shape[1], LOGITS_STRIDE * cells.shape[2])
+        start, end = 0 if first == 0 else _HALF, size[0] - (0 if is_last else _HALF)
+        offset = LOGITS_STRIDE * first
+        for paint, canvas in zip(self._paints, self._canvases, strict=True):
+            target = canvas[offset + start : offset + end]
+            target[...] = paint(cells, size)[start : start + len(target), : target.shape[1]]
+
+
+async def segment_tiles(
+    pixels: Pixels,
+    mosaic: Mosaic,
+    *,
+    infer: InferWindow,
+    run_in_thread: RunInThread,
+    max_in_flight: int,
+) -> None:
+    """Segment an image (H, W, 3) window by window: the mosaic has the result then.
+
+    Args:
+        pixels: The image.
+        mosaic: Begun for this image.
+        infer: Logits (K, h, w) of a window (height, width, 3); raises once the request's time is over.
+        run_in_thread: For the work of the CPU.
+        max_in_flight: Windows that are with ``infer`` at once, or wait to be blended.
+
+    Raises:
+        Exception: What ``infer`` or the mosaic raised; the windows in flight are given up then.
+    """
+
+    plan = mosaic.plan
+
+    async def logits_of(tile: Tile) -> Logits:
+        return await infer(await run_in_thread(lambda: cut(pixels, tile, plan.window)))
+
+    async def blend_first() -> None:
+        tile, task = ahead[0]
+        logits = await task
+        ahead.popleft()
+        await run_in_thread(lambda: mosaic.add(tile, logits))
+        if tile.across == len(plan.across) - 1:
+            await run_in_thread(lambda: mosaic.finish(tile.band))
+
+    ahead: deque[tuple[Tile, asyncio.Task[Logits]]] = deque()
+    try:
+        for tile in plan.tiles():
+            if len(ahead) == max_in_flight:
+                await blend_first()
+            ahead.append((tile, asyncio.create_task(logits_of(tile))))
+        while ahead:
+            await blend_first()
+    finally:
+        for _, task in ahead:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+
+def _starts(cells: int, window: int, overlap: float) -> tuple[int, ...]:
+    """First cells of windows along a side."""
+    step = max(1, int(window * (1 - overlap)))
+    gaps = -(-max(0, cells - window) // step)
+    return (0, *(place * (cells - window) // gaps for place in range(1, gaps + 1)))
+
+
+def _shares(starts: tuple[int, ...], window: int) -> list[NDArray[np.float32]]:
+    """Weights of each window's cells along a side; those of one cell over all windows add up to 1.
+
+    They fall linearly from the middle of a window to its borders, where it sees least of what is around.
+    """
+    ramp = np.minimum(np.arange(window), np.arange(window)[::-1]) + 1.0
+    total = np.zeros(starts[-1] + window)
+    for start in starts:
+        total[start : start + window] += ramp
+    return [(ramp / total[start : start + window]).astype(np.float32) for start in starts]

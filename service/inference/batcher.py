@@ -1,0 +1,414 @@
+"""Requests to batches: bounded, oldest first, with deadlines, without the requests of departed clients.
+
+No HTTP and no model: images go to a function that takes a batch. A batch forms when the engine is free, so that under
+load requests gather while the batch before them runs; the window only matters to an idle engine, and only while more
+images are on their way. An engine that takes batches ahead gets the next one early if it is full, as waiting could add
+nothing to it: its images are copied together while the batch before it runs.
+
+An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: who waits is told so
+at once, and so is who comes. A batch that comes back after all brings it up again.
+
+Deadlines are on the event loop's clock. Durations are not measured with it, as uvloop's clock counts whole
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.base import Rows
+from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
+from service.inference.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
+
+logger = logging.getLogger(__name__)
+
+DropReason = Literal["cancelled", "expired", "drained", "engine-down"]
+_SMOOTHING = 0.2
+# After so many images in a row on which the engine failed, a black one tells whether it was the images.
+_SUSPICIOUS_FAILURES = 3
+_STOPPED = "the batcher has stopped; the log has the reason"
+
+
+class BatchObserver(Protocol):
+    """Who wants to know what the batcher does; the metrics."""
+
+    def batch_finished(self, size: int, seconds: float) -> None:
+        """The engine has run ``size`` images, which took it ``seconds``."""
+
+    def batch_failed(self) -> None:
+        """The engine has failed on a batch."""
+
+    def image_started(self, queue_s: float) -> None:
+        """The engine has begun with an image that had waited for ``queue_s``."""
+
+    def work_dropped(self, reason: DropReason) -> None:
+        """An image has left the queue without having been run."""
+
+
+class BatchTrace(Protocol):
+    """Who traces batches, and whose images are in them."""
+
+    def caller(self) -> Any:
+        """What tells the request that calls, for ``batch``."""
+
+    def batch(self, callers: Sequence[Any]) -> AbstractContextManager[None]:
+        """Goes around a run of the engine for the images of these."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """What a batch gave for one image.
+
+    Attributes:
+        output: What the engine gave: logits (K, h, w) float32, or labels (h, w) uint8.
+        queue_s: Seconds from ``submit`` to the start of the batch.
+        infer_s: Seconds that the batch took.
+    """
+
+    output: Rows
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    image: NDArray[np.uint8]
+    deadline: float
+    window_end: float
+    queued_at: float
+    on_start: Callable[[], None]
+    row: asyncio.Future[BatchRow]
+    caller: Any
+
+    def fail(self, error: ServiceError) -> None:
+        if not self.row.done():
+            self.row.set_exception(error)
+
+
+class Batcher:
+    """Gathers images into batches, runs them one batch at a time, and watches over the engine.
+
+    Attributes:
+        seconds_per_image: Of the engine's late batches, smoothed.
+    """
+
+    def __init__(
+        self,
+        infer: Infer,
+        thread: Executor,
+        *,
+        max_batch_size: int,
+        max_queue_size: int,
+        window_s: float,
+        observer: BatchObserver,
+        engine_timeout_s: float = math.inf,
+        stacking: Executor | None = None,
+        somebody_comes: Callable[[], bool] = lambda: True,
+        seconds_per_image: float = 0.0,
+        trace: BatchTrace | None = None,
+    ) -> None:
+        """Prepare; ``start`` begins to run batches.
+
+        Args:
+            infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
+            thread: Where the engine runs; its one thread keeps the event loop free.
+            max_batch_size: Images that ``infer`` takes at once.
+            max_queue_size: Images that may wait.
+            window_s: Longest wait of the oldest image for others to join it.
+            observer: Told of batches, failures and drops.
+            engine_timeout_s: An engine that keeps a batch for longer is down.
+            stacking: Where the next batch is copied together while the engine runs. Without it, that is done in
+                ``thread``, and batches are not formed ahead.
+            somebody_comes: Whether an image may be on its way; if not, the window is not waited for.
+            seconds_per_image: What is known of the engine's speed before the first batch.
+            trace: Told of each batch and whose images are in it.
+        """
+        self.seconds_per_image = seconds_per_image
+        self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
+        self._max_batch_size = max_batch_size
+        self._max_queue_size = max_queue_size
+        self._window_s = window_s
+        self._observer = observer
+        self._engine_timeout_s = engine_timeout_s
+        self._stacking = stacking
+        self._max_in_flight = 1 if stacking is None else 2
+        self._somebody_comes = somebody_comes
+        self._trace = trace
+        self._queue: deque[_Work] = deque()
+        self._in_flight: list[Sequence[_Work]] = []
+        self._failures = 0
+        self._accepting = True
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def down(self) -> str:
+        """Why the engine does not work, one sentence; empty while it does."""
+        return self._engine.down
+
+    @property
+    def max_batch_size(self) -> int:
+        """Images that the engine gets at once."""
+        return self._max_batch_size
+
+    @property
+    def depth(self) -> int:
+        """Images that wait."""
+        return len(self._queue)
+
+    @property
+    def backlog(self) -> int:
+        """Images that wait or are being run."""
+        return len(self._queue) + sum(len(batch) for batch in self._in_flight)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether batches are run; only a bug can end that before ``close``."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin to run batches."""
+        self._task = asyncio.create_task(self._run(), name="batcher")
+
+    def look_again(self) -> None:
+        """What ``somebody_comes`` tells may have changed."""
+        self._changed.set()
+
+    async def submit(
+        self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
+    ) -> BatchRow:
+        """Queue an image and wait for its row. To cancel the caller takes the image out of the queue.
+
+        Args:
+            image: (h, w, 3) uint8, the size that the engine takes.
+            deadline: When nobody wants the result any more, on the event loop's clock.
+            on_start: Called when the engine begins with the image.
+
+        Raises:
+            Overloaded: The queue is full.
+            Draining: The batcher no longer accepts work, or gave this work up.
+            EngineDown: The engine does not work.
+            DeadlineExceeded: The deadline has passed; work that was still queued never runs.
+            EngineFailure: The engine failed on this image, alone.
+        """
+        work = self._enqueue(image, deadline, on_start)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await work.row
+        except TimeoutError:
+            raise _expired() from None
+        finally:
+            self._withdraw(work)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept nothing more, finish the rest within ``timeout_s``, then fail what is left with ``Draining``."""
+        self._accepting = False
+        self._changed.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        self._give_up(Draining("the service stopped before this request was run"), "drained")
+
+    async def close(self) -> None:
+        """Stop running batches; the engine's current call is not waited for."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _enqueue(self, image: NDArray[np.uint8], deadline: float, on_start: Callable[[], None]) -> _Work:
+        if not self._accepting:
+            raise Draining("the service is stopping")
+        if self.down:
+            raise EngineDown(self.down, retry_after_s=1)
+        if len(self._queue) >= self._max_queue_size:
+            wait_s = self.backlog * self.seconds_per_image
+            raise Overloaded(f"{self._max_queue_size} images wait already", retry_after_s=wait_s)
+        row = asyncio.get_running_loop().create_future()
+        caller = None if self._trace is None else self._trace.caller()
+        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
+        self._queue.append(work)
+        self._idle.clear()
+        self._changed.set()
+        return work
+
+    def _withdraw(self, work: _Work) -> None:
+        """Take work whose caller has left out of the queue, if it is still there."""
+        # Looked for first: the error of ``remove`` would spell out the work, its image and its row.
+        if work in self._queue:
+            self._queue.remove(work)
+            self._observer.work_dropped(_drop_reason(work))
+            self._note_idle()
+
+    def _give_up(self, error: ServiceError, reason: DropReason) -> None:
+        """Fail everything that waits or is being run."""
+        for work in (*itertools.chain(*self._in_flight), *self._queue):
+            work.fail(error)
+        for _ in self._queue:
+            self._observer.work_dropped(reason)
+        self._queue.clear()
+
+    def _fail_all(self, reason: str) -> None:
+        self._give_up(EngineDown(reason, retry_after_s=1), "engine-down")
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._wait_for_batch()
+                    self._begin_batch(group)
+                    self._note_idle()
+        except Exception:  # a bug, of which nobody else would hear
+            logger.exception("the batcher has stopped")
+            self._engine.fall(_STOPPED)
+
+    def _begin_batch(self, group: asyncio.TaskGroup) -> None:
+        """Run the next batch; a method, as the loop should hold no batch: its rows can hold the engine's memory."""
+        if batch := self._take():
+            self._in_flight.append(batch)
+            group.create_task(self._run_batch(batch))
+
+    async def _wait_for_batch(self) -> None:
+        """Wait until a batch should form."""
+        while not self._should_form():
+            until = self._queue[0].window_end if self._queue and not self._in_flight else None
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._changed.wait()
+
+    def _should_form(self) -> bool:
+        """Whether the engine takes a batch, and waiting would not make it a larger one."""
+        if not self._queue or len(self._in_flight) >= self._max_in_flight:
+            return False
+        if len(self._queue) >= self._max_batch_size:
+            return True
+        if self._in_flight:
+            return False
+        return not self._accepting or self._queue[0].window_end <= _now() or not self._somebody_comes()
+
+    def _take(self) -> list[_Work]:
+        """The next batch, oldest first, without work that nobody wants."""
+        batch: list[_Work] = []
+        while self._queue and len(batch) < self._max_batch_size:
+            batch += self._wanted([self._queue.popleft()])
+        return batch
+
+    def _wanted(self, batch: Iterable[_Work]) -> list[_Work]:
+        """The work that somebody waits for; the other is dropped, and failed if it has expired."""
+        wanted = []
+        for work in batch:
+            if not work.row.done() and work.deadline > _now():
+                wanted.append(work)
+                continue
+            self._observer.work_dropped(_drop_reason(work))
+            work.fail(_expired())
+        return wanted
+
+    async def _run_batch(self, batch: Sequence[_Work]) -> None:
+        try:
+            images: Images = [work.image for work in batch]
+            if self._stacking is not None:
+                images = await asyncio.get_running_loop().run_in_executor(self._stacking, stacked, images)
+            await self._run_images(batch, images)
+        except Exception:
+            self._engine.fall(_STOPPED)
+            raise
+        finally:
+            self._in_flight.remove(batch)
+            self._changed.set()
+            self._note_idle()
+
+    async def _run_images(self, batch: Sequence[_Work], images: Images) -> None:
+        """Run a batch when the engine is free, without those who left meanwhile."""
+        async with self._engine.free:
+            wanted = self._wanted(batch)
+            if not wanted:
+                return
+            if len(wanted) < len(batch):
+                images = [work.image for work in wanted]
+            started = time.perf_counter()
+            rows = await self._attempt(wanted, images, started)
+            seconds = time.perf_counter() - started
+        if isinstance(rows, Exception):
+            await self._recover(wanted, rows)
+            return
+        # The batch that waits for the engine goes there first: who gets a row now will want the interpreter too.
+        await asyncio.sleep(0)
+        self._answer(wanted, rows, started, seconds)
+
+    async def _attempt(self, batch: Sequence[_Work], images: Images, started: float) -> Rows | Exception:
+        """Rows of the engine, or what it raised: whatever that is, each request gets an answer."""
+        for work in batch:
+            work.on_start()
+            self._observer.image_started(started - work.queued_at)
+        try:
+            with self._traced(batch):
+                return await self._engine.run(images)
+        except Exception as error:
+            return error
+
+    def _traced(self, batch: Sequence[_Work]) -> AbstractContextManager[None]:
+        return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
+
+    async def _recover(self, batch: Sequence[_Work], error: Exception) -> None:
+        """Run the images of a failed batch one by one, so that only the guilty one fails."""
+        self._observer.batch_failed()
+        logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
+        if len(batch) == 1:
+            batch[0].fail(EngineFailure(f"the model failed on this image: {text_of(error)}"))
+            self._failures += 1
+            if self._failures >= _SUSPICIOUS_FAILURES:
+                await self._engine.try_out(np.zeros_like(batch[0].image))
+                self._failures = 0
+            return
+        for work in batch:
+            if not work.row.done():
+                await self._run_images([work], [work.image])
+
+    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float, infer_s: float) -> None:
+        self._failures = 0
+        if infer_s <= self._engine_timeout_s:
+            self._note_speed(infer_s / len(batch))
+        self._observer.batch_finished(len(batch), infer_s)
+        for work, row in zip(batch, rows, strict=True):
+            if not work.row.done():
+                work.row.set_result(BatchRow(row, started - work.queued_at, infer_s))
+
+    def _note_speed(self, seconds: float) -> None:
+        previous = self.seconds_per_image or seconds
+        self.seconds_per_image = previous + _SMOOTHING * (seconds - previous)
+
+    def _note_idle(self) -> None:
+        if not self._queue and not self._in_flight:
+            self._idle.set()
+
+
+def _drop_reason(work: _Work) -> DropReason:
+    """Why work that was not run is not wanted."""
+    if work.row.done() and not work.row.cancelled():
+        return "engine-down"
+    return "expired" if work.deadline <= _now() else "cancelled"
+
+
+def _expired() -> DeadlineExceeded:
+    return DeadlineExceeded("the time that the request had passed before the model answered")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""The contract between training, export and serving: what a model directory holds."""

@@ -1,0 +1,298 @@
+"""The manifest of a model directory: all that a runtime must know of a model.
+
+A model directory holds ``manifest.json``, one ONNX graph or several (input sizes, precisions), and the inputs that an
+engine proves itself on (``golden.npz``). Engines built from its graphs: ``service.model_directory.engine_store``.
+This module needs the standard library only, so that the serving install reads manifests without PyTorch or ONNX.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from service.model_directory.files import write_whole
+from service.model_directory.sizes import SIZE_LIMITS, Size
+
+FORMAT_VERSION = 2
+MANIFEST_NAME = "manifest.json"
+GRAPH_NAME = "model.onnx"
+GOLDEN_NAME = "golden.npz"
+LOGITS_STRIDE = 4
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Output = Literal["logits", "labels"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# Those of files. bf16 is what a runtime makes of a float32 graph, see ``in_bf16``.
+STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+T = TypeVar("T")
+
+
+class ManifestError(ValueError):
+    """A model directory that cannot be used; the text names the file, the value and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassInfo:
+    """One class: its id in label maps, its name, and its RGB colour, 0..255 each."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file that belongs to the model: its path from the model directory, and its SHA-256 in hexadecimal."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a graph may be from PyTorch in float32.
+
+    Attributes:
+        min_equal_labels: Share of equal labels, 0..1, at least.
+        max_logit_error: Absolute error of a logit at most; None for no limit.
+    """
+
+    min_equal_labels: float
+    max_logit_error: float | None = None
+
+
+# By precision. For int8 the quantiser measures what its graph keeps, and writes its own.
+DEFAULT_BOUNDS: Mapping[Precision, Bounds] = {
+    "fp32": Bounds(0.999, 1e-3),
+    "bf16": Bounds(0.98),
+    "fp16": Bounds(0.99),
+    "int8": Bounds(0.9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """One ONNX graph of the model.
+
+    Attributes:
+        file: Its name in the model directory.
+        sha256: Its SHA-256 in hexadecimal.
+        input_size: (height, width) in pixels of its input ``images``, (B, height, width, 3) uint8, RGB, B free.
+        precision: Arithmetic of its convolutions and matrix products.
+        output: ``logits``, (B, K, h, w) float32, or ``labels``, (B, h, w) uint8.
+        output_stride: Pixels of the input per cell of the output; 4, or 1 for labels at image size.
+        bounds: How far it may be from PyTorch.
+    """
+
+    file: str
+    sha256: str
+    input_size: Size
+    precision: Precision = "fp32"
+    output: Output = "logits"
+    output_stride: int = LOGITS_STRIDE
+    bounds: Bounds = DEFAULT_BOUNDS["fp32"]
+
+    @property
+    def output_size(self) -> Size:
+        """(h, w) of the output in cells; a rest that is no whole cell has a cell of its own."""
+        height, width = self.input_size
+        return -(-height // self.output_stride), -(-width // self.output_stride)
+
+    def output_shape(self, batch: int, num_classes: int) -> tuple[int, ...]:
+        """Shape of the output of a batch."""
+        return (batch, num_classes, *self.output_size) if self.output == "logits" else (batch, *self.output_size)
+
+
+def in_bf16(graph: GraphInfo) -> GraphInfo:
+    """A float32 graph as a runtime runs it that computes in bf16: the same file, held to the bounds of bf16."""
+    return replace(graph, precision="bf16", bounds=DEFAULT_BOUNDS["bf16"])
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A model as runtimes see it.
+
+    Attributes:
+        name: Model name, e.g. ``ecenet-lite0-camvid``.
+        version: Version of the weights, e.g. ``1.0.0``.
+        architecture: Named size of the network, e.g. ``ecenet-lite0``.
+        classes: Classes in the order of the logits' channels; ids are 0..K-1.
+        graphs: The graphs; the first is the one that serves where nothing else is asked for.
+        golden: Inputs with PyTorch's outputs, see ``service.model_directory.golden``.
+        checkpoint: The weights that the graphs come from, where they were at the export; they need not be there.
+        metrics: Figures such as ``miou``, in the unit that their name tells.
+        data: What the model was trained on.
+        license: Terms of weights and training data.
+        exporter: Versions of the packages that wrote the graphs.
+        format_version: Version of this format.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    classes: tuple[ClassInfo, ...]
+    graphs: tuple[GraphInfo, ...]
+    golden: FileInfo | None = None
+    checkpoint: FileInfo | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    license: str = ""
+    exporter: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def graph(self) -> GraphInfo:
+        """The graph that serves where nothing else is asked for."""
+        return self.graphs[0]
+
+    @property
+    def palette(self) -> bytes:
+        """RGB triples of all classes in the order of their ids, ``3 * K`` bytes."""
+        return bytes(channel for info in self.classes for channel in info.color)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Path:
+    """Write ``manifest.json`` into ``directory``, in one step, and give its path."""
+    path = directory / MANIFEST_NAME
+    write_whole(path, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a model directory, and check graphs and golden inputs against it.
+
+    Raises:
+        ManifestError: A missing file, a field that is missing, unknown or out of range, or a file whose SHA-256 is not
+            the one that the manifest states.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{directory} is no model directory: it has no {MANIFEST_NAME}") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    manifest = parse_manifest(raw, source=str(path))
+    for graph in manifest.graphs:
+        _check_file(directory, graph)
+    if manifest.golden is not None:
+        _check_file(directory, manifest.golden)
+    return manifest
+
+
+def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
+    """Build a manifest from decoded JSON, of this format or of version 1.
+
+    Raises:
+        ManifestError: The text names ``source``, the field and what was expected.
+    """
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{source}: expected an object, got {type(raw).__name__}")
+    version = raw.get("format_version")
+    if version not in (1, FORMAT_VERSION):
+        raise ManifestError(f"{source}: format_version is {version!r}, this release reads 1 and {FORMAT_VERSION}")
+    try:
+        fields = _from_version_1(raw) if version == 1 else raw
+        manifest = Manifest(
+            **{
+                **fields,
+                "classes": tuple(_class_info(entry) for entry in fields["classes"]),
+                "graphs": tuple(_graph_info(entry) for entry in fields["graphs"]),
+                "golden": _optional(fields.get("golden"), _file_info),
+                "checkpoint": _optional(fields.get("checkpoint"), lambda entry: FileInfo(**entry)),
+            }
+        )
+    except KeyError as error:
+        raise ManifestError(f"{source}: field {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{source}: {error}") from error
+    ids = [info.id for info in manifest.classes]
+    if not 2 <= len(ids) <= 256 or ids != list(range(len(ids))):
+        raise ManifestError(f"{source}: class ids are {ids}, expected 0..K-1 in order with 2 <= K <= 256")
+    if not manifest.graphs:
+        raise ManifestError(f"{source}: graphs is empty, expected one or more")
+    return manifest
+
+
+def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:
+    path = directory / info.file
+    if not path.is_file():
+        raise ManifestError(f"{directory} has no {info.file}; export the checkpoint again")
+    digest = file_sha256(path)
+    if digest != info.sha256:
+        raise ManifestError(
+            f"{path} has SHA-256 {digest}, the manifest states {info.sha256}: "
+            "the file was changed after the export; export the checkpoint again"
+        )
+
+
+def _from_version_1(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a directory of releases 1.0 and 1.1, which held one float32 graph of logits, ``model.onnx``."""
+    graph = {"file": GRAPH_NAME, "sha256": raw["graph_sha256"], "input_size": raw["input_size"]}
+    dropped = {"graph_sha256", "input_size", "precision", "output_stride"}
+    kept = {key: value for key, value in raw.items() if key not in dropped}
+    return {**kept, "graphs": [graph], "format_version": FORMAT_VERSION}
+
+
+def _class_info(entry: Mapping[str, Any]) -> ClassInfo:
+    red, green, blue = (int(channel) for channel in entry["color"])
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"colour {entry['color']} of class {entry.get('id')!r} is not within 0..255")
+    return ClassInfo(id=int(entry["id"]), name=str(entry["name"]), color=(red, green, blue))
+
+
+def _graph_info(entry: Mapping[str, Any]) -> GraphInfo:
+    fields = {**entry, "input_size": _input_size(entry["input_size"])}
+    if "bounds" in entry:
+        fields["bounds"] = Bounds(**entry["bounds"])
+    graph = GraphInfo(**fields)
+    _check_name(graph.file)
+    if graph.precision not in STORED_PRECISIONS:
+        expected = ", ".join(STORED_PRECISIONS)
+        raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {expected}")
+    if graph.output not in OUTPUTS:
+        raise ValueError(f"output of {graph.file} is {graph.output!r}, expected one of {', '.join(OUTPUTS)}")
+    strides = (LOGITS_STRIDE,) if graph.output == "logits" else (1, LOGITS_STRIDE)
+    if graph.output_stride not in strides:
+        expected = " or ".join(map(str, strides))
+        raise ValueError(f"output_stride of {graph.file} is {graph.output_stride!r}, expected {expected}")
+    return graph
+
+
+def _file_info(entry: Mapping[str, Any]) -> FileInfo:
+    info = FileInfo(**entry)
+    _check_name(info.file)
+    return info
+
+
+def _check_name(file: str) -> None:
+    if not isinstance(file, str) or Path(file).name != file:
+        raise ValueError(f"file is {file!r}, expected a name without folders")
+
+
+def _optional(entry: Any, build: Callable[[Any], T]) -> T | None:
+    return None if entry is None else build(entry)
+
+
+def _input_size(entry: Any) -> Size:
+    height, width = (int(side) for side in entry)
+    least, most = SIZE_LIMITS
+    if not (least <= height <= most and least <= width <= most):
+        raise ValueError(f"input_size is {entry}, expected two sides within {least}..{most}")
+    return height, width

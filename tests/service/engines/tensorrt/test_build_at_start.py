@@ -1,0 +1,424 @@
+"""An engine that is missing is built at the start by a process of its own, once, with a line every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, create_autospec
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from service.engines import create
+from service.engines.base import EngineError
+from service.engines.create import create_engine
+from service.engines.names import EngineName
+from service.engines.tensorrt import build_at_start as build
+from service.engines.tensorrt.build import BuildOptions
+from service.engines.tensorrt.build_at_start import (
+    build_command,
+    build_options,
+    failure,
+    is_wanted,
+    run_build,
+    usable_runtime,
+)
+from service.engines.tensorrt.engine import TensorRtEngine
+from service.model_directory.engine_store import STATE_VARIABLE, EngineInfo, EngineKey, building, write_engine
+from service.model_directory.machine import EngineRuntime, Machine, MachineError, RuntimeMissingError, detect_builder
+from service.model_directory.manifest import (
+    GRAPH_NAME,
+    ClassInfo,
+    GraphInfo,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
+from service.settings import Settings
+
+L4 = Machine("tensorrt", "10.14", "L4", "8.9", "13.0")
+NO_DRIVER = MachineError("there is no usable NVIDIA GPU: cudaGetDeviceCount gave cudaErrorInsufficientDriver")
+NOT_INSTALLED = RuntimeMissingError("tensorrt is not installed: pip install 'ecenet[gpu]'")
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", code]
+
+
+def detector(**faults: MachineError | None) -> Callable[[EngineRuntime], Machine]:
+    """Detects a GPU for the runtimes without a fault; names have _ in place of -."""
+
+    def detect(runtime: EngineRuntime) -> Machine:
+        fault = faults[runtime.replace("-", "_")]
+        if fault is not None:
+            raise fault
+        return replace(L4, runtime=runtime)
+
+    return detect
+
+
+@pytest.fixture
+def with_fp16(manifest: Manifest) -> Manifest:
+    return replace(manifest, graphs=(*manifest.graphs, GraphInfo("half.onnx", "f" * 64, (32, 64), precision="fp16")))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tensorrt", "tensorrt_rtx", "expected"),
+    [
+        ("auto", None, None, "tensorrt"),
+        ("auto", NO_DRIVER, None, "tensorrt-rtx"),
+        ("tensorrt-rtx", None, None, "tensorrt-rtx"),
+        ("tensorrt", None, None, "tensorrt"),
+    ],
+)
+def test_runtime_that_is_built_for_is_the_first_with_a_gpu_or_the_one_that_is_named(
+    wanted: EngineName, tensorrt: MachineError | None, tensorrt_rtx: MachineError | None, expected: str
+) -> None:
+    assert usable_runtime(wanted, detector(tensorrt=tensorrt, tensorrt_rtx=tensorrt_rtx)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tensorrt", "tensorrt_rtx", "told"),
+    [
+        ("tensorrt", NOT_INSTALLED, None, str(NOT_INSTALLED)),
+        ("auto", NO_DRIVER, RuntimeMissingError("tensorrt-rtx is not installed"), str(NO_DRIVER)),
+        ("auto", NOT_INSTALLED, NO_DRIVER, str(NO_DRIVER)),
+        ("auto", NOT_INSTALLED, RuntimeMissingError("tensorrt-rtx is not installed"), str(NOT_INSTALLED)),
+    ],
+)
+def test_without_a_gpu_it_tells_what_is_missing_and_what_may_be_asked_for(
+    wanted: EngineName, tensorrt: MachineError | None, tensorrt_rtx: MachineError | None, told: str
+) -> None:
+    with pytest.raises(EngineError) as caught:
+        usable_runtime(wanted, detector(tensorrt=tensorrt, tensorrt_rtx=tensorrt_rtx))
+    assert str(caught.value) == (
+        f"--build-engine cannot build here: {told}; to serve without TensorRT choose --engine onnxruntime-cuda, or "
+        "--engine onnxruntime for the CPU"
+    )
+
+
+def test_other_runtimes_and_named_engines_need_no_build(tmp_path: Path) -> None:
+    assert is_wanted(Settings(build_engine=True), "auto")
+    assert is_wanted(Settings(build_engine=True), "tensorrt-rtx")
+    assert not is_wanted(Settings(), "tensorrt")
+    for other in ("onnxruntime", "onnxruntime-cuda", "openvino"):
+        assert not is_wanted(Settings(build_engine=True), other)  # type: ignore[arg-type]
+    assert not is_wanted(Settings(build_engine=True, engine_file=tmp_path / "a.engine"), "tensorrt")
+
+
+def test_what_is_built_is_the_graph_that_would_serve(with_fp16: Manifest) -> None:
+    options = build_options(with_fp16, "tensorrt", Settings())
+    assert options == BuildOptions("tensorrt", ((32, 64),), "fp16", 8)
+    assert build_options(with_fp16, "tensorrt-rtx", Settings(max_batch_size=16)).max_batch_size == 16
+    command = build_command(Path("model"), Path("engines"), options)
+    assert command[1:4] == ["-u", "-m", "model_export.child"]
+    assert " ".join(command[4:]) == (
+        f"{os.getpid()} tensorrt model --engine-dir engines --runtime tensorrt --precision fp16 --size 32x64 "
+        "--max-batch-size 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "fp32"}, "TensorRT does not fuse attention in fp32; choose fp16 or int8"),
+        ({"precision": "int8"}, "has no int8 graph of 32x64 .*write it with ecenet-export quantize"),
+        ({"input_size": "96x96"}, "has no fp16 graph of 96x96 .*--size 96x96 --precision fp32 --precision fp16"),
+    ],
+)
+def test_a_graph_that_cannot_be_built_from_is_told_before_anything_runs(
+    with_fp16: Manifest, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EngineError, match=f"--build-engine cannot build an engine: .*{message}"):
+        build_options(with_fp16, "tensorrt", Settings(**settings))
+
+
+class Awaited(logging.Handler):
+    """Tells when a message has been logged that begins with a text."""
+
+    def __init__(self, begin: str) -> None:
+        super().__init__()
+        self.came = threading.Event()
+        self._begin = begin
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self._begin):
+            self.came.set()
+
+    def __enter__(self) -> threading.Event:
+        build.logger.addHandler(self)
+        return self.came
+
+    def __exit__(self, *_: object) -> None:
+        build.logger.removeHandler(self)
+
+
+def test_bf16_is_not_built(with_fp16: Manifest) -> None:
+    with pytest.raises(EngineError, match="--engine tensorrt cannot be used: it does not compute in bf16"):
+        build_options(with_fp16, "tensorrt", Settings(precision="bf16"))
+
+
+def test_lines_of_the_build_are_logged_as_they_come_and_silence_is_filled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = tmp_path / "go-on"
+    os.mkfifo(go_on)
+    code = f"print('timing kernels'); open({str(go_on)!r}).read(); print('built')"
+    with caplog.at_level(logging.INFO), Awaited("timing kernels; 0 s so far") as silence_was_filled:
+        runner = threading.Thread(target=run_build, args=(python(code), 0.05))
+        runner.start()
+        assert silence_was_filled.wait(20)
+        go_on.write_text("now")
+        runner.join(20)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages.index("timing kernels") < messages.index("timing kernels; 0 s so far") < messages.index("built")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "import sys; print('parsing'); sys.exit('ecenet-export: TensorRT does not parse it; update TensorRT')",
+            "TensorRT does not parse it; update TensorRT",
+        ),
+        ("import sys; print('something odd'); sys.exit(3)", "the build ended with status 3: something odd"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            "the build was ended by signal 9 (9: perhaps the memory was not enough)",
+        ),
+    ],
+)
+def test_failed_build_is_one_sentence_with_the_way_out(code: str, reason: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        run_build(python(code))
+    assert str(caught.value) == (
+        f"no TensorRT engine could be built: {reason}; to serve without TensorRT choose --engine onnxruntime-cuda, or "
+        "--engine onnxruntime for the CPU"
+    )
+
+
+def test_the_last_complaint_counts() -> None:
+    assert failure(1, ["ecenet-export: a", "noise", "ecenet-export: b", "noise"]) == "b"
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(STATE_VARIABLE, str(tiny_model_dir.parent / "state"))
+    return tiny_model_dir
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A machine with a GPU and TensorRT; the call that would load an engine is checked."""
+    fake: MagicMock = create_autospec(TensorRtEngine)
+    monkeypatch.setattr(create, "detect_machine", detector(tensorrt=None, tensorrt_rtx=NOT_INSTALLED))
+    monkeypatch.setattr(create, "TensorRtEngine", fake)
+    return fake
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch, with_fp16: Manifest) -> list[list[str]]:
+    """The commands of the builds that were run; each writes the engine that it is told to."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str]) -> None:
+        commands.append(command)
+        folder = Path(command[command.index("--engine-dir") + 1])
+        graph = with_fp16.graphs[1]
+        key = EngineKey(graph.sha256, L4, (1, 8, 8))
+        write_engine(folder, b"plan", EngineInfo(key, "", graph.input_size, "fp16", "logits", 4, 3, 3, 3, time.time()))
+
+    monkeypatch.setattr(build, "run_build", run)
+    return commands
+
+
+@pytest.mark.parametrize("wanted", ["auto", "tensorrt"])
+def test_missing_engine_is_built_loaded_and_there_for_the_next_start(
+    wanted: EngineName, model_dir: Path, with_fp16: Manifest, loaded: MagicMock, builds: list[list[str]]
+) -> None:
+    folder = model_dir.parent / "engines"
+    settings = Settings(engine=wanted, build_engine=True, engine_dir=folder)
+    for _ in range(2):
+        assert create_engine(model_dir, with_fp16, settings) is loaded.return_value
+    assert len(builds) == 1
+    assert builds[0][4:7] == [str(os.getpid()), "tensorrt", str(model_dir)]
+    info, graph = loaded.call_args.args[:2]
+    assert (info.path.parent, graph) == (folder, with_fp16.graphs[1])
+
+
+def test_nothing_is_built_without_being_told(model_dir: Path, with_fp16: Manifest, loaded: MagicMock) -> None:
+    with pytest.raises(EngineError, match=r"no engine for half\.onnx.*; build one with ecenet-export tensorrt DIR"):
+        create_engine(model_dir, with_fp16, Settings(engine="tensorrt"))
+
+
+def test_without_a_gpu_the_start_fails_and_no_other_runtime_is_taken(
+    model_dir: Path, with_fp16: Manifest, builds: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "detect_machine", detector(tensorrt=NO_DRIVER, tensorrt_rtx=NOT_INSTALLED))
+    for wanted in ("auto", "tensorrt"):
+        with pytest.raises(EngineError, match="--build-engine cannot build here: there is no usable NVIDIA GPU"):
+            create_engine(model_dir, with_fp16, Settings(engine=wanted, build_engine=True))
+    asked = Settings(engine="onnxruntime", build_engine=True, precision="fp32", engine_threads=1)
+    assert create_engine(model_dir, with_fp16, asked).name == "onnxruntime"
+    assert builds == []
+
+
+def test_second_replica_waits_for_the_first_and_reuses_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the real builder, which TensorRT-RTX has for machines without a GPU, and a model directory left as it is."""
+    pytest.importorskip("tensorrt_rtx", reason="it comes for x86-64 only")
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+    directory, folder = write_attention_model(tmp_path / "model"), tmp_path / "engines"
+    manifest = read_manifest(directory)
+    before = sorted(directory.iterdir())
+    settings = Settings(build_engine=True, engine_dir=folder)
+    fake: MagicMock = create_autospec(TensorRtEngine)
+    monkeypatch.setattr(create, "TensorRtEngine", fake)
+    monkeypatch.setattr(create, "detect_machine", portable_machine)
+    caplog.set_level(logging.INFO)
+    with Awaited(f"another build in {folder} is under way; waiting for it") as it_waits:
+        with building(folder, lambda: None):
+            first = threading.Thread(target=create_engine, args=(directory, manifest, settings))
+            first.start()
+            assert it_waits.wait(60)
+            fake.assert_not_called()
+        first.join(60)
+    info, graph = fake.call_args.args[:2]
+    assert (graph.precision, info.key.machine.runtime, info.fused_attentions) == ("fp16", "tensorrt-rtx", 1)
+    assert f"building {graph.file} with tensorrt-rtx" in caplog.text
+    assert info.path in folder.iterdir()
+    assert sorted(directory.iterdir()) == before
+    caplog.clear()
+    create_engine(directory, manifest, settings)
+    assert fake.call_args.args[0] == info
+    assert "building" not in caplog.text
+
+
+def portable_machine(runtime: EngineRuntime) -> Machine:
+    if runtime == "tensorrt":
+        raise NOT_INSTALLED
+    return detect_builder(runtime)
+
+
+def write_attention_model(directory: Path) -> Path:
+    """A model directory whose only graph is one attention in float16."""
+    directory.mkdir()
+    nodes = [
+        helper.make_node("Neg", ["q"], ["k"]),
+        helper.make_node("Abs", ["q"], ["v"]),
+        helper.make_node("Attention", ["q", "k", "v"], ["logits"], name="attention"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["B", 2, 64, 48]) for name in ("q", "logits")]
+    graph = helper.make_graph(nodes, "attention", values[:1], values[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), directory / GRAPH_NAME
+    )
+    classes = tuple(ClassInfo(index, str(index), (0, 0, 0)) for index in range(2))
+    info = GraphInfo(GRAPH_NAME, file_sha256(directory / GRAPH_NAME), (72, 90), precision="fp16")
+    write_manifest(directory, Manifest("small", "1", "none", classes, (info,)))
+    return directory
+
+
+# The service on a machine with a GPU, whose build writes its number into a pipe and does not end.
+_BUILDING_SERVICE = """if True:
+    import os, sys
+    from service.model_directory.machine import Machine
+    from service.engines import create
+    from service.engines.tensorrt import build_at_start as build
+    from service.__main__ import main
+    create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
+    build.choose_graphs = lambda *_: None
+    child = "import os, sys, time; from model_export.child import end_with_parent; end_with_parent(int(sys.argv[1]));"
+    child += "print('timing kernels'); open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(600)"
+    build.build_command = lambda *_: [sys.executable, "-u", "-c", child, str(os.getpid()), sys.argv[-1]]
+    main(sys.argv[1:-1])
+"""
+
+# The same, whose build fails.
+_FAILING_SERVICE = """if True:
+    import sys
+    from service.model_directory.machine import Machine
+    from service.engines import create
+    from service.engines.tensorrt import build_at_start as build
+    from service.__main__ import main
+    create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
+    build.choose_graphs = lambda *_: None
+    build.build_command = lambda *_: [sys.executable, "-c", "raise SystemExit('ecenet-export: no kernel; update it')"]
+    main(sys.argv[1:])
+"""
+
+
+def test_failed_build_ends_the_process_with_status_1_and_one_sentence(model_dir: Path) -> None:
+    command = [*python(_FAILING_SERVICE), "--port", "0", "--model-dir", str(model_dir), "--build-engine"]
+    ended = subprocess.run([*command, "--log-level", "warning"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "ecenet-serve: no TensorRT engine could be built: no kernel; update it; to serve without TensorRT choose "
+        "--engine onnxruntime-cuda, or --engine onnxruntime for the CPU\n"
+    )
+    assert not (model_dir / "engines").exists()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_service_answers_while_it_builds_and_takes_the_build_with_it(
+    ending: signal.Signals, model_dir: Path, tmp_path: Path
+) -> None:
+    pipe, log = tmp_path / "child", tmp_path / "log"
+    os.mkfifo(pipe)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ("--port", str(port), "--model-dir", str(model_dir), "--build-engine")
+    command = [*python(_BUILDING_SERVICE), *options, "--engine", "tensorrt", str(pipe)]
+    with log.open("wb") as stream, subprocess.Popen(command, stderr=stream) as process:
+        try:
+            child = int(pipe.read_text())
+            assert status(port, "healthz") == 200
+            assert status(port, "readyz") == 503
+            process.send_signal(ending)
+            assert process.wait(20) == (0 if ending == signal.SIGTERM else -signal.SIGKILL)
+            wait_until_gone(child)
+        finally:
+            process.kill()
+    assert "timing kernels" in log.read_text()
+
+
+def status(port: int, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait for the end of a process that is not a child of this one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], 20)[0], f"process {pid} goes on"
+    finally:
+        os.close(descriptor)
+
+
+def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
+    code = "from model_export.child import end_with_parent; end_with_parent(1 << 30); print('began')"
+    ended = subprocess.run(python(code), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")

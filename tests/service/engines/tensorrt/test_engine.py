@@ -1,0 +1,341 @@
+"""The TensorRT executor: padding, order of rows, replay, failures and freeing, on a stand-in for the GPU."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engines.base import EngineError, warm_up
+from service.engines.tensorrt import engine as tensorrt_engine
+from service.engines.tensorrt import log as tensorrt_log
+from service.model_directory.machine import Machine
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+# Types of the fixtures, which live in conftest.py.
+Bench = Any
+FakeTensorRt = Any
+Images = NDArray[np.uint8]
+
+
+def test_rows_of_every_batch_size_are_those_of_the_images_in_order(either: Bench, images: Images) -> None:
+    engine = either.load()
+    for _ in range(3):  # plain, then as graphs
+        for size in range(1, 9):
+            either.check(engine, images[size : 2 * size])
+    assert either.trt.batches == [1, 2, 4, 4, 8, 8, 8, 8] * 3
+    engine.close()
+
+
+def test_engine_states_what_it_takes(either: Bench) -> None:
+    engine = either.load()
+    assert (engine.name, engine.graph, engine.num_classes) == (either.info.key.machine.runtime, either.graph, 3)
+    assert (engine.max_batch_size, engine.warm_up_sizes) == (8, (1, 2, 4, 8))
+    warm_up(engine)
+    assert either.trt.batches == [1, 2, 4, 8]
+    engine.close()
+
+
+def test_limit_on_the_batch_size_prepares_no_more_than_that(bench: Bench, images: Images) -> None:
+    engine = bench.load(max_batch_size=3)
+    assert (engine.max_batch_size, engine.warm_up_sizes) == (3, (1, 2, 3))
+    bench.check(engine, images[:3])
+    assert len(bench.trt.contexts) == 3
+    engine.close()
+
+
+def test_more_images_than_the_profile_holds_are_run_in_turn(either: Bench, images: Images) -> None:
+    engine = either.load()
+    either.check(engine, images)
+    assert either.trt.batches == [8, 8, 4]
+    engine.close()
+
+
+def test_rows_are_a_copy_that_the_next_batch_leaves_alone(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    first = engine.infer(images[:2])
+    engine.infer(images[2:4])
+    engine.close()
+    np.testing.assert_array_equal(first, bench.infer(images[:2]))
+
+
+def test_tensorrt_replays_one_graph_per_size_after_one_plain_run(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    for size in (3, 4, 2, 3):
+        bench.check(engine, images[:size])
+    assert bench.cuda.launches == 2
+    assert bench.cuda.calls.count("cudaStreamBeginCapture") == 2
+    before = len(bench.cuda.calls)
+    bench.check(engine, images[4:8])
+    assert bench.cuda.calls[before:] == [
+        "cudaSetDevice",
+        "cudaGraphLaunch",
+        "cudaEventRecord",
+        "cudaEventSynchronize",
+    ]
+    engine.close()
+
+
+def test_contexts_of_tensorrt_are_one_per_size_and_share_their_memory(bench: Bench) -> None:
+    engine = bench.load()
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert [context.strategy for context in bench.trt.contexts] == [strategy] * 4
+    assert [context.shape[0] for context in bench.trt.contexts] == [1, 2, 4, 8]
+    assert len({context.memory for context in bench.trt.contexts}) == 1
+    engine.close()
+
+
+def test_tensorrt_rtx_captures_by_itself_in_one_context(make_bench: Callable[..., Bench], images: Images) -> None:
+    bench = make_bench("tensorrt-rtx")
+    engine = bench.load()
+    for size in (3, 4, 3):
+        bench.check(engine, images[:size])
+    (context,), (config,) = bench.trt.contexts, bench.trt.configs
+    assert context.strategy is config
+    assert config.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert config.dynamic_shapes_kernel_specialization_strategy == eager
+    assert "cudaStreamBeginCapture" not in bench.cuda.calls
+    engine.close()
+
+
+def test_labels_come_as_the_graph_says(make_bench: Callable[..., Bench], images: Images) -> None:
+    bench = make_bench("tensorrt", lambda batch: batch.max(axis=(3,)))
+    bench.trt.dtypes["logits"] = trt.DataType.UINT8
+    bench.trt.shapes["logits"] = (-1, 32, 64)
+    engine = bench.load(replace(bench.graph, output="labels", output_stride=1))
+    rows = engine.infer(images[:3])
+    assert (rows.dtype, rows.shape) == (np.uint8, (3, 32, 64))
+    np.testing.assert_array_equal(rows, images[:3].max(axis=3))
+    engine.close()
+
+
+def test_other_images_are_refused_before_they_reach_the_gpu(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    for wrong, text in (
+        (images[:1].astype(np.float32), r"float32 \(1, 32, 64, 3\)"),
+        (images[:1, :, :1], r"uint8 \(1, 32, 1, 3\)"),
+        (images[0], r"uint8 \(32, 64, 3\)"),
+        (images[:0], r"uint8 \(0, 32, 64, 3\)"),
+    ):
+        with pytest.raises(EngineError, match=rf"images are {text}, expected uint8 \(B, 32, 64, 3\) with B >= 1"):
+            engine.infer(wrong)
+    assert bench.trt.batches == []
+    engine.close()
+
+
+def test_thread_that_runs_need_not_be_the_one_that_loaded(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    for step in (lambda: bench.check(engine, images[:2]), engine.close):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+        assert bench.cuda.threads[-1] != threading.get_ident()
+    assert not bench.cuda.live
+
+
+def test_close_waits_and_frees_all_in_order_and_once(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    for size in (1, 2, 4, 8, 1):
+        engine.infer(images[:size])
+    before = len(bench.cuda.calls)
+    engine.close()
+    assert bench.cuda.calls[before:] == [
+        *["cudaSetDevice", "cudaEventRecord", "cudaEventSynchronize"],
+        *["cudaGraphExecDestroy"] * 4,
+        *["drop context"] * 4,
+        *["drop engine", "drop runtime"],
+        *["cudaFree", "cudaFree", "cudaFree"],
+        *["cudaFreeHost", "cudaFreeHost"],
+        *["cudaEventDestroy", "cudaStreamDestroy"],
+    ]
+    assert not bench.cuda.live
+    engine.close()
+    assert bench.cuda.calls[-1] == "cudaStreamDestroy"
+    with pytest.raises(EngineError, match="the tensorrt engine is closed"):
+        engine.infer(images[:1])
+
+
+def test_close_frees_what_it_can_where_the_gpu_is_lost(bench: Bench, images: Images) -> None:
+    engine = bench.load()
+    engine.infer(images[:1])
+    bench.cuda.fail_at = len(bench.cuda.calls) + 2
+    with pytest.raises(EngineError, match="cudaEventSynchronize gave"):
+        engine.close()
+    assert not bench.cuda.live
+
+
+def test_any_call_that_fails_while_loading_is_told_and_nothing_leaks(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    engine = bench.load()
+    names = [name for name in bench.cuda.calls if name.startswith("cuda")]
+    engine.close()
+    assert names.count("cudaMalloc") == 3
+    assert names.count("cudaHostAlloc") == 2
+    for index, name in enumerate(names):
+        bench = make_bench()
+        bench.cuda.fail_at = index
+        with pytest.raises(EngineError, match=f"^{name} gave cudaErrorMemoryAllocation$"):
+            bench.load()
+        assert not bench.cuda.live, name
+
+
+def test_any_call_that_fails_in_a_run_is_told_and_the_engine_runs_on(
+    make_bench: Callable[..., Bench], images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the plain run and in the replay it costs the batch; in the capture between them only the graph."""
+    bench = make_bench()
+    engine = bench.load()
+    start = len(bench.cuda.calls)
+    for _ in range(2):
+        engine.infer(images[:3])
+    names = bench.cuda.calls[start:]
+    engine.close()
+    capture = range(names.index("cudaStreamBeginCapture"), names.index("cudaGraphInstantiate") + 1)
+    for index, name in enumerate(names):
+        bench = make_bench()
+        engine = bench.load()
+        assert len(bench.cuda.calls) == start
+        caplog.clear()
+        bench.cuda.fail_at = start + index
+        failures = []
+        for _ in range(3):
+            try:
+                bench.check(engine, images[:3])
+            except EngineError as error:
+                failures.append(str(error))
+        bench.check(engine, images[5:9])
+        costs_a_batch = index not in capture and name != "cudaGraphDestroy"
+        assert failures == [f"{name} gave cudaErrorMemoryAllocation"] * costs_a_batch
+        if index in capture:
+            assert f"batches of 4 run without a CUDA graph: {name} gave" in caplog.text
+        engine.close()
+        assert {freed_by for freed_by, _ in bench.cuda.live} <= {name}
+
+
+@pytest.mark.parametrize("method", ["create_execution_context", "set_input_shape", "set_tensor_address"])
+def test_refusal_of_tensorrt_while_loading_is_told_with_its_reason(either: Bench, method: str) -> None:
+    either.trt.refuse = {method}
+    with pytest.raises(EngineError, match=f"cannot {method}"):
+        either.load()
+    assert not either.cuda.live
+
+
+def test_refused_engine_is_told_with_the_reason_and_the_command_that_mends_it(either: Bench) -> None:
+    messages = tensorrt_log.tensorrt_logger(either.info.key.machine.runtime)
+    messages.log(trt.ILogger.Severity.ERROR, "a fault of another engine, some time ago")
+    either.trt.refuse = {"deserialize_cuda_engine"}
+    with pytest.raises(
+        EngineError, match=r"refuses .*\.engine: cannot deserialize_cuda_engine; .*ecenet-export tensorrt DIR --force"
+    ):
+        either.load()
+
+
+def test_failed_execution_costs_its_batch_only(either: Bench, images: Images) -> None:
+    engine = either.load()
+    either.trt.refuse = {"execute_async_v3"}
+    with pytest.raises(EngineError, match="could not run a batch of 4: cannot execute_async_v3"):
+        engine.infer(images[:3])
+    either.trt.refuse = set()
+    for _ in range(2):
+        either.check(engine, images[:3])
+    engine.close()
+    assert not either.cuda.live
+
+
+def test_engine_that_cannot_be_captured_runs_without_a_graph(
+    bench: Bench, images: Images, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench.load()
+    execute = bench.trt._execute
+
+    def refuse_in_capture(state: SimpleNamespace, stream: int) -> bool:
+        return bench.cuda._captured is None and execute(state, stream)
+
+    monkeypatch.setattr(bench.trt, "_execute", refuse_in_capture)
+    for _ in range(3):
+        bench.check(engine, images[:3])
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "batches of 4 run without a CUDA graph: tensorrt could not run a batch of 4" in caplog.text
+    assert bench.cuda.launches == 0
+    engine.close()
+    assert not bench.cuda.live
+
+
+def _set(attribute: str, **values: Any) -> Callable[[FakeTensorRt], None]:
+    return lambda fake: getattr(fake, attribute).update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (_set("dtypes", images=trt.DataType.FLOAT), "input is images FLOAT .* manifest asks for one UINT8 of"),
+        (_set("shapes", images=(-1, 64, 32, 3)), r"input is images UINT8 \(-1, 64, 32, 3\), .*\(B, 32, 64, 3\)"),
+        (_set("shapes", images=()), "input is images"),
+        (_set("modes", images=trt.TensorIOMode.OUTPUT), "input is absent"),
+        (_set("modes", logits=trt.TensorIOMode.INPUT), "input is images UINT8 .*, logits FLOAT"),
+        (_set("dtypes", logits=trt.DataType.HALF), "output is logits HALF .* manifest asks for one FLOAT of"),
+        (_set("shapes", logits=(-1, 11, 8, 16)), r"output is logits FLOAT \(-1, 11, 8, 16\), .*\(B, 3, 8, 16\)"),
+        (lambda fake: fake.profiles.append((1, 1, 1)), "2 optimisation profiles, expected 1"),
+    ],
+)
+def test_engine_that_is_not_what_the_manifest_says_is_refused(
+    bench: Bench, change: Callable[[FakeTensorRt], None], text: str
+) -> None:
+    change(bench.trt)
+    with pytest.raises(EngineError, match=text):
+        bench.load()
+    assert not bench.cuda.live
+
+
+def test_output_whose_shape_shows_only_when_it_runs_is_checked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.trt.shapes["logits"] = (-1, 3, -1, -1)
+    with pytest.raises(EngineError, match=r"logits is \(1, 3, -1, -1\) for a batch of 1, .* \(1, 3, 8, 16\)"):
+        bench.load()
+    assert not bench.cuda.live
+
+
+def test_changed_file_is_not_given_to_tensorrt(bench: Bench) -> None:
+    bench.info.path.write_bytes(b"another plan")
+    with pytest.raises(EngineError, match="the file was changed after the build"):
+        bench.load()
+    assert bench.trt._logger is None
+
+
+def test_missing_file_is_told(bench: Bench) -> None:
+    bench.info.path.unlink()
+    with pytest.raises(EngineError, match=r"No such file .*\.engine"):
+        bench.load()
+
+
+def test_tensorrt_itself_takes_the_logger_and_its_reason_reaches_the_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real package, which refuses a file that is no engine, with or without a GPU."""
+    monkeypatch.setattr(tensorrt_engine, "runtime_module", lambda _: trt)
+    monkeypatch.setattr(tensorrt_log, "runtime_module", lambda _: trt)
+    bench.info = replace(bench.info, key=replace(bench.info.key, machine=Machine("tensorrt-rtx", "1")))
+    with pytest.raises(EngineError, match=r"tensorrt-rtx refuses .*\.engine: .*Error Code"):
+        bench.load()
+
+
+def test_stand_ins_refuse_what_tensorrt_has_not(strict_fake: Callable[..., Any]) -> None:
+    context = strict_fake(trt.IExecutionContext, set_tensor_address=lambda *_: True)
+    assert context.set_tensor_address("images", 5)
+    for wrong in (("images",), (5, "images"), ("images", 5, 6), ("images", b"5")):
+        with pytest.raises(TypeError, match="fits none of"):
+            context.set_tensor_address(*wrong)
+    with pytest.raises(AttributeError):
+        context.set_tensor_adress("images", 5)
+    with pytest.raises(AssertionError, match="execute_v2 was not expected"):
+        context.execute_v2([])
+    with pytest.raises(AttributeError):
+        strict_fake(trt.IRuntimeConfig).graph_strategy = 1

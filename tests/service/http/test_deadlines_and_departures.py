@@ -1,0 +1,239 @@
+"""Work that nobody wants any more: whose time is over, or whose client has left, in every stage."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from service.inference import pipeline
+
+pytestmark = pytest.mark.anyio
+
+# Fixtures' types, which live in conftest.py.
+FakeEngine = Any
+Exchange = Any
+Serving = Callable[..., Any]
+Solid = Callable[[int], bytes]
+PNG = {"content-type": "image/png"}
+
+
+class Gate:
+    """Stands before a function, and lets nobody through until it is opened."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.calls = 0
+        self._function = function
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        self.entered.set()
+        assert self.opened.wait(20)
+        return self._function(*arguments, **options)
+
+    async def until_entered(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, 20)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Gate]]:
+    """Puts a gate before a function of the pipeline."""
+    gates: list[Gate] = []
+
+    def put(name: str) -> Gate:
+        gates.append(Gate(getattr(pipeline, name)))
+        monkeypatch.setattr(pipeline, name, gates[-1])
+        return gates[-1]
+
+    yield put
+    for made in gates:
+        made.opened.set()
+
+
+async def until_codec_idle(api: Any) -> None:
+    """Wait for what the codec threads still have to do."""
+    await asyncio.to_thread(api.runtime._codec.submit(int).result, 20)
+
+
+@pytest.fixture
+async def narrow(serving: Serving) -> AsyncIterator[Any]:
+    """An app with one codec thread."""
+    async with serving(codec_threads=1) as api:
+        api.runtime.models.serving().engine.batch_sizes.clear()
+        yield api
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, a function that runs in it, and one of the next."""
+
+    name: str
+    function: str
+    following: str | None
+    batches: tuple[int, ...] = (1,)
+
+
+STAGES = [
+    Stage("decode", "decode", "labels_of", batches=()),
+    Stage("post", "labels_of", "encode_answer"),
+    Stage("encode", "encode_answer", None),
+]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
+    stage: Stage, gate: Callable[[str], Gate], narrow: Any, exchange: Exchange, solid: Solid
+) -> None:
+    held, after = gate(stage.function), gate(stage.following) if stage.following else None
+    request = exchange(narrow.app, PNG, solid(0))
+    departing = asyncio.create_task(request.run())
+    await held.until_entered()
+    request.left.set()
+    await departing
+    assert request.status == 499
+    assert await narrow.metric(f'ecenet_requests_cancelled_total{{stage="{stage.name}"}}') == 1
+    held.opened.set()
+    await until_codec_idle(narrow)
+    assert after is None or after.calls == 0
+    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
+
+
+async def test_departure_is_noticed_while_the_engine_runs(
+    engine: FakeEngine, serving: Serving, exchange: Exchange, solid: Solid, gate: Callable[[str], Gate]
+) -> None:
+    async with serving() as api:
+        after = gate("labels_of")
+        engine.shut()
+        request = exchange(api.app, PNG, solid(0))
+        departing = asyncio.create_task(request.run())
+        await engine.until_entered()
+        request.left.set()
+        await departing
+        assert request.status == 499
+        assert await api.metric('ecenet_requests_cancelled_total{stage="infer"}') == 1
+        engine.gate.set()
+        while api.batcher.backlog:  # noqa: ASYNC110  nobody tells of a result that nobody waits for
+            await asyncio.sleep(0)
+        assert after.calls == 0
+
+
+async def test_departure_while_in_line_for_a_codec_thread_is_of_the_stage_to_come(
+    gate: Callable[[str], Gate], narrow: Any, exchange: Exchange, solid: Solid
+) -> None:
+    held = gate("decode")
+    first = asyncio.create_task(narrow.post(solid(0)))
+    await held.until_entered()
+    request = exchange(narrow.app, PNG, solid(0))
+    departing = asyncio.create_task(request.run())
+    while await narrow.metric("ecenet_in_flight_pixels") != 2 * 64 * 32:  # noqa: ASYNC110  the metric is tested too
+        await asyncio.sleep(0)
+    request.left.set()
+    await departing
+    assert await narrow.metric('ecenet_requests_cancelled_total{stage="decode"}') == 1
+    held.opened.set()
+    assert (await first).status_code == 200
+    assert held.calls == 1
+    assert await narrow.metric("ecenet_in_flight_pixels") == 0
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+async def test_expired_work_goes_no_further(
+    stage: Stage, gate: Callable[[str], Gate], narrow: Any, solid: Solid
+) -> None:
+    held, after = gate(stage.function), gate(stage.following) if stage.following else None
+    headers = {**PNG, "X-Request-Timeout-Ms": "600"}
+    response = await narrow.http.post("/segment", content=solid(0), headers=headers)
+    problem = narrow.check_problem(
+        response, 504, "deadline-exceeded", "within 0.6 s (X-Request-Timeout-Ms)", f"stage '{stage.name}'"
+    )
+    assert (problem["limit"], problem["unit"], problem["stage"]) == (0.6, "seconds", stage.name)
+    assert await narrow.metric(f'ecenet_requests_expired_total{{stage="{stage.name}"}}') == 1
+    assert held.calls == 1
+    held.opened.set()
+    await until_codec_idle(narrow)
+    assert after is None or after.calls == 0
+    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
+
+
+async def test_expired_work_that_waits_never_reaches_the_engine(
+    engine: FakeEngine, serving: Serving, solid: Solid
+) -> None:
+    async with serving(batch_window_ms=0) as api:
+        engine.shut()
+        first = asyncio.create_task(api.post(solid(0)))
+        await engine.until_entered()
+        headers = {**PNG, "X-Request-Timeout-Ms": "200"}
+        response = await api.http.post("/segment", content=solid(0), headers=headers)
+        api.check_problem(response, 504, "deadline-exceeded", "stage 'queue'")
+        assert await api.metric('ecenet_images_dropped_total{reason="expired"}') == 1
+        engine.gate.set()
+        assert (await first).status_code == 200
+        assert engine.batch_sizes == [1]
+
+
+async def test_time_counts_while_the_body_arrives(serving: Serving, exchange: Exchange) -> None:
+    async with serving() as api:
+        request = exchange(api.app, {**PNG, "x-request-timeout-ms": "30"}, b"half", whole=False)
+        await request.run()
+        assert request.status == 504
+        assert await api.metric('ecenet_requests_expired_total{stage="read"}') == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", "nan", "1e3", ""])
+async def test_timeout_that_is_no_number_of_milliseconds_is_answered_422(api: Any, solid: Solid, value: str) -> None:
+    headers = {**PNG, "X-Request-Timeout-Ms": value}
+    response = await api.http.post("/segment", content=solid(0), headers=headers)
+    problem = api.check_problem(response, 422, "invalid-parameter", "X-Request-Timeout-Ms", repr(value))
+    assert (problem["parameter"], problem["value"]) == ("X-Request-Timeout-Ms", value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed", "refused"),
+    [({"request_timeout_s": 2}, "2000", "2001"), ({"max_request_timeout_s": 120}, "120000", "120001")],
+)
+async def test_longest_timeout_is_a_setting(
+    settings: dict[str, Any], allowed: str, refused: str, serving: Serving, solid: Solid
+) -> None:
+    async with serving(**settings) as api:
+        headers = {**PNG, "X-Request-Timeout-Ms": allowed}
+        assert (await api.http.post("/segment", content=solid(0), headers=headers)).status_code == 200
+        headers["X-Request-Timeout-Ms"] = refused
+        response = await api.http.post("/segment", content=solid(0), headers=headers)
+        problem = api.check_problem(response, 422, "invalid-parameter", refused, allowed)
+        assert (problem["value"], problem["limit"]) == (int(refused), int(allowed))
+
+
+async def test_pixels_are_counted_by_the_header_before_any_is_decoded(
+    engine: FakeEngine, serving: Serving, solid: Solid, gate: Callable[[str], Gate]
+) -> None:
+    async with serving(max_queue_pixels=64 * 32 + 1) as api:
+        engine.shut()
+        first = asyncio.create_task(api.post(solid(0)))
+        await engine.until_entered()
+        decoding = gate("decode")
+        problem = api.check_problem(await api.post(solid(0)), 503, "overloaded-pixels", "2048 pixels", "2049")
+        assert (problem["value"], problem["limit"], problem["unit"]) == (4096, 2049, "pixels")
+        assert decoding.calls == 0
+        assert await api.metric('ecenet_requests_rejected_total{reason="overloaded-pixels"}') == 1
+        engine.gate.set()
+        decoding.opened.set()
+        assert (await first).status_code == 200
+        assert (await api.post(solid(0))).status_code == 200
+
+
+async def test_image_beyond_its_own_limit_is_its_own_fault_however_full_the_service_is(
+    engine: FakeEngine, serving: Serving, solid: Solid, png: Callable[..., bytes]
+) -> None:
+    async with serving(max_queue_pixels=2048, max_image_pixels=2048) as api:
+        engine.shut()
+        first = asyncio.create_task(api.post(solid(0)))
+        await engine.until_entered()
+        api.check_problem(await api.post(png(32, 96)), 413, "payload-too-large", "3072", "2048")
+        engine.gate.set()
+        assert (await first).status_code == 200

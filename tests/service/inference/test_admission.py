@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    NotAnImage,
+    Overloaded,
+    PixelsOverloaded,
+    ServiceError,
+)
+from service.inference.admission import Admission, Ticket, TimeLimit
+from service.inference.stopwatch import WorkStage
+
+pytestmark = pytest.mark.anyio
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def client_left(self, stage: WorkStage) -> None:
+        self.events.append(f"left in {stage}")
+
+    def request_rejected(self, error: ServiceError) -> None:
+        self.events.append(f"rejected: {error.slug}")
+
+    def request_expired(self, stage: WorkStage) -> None:
+        self.events.append(f"expired in {stage}")
+
+
+def make(
+    *, capacity: int = 2, max_pixels: int = 1000, timeout_s: float = 60, seconds_per_image: float = 0.0
+) -> tuple[Admission, Observer]:
+    observer = Observer()
+    admission = Admission(
+        capacity=capacity,
+        max_pixels=max_pixels,
+        timeout_s=timeout_s,
+        backlog_s=lambda requests: requests * seconds_per_image,
+        observer=observer,
+    )
+    return admission, observer
+
+
+async def hold(admission: Admission, inside: asyncio.Event) -> None:
+    """Come in and stay."""
+    async with admission.permit():
+        inside.set()
+        await asyncio.Event().wait()
+
+
+async def reach(admission: Admission, stage: WorkStage, error: ServiceError | None = None) -> None:
+    """Come in, reach a stage, and fail there or stay."""
+    async with admission.permit() as ticket:
+        ticket.enter(stage)
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+
+
+async def entered(admission: Admission) -> asyncio.Task[None]:
+    """A request that is inside and stays."""
+    inside = asyncio.Event()
+    task = asyncio.create_task(hold(admission, inside))
+    await inside.wait()
+    return task
+
+
+async def test_one_more_than_the_capacity_is_refused_with_the_time_it_would_wait() -> None:
+    admission, observer = make(capacity=2, seconds_per_image=2.6)
+    tasks = [await entered(admission), await entered(admission)]
+    with pytest.raises(Overloaded, match="2 requests") as refusal:
+        async with admission.permit():
+            pytest.fail("admitted")
+    assert refusal.value.headers["Retry-After"] == "6"
+    assert observer.events == ["rejected: overloaded"]
+    assert admission.in_flight == 2
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    async with admission.permit():
+        assert admission.in_flight == 2
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert admission.in_flight == 0
+
+
+async def test_time_to_wait_is_at_least_one_second() -> None:
+    admission, _ = make(capacity=1, seconds_per_image=0.001)
+    async with admission.permit():
+        with pytest.raises(Overloaded) as refusal:
+            await hold(admission, asyncio.Event())
+    assert refusal.value.headers["Retry-After"] == "1"
+
+
+async def test_pixels_of_all_inside_are_bounded() -> None:
+    admission, observer = make(capacity=3, max_pixels=1000, seconds_per_image=1.5)
+    async with admission.permit() as first, admission.permit() as second:
+        admission.count_pixels(first, 600)
+        with pytest.raises(PixelsOverloaded, match=r"have 600 pixels, with the 401 .* more than 1000") as refusal:
+            async with admission.permit() as third:
+                admission.count_pixels(third, 401)
+        assert refusal.value.headers["Retry-After"] == "5"  # three inside, 1.5 s each
+        assert refusal.value.extra == {"value": 1001, "limit": 1000, "unit": "pixels"}
+        assert observer.events == ["rejected: overloaded-pixels"]
+        admission.count_pixels(second, 400)
+        assert admission.pixels == 1000
+    assert admission.pixels == 0
+
+
+async def test_image_larger_than_the_bound_is_taken_when_it_is_alone() -> None:
+    admission, _ = make(max_pixels=1000)
+    async with admission.permit() as ticket:
+        admission.count_pixels(ticket, 5000)
+        async with admission.permit() as other:
+            with pytest.raises(PixelsOverloaded):
+                admission.count_pixels(other, 1)
+    async with admission.permit() as ticket:
+        admission.count_pixels(ticket, 1)
+
+
+async def test_body_is_cut_off_at_its_deadline_and_the_error_names_limit_and_stage() -> None:
+    admission, observer = make(timeout_s=0.001)
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.001 s \(request_timeout_s\); .* 'queue'") as failure:
+        await reach(admission, "queue")
+    assert failure.value.extra == {"limit": 0.001, "unit": "seconds", "stage": "queue"}
+    assert observer.events == ["expired in queue"]
+    assert admission.in_flight == 0
+
+
+async def test_time_counts_from_the_arrival() -> None:
+    admission, observer = make()
+    arrived = asyncio.get_running_loop().time() - 2
+    with pytest.raises(DeadlineExceeded, match=r"within 1\.5 s \(X-Request-Timeout-Ms\)"):
+        async with admission.permit(TimeLimit(1.5, arrived, "X-Request-Timeout-Ms")):
+            pytest.fail("admitted")
+    assert observer.events == ["expired in read"]
+    async with admission.permit(TimeLimit(30, arrived)) as ticket:
+        assert ticket.deadline == arrived + 30
+
+
+async def test_error_of_a_stage_that_gave_up_is_told_with_the_limit() -> None:
+    admission, observer = make()
+    with pytest.raises(DeadlineExceeded, match=r"no answer within 60 s \(request_timeout_s\); .* 'infer'"):
+        await reach(admission, "infer", DeadlineExceeded("of the batcher"))
+    assert observer.events == ["expired in infer"]
+
+
+async def test_error_of_the_body_passes_and_gives_the_place_back() -> None:
+    admission, observer = make()
+    with pytest.raises(TimeoutError, match="of its own"):
+        async with admission.permit():
+            raise TimeoutError("of its own")
+    with pytest.raises(NotAnImage):
+        async with admission.permit():
+            raise NotAnImage("no image")
+    assert admission.in_flight == 0
+    assert observer.events == []
+
+
+async def test_departure_is_told_with_its_stage() -> None:
+    admission, observer = make()
+    with pytest.raises(ClientGone):
+        await reach(admission, "decode", ClientGone("left"))
+    assert observer.events == ["left in decode"]
+
+
+async def test_refusal_inside_is_told() -> None:
+    admission, observer = make()
+    with pytest.raises(Draining):
+        await reach(admission, "queue", Draining("by the batcher"))
+    assert observer.events == ["rejected: draining"]
+
+
+async def test_no_stage_begins_for_a_request_that_has_left() -> None:
+    admission, _ = make()
+    async with admission.permit() as ticket:
+        with ticket.measure("decode"):
+            assert ticket.stage == "decode"
+    with pytest.raises(DeadlineExceeded, match="before stage 'encode'"), ticket.measure("encode"):
+        pytest.fail("begun")
+    assert list(ticket.stopwatch.seconds) == ["decode"]
+
+
+def test_no_stage_begins_after_the_deadline() -> None:
+    now = [9.9]
+    ticket = Ticket(TimeLimit(5, 5.0), lambda: now[0])
+    ticket.enter("post")
+    now[0] = 10.0
+    with pytest.raises(DeadlineExceeded, match="before stage 'encode'"):
+        ticket.enter("encode")
+    assert ticket.stage == "post"
+
+
+async def test_somebody_comes_until_the_last_has_reached_the_queue_or_left() -> None:
+    admission, _ = make()
+    left: list[bool] = []
+    admission.when_one_leaves(lambda: left.append(admission.somebody_comes()))
+    assert not admission.somebody_comes()
+    async with admission.permit() as first:
+        assert admission.somebody_comes()
+        first.enter("queue")
+        assert not admission.somebody_comes()
+        async with admission.permit() as second:
+            second.enter("decode")
+            assert admission.somebody_comes()
+        assert left == [False]
+
+
+async def test_drain_waits_for_those_inside_and_admits_nobody() -> None:
+    admission, observer = make()
+    leave, inside = asyncio.Event(), asyncio.Event()
+
+    async def visit() -> str:
+        async with admission.permit():
+            inside.set()
+            await leave.wait()
+            return "answered"
+
+    visitor = asyncio.create_task(visit())
+    await inside.wait()
+    drain = asyncio.create_task(admission.drain(60))
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        async with admission.permit():
+            pytest.fail("admitted")
+    leave.set()
+    assert await visitor == "answered"
+    await drain
+    assert observer.events == ["rejected: draining"]
+
+
+async def test_drain_waits_for_a_stay_whose_parts_still_come_in() -> None:
+    admission, observer = make()
+    with admission.stay():
+        drain = asyncio.create_task(admission.drain(60))
+        await asyncio.sleep(0)
+        async with admission.permit(accepted=True):
+            pass
+        with pytest.raises(Draining):
+            async with admission.permit():
+                pytest.fail("admitted")
+        assert not drain.done()
+    await drain
+    assert observer.events == ["rejected: draining"]
+
+
+async def test_drain_does_not_wait_for_a_stay_when_its_time_is_over() -> None:
+    admission, _ = make()
+    with admission.stay():
+        await admission.drain(0)
+        with pytest.raises(Draining):
+            async with admission.permit(accepted=True):
+                pytest.fail("admitted")
+
+
+async def test_drain_cuts_off_who_is_left_when_its_time_is_over() -> None:
+    admission, observer = make()
+    tasks = [await entered(admission), await entered(admission)]
+    await admission.drain(0)
+    for task in tasks:
+        with pytest.raises(Draining, match="before this request was answered"):
+            await task
+    assert observer.events == ["rejected: draining"] * 2

@@ -1,0 +1,227 @@
+"""``mode=tile`` of the whole service: what is answered, what is refused, and how much memory it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.inference.admission import Ticket, TimeLimit
+from service.inference.batcher import Batcher
+from service.inference.tiled_inference import TiledInference
+
+Serving = Callable[..., AbstractAsyncContextManager[Any]]
+pytestmark = pytest.mark.anyio
+
+
+def picture(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    """Grey squares of 4x4 pixels, each darkest, middle or brightest; the last row and column are cut off."""
+    levels = np.array([0, 128, 255], np.uint8)
+    cells = levels[np.random.default_rng(0).integers(0, 3, (-(-height // 4), -(-width // 4)))]
+    grey = cells.repeat(4, 0).repeat(4, 1)[:height, :width]
+    return np.repeat(grey[..., None], 3, 2)
+
+
+def classes_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.searchsorted([64, 200], pixels[..., 0]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(70, 130), (130, 70), (31, 200)])
+async def test_an_image_is_seen_at_its_own_size(size: tuple[int, int], serving: Serving) -> None:
+    pixels = noise(*size)
+    async with serving() as api:
+        tiled = api.pixels(await api.post(picture(pixels), mode="tile"))
+        resized = api.pixels(await api.post(picture(pixels)))
+        summary = (await api.post(picture(pixels), mode="tile", format="json")).json()
+    centres = tuple(slice(1, None, 4) for _ in size)
+    assert tiled.shape == size
+    np.testing.assert_array_equal(tiled[centres], classes_of(pixels)[centres])
+    assert (resized[centres] == classes_of(pixels)[centres]).mean() < 0.9
+    assert summary["processing"] == {
+        "mode": "tile",
+        "windows": {(70, 130): 3 * 3, (130, 70): 6 * 2, (31, 200): 4}[size],
+        "scale_x": 1.0,
+        "scale_y": 1.0,
+    }
+    assert [entry["pixels"] for entry in summary["classes"]] == np.bincount(tiled.ravel(), minlength=3).tolist()
+    assert all(0.9 < entry["confidence"] <= 1 for entry in summary["classes"])
+    assert {"decode", "queue", "infer", "post"} <= set(summary["timings_ms"])
+
+
+async def test_an_image_of_one_window_is_resized(serving: Serving, png: Callable[..., bytes]) -> None:
+    async with serving() as api:
+        summary = (await api.post(png(16, 48), mode="tile", format="json")).json()
+        np.testing.assert_array_equal(
+            api.pixels(await api.post(png(16, 48), mode="tile")), api.pixels(await api.post(png(16, 48)))
+        )
+    assert summary["processing"] == {"mode": "resize", "windows": 1, "scale_x": 64 / 48, "scale_y": 2.0}
+
+
+async def test_every_format_is_answered_of_windows(serving: Serving) -> None:
+    pixels = noise(70, 130)
+    async with serving() as api:
+
+        async def ask(form: str, **parameters: str) -> NDArray[np.uint8]:
+            return np.asarray(api.pixels(await api.post(picture(pixels), mode="tile", format=form, **parameters)))
+
+        labels = await ask("labels")
+        colors = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)
+        np.testing.assert_array_equal(await ask("color"), colors[labels])
+        np.testing.assert_array_equal(await ask("overlay", alpha="0"), pixels)
+        assert (await ask("confidence")).shape == (70, 130)
+        kept = np.where(labels == 1, 1, 255)
+        np.testing.assert_array_equal(await ask("labels", classes="grey"), kept)
+        npy = await api.post(picture(pixels), mode="tile", format="npy")
+        np.testing.assert_array_equal(np.load(io.BytesIO(npy.content)), labels)
+        contours = (await api.post(picture(pixels), mode="tile", format="contours")).json()
+        assert [feature["properties"]["pixels"] for feature in contours["features"]] == np.bincount(
+            labels.ravel()
+        ).tolist()
+
+
+async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: Any, solid: Callable[[int], bytes]) -> None:
+    async with serving() as api:
+        api.check_problem(await api.post(solid(1), mode="patch"), 422, "invalid-parameter", "mode is 'patch'")
+        answer = await api.post(solid(1), mode="tile", size="model")
+        problem = api.check_problem(answer, 422, "invalid-parameter", "size is 'model'", "leave out size or mode")
+        assert problem["parameter"] == "size"
+
+
+async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Callable[[int], bytes]) -> None:
+    engine.graph = replace(engine.graph, output="labels")
+    engine._logits = lambda images: np.zeros((len(images), 8, 16), np.uint8)
+    async with serving() as api:
+        words = ("model.onnx answers labels", "mode=resize")
+        api.check_problem(await api.post(solid(1), mode="tile"), 422, "invalid-parameter", *words)
+
+
+async def test_nan_in_a_window_is_answered_500(serving: Serving, engine: Any) -> None:
+    async with serving() as api:
+        engine._logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
+        api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 500, "engine-failure", "NaN")
+
+
+async def test_the_limit_of_pixels_holds(serving: Serving) -> None:
+    async with serving(max_image_pixels=9_000) as api:
+        api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 413, "payload-too-large", "9100")
+
+
+async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: Serving, engine: Any) -> None:
+    async with serving() as api:
+        api.batcher.seconds_per_image = 10.0
+        engine.batch_sizes.clear()
+        answer = await api.post(picture(noise(70, 130)), mode="tile")
+        words = ("9 windows take about 90 s", "s of the request's time are left", "X-Request-Timeout-Ms")
+        api.check_problem(answer, 422, "invalid-parameter", *words)
+        assert engine.batch_sizes == []
+
+
+async def test_images_take_turns() -> None:
+    """Those of all models, and before its turn an image is not even decoded."""
+    turn = asyncio.Semaphore(1)
+    one, other = (TiledInference(cast(Batcher, None), cast(Executor, None), 3, turn) for _ in range(2))
+    loop = asyncio.get_running_loop()
+    first, second = (Ticket(TimeLimit(100, loop.time()), loop.time) for _ in range(2))
+    entered = asyncio.Event()
+
+    async def come() -> None:
+        async with other.turn(second):
+            entered.set()
+
+    async with one.turn(first):
+        coming = asyncio.create_task(come())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not entered.is_set()
+        assert second.stage == "queue"
+    await coming
+    assert entered.is_set()
+
+
+async def test_a_large_image_leaves_room_in_the_queue(serving: Serving, engine: Any) -> None:
+    """It has at most two batches of windows there, so that smaller ones are still served beside it."""
+    large = picture(noise(400, 400))
+    async with serving() as api:
+        engine.shut()
+        first = asyncio.create_task(api.post(large, mode="tile"))
+        await engine.until_entered()
+        second = asyncio.create_task(api.post(large, mode="tile", palette="none"))
+        while (await api.metric("ecenet_in_flight"), api.batcher.backlog) != (2, 16):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        small = asyncio.create_task(api.post(picture(noise(32, 64))))
+        while api.batcher.backlog != 17:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        engine.gate.set()
+        answers = await asyncio.gather(first, second, small)
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    np.testing.assert_array_equal(api.pixels(answers[0]), api.pixels(answers[1]))
+
+
+MEASURE = """
+import asyncio, io, json, sys
+import httpx, numpy as np
+from PIL import Image
+from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest
+from service.http.app import create_app
+from service.settings import Settings
+
+side, answer_format = int(sys.argv[1]), sys.argv[2]
+NUM_CLASSES = 11
+
+class Engine:
+    name, num_classes, max_batch_size, warm_up_sizes = "fake", NUM_CLASSES, 4, (1,)
+    graph = GraphInfo("model.onnx", "0" * 64, (576, 768))
+    field = np.random.default_rng(0).normal(size=(NUM_CLASSES, 9, 12)).repeat(16, 1).repeat(16, 2).astype(np.float32)
+
+    def infer(self, images):
+        return np.broadcast_to(self.field, (len(images), *self.field.shape))
+
+    def close(self):
+        pass
+
+async def main():
+    Image.new("RGB", (side, side), (90, 120, 60)).save(stream := io.BytesIO(), "JPEG")
+    classes = tuple(ClassInfo(number, str(number), (number, 0, 0)) for number in range(NUM_CLASSES))
+    manifest = Manifest("fake", "1", "none", classes, (Engine.graph,))
+    app = create_app(Settings(max_image_pixels=1 << 27, request_timeout_s=300), Engine(), manifest)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, timeout=300) as http:
+        await app.state.runtime.started.wait()
+        answer = await http.post(
+            "http://test/segment",
+            params={"mode": "tile", "format": answer_format},
+            content=stream.getvalue(),
+            headers={"content-type": "image/jpeg"},
+        )
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+    print(json.dumps({"status": answer.status_code, "peak": peak, "timing": answer.headers.get("server-timing")}))
+
+asyncio.run(main())
+"""
+
+
+def test_a_hundred_megapixels_are_answered_within_two_gigabytes() -> None:
+    command = [sys.executable, "-c", MEASURE, "10000", "json"]
+    told = json.loads(subprocess.check_output(command, text=True))
+    assert told["status"] == 200
+    assert told["peak"] < 2e9
