@@ -56,8 +56,8 @@ class Runtime:
         self._default_only = default_only
         self._codec = ContextThreads(settings.codec_threads, thread_name_prefix="codec")
         self._admission = Admission(
-            capacity=settings.max_queue_size,
-            max_pixels=settings.max_queue_pixels,
+            capacity=settings.max_requests_in_flight,
+            max_pixels=settings.max_pixels_in_flight,
             timeout_s=settings.request_timeout_s,
             backlog_s=self._backlog_s,
             observer=self.metrics,

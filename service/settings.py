@@ -113,10 +113,10 @@ class Settings(BaseSettings):
             description="Milliseconds that a batch waits to fill, from its oldest image; what pays if not given.",
         ),
     ] = None
-    max_queue_size: Annotated[
+    max_requests_in_flight: Annotated[
         int, Field(ge=1, le=10_000, description="Requests inside the service at once, in any stage; one more: 503.")
     ] = 64
-    max_queue_pixels: Annotated[
+    max_pixels_in_flight: Annotated[
         int,
         Field(
             ge=1,

@@ -79,7 +79,7 @@ class Replica:
 
     def enter(self, deadline: float) -> Visit | None:
         """Let a request in until ``deadline``; None if it is refused: the replica is full or down."""
-        if not self.is_up or len(self._inside) >= self._limits.max_queue_size:
+        if not self.is_up or len(self._inside) >= self._limits.max_requests_in_flight:
             return None
         visit = Visit(self._env)
         self._inside.add(visit)

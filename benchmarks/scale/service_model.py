@@ -63,7 +63,7 @@ class Limits:
         codec_threads: Threads that decode and encode.
         max_batch_size: Images of a batch.
         window_s: Longest wait of the oldest image for others, of an idle engine.
-        max_queue_size: Requests inside at once, in any stage; one more is refused with 503.
+        max_requests_in_flight: Requests inside at once, in any stage; one more is refused with 503.
         request_timeout_s: Seconds from arrival to answer; then 504.
         forms_ahead: Whether a full batch is formed while the engine still runs the one before, so that it can begin at
             once; the service does so unless the engine runs on the CPU.
@@ -72,7 +72,7 @@ class Limits:
     codec_threads: int
     max_batch_size: int
     window_s: float
-    max_queue_size: int = 64
+    max_requests_in_flight: int = 64
     request_timeout_s: float = 30.0
     forms_ahead: bool = False
 

@@ -115,7 +115,7 @@ def _command(limits: Limits) -> list[str]:
         "codec-threads": limits.codec_threads,
         "max-batch-size": limits.max_batch_size,
         "batch-window-ms": 1000 * limits.window_s,
-        "max-queue-size": limits.max_queue_size,
+        "max-requests-in-flight": limits.max_requests_in_flight,
         "request-timeout-s": limits.request_timeout_s,
     }
     arguments = [text for option, value in options.items() for text in (f"--{option}", str(value))]

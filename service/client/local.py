@@ -59,7 +59,7 @@ async def local_http(
     # Pillow's remarks on odd metadata, see service.imaging.codec.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        settings = LocalSettings(max_queue_size=concurrency, default_model=model)
+        settings = LocalSettings(max_requests_in_flight=concurrency, default_model=model)
         app = assemble(settings, ModelFolder(model_dir or bundled_model_dir(), settings), default_only=True)
     except (ManifestError, SettingsError) as error:
         raise ModelUnusable(str(error)) from error

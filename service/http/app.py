@@ -65,7 +65,7 @@ def assemble(settings: Settings, source: ModelSource, *, default_only: bool = Fa
     )
     app.state.runtime = runtime
     app.state.tracer_provider = provider
-    app.state.batch_memory = BatchMemory(runtime.settings.batch_memory_bytes, runtime.settings.max_queue_size)
+    app.state.batch_memory = BatchMemory(runtime.settings.batch_memory_bytes, runtime.settings.max_requests_in_flight)
     _add_middleware(app, runtime)
     add_problem_handlers(app)
     app.include_router(router)

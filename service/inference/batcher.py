@@ -112,7 +112,7 @@ class Batcher:
         thread: Executor,
         *,
         max_batch_size: int,
-        max_queue_size: int,
+        max_queued_images: int,
         window_s: float,
         observer: BatchObserver,
         engine_timeout_s: float = math.inf,
@@ -127,7 +127,7 @@ class Batcher:
             infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
             thread: Where the engine runs; its one thread keeps the event loop free.
             max_batch_size: Images that ``infer`` takes at once.
-            max_queue_size: Images that may wait.
+            max_queued_images: Images that may wait.
             window_s: Longest wait of the oldest image for others to join it.
             observer: Told of batches, failures and drops.
             engine_timeout_s: An engine that keeps a batch for longer is down.
@@ -140,7 +140,7 @@ class Batcher:
         self.seconds_per_image = seconds_per_image
         self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
         self._max_batch_size = max_batch_size
-        self._max_queue_size = max_queue_size
+        self._max_queued_images = max_queued_images
         self._window_s = window_s
         self._observer = observer
         self._engine_timeout_s = engine_timeout_s
@@ -236,9 +236,9 @@ class Batcher:
             raise Draining("the service is stopping")
         if self.down:
             raise EngineDown(self.down, retry_after_s=1)
-        if len(self._queue) >= self._max_queue_size:
+        if len(self._queue) >= self._max_queued_images:
             wait_s = self.backlog * self.seconds_per_image
-            raise Overloaded(f"{self._max_queue_size} images wait already", retry_after_s=wait_s)
+            raise Overloaded(f"{self._max_queued_images} images wait already", retry_after_s=wait_s)
         row = asyncio.get_running_loop().create_future()
         caller = None if self._trace is None else self._trace.caller()
         work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)

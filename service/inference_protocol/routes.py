@@ -152,7 +152,7 @@ async def _read(
     def parse() -> Inference:
         with ticket.measure("decode"):
             plain = decompress(body, request.headers.get("content-encoding", ""), max_bytes)
-            return read_inference(plain, request.headers.get(HEADER_LENGTH), signature, settings.max_queue_size)
+            return read_inference(plain, request.headers.get(HEADER_LENGTH), signature, settings.max_requests_in_flight)
 
     return await pipeline.run_job(parse, ticket)
 

@@ -72,7 +72,7 @@ class Model:
             thread,
             max_batch_size=tuning.max_batch_size,
             # One image at a time may be there in windows.
-            max_queue_size=shared.settings.max_queue_size + BATCHES_IN_FLIGHT * tuning.max_batch_size,
+            max_queued_images=shared.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * tuning.max_batch_size,
             window_s=tuning.window_s,
             observer=metrics,
             engine_timeout_s=tuning.engine_timeout_s,

@@ -118,7 +118,7 @@ def test_this_service_answers_all_rightly_and_loses_nothing(ours: RunningPeer, e
     assert measured.memory_mib > 50
     seen = faults(ours, exam, requests=40, burst=100, hang_ups=20, in_flight=8)
     assert (seen.good, seen.good_lost, seen.broken_refused) == (36, 0, 1.0)
-    assert seen.burst_right >= 64  # max_queue_size
+    assert seen.burst_right >= 64  # max_requests_in_flight
     assert (seen.burst_right + seen.burst_refused, seen.burst_failed) == (100, 0)
     assert (seen.stop_right, seen.stop_failed) == (8, 0)
     assert seen.stop_s < STOP_LIMIT_S

@@ -36,7 +36,7 @@ MODEL = ServiceModel(COSTS, LIMITS)
 def queue(engine_jitter: Samples) -> ServiceModel:
     """An engine alone, one image at a time, a second in the mean, with endless room and time."""
     costs = Costs(NOTHING, NOTHING, NOTHING, 1.0, 0.0, engine_jitter)
-    return ServiceModel(costs, Limits(1, 1, 0.0, max_queue_size=10**9, request_timeout_s=1e9))
+    return ServiceModel(costs, Limits(1, 1, 0.0, max_requests_in_flight=10**9, request_timeout_s=1e9))
 
 
 def exponential(count: int = 4000) -> Samples:
@@ -156,7 +156,7 @@ def test_codec_threads_are_shared_by_both_ends() -> None:
 
 
 def test_full_replica_refuses_at_once() -> None:
-    model = engine_only(1.0, 0.0, Limits(1, 1, 0.0, max_queue_size=2))
+    model = engine_only(1.0, 0.0, Limits(1, 1, 0.0, max_requests_in_flight=2))
     result = simulate(Fleet(model), np.array([0.0, 0.1, 0.2, 1.5]), seed=0)
     assert result.rejected == 1
     assert result.latencies_s == pytest.approx([1.0, 1.9, 1.5])
@@ -174,7 +174,7 @@ def test_expired_request_leaves_the_line() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_request_is_lost(policy: PolicyName) -> None:
     fleet = Fleet(
-        ServiceModel(COSTS, replace(LIMITS, max_queue_size=12, request_timeout_s=0.25)),
+        ServiceModel(COSTS, replace(LIMITS, max_requests_in_flight=12, request_timeout_s=0.25)),
         replicas=3,
         policy=policy,
         balancers=2,

@@ -122,10 +122,10 @@ def test_a_request_in_flight_is_answered_under_docker_stop(cpu_image: str, mask_
 
 
 def test_a_broken_setting_ends_the_container_with_one_sentence(cpu_image: str) -> None:
-    with running(cpu_image, options=("--env", "ECENET_MAX_QUEUE_SIZE=many")) as container:
+    with running(cpu_image, options=("--env", "ECENET_MAX_REQUESTS_IN_FLIGHT=many")) as container:
         assert container.until_exit() == 2
         (line,) = container.logs().splitlines()
-    assert line.startswith("ecenet-serve: --max-queue-size (ECENET_MAX_QUEUE_SIZE) is 'many': ")
+    assert line.startswith("ecenet-serve: --max-requests-in-flight (ECENET_MAX_REQUESTS_IN_FLIGHT) is 'many': ")
 
 
 def test_the_gpu_image_serves_on_a_cpu_when_told_so(gpu_image: str, mask_of_checkout: Mask) -> None:

@@ -29,7 +29,7 @@ Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 @pytest.fixture(scope="module")
 def url(shared_model_dir: Path) -> Iterator[str]:
     """Where a service with the brightness model listens."""
-    options = ["--port", "0", "--model-dir", str(shared_model_dir), "--max-queue-size", "32"]
+    options = ["--port", "0", "--model-dir", str(shared_model_dir), "--max-requests-in-flight", "32"]
     command = [sys.executable, "-m", "service", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

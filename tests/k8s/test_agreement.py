@@ -95,7 +95,7 @@ def test_memory_has_room_for_what_the_settings_let_in() -> None:
     for build in (CPU, GPU):
         settings = effective(build)
         ((_, container, _),) = serving(render(build))
-        inside = settings.max_queue_size * settings.max_image_bytes + 3 * settings.max_queue_pixels
+        inside = settings.max_requests_in_flight * settings.max_image_bytes + 3 * settings.max_pixels_in_flight
         inside += settings.batch_memory_bytes
         assert inside + 2**30 < quantity(container["resources"]["limits"]["memory"])
 

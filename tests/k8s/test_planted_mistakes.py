@@ -156,7 +156,7 @@ MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
         "hostPath",
     ),
     (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE", "32"), "ECENET_MAX_QUEUE is no setting"),
-    (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE_SIZE", "0"), "max_queue_size"),
+    (pod_checks.settings, CPU, setting("ECENET_MAX_REQUESTS_IN_FLIGHT", "0"), "max_requests_in_flight"),
     (pod_checks.settings, KSERVE, at("ServingRuntime", "containers.0.env.0.name", "ECENET_MODELS"), "no setting"),
     (pod_checks.volumes, CPU, at("Deployment", f"{CONTAINER}.volumeMounts.1.name", "temp"), "mounts of"),
     (pod_checks.volumes, CPU, at("Deployment", f"{CONTAINER}.volumeMounts.1.mountPath", "/var/cache/ecenet"), "twice"),

@@ -31,7 +31,7 @@ def sample() -> Sample:
 @pytest.fixture(scope="module")
 def slow_replicas(shared_model_dir: Path) -> Iterator[Sequence[Replica]]:
     """Two replicas that take one request at a time, for a second."""
-    options = ("--max-queue-size", "1")
+    options = ("--max-requests-in-flight", "1")
     with fleet([Replica(shared_model_dir, *options, program=SLOW, SLOW_S="1") for _ in range(2)]) as replicas:
         yield replicas
 

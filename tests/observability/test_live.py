@@ -52,7 +52,7 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path: Path, shared_model_dir: Path) -> Iterator[Stack]:
-    service = Replica(shared_model_dir, "--max-queue-size", "2", program=SLOW, SLOW_S="0.05")
+    service = Replica(shared_model_dir, "--max-requests-in-flight", "2", program=SLOW, SLOW_S="0.05")
     with ExitStack() as running:
         running.enter_context(fleet([service]))
         received, url = running.enter_context(webhook())

@@ -140,7 +140,7 @@ class Bench:
             self.engine.infer,
             self.engine,
             max_batch_size=4,
-            max_queue_size=6,
+            max_queued_images=6,
             window_s=10.0,
             observer=self.observer,
             somebody_comes=lambda: self.somebody_comes,

@@ -24,7 +24,7 @@ def test_defaults() -> None:
     assert (settings.host, settings.port, settings.model_dir) == ("127.0.0.1", 8000, None)
     assert (settings.max_image_bytes, settings.max_image_pixels) == (20 * 2**20, 50_000_000)
     assert (settings.max_batch_size, settings.batch_window_ms, settings.engine_timeout_s) == (None, None, None)
-    assert (settings.max_queue_size, settings.max_queue_pixels) == (64, 400_000_000)
+    assert (settings.max_requests_in_flight, settings.max_pixels_in_flight) == (64, 400_000_000)
     assert settings.max_request_timeout_s is None
     assert (settings.request_timeout_s, settings.drain_timeout_s, settings.drain_delay_s) == (30.0, 20.0, 1.0)
     assert settings.codec_threads >= 1
@@ -35,7 +35,7 @@ def test_command_line_wins_over_environment_wins_over_default(monkeypatch: pytes
     monkeypatch.setenv("ECENET_PORT", "8001")
     monkeypatch.setenv("ECENET_MAX_BATCH_SIZE", "3")
     settings = read_settings(["--port", "8002", "--model-dir", "models/mine"])
-    assert (settings.port, settings.max_batch_size, settings.max_queue_size) == (8002, 3, 64)
+    assert (settings.port, settings.max_batch_size, settings.max_requests_in_flight) == (8002, 3, 64)
     assert settings.model_dir == Path("models/mine")
 
 
@@ -85,8 +85,8 @@ def test_wrong_value_is_told_with_option_value_and_limit(arguments: list[str], w
 
 
 def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ECENET_MAX_QUEUE_SIZE", "0")
-    with pytest.raises(SettingsError, match=r"--port.*--max-queue-size"):
+    monkeypatch.setenv("ECENET_MAX_REQUESTS_IN_FLIGHT", "0")
+    with pytest.raises(SettingsError, match=r"--port.*--max-requests-in-flight"):
         read_settings(["--port", "-1"])
 
 

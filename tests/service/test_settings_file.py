@@ -25,21 +25,21 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "ecenet.toml"
     file.write_text(
-        'port = 8001\nmax_queue_size = 5\nrequest_timeout_s = 2\ninput_size = "32x64"\nlog_level = "error"\n'
+        'port = 8001\nmax_requests_in_flight = 5\nrequest_timeout_s = 2\ninput_size = "32x64"\nlog_level = "error"\n'
     )
     return file
 
 
 def test_command_line_wins_over_environment_over_file_over_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ECENET_MAX_QUEUE_SIZE", "6")
+    monkeypatch.setenv("ECENET_MAX_REQUESTS_IN_FLIGHT", "6")
     monkeypatch.setenv("ECENET_PORT", "8002")
     command_line = read_command_line(["--config", str(file), "--port", "8003"])
     settings = command_line.settings
-    assert (settings.port, settings.max_queue_size, settings.request_timeout_s) == (8003, 6, 2.0)
+    assert (settings.port, settings.max_requests_in_flight, settings.request_timeout_s) == (8003, 6, 2.0)
     assert (settings.input_size, settings.drain_timeout_s) == ((32, 64), 20.0)
     assert command_line.sources == {
         "port": "command line --port",
-        "max_queue_size": "environment ECENET_MAX_QUEUE_SIZE",
+        "max_requests_in_flight": "environment ECENET_MAX_REQUESTS_IN_FLIGHT",
         "request_timeout_s": f"file {file}",
         "input_size": f"file {file}",
         "log_level": f"file {file}",
@@ -65,7 +65,7 @@ def test_port_of_a_kubernetes_service_link_does_not_hide_that_of_the_file(
     ("text", "words"),
     [
         ("max_batchsize = 4", ["'max_batchsize'", "'max_batch_size'"]),
-        ("Max-Queue-Size = 4\nhosts = ''", ["'Max-Queue-Size'", "'max_queue_size'", "'hosts'", "'host'"]),
+        ("Max-Requests-In-Flight = 4\nhosts = ''", ["'Max-Requests-In-Flight'", "'max_requests_in_flight'", "'hosts'", "'host'"]),
         ("[service]\nport = 1", ["'service'", "nearest"]),
         ("port = \nhost = ''", ["not TOML", "line 1"]),
         ("port = 70000", ["--port", "ECENET_PORT", "70000", "ecenet.toml", "65535"]),

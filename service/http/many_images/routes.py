@@ -177,7 +177,7 @@ class _Batch:
         self._room = room
         self._request_id: str = state.request_id
         self._traced: list[TracedImage] | None = getattr(state, TRACED_IMAGES, None)
-        self._at_once = min(_AT_ONCE, settings.max_queue_size)
+        self._at_once = min(_AT_ONCE, settings.max_requests_in_flight)
         self._max_image_bytes = settings.max_image_bytes
         self._waiting: deque[tuple[int, FormFile]] = deque()
         self._running: deque[asyncio.Task[Part]] = deque()

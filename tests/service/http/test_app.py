@@ -23,7 +23,7 @@ Solid = Callable[[int], bytes]
 async def test_one_request_too_many_is_answered_503_with_retry_after(
     engine: FakeEngine, serving: Serving, solid: Solid
 ) -> None:
-    async with serving(max_queue_size=1) as api:
+    async with serving(max_requests_in_flight=1) as api:
         engine.shut()
         first = asyncio.create_task(api.post(solid(0)))
         await engine.until_entered()

@@ -212,7 +212,7 @@ async def test_longest_timeout_is_a_setting(
 async def test_pixels_are_counted_by_the_header_before_any_is_decoded(
     engine: FakeEngine, serving: Serving, solid: Solid, gate: Callable[[str], Gate]
 ) -> None:
-    async with serving(max_queue_pixels=64 * 32 + 1) as api:
+    async with serving(max_pixels_in_flight=64 * 32 + 1) as api:
         engine.shut()
         first = asyncio.create_task(api.post(solid(0)))
         await engine.until_entered()
@@ -230,7 +230,7 @@ async def test_pixels_are_counted_by_the_header_before_any_is_decoded(
 async def test_image_beyond_its_own_limit_is_its_own_fault_however_full_the_service_is(
     engine: FakeEngine, serving: Serving, solid: Solid, png: Callable[..., bytes]
 ) -> None:
-    async with serving(max_queue_pixels=2048, max_image_pixels=2048) as api:
+    async with serving(max_pixels_in_flight=2048, max_image_pixels=2048) as api:
         engine.shut()
         first = asyncio.create_task(api.post(solid(0)))
         await engine.until_entered()

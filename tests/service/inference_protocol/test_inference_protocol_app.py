@@ -238,7 +238,7 @@ async def test_limits_of_files_hold(api: Api, png: Png) -> None:
 
 
 async def test_each_image_takes_a_place(engine: FakeEngine, serving: Serving) -> None:
-    async with serving(max_queue_size=3) as api:
+    async with serving(max_requests_in_flight=3) as api:
         assert "holds 4 images, at most 3" in error_of(await infer(api, flat(0, 0, 0, 0)), 413)
         engine.shut()
         inside = asyncio.create_task(infer(api, flat(255, 255)))
@@ -335,7 +335,7 @@ async def test_without_its_key_only_the_health_of_the_server_is_told(serving: Se
 
 
 async def test_answers_and_refusals_are_counted(serving: Serving) -> None:
-    async with serving(max_queue_size=1) as api:
+    async with serving(max_requests_in_flight=1) as api:
         response = await infer(api, flat(0))
         assert "decode" in response.headers["server-timing"]
         assert await api.metric('ecenet_requests_total{format="tensors",status="200"}') == 1

@@ -162,7 +162,7 @@ async def test_requests_inside_finish_on_the_version_that_they_began_with(
 
 async def test_a_batch_is_of_one_version(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
     shelf.put("street", "1")
-    async with shelving(max_queue_size=1) as api:
+    async with shelving(max_requests_in_flight=1) as api:
         old = shelf.engines["street", "1"]
         old.entered.clear()
         old.gate.clear()
@@ -240,7 +240,7 @@ async def test_a_stuck_engine_harms_its_own_model_and_turns_liveness_false(
 async def test_requests_to_all_models_share_one_bound(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
     shelf.put("night", "1")
     shelf.put("street", "1")
-    async with shelving(max_queue_size=1) as api:
+    async with shelving(max_requests_in_flight=1) as api:
         await settled(api)
         engine = shelf.engines["night", "1"]
         engine.entered.clear()

@@ -154,7 +154,7 @@ async def test_images_and_bytes_are_limited(serving: Serving, solid: Solid) -> N
 
 
 async def test_more_images_than_places_in_the_service_are_answered(serving: Serving, solid: Solid) -> None:
-    async with serving(max_queue_size=1) as api:
+    async with serving(max_requests_in_flight=1) as api:
         entries, _ = unpack(await send(api, [(str(level), solid(level)) for level in range(20)]))
         assert [entry["status"] for entry in entries] == [200] * 20
 

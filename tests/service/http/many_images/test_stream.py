@@ -167,7 +167,7 @@ async def test_all_requests_share_a_memory(engine: FakeEngine, serving: Serving,
 
 
 async def test_too_many_requests_at_once_are_refused(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
-    async with serving(max_queue_size=2) as api:
+    async with serving(max_requests_in_flight=2) as api:
         engine.shut()
         clients = [Client(api, part(solid(0)) + END) for _ in range(2)]
         while api.app.state.batch_memory.images < 2:  # noqa: ASYNC110  the memory is what is tested
