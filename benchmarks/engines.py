@@ -20,8 +20,8 @@ import numpy as np
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.engines.names import EngineName, PrecisionName
+from service.engines.options import EngineOptions
 from service.model_directory.manifest import read_manifest
-from service.settings import Settings
 
 
 def open_engine(directory: Path, name: str) -> Engine:
@@ -31,8 +31,8 @@ def open_engine(directory: Path, name: str) -> Engine:
         EngineError: It cannot be used here.
     """
     runtime, _, precision = name.partition(":")
-    settings = Settings(engine=cast(EngineName, runtime), precision=cast(PrecisionName, precision or "auto"))
-    return create_engine(directory, read_manifest(directory), settings)
+    options = EngineOptions(engine=cast(EngineName, runtime), precision=cast(PrecisionName, precision or "auto"))
+    return create_engine(directory, read_manifest(directory), options)
 
 
 def measure(engines: Sequence[Engine], rounds: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from service.engines.base import Engine, EngineError, Rows, warm_up
 from service.engines.create import create_engine, obstacles
 from service.engines.names import RUNTIMES, RuntimeName
+from service.engines.options import EngineOptions
 from service.imaging.segmentation import labels_of
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import STORED_PRECISIONS, GraphInfo, Manifest, Precision, in_bf16
 from service.model_directory.sizes import Size, format_size
-from service.settings import Settings
 from trainer.metrics import Counts
 
 # What an export may cost on labelled images: a share of equal labels, 0..1, and points (percent) of mIoU.
@@ -183,7 +183,7 @@ class Engines:
 
     def obstacle(self, runtime: RuntimeName, graph: GraphInfo) -> str | None:
         """Why a runtime cannot run a graph here, or None."""
-        return obstacles(self._directory, self._alone(graph), self._settings(runtime, graph), [runtime])[runtime]
+        return obstacles(self._directory, self._alone(graph), self._options(runtime, graph), [runtime])[runtime]
 
     def open(self, runtime: RuntimeName, graph: GraphInfo) -> Engine:
         """An engine, warmed up.
@@ -191,7 +191,7 @@ class Engines:
         Raises:
             EngineError: It cannot be loaded, is not what the manifest says, or does not run.
         """
-        engine = create_engine(self._directory, self._alone(graph), self._settings(runtime, graph))
+        engine = create_engine(self._directory, self._alone(graph), self._options(runtime, graph))
         try:
             warm_up(engine)
         except EngineError:
@@ -203,13 +203,12 @@ class Engines:
         """The model, were the file of a graph its only one."""
         return replace(self._manifest, graphs=tuple(g for g in self._manifest.graphs if g.file == graph.file))
 
-    def _settings(self, runtime: RuntimeName, graph: GraphInfo) -> Settings:
-        return Settings(
-            model_dir=self._directory,
+    def _options(self, runtime: RuntimeName, graph: GraphInfo) -> EngineOptions:
+        return EngineOptions(
             engine=runtime,
             precision=graph.precision,
             input_size=graph.input_size,
-            engine_threads=self._num_threads,
+            num_threads=self._num_threads,
             max_batch_size=1,
         )
 

@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from service.engines.cpus import available_cpus
 from service.engines.names import EngineName, PrecisionName
+from service.engines.options import EngineOptions
 from service.model_directory.sizes import Size, parse_size
 
 ENV_PREFIX = "ECENET_"
@@ -244,6 +245,20 @@ class Settings(BaseSettings):
         if self.rate_limit_per_s is not None and self.api_keys is None and self.api_keys_file is None:
             raise ValueError("--rate-limit-per-s counts by API key; set --api-keys-file or ECENET_API_KEYS too")
         return self
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """The engine that every model gets."""
+        return EngineOptions(
+            engine=self.engine,
+            precision=self.precision,
+            input_size=self.input_size,
+            num_threads=self.engine_threads,
+            max_batch_size=self.max_batch_size,
+            engine_dir=self.engine_dir,
+            engine_file=self.engine_file,
+            build_engine=self.build_engine,
+        )
 
     @classmethod
     def settings_customise_sources(

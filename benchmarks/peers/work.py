@@ -22,6 +22,7 @@ from PIL import Image
 
 from service.engines.base import Engine
 from service.engines.create import create_engine
+from service.engines.options import EngineOptions
 from service.errors import ServiceError
 from service.imaging.codec import decode, encode_label_png
 from service.imaging.label_map import label_map
@@ -103,8 +104,8 @@ class Work:
     @cached_property
     def engine(self) -> Engine:
         """Made where it is asked for."""
-        settings = Settings(engine="onnxruntime", max_batch_size=self.max_batch_size)
-        engine = create_engine(self._model_dir, self.manifest, settings)
+        options = EngineOptions(engine="onnxruntime", max_batch_size=self.max_batch_size)
+        engine = create_engine(self._model_dir, self.manifest, options)
         return SleepingEngine(engine) if self._engine_name == "sleeping" else engine
 
     def prepare(self, body: bytes) -> Prepared:

@@ -83,7 +83,7 @@ def make_engine(name: str, settings: Settings) -> tuple[Engine, Manifest]:
         return FixedCostEngine(), _FIXED
     model_dir = bundled_model_dir()
     manifest = read_manifest(model_dir)
-    return create_engine(model_dir, manifest, settings), manifest
+    return create_engine(model_dir, manifest, settings.engine_options), manifest
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from service.settings import Settings  # noqa: PLC0415
 
     manifest = read_manifest(args.directory)
-    engine = create_engine(args.directory, manifest, Settings(**_given(args, BATCH_SIZES[-1])))
+    engine = create_engine(args.directory, manifest, Settings(**_given(args, BATCH_SIZES[-1])).engine_options)
     try:
         graph = engine.graph
         print(

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from model_export.commands.base import Commands
-from service.model_directory.sizes import format_size, size_argument
-
-if TYPE_CHECKING:
-    from service.engines.tensorrt.build import EngineReport
+from service.model_directory.sizes import size_argument
 
 
 def add_parser(commands: Commands) -> None:
@@ -60,25 +55,5 @@ def run(args: argparse.Namespace) -> int:
     )
     reports = build_engines(args.directory, args.engine_dir, options, lambda line: print(line, file=sys.stderr))
     for report in reports:
-        print(describe(report))
+        print(report)
     return 0
-
-
-def describe(report: EngineReport) -> str:
-    """One line of an engine."""
-    info, machine = report.info, report.info.key.machine
-    parts = [
-        f"{info.path}: {report.plan_bytes / 1e6:.1f} MB, input {format_size(info.input_size)}, {info.precision}, "
-        f"batch 1..{info.max_batch_size}, {machine.runtime} {machine.runtime_version} for "
-        f"{machine.gpu_name if machine.driver_version else 'any GPU'} ({machine.compute_capability})"
-    ]
-    if report.fusion is None:
-        day = time.strftime("%Y-%m-%d", time.localtime(info.built))
-        parts.append(f"{info.fused_attentions} of {info.attentions} attentions fused")
-        parts.append(f"built on {day} and reused; --force builds it again")
-    else:
-        parts.append(f"{report.fusion}, {report.fusion.layers} layers")
-        parts.append(f"built in {report.seconds:.1f} s")
-    if report.memory_bytes is not None:
-        parts.append(f"{report.memory_bytes / 1e6:.0f} MB of GPU memory at batch {info.max_batch_size}")
-    return "; ".join(parts)

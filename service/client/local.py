@@ -60,7 +60,9 @@ async def local_http(
     warnings.filterwarnings("ignore", module="PIL")
     try:
         settings = LocalSettings(max_requests_in_flight=concurrency, default_model=model)
-        app = assemble(settings, ModelFolder(model_dir or bundled_model_dir(), settings), default_only=True)
+        app = assemble(
+            settings, ModelFolder(model_dir or bundled_model_dir(), settings.engine_options), default_only=True
+        )
     except (ManifestError, SettingsError) as error:
         raise ModelUnusable(str(error)) from error
     runtime: Runtime = app.state.runtime

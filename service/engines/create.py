@@ -11,6 +11,7 @@ from service.engines.choice import candidate_graphs, choose_graph, choose_runtim
 from service.engines.names import RUNTIMES, EngineName, RuntimeName
 from service.engines.onnxruntime_engine import Device, OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
+from service.engines.options import EngineOptions
 from service.engines.tensorrt import build_at_start as build
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.engine import TensorRtEngine
@@ -18,30 +19,29 @@ from service.model_directory.engine_store import ENGINE_FOLDER, EngineInfo, Engi
 from service.model_directory.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, detect_machine
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import format_size
-from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> Engine:
+def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -> Engine:
     """The engine for a model directory.
 
     Raises:
         EngineError: A runtime that was asked for cannot be used, the graph is not what the manifest states, the
             engine that was named is not one of this model, or none could be built.
     """
-    wanted = _wanted(settings)
-    if build.is_wanted(settings, wanted):
-        wanted = _build_missing(wanted, model_dir, manifest, settings)
-    choice = choose_runtime(wanted, lambda runtime: _obstacle(runtime, model_dir, manifest, settings))
+    wanted = _wanted(options)
+    if build.is_wanted(options, wanted):
+        wanted = _build_missing(wanted, model_dir, manifest, options)
+    choice = choose_runtime(wanted, lambda runtime: _obstacle(runtime, model_dir, manifest, options))
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
     if choice.runtime in ENGINE_RUNTIMES:
-        info, graph = _find_engine(choice.runtime, model_dir, manifest, settings)
+        info, graph = _find_engine(choice.runtime, model_dir, manifest, options)
         logger.info("engine %s runs %s of %s (%s)%s", choice.runtime, info.path, graph.file, graph.precision, reasons)
-        return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=settings.max_batch_size)
-    graph = choose_graph(manifest, choice.runtime, settings.precision, settings.input_size)
+        return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=options.max_batch_size)
+    graph = choose_graph(manifest, choice.runtime, options.precision, options.input_size)
     logger.info("engine %s runs %s (%s)%s", choice.runtime, graph.file, graph.precision, reasons)
-    threads, most = settings.engine_threads, settings.max_batch_size
+    threads, most = options.num_threads, options.max_batch_size
     if choice.runtime == "openvino":
         return OpenVinoEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
     device: Device = "cuda" if choice.runtime == "onnxruntime-cuda" else "cpu"
@@ -49,36 +49,36 @@ def create_engine(model_dir: Path, manifest: Manifest, settings: Settings) -> En
 
 
 def obstacles(
-    model_dir: Path, manifest: Manifest, settings: Settings, runtimes: Iterable[RuntimeName] = RUNTIMES
+    model_dir: Path, manifest: Manifest, options: EngineOptions, runtimes: Iterable[RuntimeName] = RUNTIMES
 ) -> dict[RuntimeName, str | None]:
     """Per runtime, why it cannot be used for this model on this machine, or None."""
-    return {runtime: _obstacle(runtime, model_dir, manifest, settings) for runtime in runtimes}
+    return {runtime: _obstacle(runtime, model_dir, manifest, options) for runtime in runtimes}
 
 
-def _obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, settings: Settings) -> str | None:
-    if (obstacle := precision_obstacle(runtime, settings.precision)) is not None:
+def _obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, options: EngineOptions) -> str | None:
+    if (obstacle := precision_obstacle(runtime, options.precision)) is not None:
         return obstacle
     if runtime == "openvino":
-        return openvino_obstacle(settings.precision)
+        return openvino_obstacle(options.precision)
     if runtime == "onnxruntime":
         return cpu_obstacle()
     if runtime == "onnxruntime-cuda":
         return cuda_obstacle() or cuda.gpu_obstacle()
     try:
-        _find_engine(runtime, model_dir, manifest, settings)
+        _find_engine(runtime, model_dir, manifest, options)
     except EngineError as error:
         return str(error)
     return None
 
 
-def _wanted(settings: Settings) -> EngineName:
+def _wanted(options: EngineOptions) -> EngineName:
     """The runtime that was asked for: by its name, or by that of an engine, which runs on one only."""
-    if settings.engine_file is None:
-        return settings.engine
-    runtime = _named(settings.engine_file).key.machine.runtime
-    if settings.engine not in ("auto", runtime):
+    if options.engine_file is None:
+        return options.engine
+    runtime = _named(options.engine_file).key.machine.runtime
+    if options.engine not in ("auto", runtime):
         raise EngineError(
-            f"--engine is {settings.engine}, and --engine-file {settings.engine_file} is for {runtime}: leave out one"
+            f"--engine is {options.engine}, and --engine-file {options.engine_file} is for {runtime}: leave out one"
         )
     return runtime
 
@@ -95,7 +95,7 @@ def _named(path: Path) -> EngineInfo:
 
 
 def _find_engine(
-    runtime: EngineRuntime, model_dir: Path, manifest: Manifest, settings: Settings
+    runtime: EngineRuntime, model_dir: Path, manifest: Manifest, options: EngineOptions
 ) -> tuple[EngineInfo, GraphInfo]:
     """The engine to load, and the graph that it was built from.
 
@@ -106,17 +106,17 @@ def _find_engine(
         machine = detect_machine(runtime)
     except MachineError as error:
         raise EngineError(str(error)) from error
-    if settings.engine_file is not None:
-        return _check_named(_named(settings.engine_file), manifest, machine, settings)
-    graphs = candidate_graphs(manifest, runtime, settings.precision, settings.input_size)
-    return _first_built(_engine_folder(model_dir, settings), graphs, machine)
+    if options.engine_file is not None:
+        return _check_named(_named(options.engine_file), manifest, machine, options)
+    graphs = candidate_graphs(manifest, runtime, options.precision, options.input_size)
+    return _first_built(_engine_folder(model_dir, options), graphs, machine)
 
 
-def _engine_folder(model_dir: Path, settings: Settings) -> Path:
-    return settings.engine_dir or model_dir / ENGINE_FOLDER
+def _engine_folder(model_dir: Path, options: EngineOptions) -> Path:
+    return options.engine_dir or model_dir / ENGINE_FOLDER
 
 
-def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, settings: Settings) -> EngineRuntime:
+def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, options: EngineOptions) -> EngineRuntime:
     """The runtime whose engine is there, or has been built: from here on no other is looked at.
 
     Raises:
@@ -124,11 +124,11 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, sett
     """
     runtime = build.usable_runtime(wanted, detect_machine)
     try:
-        _find_engine(runtime, model_dir, manifest, settings)
+        _find_engine(runtime, model_dir, manifest, options)
     except EngineError as error:
-        options = build.build_options(manifest, runtime, settings)
+        wanted_engine = build.build_options(manifest, runtime, options)
         logger.info("%s: %s", runtime, error)
-        build.run_build(build.build_command(model_dir, _engine_folder(model_dir, settings), options))
+        build.run_build(build.build_command(model_dir, _engine_folder(model_dir, options), wanted_engine))
     return runtime
 
 
@@ -144,7 +144,7 @@ def _first_built(folder: Path, graphs: Iterable[GraphInfo], machine: Machine) ->
 
 
 def _check_named(
-    info: EngineInfo, manifest: Manifest, machine: Machine, settings: Settings
+    info: EngineInfo, manifest: Manifest, machine: Machine, options: EngineOptions
 ) -> tuple[EngineInfo, GraphInfo]:
     """An engine that the user trusts, which still has to be one of this model, for this machine and as was asked."""
     build = "build one with ecenet-export tensorrt DIR"
@@ -153,13 +153,13 @@ def _check_named(
         raise EngineError(f"{info.path} was built from no graph of {manifest.name}; {build}")
     if (misfit := info.key.machine.misfit(machine)) is not None:
         raise EngineError(f"{info.path} cannot be used here: {misfit}; {build}")
-    if settings.input_size not in (None, graph.input_size):
+    if options.input_size not in (None, graph.input_size):
         raise EngineError(
-            f"--input-size is {format_size(settings.input_size)}, and {info.path} is for "
+            f"--input-size is {format_size(options.input_size)}, and {info.path} is for "
             f"{format_size(graph.input_size)}: leave out one"
         )
-    if settings.precision not in ("auto", graph.precision):
+    if options.precision not in ("auto", graph.precision):
         raise EngineError(
-            f"--precision is {settings.precision}, and {info.path} computes in {graph.precision}: leave out one"
+            f"--precision is {options.precision}, and {info.path} computes in {graph.precision}: leave out one"
         )
     return info, graph

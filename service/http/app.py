@@ -47,7 +47,7 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
     """
     if engine is not None and manifest is not None:
         return assemble(settings, GivenModel(engine, manifest))
-    return assemble(settings, ModelFolder(settings.model_dir or bundled_model_dir(), settings))
+    return assemble(settings, ModelFolder(settings.model_dir or bundled_model_dir(), settings.engine_options))
 
 
 def assemble(settings: Settings, source: ModelSource, *, default_only: bool = False) -> FastAPI:

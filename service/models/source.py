@@ -13,9 +13,9 @@ from typing import Protocol
 
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.create import create_engine
+from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
-from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ class GivenModel:
 class ModelFolder:
     """A model directory, or a folder of several."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
-        """``settings`` tell which engine is wanted."""
+    def __init__(self, root: Path, options: EngineOptions) -> None:
+        """``options`` name the engine that every model gets."""
         self._root = root
-        self._settings = settings
+        self._options = options
 
     def find(self) -> Sequence[FoundModel]:
         """See ``ModelSource``; reads manifests, not graphs."""
@@ -119,7 +119,7 @@ class ModelFolder:
         manifest = read_manifest(directory)
         if manifest != found.manifest:
             raise EngineError(f"{directory / MANIFEST_NAME} has changed since it was found; load it again")
-        engine = create_engine(directory, manifest, self._settings)
+        engine = create_engine(directory, manifest, self._options)
         try:
             return LoadedModel(manifest, engine, prove_engine(engine, directory, manifest))
         except BaseException:

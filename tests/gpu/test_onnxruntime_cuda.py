@@ -8,17 +8,17 @@ import pytest
 
 from service.engines.create import create_engine
 from service.engines.names import PrecisionName
+from service.engines.options import EngineOptions
 from service.engines.selfcheck import self_check
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
-from service.settings import Settings
 
 
 @pytest.mark.gpu("onnxruntime-cuda")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_batch_size_agrees_with_pytorch(model_dir: Path, precision: PrecisionName) -> None:
     manifest = read_manifest(model_dir)
-    engine = create_engine(model_dir, manifest, Settings(engine="onnxruntime-cuda", precision=precision))
+    engine = create_engine(model_dir, manifest, EngineOptions(engine="onnxruntime-cuda", precision=precision))
     golden = read_golden(model_dir, manifest, engine.graph.input_size)
     checked = self_check(engine, golden, range(1, 9))
     engine.close()

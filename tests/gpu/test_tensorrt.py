@@ -16,13 +16,13 @@ from model_export.__main__ import main
 from model_export.images import generated_images
 from service.engines.base import warm_up
 from service.engines.create import create_engine
+from service.engines.options import EngineOptions
 from service.engines.selfcheck import self_check
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.engine import TensorRtEngine
 from service.model_directory.golden import read_golden
 from service.model_directory.machine import ENGINE_RUNTIMES
 from service.model_directory.manifest import DEFAULT_BOUNDS, read_manifest
-from service.settings import Settings
 
 pytestmark = pytest.mark.timeout(1800)  # TensorRT tries kernels for minutes
 
@@ -39,7 +39,7 @@ def runtime(request: pytest.FixtureRequest, model_dir: Path) -> str:
 
 
 def load(model_dir: Path, runtime: Any) -> TensorRtEngine:
-    engine = create_engine(model_dir, read_manifest(model_dir), Settings(engine=runtime))
+    engine = create_engine(model_dir, read_manifest(model_dir), EngineOptions(engine=runtime))
     assert isinstance(engine, TensorRtEngine)
     return engine
 
@@ -121,7 +121,7 @@ def test_closed_engines_leave_their_memory(model_dir: Path, runtime: str) -> Non
 
 def test_auto_takes_a_built_engine_and_says_so(model_dir: Path, runtime: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        engine = create_engine(model_dir, read_manifest(model_dir), Settings())
+        engine = create_engine(model_dir, read_manifest(model_dir), EngineOptions())
     engine.close()
     assert engine.name in ENGINE_RUNTIMES
     assert ENGINE_RUNTIMES.index(engine.name) <= ENGINE_RUNTIMES.index(runtime)  # type: ignore[arg-type]

@@ -99,6 +99,25 @@ class EngineReport:
     fusion: Fusion | None = None
     memory_bytes: int | None = None
 
+    def __str__(self) -> str:
+        """Give path, size, input, batch, GPU and fusion in one line."""
+        info, machine = self.info, self.info.key.machine
+        parts = [
+            f"{info.path}: {self.plan_bytes / 1e6:.1f} MB, input {format_size(info.input_size)}, {info.precision}, "
+            f"batch 1..{info.max_batch_size}, {machine.runtime} {machine.runtime_version} for "
+            f"{machine.gpu_name if machine.driver_version else 'any GPU'} ({machine.compute_capability})"
+        ]
+        if self.fusion is None:
+            day = time.strftime("%Y-%m-%d", time.localtime(info.built))
+            parts.append(f"{info.fused_attentions} of {info.attentions} attentions fused")
+            parts.append(f"built on {day} and reused; --force builds it again")
+        else:
+            parts.append(f"{self.fusion}, {self.fusion.layers} layers")
+            parts.append(f"built in {self.seconds:.1f} s")
+        if self.memory_bytes is not None:
+            parts.append(f"{self.memory_bytes / 1e6:.0f} MB of GPU memory at batch {info.max_batch_size}")
+        return "; ".join(parts)
+
 
 def build_engines(
     model_dir: Path,

@@ -19,22 +19,22 @@ from queue import Empty, SimpleQueue
 from service.engines.base import EngineError
 from service.engines.choice import precision_obstacle
 from service.engines.names import EngineName
+from service.engines.options import EngineOptions
+from service.engines.tensorrt import build_process
 from service.engines.tensorrt.build import MAX_BATCH_SIZE, BuildError, BuildOptions, choose_graphs
+from service.engines.tensorrt.build_process import FAILURE_PREFIX, BuildRequest
 from service.model_directory.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, RuntimeMissingError
 from service.model_directory.manifest import Manifest
-from service.model_directory.sizes import format_size
-from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_SILENCE_S = 5.0
-_COMPLAINT = "ecenet-export: "
 _WAY_OUT = "to serve without TensorRT choose --engine onnxruntime-cuda, or --engine onnxruntime for the CPU"
 
 
-def is_wanted(settings: Settings, wanted: EngineName) -> bool:
-    """Whether an engine that is missing is to be built: not where the settings name an engine, or another runtime."""
-    return settings.build_engine and settings.engine_file is None and wanted in ("auto", *ENGINE_RUNTIMES)
+def is_wanted(options: EngineOptions, wanted: EngineName) -> bool:
+    """Whether an engine that is missing is to be built: not where the options name an engine, or another runtime."""
+    return options.build_engine and options.engine_file is None and wanted in ("auto", *ENGINE_RUNTIMES)
 
 
 def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine]) -> EngineRuntime:
@@ -61,35 +61,31 @@ def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine
     raise EngineError(f"--build-engine cannot build here: {telling}; {_WAY_OUT}") from telling
 
 
-def build_options(manifest: Manifest, runtime: EngineRuntime, settings: Settings) -> BuildOptions:
+def build_options(manifest: Manifest, runtime: EngineRuntime, options: EngineOptions) -> BuildOptions:
     """What to build: the graph that would serve, for batches of up to ``max_batch_size``.
 
     Raises:
         EngineError: The model has no such graph, or TensorRT does not fuse its attention or compute in its precision.
     """
-    if (obstacle := precision_obstacle(runtime, settings.precision)) is not None:
+    if (obstacle := precision_obstacle(runtime, options.precision)) is not None:
         raise EngineError(f"--engine {runtime} cannot be used: {obstacle}")
     try:
-        options = BuildOptions(
+        build = BuildOptions(
             runtime=runtime,
-            sizes=(settings.input_size or manifest.graph.input_size,),
-            precision="fp16" if settings.precision == "auto" else settings.precision,
-            max_batch_size=settings.max_batch_size or MAX_BATCH_SIZE,
+            sizes=(options.input_size or manifest.graph.input_size,),
+            precision="fp16" if options.precision == "auto" else options.precision,
+            max_batch_size=options.max_batch_size or MAX_BATCH_SIZE,
         )
-        choose_graphs(manifest, options.sizes, options.precision)
+        choose_graphs(manifest, build.sizes, build.precision)
     except BuildError as error:
         raise EngineError(f"--build-engine cannot build an engine: {error}") from error
-    return options
+    return build
 
 
 def build_command(model_dir: Path, folder: Path, options: BuildOptions) -> list[str]:
-    """``ecenet-export tensorrt``, in a process that ends with this one."""
-    return [
-        *(sys.executable, "-u", "-m", "model_export.child", str(os.getpid()), "tensorrt", str(model_dir)),
-        *("--engine-dir", str(folder), "--runtime", options.runtime, "--precision", options.precision),
-        *(part for size in options.sizes for part in ("--size", format_size(size))),
-        *("--max-batch-size", str(options.max_batch_size)),
-    ]
+    """Command line of ``build_process``, a process that ends with this one."""
+    request = BuildRequest(model_dir, folder, options)
+    return [sys.executable, "-u", "-m", build_process.__name__, str(os.getpid()), request.to_json()]
 
 
 def run_build(command: Sequence[str], longest_silence_s: float = _LONGEST_SILENCE_S) -> None:
@@ -123,7 +119,7 @@ def failure(status: int, said: Sequence[str]) -> str:
     """Why a build failed, by its exit status and its lines, in a sentence without a full stop."""
     if status < 0:
         return f"the build was ended by signal {-status} (9: perhaps the memory was not enough)"
-    complaints = [line.removeprefix(_COMPLAINT) for line in said if line.startswith(_COMPLAINT)]
+    complaints = [line.removeprefix(FAILURE_PREFIX) for line in said if line.startswith(FAILURE_PREFIX)]
     return complaints[-1] if complaints else f"the build ended with status {status}: {said[-1]}"
 
 

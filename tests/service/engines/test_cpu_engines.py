@@ -14,8 +14,8 @@ from service.engines.base import EngineError, warm_up
 from service.engines.create import create_engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine
+from service.engines.options import EngineOptions
 from service.model_directory.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
-from service.settings import Settings
 
 Images = NDArray[np.uint8]
 Kind = type[OnnxRuntimeEngine] | type[OpenVinoEngine]
@@ -47,7 +47,7 @@ def engine(kind: Kind, tiny_model_dir: Path) -> Iterator[OnnxRuntimeEngine | Ope
 def test_logits_are_those_of_the_graph(
     name: str, tiny_model_dir: Path, images: Images, brightness_logits: Callable[[Images], NDArray[np.float32]]
 ) -> None:
-    settings = Settings(engine=name, engine_threads=1)
+    settings = EngineOptions(engine=name, num_threads=1)
     engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), settings)
     assert (engine.name, engine.graph.input_size, engine.num_classes) == (name, (32, 64), 3)
     logits = engine.infer(images)

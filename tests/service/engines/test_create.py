@@ -15,12 +15,12 @@ import pytest
 from service.engines import create
 from service.engines.base import EngineError
 from service.engines.create import create_engine, obstacles
+from service.engines.options import EngineOptions
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.engine import TensorRtEngine
 from service.model_directory.engine_store import ENGINE_FOLDER, STATE_VARIABLE, EngineInfo, EngineKey, write_engine
 from service.model_directory.machine import Machine, MachineError
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest, read_manifest
-from service.settings import Settings
 
 HERE = Machine("tensorrt", "10.14", "L4", "8.9", "13.0")
 SIZE = (32, 64)
@@ -73,7 +73,7 @@ def test_auto_takes_the_built_engine(
 ) -> None:
     info = write(two_graphs.graphs[1])
     with caplog.at_level(logging.INFO):
-        engine = create_engine(model_dir, two_graphs, Settings(max_batch_size=4))
+        engine = create_engine(model_dir, two_graphs, EngineOptions(max_batch_size=4))
     assert engine is loaded.return_value
     loaded.assert_called_once_with(info, two_graphs.graphs[1], 3, max_batch_size=4)
     assert f"engine tensorrt runs {info.path} of model-fp16.onnx (fp16)" in caplog.text
@@ -83,7 +83,7 @@ def test_auto_logs_why_it_passed_over_tensorrt(
     model_dir: Path, two_graphs: Manifest, loaded: MagicMock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        engine = create_engine(model_dir, two_graphs, Settings(engine_threads=1))
+        engine = create_engine(model_dir, two_graphs, EngineOptions(num_threads=1))
     assert engine.name == "onnxruntime"
     engine.close()
     loaded.assert_not_called()
@@ -97,33 +97,33 @@ def test_tensorrt_without_an_engine_is_an_error_and_never_another_runtime(
 ) -> None:
     text = r"--engine tensorrt cannot be used: .*no engine for model-fp16.onnx.*; build one with ecenet-export tensorrt"
     with pytest.raises(EngineError, match=text):
-        create_engine(model_dir, two_graphs, Settings(engine="tensorrt"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt"))
     with pytest.raises(EngineError, match="--engine tensorrt-rtx cannot be used: tensorrt-rtx is not installed"):
-        create_engine(model_dir, two_graphs, Settings(engine="tensorrt-rtx"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt-rtx"))
 
 
 def test_engine_of_a_second_best_graph_is_taken_where_the_best_has_none(
     model_dir: Path, two_graphs: Manifest, write: Write, loaded: MagicMock
 ) -> None:
     info = write(two_graphs.graphs[0])
-    create_engine(model_dir, two_graphs, Settings(engine="tensorrt"))
+    create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt"))
     loaded.assert_called_once_with(info, two_graphs.graphs[0], 3, max_batch_size=None)
     with pytest.raises(EngineError, match=r"no engine for model-fp16\.onnx"):
-        create_engine(model_dir, two_graphs, Settings(engine="tensorrt", precision="fp16"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt", precision="fp16"))
 
 
 def test_graph_of_another_size_is_an_error(model_dir: Path, two_graphs: Manifest, loaded: MagicMock) -> None:
     with pytest.raises(EngineError, match="brightness has no graph of 96x96"):
-        create_engine(model_dir, two_graphs, Settings(engine="tensorrt", input_size="96x96"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt", input_size=(96, 96)))
     with pytest.raises(EngineError, match="brightness has no graph of 96x96"):
-        create_engine(model_dir, two_graphs, Settings(input_size="96x96"))
+        create_engine(model_dir, two_graphs, EngineOptions(input_size=(96, 96)))
 
 
 def test_engines_may_lie_in_another_folder(
     model_dir: Path, two_graphs: Manifest, write: Write, loaded: MagicMock
 ) -> None:
     info = write(two_graphs.graphs[1], folder="elsewhere")
-    create_engine(model_dir, two_graphs, Settings(engine="tensorrt", engine_dir=model_dir / "elsewhere"))
+    create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt", engine_dir=model_dir / "elsewhere"))
     assert loaded.call_args.args[0] == info
 
 
@@ -133,9 +133,9 @@ def test_engine_of_another_installation_is_loaded_only_if_it_is_named(
     info = write(two_graphs.graphs[1])
     monkeypatch.setenv(STATE_VARIABLE, str(model_dir / "another"))
     with pytest.raises(EngineError, match=r"not built by this installation.*--engine-file"):
-        create_engine(model_dir, two_graphs, Settings(engine="tensorrt"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine="tensorrt"))
     loaded.assert_not_called()
-    create_engine(model_dir, two_graphs, Settings(engine_file=info.path))
+    create_engine(model_dir, two_graphs, EngineOptions(engine_file=info.path))
     loaded.assert_called_once_with(info, two_graphs.graphs[1], 3, max_batch_size=None)
 
 
@@ -144,7 +144,7 @@ def test_engine_of_another_installation_is_loaded_only_if_it_is_named(
     [
         ({"engine": "tensorrt-rtx"}, r"--engine is tensorrt-rtx, and --engine-file .* is for tensorrt: leave out one"),
         ({"engine": "onnxruntime"}, r"--engine is onnxruntime, and --engine-file .* is for tensorrt: leave out one"),
-        ({"input_size": "96x96"}, r"--input-size is 96x96, and .* is for 32x64: leave out one"),
+        ({"input_size": (96, 96)}, r"--input-size is 96x96, and .* is for 32x64: leave out one"),
         ({"precision": "fp32"}, r"--precision is fp32, and .* computes in fp16: leave out one"),
     ],
 )
@@ -153,7 +153,7 @@ def test_named_engine_that_is_not_what_was_asked_for_is_refused(
 ) -> None:
     info = write(two_graphs.graphs[1])
     with pytest.raises(EngineError, match=text):
-        create_engine(info.path.parent, two_graphs, Settings(engine_file=info.path, **settings))
+        create_engine(info.path.parent, two_graphs, EngineOptions(engine_file=info.path, **settings))
     loaded.assert_not_called()
 
 
@@ -162,15 +162,15 @@ def test_named_engine_has_to_fit_model_and_machine(
 ) -> None:
     another = write(replace(two_graphs.graph, sha256="e" * 64))
     with pytest.raises(EngineError, match="was built from no graph of brightness; build one with ecenet-export"):
-        create_engine(model_dir, two_graphs, Settings(engine_file=another.path))
+        create_engine(model_dir, two_graphs, EngineOptions(engine_file=another.path))
     elsewhere = write(two_graphs.graph, replace(HERE, gpu_name="H100", compute_capability="9.0"))
     with pytest.raises(EngineError, match=r"cannot be used here: built on H100 \(9.0\), here is L4 \(8.9\); build one"):
-        create_engine(model_dir, two_graphs, Settings(engine_file=elsewhere.path))
+        create_engine(model_dir, two_graphs, EngineOptions(engine_file=elsewhere.path))
     with pytest.raises(EngineError, match=r"absent\.engine does not exist"):
-        create_engine(model_dir, two_graphs, Settings(engine_file=model_dir / "absent.engine"))
+        create_engine(model_dir, two_graphs, EngineOptions(engine_file=model_dir / "absent.engine"))
     strange = write(two_graphs.graph, replace(HERE, runtime="other"))  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="is for 'other', expected tensorrt or tensorrt-rtx"):
-        create_engine(model_dir, two_graphs, Settings(engine_file=strange.path))
+        create_engine(model_dir, two_graphs, EngineOptions(engine_file=strange.path))
     loaded.assert_not_called()
 
 
@@ -181,20 +181,22 @@ def test_onnxruntime_with_cuda_needs_a_gpu_too(
     monkeypatch.setattr(create, "cuda_obstacle", lambda: None)
     monkeypatch.setattr(cuda, "gpu_obstacle", lambda: "there is no usable NVIDIA GPU")
     with pytest.raises(EngineError, match="--engine onnxruntime-cuda cannot be used: there is no usable NVIDIA GPU"):
-        create_engine(model_dir, two_graphs, Settings(engine="onnxruntime-cuda"))
-    assert create_engine(model_dir, two_graphs, Settings(engine_threads=1)).name == "onnxruntime"
+        create_engine(model_dir, two_graphs, EngineOptions(engine="onnxruntime-cuda"))
+    assert create_engine(model_dir, two_graphs, EngineOptions(num_threads=1)).name == "onnxruntime"
 
 
 def test_runtimes_that_were_not_asked_for_are_not_looked_at(
     model_dir: Path, two_graphs: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(create, "detect_machine", lambda _: pytest.fail("TensorRT was loaded"))
-    assert create_engine(model_dir, two_graphs, Settings(engine="onnxruntime", engine_threads=1)).name == "onnxruntime"
+    assert (
+        create_engine(model_dir, two_graphs, EngineOptions(engine="onnxruntime", num_threads=1)).name == "onnxruntime"
+    )
 
 
 @pytest.mark.skipif(cuda.gpu_obstacle() is None, reason="there is a GPU")
 def test_machine_without_a_gpu_tells_of_each_runtime_what_it_lacks(model_dir: Path, two_graphs: Manifest) -> None:
-    found = obstacles(model_dir, two_graphs, Settings())
+    found = obstacles(model_dir, two_graphs, EngineOptions())
     assert list(found) == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime", "openvino"]
     assert found["onnxruntime"] is None
     for runtime in ("tensorrt", "tensorrt-rtx"):

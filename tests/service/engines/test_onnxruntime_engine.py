@@ -16,8 +16,8 @@ from service.engines.base import EngineError
 from service.engines.create import create_engine
 from service.engines.names import EngineName
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, heavy_operators_elsewhere, nodes_by_provider
+from service.engines.options import EngineOptions
 from service.model_directory.manifest import GRAPH_NAME, Manifest, read_manifest
-from service.settings import Settings
 
 
 def load(directory: Path, manifest: Manifest) -> OnnxRuntimeEngine:
@@ -27,7 +27,7 @@ def load(directory: Path, manifest: Manifest) -> OnnxRuntimeEngine:
 def test_batches_on_a_cpu_are_small_unless_told_otherwise(tiny_model_dir: Path) -> None:
     manifest = read_manifest(tiny_model_dir)
     assert OnnxRuntimeEngine(tiny_model_dir, manifest, manifest.graph, num_threads=1).max_batch_size == 2
-    assert create_engine(tiny_model_dir, manifest, Settings(max_batch_size=6)).max_batch_size == 6
+    assert create_engine(tiny_model_dir, manifest, EngineOptions(max_batch_size=6)).max_batch_size == 6
 
 
 def test_missing_onnxruntime_is_told_with_the_command_to_install_it(
@@ -49,7 +49,7 @@ def test_cuda_where_there_is_none_is_an_error_and_no_run_on_the_cpu(tiny_model_d
     with pytest.raises(
         EngineError, match=r"--engine onnxruntime-cuda cannot be used: onnxruntime .* was built without CUDA"
     ):
-        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine="onnxruntime-cuda"))
+        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(engine="onnxruntime-cuda"))
 
 
 def test_cuda_that_does_not_start_is_an_error_and_no_run_on_the_cpu(
@@ -101,4 +101,4 @@ def test_no_onnxruntime_is_an_error_with_the_way_out(
     for package in ("onnxruntime", "openvino"):  # with the other, auto would serve
         monkeypatch.setitem(sys.modules, package, None)  # what an import of it then raises
     with pytest.raises(EngineError, match=r"onnxruntime is not installed: pip install 'ecenet\[cpu\]'"):
-        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine=wanted))
+        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(engine=wanted))

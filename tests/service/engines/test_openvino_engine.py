@@ -20,6 +20,7 @@ from service.engines.base import EngineError, warm_up
 from service.engines.create import create_engine, obstacles
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
+from service.engines.options import EngineOptions
 from service.engines.selfcheck import SelfCheckError, self_check
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.golden import read_golden
@@ -33,7 +34,6 @@ from service.model_directory.manifest import (
     in_bf16,
     read_manifest,
 )
-from service.settings import Settings
 
 Images = NDArray[np.uint8]
 
@@ -204,7 +204,7 @@ def test_threads_are_those_of_the_settings_and_bound_to_no_cpu(
         return real(core, model, device, config)
 
     monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
-    create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine="openvino", engine_threads=1))
+    create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(engine="openvino", num_threads=1))
     (config,) = options
     assert config["INFERENCE_NUM_THREADS"] == 1
     assert (config["NUM_STREAMS"], config["ENABLE_CPU_PINNING"], config["INFERENCE_PRECISION_HINT"]) == (
@@ -242,7 +242,7 @@ def test_missing_package_is_told_with_the_command_to_install_it(
     with pytest.raises(EngineError, match=text):
         load(tiny_model_dir, manifest)
     with pytest.raises(EngineError, match=f"--engine openvino cannot be used: {text}"):
-        create_engine(tiny_model_dir, manifest, Settings(engine="openvino"))
+        create_engine(tiny_model_dir, manifest, EngineOptions(engine="openvino"))
 
 
 def test_bf16_is_for_openvino_alone(tiny_model_dir: Path) -> None:
@@ -250,8 +250,8 @@ def test_bf16_is_for_openvino_alone(tiny_model_dir: Path) -> None:
     with pytest.raises(
         EngineError, match="--engine onnxruntime cannot be used: it does not compute in bf16, only --engine openvino"
     ):
-        create_engine(tiny_model_dir, manifest, Settings(engine="onnxruntime", precision="bf16"))
-    found = obstacles(tiny_model_dir, manifest, Settings(precision="bf16"))
+        create_engine(tiny_model_dir, manifest, EngineOptions(engine="onnxruntime", precision="bf16"))
+    found = obstacles(tiny_model_dir, manifest, EngineOptions(precision="bf16"))
     assert {name for name, reason in found.items() if reason is None} <= {"openvino"}
 
 
@@ -262,7 +262,7 @@ def test_processor_without_bf16_is_told_so(tiny_model_dir: Path, monkeypatch: py
     with pytest.raises(
         EngineError, match=r"this processor does not compute in bf16 \(FP32, INT8 only\); choose --precision fp32"
     ):
-        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine="openvino", precision="bf16"))
+        create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(engine="openvino", precision="bf16"))
 
 
 def test_arithmetic_that_openvino_would_replace_is_refused(
@@ -283,7 +283,7 @@ def test_arithmetic_that_openvino_would_replace_is_refused(
 
 
 def test_auto_never_takes_bf16(tiny_model_dir: Path) -> None:
-    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings(engine_threads=1))
+    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(num_threads=1))
     assert (engine.graph.precision, engine.graph.bounds) == ("fp32", DEFAULT_BOUNDS["fp32"])
     engine.close()
 
@@ -292,7 +292,7 @@ def test_bundled_model_in_bf16_passes_the_bounds_of_bf16_and_not_those_of_float3
     directory = bundled_model_dir()
     manifest = read_manifest(directory)
     golden = read_golden(directory, manifest, manifest.graph.input_size)
-    settings = Settings(precision="bf16", engine_threads=2, max_batch_size=2)
+    settings = EngineOptions(precision="bf16", num_threads=2, max_batch_size=2)
     if openvino_obstacle("bf16") is not None:  # of this processor
         with pytest.raises(EngineError, match="this processor does not compute in bf16"):
             create_engine(directory, manifest, settings)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.engines import create
 from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
+from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.errors import NotReady
 from service.http.app import create_app
@@ -35,7 +36,7 @@ def add_golden(directory: Path, logits: Logits, shift: float = 0.0) -> None:
 
 def prove(directory: Path) -> None:
     manifest = read_manifest(directory)
-    engine = create_engine(directory, manifest, Settings(max_batch_size=4))
+    engine = create_engine(directory, manifest, EngineOptions(max_batch_size=4))
     prove_engine(engine, directory, manifest)
 
 
@@ -56,7 +57,7 @@ def test_graphs_of_a_gpu_are_replayed(
 ) -> None:
     add_golden(tiny_model_dir, brightness_logits)
     manifest = read_manifest(tiny_model_dir)
-    engine = create_engine(tiny_model_dir, manifest, Settings(max_batch_size=1))
+    engine = create_engine(tiny_model_dir, manifest, EngineOptions(max_batch_size=1))
     sizes: list[int] = []
     monkeypatch.setattr(engine, "name", name)
     monkeypatch.setattr(engine, "infer", lambda images: (sizes.append(len(images)), brightness_logits(images))[1])

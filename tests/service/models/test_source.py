@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from service.engines.base import EngineError
+from service.engines.options import EngineOptions
 from service.model_directory.manifest import GRAPH_NAME, MANIFEST_NAME, Manifest, ManifestError, write_manifest
 from service.models.found import by_name, refuse_twins
 from service.models.source import FoundModel, ModelFolder
-from service.settings import Settings
 
 Put = Callable[..., Path]
 
@@ -30,7 +30,7 @@ def put(tmp_path: Path, manifest: Manifest) -> Put:
 
 
 def find(root: Path) -> list[FoundModel]:
-    return sorted(ModelFolder(root, Settings()).find(), key=lambda found: (found.name, found.version))
+    return sorted(ModelFolder(root, EngineOptions()).find(), key=lambda found: (found.name, found.version))
 
 
 def test_both_layouts_are_found_and_the_manifest_gives_the_name(tmp_path: Path, put: Put) -> None:
@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_are_compared_with_the_manifest_when_a_model_is_loaded(tiny_model_dir: Path) -> None:
-    source = ModelFolder(tiny_model_dir, Settings(engine="onnxruntime"))
+    source = ModelFolder(tiny_model_dir, EngineOptions(engine="onnxruntime"))
     (found,) = source.find()
     loaded = source.load(found)
     assert (loaded.manifest.name, loaded.engine.name) == ("brightness", "onnxruntime")
@@ -118,7 +118,7 @@ def test_files_are_compared_with_the_manifest_when_a_model_is_loaded(tiny_model_
 
 
 def test_a_manifest_that_changes_between_search_and_load_is_not_mixed_up(tiny_model_dir: Path) -> None:
-    source = ModelFolder(tiny_model_dir, Settings())
+    source = ModelFolder(tiny_model_dir, EngineOptions())
     (found,) = source.find()
     assert found.manifest is not None
     write_manifest(tiny_model_dir, replace(found.manifest, version="2"))

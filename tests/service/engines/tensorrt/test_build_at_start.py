@@ -27,6 +27,7 @@ from service.engines import create
 from service.engines.base import EngineError
 from service.engines.create import create_engine
 from service.engines.names import EngineName
+from service.engines.options import EngineOptions
 from service.engines.tensorrt import build_at_start as build
 from service.engines.tensorrt.build import BuildOptions
 from service.engines.tensorrt.build_at_start import (
@@ -37,6 +38,7 @@ from service.engines.tensorrt.build_at_start import (
     run_build,
     usable_runtime,
 )
+from service.engines.tensorrt.build_process import BuildRequest
 from service.engines.tensorrt.engine import TensorRtEngine
 from service.model_directory.engine_store import STATE_VARIABLE, EngineInfo, EngineKey, building, write_engine
 from service.model_directory.machine import EngineRuntime, Machine, MachineError, RuntimeMissingError, detect_builder
@@ -49,7 +51,6 @@ from service.model_directory.manifest import (
     read_manifest,
     write_manifest,
 )
-from service.settings import Settings
 
 L4 = Machine("tensorrt", "10.14", "L4", "8.9", "13.0")
 NO_DRIVER = MachineError("there is no usable NVIDIA GPU: cudaGetDeviceCount gave cudaErrorInsufficientDriver")
@@ -113,24 +114,21 @@ def test_without_a_gpu_it_tells_what_is_missing_and_what_may_be_asked_for(
 
 
 def test_other_runtimes_and_named_engines_need_no_build(tmp_path: Path) -> None:
-    assert is_wanted(Settings(build_engine=True), "auto")
-    assert is_wanted(Settings(build_engine=True), "tensorrt-rtx")
-    assert not is_wanted(Settings(), "tensorrt")
+    assert is_wanted(EngineOptions(build_engine=True), "auto")
+    assert is_wanted(EngineOptions(build_engine=True), "tensorrt-rtx")
+    assert not is_wanted(EngineOptions(), "tensorrt")
     for other in ("onnxruntime", "onnxruntime-cuda", "openvino"):
-        assert not is_wanted(Settings(build_engine=True), other)  # type: ignore[arg-type]
-    assert not is_wanted(Settings(build_engine=True, engine_file=tmp_path / "a.engine"), "tensorrt")
+        assert not is_wanted(EngineOptions(build_engine=True), other)  # type: ignore[arg-type]
+    assert not is_wanted(EngineOptions(build_engine=True, engine_file=tmp_path / "a.engine"), "tensorrt")
 
 
 def test_what_is_built_is_the_graph_that_would_serve(with_fp16: Manifest) -> None:
-    options = build_options(with_fp16, "tensorrt", Settings())
+    options = build_options(with_fp16, "tensorrt", EngineOptions())
     assert options == BuildOptions("tensorrt", ((32, 64),), "fp16", 8)
-    assert build_options(with_fp16, "tensorrt-rtx", Settings(max_batch_size=16)).max_batch_size == 16
+    assert build_options(with_fp16, "tensorrt-rtx", EngineOptions(max_batch_size=16)).max_batch_size == 16
     command = build_command(Path("model"), Path("engines"), options)
-    assert command[1:4] == ["-u", "-m", "model_export.child"]
-    assert " ".join(command[4:]) == (
-        f"{os.getpid()} tensorrt model --engine-dir engines --runtime tensorrt --precision fp16 --size 32x64 "
-        "--max-batch-size 8"
-    )
+    assert command[1:5] == ["-u", "-m", "service.engines.tensorrt.build_process", str(os.getpid())]
+    assert BuildRequest.from_json(command[5]) == BuildRequest(Path("model"), Path("engines"), options)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +136,14 @@ def test_what_is_built_is_the_graph_that_would_serve(with_fp16: Manifest) -> Non
     [
         ({"precision": "fp32"}, "TensorRT does not fuse attention in fp32; choose fp16 or int8"),
         ({"precision": "int8"}, "has no int8 graph of 32x64 .*write it with ecenet-export quantize"),
-        ({"input_size": "96x96"}, "has no fp16 graph of 96x96 .*--size 96x96 --precision fp32 --precision fp16"),
+        ({"input_size": (96, 96)}, "has no fp16 graph of 96x96 .*--size 96x96 --precision fp32 --precision fp16"),
     ],
 )
 def test_a_graph_that_cannot_be_built_from_is_told_before_anything_runs(
     with_fp16: Manifest, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EngineError, match=f"--build-engine cannot build an engine: .*{message}"):
-        build_options(with_fp16, "tensorrt", Settings(**settings))
+        build_options(with_fp16, "tensorrt", EngineOptions(**settings))
 
 
 class Awaited(logging.Handler):
@@ -170,7 +168,7 @@ class Awaited(logging.Handler):
 
 def test_bf16_is_not_built(with_fp16: Manifest) -> None:
     with pytest.raises(EngineError, match="--engine tensorrt cannot be used: it does not compute in bf16"):
-        build_options(with_fp16, "tensorrt", Settings(precision="bf16"))
+        build_options(with_fp16, "tensorrt", EngineOptions(precision="bf16"))
 
 
 def test_lines_of_the_build_are_logged_as_they_come_and_silence_is_filled(
@@ -193,7 +191,7 @@ def test_lines_of_the_build_are_logged_as_they_come_and_silence_is_filled(
     ("code", "reason"),
     [
         (
-            "import sys; print('parsing'); sys.exit('ecenet-export: TensorRT does not parse it; update TensorRT')",
+            "import sys; print('parsing'); sys.exit('build failed: TensorRT does not parse it; update TensorRT')",
             "TensorRT does not parse it; update TensorRT",
         ),
         ("import sys; print('something odd'); sys.exit(3)", "the build ended with status 3: something odd"),
@@ -213,7 +211,7 @@ def test_failed_build_is_one_sentence_with_the_way_out(code: str, reason: str) -
 
 
 def test_the_last_complaint_counts() -> None:
-    assert failure(1, ["ecenet-export: a", "noise", "ecenet-export: b", "noise"]) == "b"
+    assert failure(1, ["build failed: a", "noise", "build failed: b", "noise"]) == "b"
 
 
 @pytest.fixture
@@ -238,7 +236,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, with_fp16: Manifest) -> list[list[st
 
     def run(command: list[str]) -> None:
         commands.append(command)
-        folder = Path(command[command.index("--engine-dir") + 1])
+        folder = BuildRequest.from_json(command[-1]).engine_dir
         graph = with_fp16.graphs[1]
         key = EngineKey(graph.sha256, L4, (1, 8, 8))
         write_engine(folder, b"plan", EngineInfo(key, "", graph.input_size, "fp16", "logits", 4, 3, 3, 3, time.time()))
@@ -252,18 +250,19 @@ def test_missing_engine_is_built_loaded_and_there_for_the_next_start(
     wanted: EngineName, model_dir: Path, with_fp16: Manifest, loaded: MagicMock, builds: list[list[str]]
 ) -> None:
     folder = model_dir.parent / "engines"
-    settings = Settings(engine=wanted, build_engine=True, engine_dir=folder)
+    settings = EngineOptions(engine=wanted, build_engine=True, engine_dir=folder)
     for _ in range(2):
         assert create_engine(model_dir, with_fp16, settings) is loaded.return_value
     assert len(builds) == 1
-    assert builds[0][4:7] == [str(os.getpid()), "tensorrt", str(model_dir)]
+    assert builds[0][4] == str(os.getpid())
+    assert BuildRequest.from_json(builds[0][5]).model_dir == model_dir
     info, graph = loaded.call_args.args[:2]
     assert (info.path.parent, graph) == (folder, with_fp16.graphs[1])
 
 
 def test_nothing_is_built_without_being_told(model_dir: Path, with_fp16: Manifest, loaded: MagicMock) -> None:
     with pytest.raises(EngineError, match=r"no engine for half\.onnx.*; build one with ecenet-export tensorrt DIR"):
-        create_engine(model_dir, with_fp16, Settings(engine="tensorrt"))
+        create_engine(model_dir, with_fp16, EngineOptions(engine="tensorrt"))
 
 
 def test_without_a_gpu_the_start_fails_and_no_other_runtime_is_taken(
@@ -272,8 +271,8 @@ def test_without_a_gpu_the_start_fails_and_no_other_runtime_is_taken(
     monkeypatch.setattr(create, "detect_machine", detector(tensorrt=NO_DRIVER, tensorrt_rtx=NOT_INSTALLED))
     for wanted in ("auto", "tensorrt"):
         with pytest.raises(EngineError, match="--build-engine cannot build here: there is no usable NVIDIA GPU"):
-            create_engine(model_dir, with_fp16, Settings(engine=wanted, build_engine=True))
-    asked = Settings(engine="onnxruntime", build_engine=True, precision="fp32", engine_threads=1)
+            create_engine(model_dir, with_fp16, EngineOptions(engine=wanted, build_engine=True))
+    asked = EngineOptions(engine="onnxruntime", build_engine=True, precision="fp32", num_threads=1)
     assert create_engine(model_dir, with_fp16, asked).name == "onnxruntime"
     assert builds == []
 
@@ -287,7 +286,7 @@ def test_second_replica_waits_for_the_first_and_reuses_its_engine(
     directory, folder = write_attention_model(tmp_path / "model"), tmp_path / "engines"
     manifest = read_manifest(directory)
     before = sorted(directory.iterdir())
-    settings = Settings(build_engine=True, engine_dir=folder)
+    settings = EngineOptions(build_engine=True, engine_dir=folder)
     fake: MagicMock = create_autospec(TensorRtEngine)
     monkeypatch.setattr(create, "TensorRtEngine", fake)
     monkeypatch.setattr(create, "detect_machine", portable_machine)
@@ -344,7 +343,8 @@ _BUILDING_SERVICE = """if True:
     from service.__main__ import main
     create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
     build.choose_graphs = lambda *_: None
-    child = "import os, sys, time; from model_export.child import end_with_parent; end_with_parent(int(sys.argv[1]));"
+    child = "import os, sys, time; from service.engines.tensorrt.build_process import end_with_parent;"
+    child += "end_with_parent(int(sys.argv[1]));"
     child += "print('timing kernels'); open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(600)"
     build.build_command = lambda *_: [sys.executable, "-u", "-c", child, str(os.getpid()), sys.argv[-1]]
     main(sys.argv[1:-1])
@@ -359,7 +359,7 @@ _FAILING_SERVICE = """if True:
     from service.__main__ import main
     create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
     build.choose_graphs = lambda *_: None
-    build.build_command = lambda *_: [sys.executable, "-c", "raise SystemExit('ecenet-export: no kernel; update it')"]
+    build.build_command = lambda *_: [sys.executable, "-c", "raise SystemExit('build failed: no kernel; update it')"]
     main(sys.argv[1:])
 """
 
@@ -419,6 +419,8 @@ def wait_until_gone(pid: int) -> None:
 
 
 def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
-    code = "from model_export.child import end_with_parent; end_with_parent(1 << 30); print('began')"
+    code = (
+        "from service.engines.tensorrt.build_process import end_with_parent; end_with_parent(1 << 30); print('began')"
+    )
     ended = subprocess.run(python(code), capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")

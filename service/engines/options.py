@@ -1,0 +1,35 @@
+"""The engine that a caller wants: runtime, arithmetic, size, threads, and where TensorRT's engines lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.engines.cpus import available_cpus
+from service.engines.names import EngineName, PrecisionName
+from service.model_directory.sizes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Options of ``create_engine``; the defaults leave every choice to it.
+
+    Attributes:
+        engine: The runtime; ``auto`` takes the fastest that can be used.
+        precision: Arithmetic of the graph; ``auto`` takes the fastest that was exported.
+        input_size: (height, width) of the graph in pixels; None for the first of the model.
+        num_threads: CPU threads of one run.
+        max_batch_size: Images of one run at the most; None for what the runtime and the graph allow.
+        engine_dir: Folder of TensorRT engines; None for ``engines`` in the model directory.
+        engine_file: A TensorRT engine that the caller trusts; None to look for one in ``engine_dir``.
+        build_engine: Whether a TensorRT engine that is missing is built.
+    """
+
+    engine: EngineName = "auto"
+    precision: PrecisionName = "auto"
+    input_size: Size | None = None
+    num_threads: int = field(default_factory=available_cpus)
+    max_batch_size: int | None = None
+    engine_dir: Path | None = None
+    engine_file: Path | None = None
+    build_engine: bool = False
