@@ -65,7 +65,10 @@ def test_port_of_a_kubernetes_service_link_does_not_hide_that_of_the_file(
     ("text", "words"),
     [
         ("max_batchsize = 4", ["'max_batchsize'", "'max_batch_size'"]),
-        ("Max-Requests-In-Flight = 4\nhosts = ''", ["'Max-Requests-In-Flight'", "'max_requests_in_flight'", "'hosts'", "'host'"]),
+        (
+            "Max-Requests-In-Flight = 4\nhosts = ''",
+            ["'Max-Requests-In-Flight'", "'max_requests_in_flight'", "'hosts'", "'host'"],
+        ),
         ("[service]\nport = 1", ["'service'", "nearest"]),
         ("port = \nhost = ''", ["not TOML", "line 1"]),
         ("port = 70000", ["--port", "ECENET_PORT", "70000", "ecenet.toml", "65535"]),
