@@ -23,7 +23,7 @@ from service.model_directory.sizes import Size
 from trainer.checkpoint import CheckpointError, load_model
 from trainer.datasets import SegmentationDataset, read_image
 from trainer.model.ecenet import ECENet
-from trainer.predictors import open_model
+from trainer.prediction.open_model import open_model
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 """An image (H, W, 3) uint8 of any size, and its label map (H, W) if it has one."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.mindspore import read_mindspore_checkpoint
+from trainer.weights.mindspore import read_mindspore_checkpoint
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.released import StateDictError, build_from_released
+from trainer.weights.released import StateDictError, build_from_released
 
 FORMAT = "ecenet-checkpoint-1"
 _PICKLE_MAGIC = b"\x80"

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from service.engines.base import EngineError
 from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
 from trainer.datasets import open_dataset
-from trainer.inference import evaluate
+from trainer.prediction.predictor import evaluate
 from trainer.metrics import Scores
-from trainer.modes import Mode, ModeError
-from trainer.predictors import open_model
-from trainer.sliding import Size
+from trainer.prediction.mode import Mode, ModeError
+from trainer.prediction.open_model import open_model
+from trainer.prediction.sliding_window import Size
 
 EPILOG = """example:
   ecenet-evaluate runs/camvid/best.pt --data data/camvid

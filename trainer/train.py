@@ -18,9 +18,9 @@ from trainer.run_folder import has_checkpoint
 from trainer.stopping import StoppedError
 
 COMMANDS = {
-    "average": ("trainer.average_weights", "the mean of the weights of several runs, as one network"),
+    "average": ("trainer.weights.average", "the mean of the weights of several runs, as one network"),
     "data": ("trainer.inspect_data", "look through a dataset: counts, class shares, broken files, a contact sheet"),
-    "import": ("trainer.import_weights", "turn the authors' published weights into a checkpoint"),
+    "import": ("trainer.weights.import_released", "turn the authors' published weights into a checkpoint"),
     "report": ("trainer.report.command", "write the report of a run: curves, IoU, confusion, best and worst images"),
 }
 EXIT_STOPPED = 143  # as a shell states the end by SIGTERM

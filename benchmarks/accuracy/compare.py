@@ -27,12 +27,12 @@ from benchmarks.accuracy.variants import MODEL, VARIANTS, build_variant, paramet
 from trainer.datasets import DatasetError, SegmentationDataset
 from trainer.distributed import Ranks, rank_batches
 from trainer.engine import AugmentedViews, DivergedError, StepSettings, TrainingState, load_batches, train_steps
-from trainer.inference import evaluate, torch_predictor
+from trainer.prediction.predictor import evaluate, torch_predictor
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.model.ecenet import ECENet
 from trainer.precision import keep_depthwise_in_float
-from trainer.pretrained import PretrainedError, load_imagenet_weights
+from trainer.weights.pretrained import PretrainedError, load_imagenet_weights
 from trainer.schedule import MovingAverage, build_optimizer
 
 LOGGED = 40

@@ -10,7 +10,7 @@ import torch
 
 from trainer.checkpoint import CheckpointError, load_model, read_checkpoint, read_entries, save_checkpoint
 from trainer.model import build_model
-from trainer.released import StateDictError
+from trainer.weights.released import StateDictError
 
 
 def test_round_trip_gives_the_same_network_in_eval_mode(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from trainer.engine import (
     load_batches,
     train_steps,
 )
-from trainer.inference import evaluate, normalise, torch_predictor
+from trainer.prediction.predictor import evaluate, normalise, torch_predictor
 from trainer.losses import Losses
 from trainer.model.ecenet import ECENet
 from trainer.schedule import MovingAverage

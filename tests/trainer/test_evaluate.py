@@ -20,7 +20,7 @@ from service.model_directory.manifest import GRAPH_NAME, ClassInfo, read_manifes
 from trainer.checkpoint import save_checkpoint
 from trainer.datasets import open_dataset
 from trainer.evaluate import as_dict, main, report
-from trainer.inference import evaluate, image_predictor
+from trainer.prediction.predictor import evaluate, image_predictor
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
 

@@ -21,10 +21,10 @@ from service.model_directory.manifest import ClassInfo
 from trainer.checkpoint import load_model_and_entries
 from trainer.config import parse_config
 from trainer.datasets import SegmentationDataset, open_dataset
-from trainer.inference import evaluate, torch_infer
+from trainer.prediction.predictor import evaluate, torch_infer
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
-from trainer.modes import Network, mode_predictor, trained_mode
+from trainer.prediction.mode import Network, mode_predictor, trained_mode
 from trainer.report.examples import Example, ExampleCollector
 from trainer.report.page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
 from trainer.report.style import CSS

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.checkpoint import FORMAT
-from trainer.mindspore import read_mindspore_checkpoint
+from trainer.weights.mindspore import read_mindspore_checkpoint
 
 OWN, TORCH, SAFETENSORS, MINDSPORE = "checkpoint of ours", "torch file", "safetensors file", "MindSpore checkpoint"
 _PICKLE_MAGIC = b"\x80"

@@ -22,14 +22,14 @@ from service.model_directory.manifest import (
     read_manifest,
     write_manifest,
 )
-from service.settings import Settings, SettingsError
-from trainer import predictors
+from service.settings import EngineOptions, SettingsError
+from trainer.prediction import open_model as predictors
 from trainer.checkpoint import CheckpointError, save_checkpoint
 from trainer.datasets import SegmentationDataset
-from trainer.inference import image_predictor, torch_predictor
+from trainer.prediction.predictor import image_predictor, torch_predictor
 from trainer.model.ecenet import ECENet
-from trainer.modes import Mode, ModeError
-from trainer.predictors import ModelError, OpenModel, is_url, open_model
+from trainer.prediction.mode import Mode, ModeError
+from trainer.prediction.open_model import ModelError, OpenModel, is_url, open_model
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
@@ -89,7 +89,7 @@ def test_any_engine_of_the_service_is_used_and_closed(
         def close(self) -> None:
             asked.append("closed")
 
-    def create(directory: Path, manifest: object, settings: Settings) -> Engine:
+    def create(directory: Path, manifest: object, settings: EngineOptions) -> Engine:
         asked.extend([directory, settings.engine])
         return Other()
 
@@ -100,7 +100,7 @@ def test_any_engine_of_the_service_is_used_and_closed(
 
 
 def test_what_an_engine_raises_is_told_with_its_name(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), Settings())
+    engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions())
 
     def fail(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise RuntimeError("out of memory")
@@ -198,7 +198,7 @@ def test_an_engine_that_breaks_its_promises_is_not_evaluated(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = read_manifest(tiny_model_dir)
-    engine = create_engine(tiny_model_dir, manifest, Settings())
+    engine = create_engine(tiny_model_dir, manifest, EngineOptions())
     monkeypatch.setattr(engine, "infer", lambda images: np.zeros((len(images), 2, 8, 16), np.float32))
     monkeypatch.setattr(predictors, "create_engine", lambda *_: engine)
     with pytest.raises(EngineError, match="expected float32"), open_model(str(tiny_model_dir)):

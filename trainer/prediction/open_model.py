@@ -20,10 +20,10 @@ from service.imaging.segmentation import labels_of
 from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import CheckpointError, load_model_and_entries
 from trainer.datasets import SegmentationDataset
-from trainer.inference import Infer, Predictor, torch_infer
+from trainer.prediction.predictor import Infer, Predictor, torch_infer
 from trainer.model.ecenet import ECENet
-from trainer.modes import Mode, ModeError, Network, mode_predictor
-from trainer.remote import RemotePredictor
+from trainer.prediction.mode import Mode, ModeError, Network, mode_predictor
+from trainer.prediction.http import RemotePredictor
 
 T = TypeVar("T")
 

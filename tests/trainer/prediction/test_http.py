@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.client import Client
 from service.imaging.codec import decode, encode_label_png, encode_rgb_png
-from trainer.remote import RemoteError, RemotePredictor
+from trainer.prediction.http import RemoteError, RemotePredictor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 LABELS = (IMAGE[..., 0] % 3).astype(np.uint8)

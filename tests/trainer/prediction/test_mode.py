@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from service.imaging.resize import resize_to_input
-from trainer.inference import image_predictor, torch_infer, torch_predictor
+from trainer.prediction.predictor import image_predictor, torch_infer, torch_predictor
 from trainer.model.ecenet import ECENet
-from trainer.modes import Mode, ModeError, Network, add_probabilities, keep_ratio, mode_predictor
+from trainer.prediction.mode import Mode, ModeError, Network, add_probabilities, keep_ratio, mode_predictor
 
 SIZES = [(48, 64), (37, 91), (50, 33)]
 

@@ -19,15 +19,15 @@ from trainer.checkpoint import save_checkpoint
 from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.model.timm_loader import import_timm
-from trainer.pretrained import (
+from trainer.weights.pretrained import (
     PretrainedError,
     initialise,
     load_imagenet_weights,
     load_pretrained,
     resize_position_table,
 )
-from trainer.released import released_name
-from trainer.released_keys import DERIVED
+from trainer.weights.released import released_name
+from trainer.weights.released_keys import DERIVED
 
 LITE = "tf_efficientnet_lite0"
 SWIN: dict[str, Any] = {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 2}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.average_weights import AverageError, average_weights, main
+from trainer.weights.average import AverageError, average_weights, main
 from trainer.checkpoint import load_model, read_checkpoint, read_entries, save_checkpoint
 from trainer.model.ecenet import ECENet
 

@@ -17,9 +17,9 @@ from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder
 from trainer.datasets.folder_spec import SPEC_NAME, read_spec
 from trainer.model.ecenet import NAMED_SIZES, ECENet, ModelConfig
-from trainer.released import build_network, released_name
-from trainer.released_keys import DERIVED, ReleasedWeights, StateDictError, released_weights, torch_style
-from trainer.weight_files import OWN, WeightFile, read_weights
+from trainer.weights.released import build_network, released_name
+from trainer.weights.released_keys import DERIVED, ReleasedWeights, StateDictError, released_weights, torch_style
+from trainer.weights.files import OWN, WeightFile, read_weights
 
 RELEASED_SIZE = (640, 640)  # the crop that the authors train on and slide over the image
 FOLDER = "folder"

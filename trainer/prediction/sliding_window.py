@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from trainer.inference import Infer, infer_one
+from trainer.prediction.predictor import Infer, infer_one
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

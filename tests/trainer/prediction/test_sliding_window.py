@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trainer.sliding import slide_logits, window_starts
+from trainer.prediction.sliding_window import slide_logits, window_starts
 
 
 def channels(images: NDArray[np.uint8]) -> NDArray[np.float32]:

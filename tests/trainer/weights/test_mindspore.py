@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.mindspore import _checkpoint_class, read_mindspore_checkpoint
+from trainer.weights.mindspore import _checkpoint_class, read_mindspore_checkpoint
 
 
 def message(*values: tuple[str, tuple[int, ...], str, bytes]) -> bytes:

@@ -14,11 +14,11 @@ from model_export.onnx_export import ModelFacts, export_onnx
 from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import load_model, read_checkpoint, read_entries
 from trainer.datasets import dataset_classes
-from trainer.import_weights import main
-from trainer.mindspore import _checkpoint_class
+from trainer.weights.import_released import main
+from trainer.weights.mindspore import _checkpoint_class
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.released import released_name
-from trainer.released_keys import DERIVED
+from trainer.weights.released import released_name
+from trainer.weights.released_keys import DERIVED
 
 TINY = ModelConfig(
     backbone="swin",

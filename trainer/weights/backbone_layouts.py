@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.timm_loader import import_timm
-from trainer.released import patch_order, released_name
-from trainer.released_keys import BACKBONE_PREFIX, DERIVED
+from trainer.weights.released import patch_order, released_name
+from trainer.weights.released_keys import BACKBONE_PREFIX, DERIVED
 
 BY_ORDER = "timm's layers in order"
 _PREFIX_DEPTH = 3

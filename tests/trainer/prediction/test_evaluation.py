@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.datasets import IGNORE_INDEX, Sample, open_dataset
-from trainer.inference import EvaluationError, evaluate, torch_infer
+from trainer.prediction.predictor import EvaluationError, evaluate, torch_infer
 from trainer.model.ecenet import ECENet
 
 Pixels = NDArray[np.uint8]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.backbone_layouts import BY_ORDER, classifier_state, find_layout, match_in_order
+from trainer.weights.backbone_layouts import BY_ORDER, classifier_state, find_layout, match_in_order
 from trainer.checkpoint import load_model
 from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.released import build_from_released
-from trainer.released_keys import DERIVED, is_bookkeeping, list_keys, refuse_twins, torch_style
-from trainer.weight_files import MINDSPORE, OWN, WeightFile, WeightFileError, read_weights
+from trainer.weights.released import build_from_released
+from trainer.weights.released_keys import DERIVED, is_bookkeeping, list_keys, refuse_twins, torch_style
+from trainer.weights.files import MINDSPORE, OWN, WeightFile, WeightFileError, read_weights
 
 NONE, IMAGENET = "none", "imagenet"
 

@@ -19,8 +19,8 @@ from torch.nn.functional import interpolate
 from service.imaging.label_map import label_map
 from service.imaging.resize import resize_to_input
 from trainer.config import DataSection
-from trainer.inference import Infer, Predictor, infer_one
-from trainer.sliding import Size, slide_logits
+from trainer.prediction.predictor import Infer, Predictor, infer_one
+from trainer.prediction.sliding_window import Size, slide_logits
 
 RELEASED_CROP = (640, 640)
 MAX_SCALE = 8.0

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from trainer.model.ecenet import ECENet, ModelConfig, build_backbone, build_head
-from trainer.released_keys import (
+from trainer.weights.released_keys import (
     BACKBONE_PREFIX,
     DERIVED,
     HEAD_PREFIX,

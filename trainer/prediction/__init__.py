@@ -1,0 +1,1 @@
+"""From an image to its label map: predictors around networks, inference engines, ONNX files and running services."""
