@@ -22,9 +22,10 @@ test: $(DEV_VENV)/.installed  ## the whole default suite; options in ARGS="-k ba
 test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
 	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)
 
-lint: $(DEV_VENV)/.installed  ## ruff: rules and format
+lint: $(DEV_VENV)/.installed  ## ruff: rules and format; import-linter: who may import whom
 	$(DEV_VENV)/bin/ruff check .
 	$(DEV_VENV)/bin/ruff format --check .
+	$(DEV_VENV)/bin/lint-imports
 
 format: $(DEV_VENV)/.installed  ## ruff: mend what can be mended
 	$(DEV_VENV)/bin/ruff check --fix .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +17,6 @@ from pydantic_core import ErrorDetails
 
 from service.model_directory.sizes import format_size
 from service.settings import ENV_PREFIX, Environment, Settings, SettingsError, is_secret, option, variable
-from service.settings_file import read_settings_file
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 _MASK = "**********"
@@ -148,3 +149,30 @@ def _toml(value: Any) -> str:
             return json.dumps(format_size((height, width)))
         return json.dumps([str(entry) for entry in value], ensure_ascii=False)
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def read_settings_file(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The values of a settings file by field name, as TOML has them.
+
+    Args:
+        path: The file; paths inside it are relative to the working directory, as everywhere else.
+        names: Keys that it may have.
+
+    Raises:
+        SettingsError: No such file, not TOML, or keys that are no settings; the text names the nearest that is one.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"the settings file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+    unknown = [_unknown_key(key, names) for key in values if key not in names]
+    if unknown:
+        raise SettingsError(f"the settings file {path} has {', and '.join(unknown)}")
+    return values
+
+
+def _unknown_key(key: str, names: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1, cutoff=0)
+    return f"the unknown key {key!r}; the nearest setting is {nearest[0]!r}"

@@ -1,7 +1,8 @@
-"""A segmentation to the bytes of an answer, in any of the formats."""
+"""Encoders of answers: a segmentation to bytes, in any of the formats."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,22 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers.geojson import encode_contours
-from service.answers.npy import encode_npy
 from service.answers.options import AnswerOptions
-from service.answers.schemas import AnswerFormat, LabelPalette
+from service.answers.schemas import AnswerFormat, LabelPalette, Processing
 from service.answers.summary import summarize
 from service.imaging.codec import encode_grey_png, encode_label_png, encode_rgb_png
 from service.imaging.colorize import colorize, overlay
 from service.imaging.segmentation import VOID, Segmentation
-from service.inference.stopwatch import Stage
 from service.model_directory.manifest import Manifest
 
 Pixels = Callable[[], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer and its tag; no content means that the client has it already."""
+class EncodedAnswer:
+    """Body and tag of an answer; ``content`` is None if the client has it already."""
 
     content: bytes | None
     tag: str
@@ -34,8 +33,10 @@ def encode_answer(
     options: AnswerOptions,
     segmentation: Segmentation,
     manifest: Manifest,
+    *,
+    processing: Processing,
     pixels: Pixels,
-    seconds: Mapping[Stage, float],
+    seconds: Mapping[str, float],
 ) -> bytes:
     """Encode a segmentation.
 
@@ -43,8 +44,9 @@ def encode_answer(
         options: What was asked for; ``classes`` has been applied to the segmentation.
         segmentation: Of any size.
         manifest: The model's names and colours.
-        pixels: Gives the upright RGB image in the size of the segmentation; asked for overlays only.
-        seconds: Stages so far.
+        processing: How the image went through the model.
+        pixels: Gives the upright RGB image in the size of the segmentation; called for overlays only.
+        seconds: Seconds of each stage so far.
     """
     labels = segmentation.labels
     # Colours up to VOID, so that it is black; without it the palette has the classes alone.
@@ -55,8 +57,8 @@ def encode_answer(
         AnswerFormat.OVERLAY: lambda: encode_rgb_png(_overlay(pixels(), labels, palette, options)),
         AnswerFormat.CONFIDENCE: lambda: _confidence_png(segmentation),
         AnswerFormat.CONTOURS: lambda: encode_contours(labels, manifest),
-        AnswerFormat.NPY: lambda: encode_npy(labels),
-        AnswerFormat.JSON: lambda: _summary(segmentation, manifest, options, seconds),
+        AnswerFormat.NPY: lambda: _npy(labels),
+        AnswerFormat.JSON: lambda: _summary_json(segmentation, processing, manifest, options, seconds),
     }
     return encoders[options.format]()
 
@@ -77,10 +79,27 @@ def _confidence_png(segmentation: Segmentation) -> bytes:
     return encode_grey_png(segmentation.confidence)
 
 
-def _summary(
-    segmentation: Segmentation, manifest: Manifest, options: AnswerOptions, seconds: Mapping[Stage, float]
+def _npy(labels: NDArray[np.uint8]) -> bytes:
+    """Make a file that ``numpy.load`` reads as (H, W) uint8."""
+    stream = io.BytesIO()
+    np.save(stream, labels, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _summary_json(
+    segmentation: Segmentation,
+    processing: Processing,
+    manifest: Manifest,
+    options: AnswerOptions,
+    seconds: Mapping[str, float],
 ) -> bytes:
-    timings_ms: dict[str, float] = {stage: round(1000 * duration, 1) for stage, duration in seconds.items()}
-    summary = summarize(segmentation, manifest, classes=options.classes, rle=options.rle, timings_ms=timings_ms)
+    summary = summarize(
+        segmentation,
+        processing,
+        manifest,
+        classes=options.classes,
+        rle=options.rle,
+        timings_ms={stage: round(1000 * duration, 1) for stage, duration in seconds.items()},
+    )
     # Masks are left out unless they were asked for.
     return summary.model_dump_json(exclude_unset=True).encode()

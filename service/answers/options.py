@@ -1,4 +1,4 @@
-"""What a request asks its answer to be: its parameters, checked against the model."""
+"""Options of an answer: the parameters of a request, checked against the model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.answers.negotiation import OFFERS, negotiate
 from service.answers.schemas import AnswerFormat, AnswerSize, InputMode, LabelPalette, SegmentQuery
 from service.errors import InvalidParameter
 from service.imaging.segmentation import VOID
-from service.imaging.tiling import window_of
-from service.model_directory.manifest import GraphInfo, Manifest
+from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
+from service.model_directory.sizes import format_size
 
 Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """All that decides how a segmentation is answered; its ``repr`` identifies it.
+    """Everything that an answer depends on besides image and model; its ``repr`` identifies it.
 
     Attributes:
         format: Form of the answer.
@@ -46,7 +46,7 @@ class AnswerOptions:
 
     @property
     def needs_confidence(self) -> bool:
-        """Whether the answer tells how sure the model is, as far as it knows."""
+        """True if the answer has the model's confidence, as far as the graph gives it."""
         return self.format in {AnswerFormat.CONFIDENCE, AnswerFormat.JSON}
 
 
@@ -60,8 +60,8 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         graph: The graph that serves, for what it can tell.
 
     Raises:
-        InvalidParameter: A class that the model has not, a colour that is none, or a format or mode that the graph
-            cannot give.
+        InvalidParameter: An unknown class, a background that is no colour, or a format or mode that the graph cannot
+            give.
         NotAcceptable: See ``negotiate``.
     """
     if query.answer_format is None:
@@ -70,8 +70,8 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         media_type, answer_format = query.answer_format.media_type, query.answer_format
     if answer_format not in available_formats(graph):
         raise InvalidParameter(
-            f"format is '{answer_format}', but the model's graph {graph.file} gives labels without scores; "
-            "serve a graph exported with --output logits",
+            f"format={answer_format} needs scores: {graph.file} gives labels without scores; serve a graph exported "
+            "with --output logits",
             extra={"parameter": "format", "value": str(answer_format)},
         )
     return AnswerOptions(
@@ -89,24 +89,45 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
 
 def _mode(query: SegmentQuery, graph: GraphInfo) -> InputMode:
     if query.mode is InputMode.TILE:
-        window_of(graph)  # raises where there are none
+        check_tiles(graph)
         if query.size is AnswerSize.MODEL:
             raise InvalidParameter(
-                "size is 'model', which windows have not that are blended at the image's size: leave out size or mode",
+                "size=model cannot be combined with mode=tile: windows are blended at the size of the image; "
+                "leave out size or mode",
                 extra={"parameter": "size", "value": "model"},
             )
     return query.mode
 
 
+def check_tiles(graph: GraphInfo) -> None:
+    """Check that a graph can segment an image in windows, as ``mode=tile`` asks for.
+
+    Raises:
+        InvalidParameter: Its outputs cannot be blended, or its windows do not fit on the grid of the logits' cells.
+    """
+    if graph.output != "logits":
+        raise InvalidParameter(
+            f"mode=tile needs logits: {graph.file} gives {graph.output}, which cannot be blended; use mode=resize, or "
+            "serve a graph exported with --output logits",
+            extra={"parameter": "mode", "value": "tile"},
+        )
+    if any(side % LOGITS_STRIDE for side in graph.input_size):
+        raise InvalidParameter(
+            f"mode=tile needs sides that are multiples of {LOGITS_STRIDE}: {graph.file} is "
+            f"{format_size(graph.input_size)}; use mode=resize, or serve a graph of another size",
+            extra={"parameter": "mode", "value": "tile"},
+        )
+
+
 def available_formats(graph: GraphInfo) -> list[AnswerFormat]:
-    """The formats that a graph has what is needed for."""
+    """List the formats that the outputs of a graph suffice for."""
     return [known for known in AnswerFormat if graph.output == "logits" or known is not AnswerFormat.CONFIDENCE]
 
 
 def available_modes(graph: GraphInfo) -> list[InputMode]:
-    """The modes that a graph can be used in."""
+    """List the modes that a graph can be used in."""
     try:
-        window_of(graph)
+        check_tiles(graph)
     except InvalidParameter:
         return [InputMode.RESIZE]
     return list(InputMode)
@@ -117,8 +138,8 @@ def _classes(values: Sequence[str] | None, manifest: Manifest) -> tuple[int, ...
         return None
     if manifest.num_classes > VOID:
         raise InvalidParameter(
-            f"classes is {', '.join(values)!r}, but all 256 ids are classes and none is left for other pixels; "
-            "leave classes out",
+            f"classes is {', '.join(values)!r}: the model uses all 256 ids, and none is left for the pixels of other "
+            "classes; leave out classes",
             extra={"parameter": "classes", "value": ",".join(values)},
         )
     ids = {info.name.casefold(): info.id for info in manifest.classes}
@@ -127,17 +148,17 @@ def _classes(values: Sequence[str] | None, manifest: Manifest) -> tuple[int, ...
 
 
 def _ids_of(value: str, ids: dict[str, int], manifest: Manifest) -> list[int]:
-    """Ids of one value of ``classes``: a class whose name may hold commas, or several."""
+    """Give the ids of one value of ``classes``: one class, whose name may hold commas, or several."""
     whole = ids.get(value.strip().casefold())
     if whole is not None:
         return [whole]
     names = [name.strip() for name in value.split(",")]
+    known = [info.name for info in manifest.classes]
     for name in names:
         if name.casefold() not in ids:
             raise InvalidParameter(
-                f"classes has {name!r}, which the model has not; it has the ids 0..{manifest.num_classes - 1} and the "
-                f"names {', '.join(info.name for info in manifest.classes)}",
-                extra={"parameter": "classes", "value": name, "accepted": [info.name for info in manifest.classes]},
+                f"unknown class {name!r}; this model has: {', '.join(known)} (ids 0..{manifest.num_classes - 1})",
+                extra={"parameter": "classes", "value": name, "accepted": known},
             )
     return [ids[name.casefold()] for name in names]
 

@@ -1,4 +1,4 @@
-"""Figures of a segmentation, class by class."""
+"""Statistics of a segmentation, class by class: the body of ``format=json``."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers.rle import class_rles
-from service.answers.schemas import ClassSummary, ImageSize, ModelInfo, RunLengths, SegmentationSummary
+from service.answers.schemas import ClassSummary, ImageSize, ModelInfo, Processing, RunLengths, SegmentationSummary
 from service.imaging.segmentation import Segmentation, class_counts, mean_confidences
 from service.model_directory.manifest import ClassInfo, Manifest
 
 
 def summarize(
     segmentation: Segmentation,
+    processing: Processing,
     manifest: Manifest,
     *,
-    classes: Sequence[int] | None = None,
-    rle: bool = False,
-    timings_ms: dict[str, float] | None = None,
+    classes: Sequence[int] | None,
+    rle: bool,
+    timings_ms: dict[str, float],
 ) -> SegmentationSummary:
-    """Pixels, share and mean confidence of every class, or of ``classes``.
+    """Compute pixels, share and mean confidence of every class, or of ``classes``.
 
     Args:
-        segmentation: What the model gave for the image.
+        segmentation: Of the image.
+        processing: How the image went through the model.
         manifest: For names and colours.
         classes: Ids; None for all.
-        rle: Whether to add masks.
+        rle: True to add masks.
         timings_ms: Milliseconds by stage.
     """
     labels = segmentation.labels
@@ -39,9 +41,11 @@ def summarize(
     return SegmentationSummary(
         size=ImageSize(width=width, height=height),
         model=ModelInfo(name=manifest.name, version=manifest.version),
-        classes=[_summary(info, counts[info.id], labels, confidences[info.id], masks.get(info.id)) for info in infos],
-        processing=segmentation.processing,
-        timings_ms=timings_ms or {},
+        classes=[
+            _class_summary(info, counts[info.id], labels, confidences[info.id], masks.get(info.id)) for info in infos
+        ],
+        processing=processing,
+        timings_ms=timings_ms,
     )
 
 
@@ -52,7 +56,7 @@ def _confidences(segmentation: Segmentation, counts: Sequence[int]) -> list[floa
     return [round(mean, 4) if count else None for mean, count in zip(means, counts, strict=True)]
 
 
-def _summary(
+def _class_summary(
     info: ClassInfo, pixels: int, labels: NDArray[np.uint8], confidence: float | None, counts: str | None
 ) -> ClassSummary:
     height, width = labels.shape

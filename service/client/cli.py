@@ -80,7 +80,7 @@ async def _segment(jobs: Sequence[Job], args: argparse.Namespace) -> Report:
 async def _client(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
     retry = RetryPolicy(max_tries=1 + args.retries)
     if args.url is None:
-        from service.client.local import URL, local_http  # noqa: PLC0415  a remote service needs no model runtime
+        from service.local import URL, local_http  # noqa: PLC0415  a remote service needs no model runtime
 
         async with local_http(args.model_dir, args.concurrency, args.model) as http:
             yield AsyncClient(URL, http=http, retry=retry)

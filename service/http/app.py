@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
 
 from service.engines.base import Engine
 from service.http.api_keys import api_keys
 from service.http.auth import Authentication, describe_security, warn_if_open
 from service.http.catalog import router as catalog_router
-from service.http.cors import add_cors
 from service.http.many_images.memory import BatchMemory
 from service.http.many_images.routes import router as batch_router
 from service.http.openapi import add_schemas
@@ -22,6 +22,7 @@ from service.http.rate_limit import RateLimit, TokenBuckets
 from service.http.request_context import RequestContext
 from service.http.routes import router
 from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_provider
+from service.inference_protocol.body import HEADER_LENGTH
 from service.inference_protocol.repository import router as repository_router
 from service.inference_protocol.routes import router as inference_protocol_router
 from service.model_directory.bundled import bundled_model_dir
@@ -30,6 +31,27 @@ from service.models.source import GivenModel, ModelFolder, ModelSource
 from service.page.routes import add_pages
 from service.runtime import Runtime, release
 from service.settings import Settings
+
+EXPOSED_HEADERS = (
+    "X-Request-ID",
+    "ETag",
+    "Server-Timing",
+    "Retry-After",
+    "X-Model-Version",
+    "WWW-Authenticate",
+    HEADER_LENGTH,
+)
+_CORS_REQUEST_HEADERS = (
+    "Authorization",
+    "X-API-Key",
+    "X-Request-ID",
+    "X-Request-Timeout-Ms",
+    "If-None-Match",
+    HEADER_LENGTH,
+    "Content-Type",
+)
+_CORS_METHODS = ("GET", "HEAD", "POST")
+_PREFLIGHT_AGE_S = 600
 
 
 def create_app(settings: Settings, engine: Engine | None = None, manifest: Manifest | None = None) -> FastAPI:
@@ -89,10 +111,22 @@ def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
     app.add_middleware(Authentication, keys=keys)
     # Outside of the checks: browsers ask for permission without a key, and show refusals only with CORS headers.
     if settings.cors_origins:
-        add_cors(app, settings.cors_origins)
+        _add_cors(app, settings.cors_origins)
     if app.state.tracer_provider is not None:
         app.add_middleware(Tracing, provider=app.state.tracer_provider)
     app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
+
+
+def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Open ``app`` for pages of ``origins``, without cookies: a key goes in a header."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=_CORS_METHODS,
+        allow_headers=_CORS_REQUEST_HEADERS,
+        expose_headers=EXPOSED_HEADERS,
+        max_age=_PREFLIGHT_AGE_S,
+    )
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.http.api_keys import ApiKeys
 from service.http.problems import problem_response
+from service.inference_protocol.errors import MANAGEMENT_PATH
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ OPEN_PATHS = frozenset(
     {"/", "/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 )
 OPEN_FOLDERS = ("/static/",)
-MANAGEMENT_PATH = "/v2/repository"
 
 
 class Authentication:

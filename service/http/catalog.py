@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request
 from service.answers.options import available_formats, available_modes
 from service.answers.schemas import ClassLabel, ImageSize, Labels, ModelInfo, Models, ServedModel
 from service.http.openapi import LABELS_RESPONSES, MODELS_RESPONSES
-from service.http.routes import RuntimeOf, pipeline_for
 from service.inference.pipeline import Pipeline
 from service.model_directory.manifest import Manifest
+from service.request.dependencies import RuntimeOf, pipeline_for
 
 router = APIRouter()
 

@@ -1,19 +1,10 @@
-"""Entity tags of answers: the same image, parameters, model and runtime give the same tag."""
+"""The headers ``ETag`` and ``If-None-Match`` around the tags of answers."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
-
-
-def answer_tag(data: bytes, *identity: str) -> str:
-    """32 hexadecimal digits for an image file and all else that decides on its answer."""
-    digest = hashlib.sha256(hashlib.sha256(data).digest())
-    for part in identity:
-        digest.update(hashlib.sha256(part.encode()).digest())
-    return digest.hexdigest()[:32]
 
 
 def format_tag(tag: str, *, weak: bool) -> str:

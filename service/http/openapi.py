@@ -48,7 +48,7 @@ _EXAMPLES: tuple[ServiceError, ...] = (
     PayloadTooLarge("the image has 30000000 bytes, at most 20971520 are accepted"),
     UnsupportedMedia("content type is text/plain, accepted are multipart/form-data, image/*, application/json"),
     UnsupportedImage("the image is PSD, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"),
-    InvalidParameter("classes has 'Moon', which the model has not; it has the ids 0..1 and the names Sky, Building"),
+    InvalidParameter("unknown class 'Moon'; this model has: Sky, Building (ids 0..1)"),
     EngineFailure("the model failed on this image: out of memory"),
     Overloaded("64 requests are in the service already"),
     DeadlineExceeded("no answer within 30 s"),

@@ -15,7 +15,6 @@ from service.answers.schemas import AnswerFormat, ClassContours, InputMode, Proc
 from service.errors import PROBLEM_MEDIA_TYPE, NotAnImage
 from service.http.many_images.envelope import INDEX_NAME, Part, end, head, index, index_entry
 from service.imaging.segmentation import Segmentation
-from service.inference.stopwatch import Stage
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest
 
 _CLASSES = (ClassInfo(0, "Sky", (128, 128, 128)), ClassInfo(1, "Building", (128, 0, 0)))
@@ -24,9 +23,9 @@ _MANIFEST = Manifest("ecenet-lite0-camvid", "1.1.0", "ecenet-lite0", _CLASSES, (
 _SEGMENTATION = Segmentation(
     np.array([[0, 0, 0, 1], [0, 0, 1, 1]], np.uint8),
     np.array([[255, 250, 200, 190], [255, 240, 150, 230]], np.uint8),
-    Processing(mode=InputMode.RESIZE, windows=1, scale_x=192, scale_y=288),
 )
-_SECONDS: dict[Stage, float] = {
+_PROCESSING = Processing(mode=InputMode.RESIZE, windows=1, scale_x=192, scale_y=288)
+_SECONDS = {
     "read": 0.0004,
     "wait": 0.0001,
     "decode": 0.0061,
@@ -105,7 +104,9 @@ def _schema(media_type: str) -> dict[str, str]:
 def _example(answer_format: AnswerFormat, *, rle: bool = False) -> dict[str, Any]:
     options = AnswerOptions(format=answer_format, media_type=answer_format.media_type, rle=rle)
     pixels = np.full((*_SEGMENTATION.labels.shape, 3), 200, np.uint8)
-    answer = encode_answer(options, _SEGMENTATION, _MANIFEST, lambda: pixels, _SECONDS)
+    answer = encode_answer(
+        options, _SEGMENTATION, _MANIFEST, processing=_PROCESSING, pixels=lambda: pixels, seconds=_SECONDS
+    )
     if answer_format.media_type.endswith("json"):
         return {"value": json.loads(answer)}
     return {"summary": "4x2 pixels; the bytes are shown as base64", "value": base64.b64encode(answer).decode()}

@@ -5,48 +5,26 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
-from service.answers.encode import Answer
+from service.answers.encode import EncodedAnswer
 from service.answers.options import AnswerOptions, resolve_options
 from service.answers.schemas import AnswerFormat, Health, SegmentQuery
-from service.http.departure import unless_gone
 from service.http.etag import format_tag, parse_tags
 from service.http.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
-from service.http.time_limit import TimeLimitOf
 from service.http.upload import read_image
-from service.inference.pipeline import Pipeline
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
-from service.runtime import Runtime
+from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
+from service.request.disconnect import cancel_on_disconnect
 
 router = APIRouter()
 
 
-async def runtime_of(request: Request) -> Runtime:
-    """The runtime that ``create_app`` made; a coroutine, as FastAPI would call a function in a thread."""
-    runtime: Runtime = request.app.state.runtime
-    return runtime
-
-
-RuntimeOf = Annotated[Runtime, Depends(runtime_of)]
 QueryOf = Annotated[SegmentQuery, Query()]
 KnownTags = Annotated[
     str | None,
     Header(alias="If-None-Match", description="`ETag` of an answer that you have: 304 if it would be the same."),
 ]
-
-
-def pipeline_for(request: Request, model: str | None = None, version: str | None = None) -> Pipeline:
-    """Where a request goes; its metrics are counted to the model, also if that does not take it.
-
-    Nothing may be awaited before it is admitted, see ``Runtime.pipeline``.
-
-    Raises:
-        UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
-    """
-    runtime: Runtime = request.app.state.runtime
-    request.state.model = name = runtime.models.resolve(model)
-    return runtime.pipeline(name, version)
 
 
 @router.post(
@@ -74,7 +52,7 @@ async def segment(
             limit_bytes = runtime.settings.max_image_bytes
             data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
         known = parse_tags(if_none_match)
-        answer = await unless_gone(request, pipeline.segment(data, options, ticket, known=known))
+        answer = await cancel_on_disconnect(request, pipeline.segment(data, options, ticket, known=known))
     response = _response(answer, options, pipeline.manifest.version)
     if response.status_code == HTTPStatus.OK:
         runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
@@ -101,7 +79,7 @@ async def metrics(runtime: RuntimeOf) -> Response:
     return Response(runtime.metrics.expose(), media_type=CONTENT_TYPE)
 
 
-def _response(answer: Answer, options: AnswerOptions, model_version: str) -> Response:
+def _response(answer: EncodedAnswer, options: AnswerOptions, model_version: str) -> Response:
     # The timings in JSON are those of one run.
     tag = format_tag(answer.tag, weak=options.format is AnswerFormat.JSON)
     headers = {"ETag": tag, "Vary": "Accept", "X-Model-Version": model_version}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from service.errors import ClientGone, PayloadTooLarge, UnsupportedMedia
+from service.errors import UnsupportedMedia
 from service.http.json_image import parse_json_image
 from service.http.many_images.memory import Room
 from service.http.multipart_form import FormFile, read_form_file, read_form_files
+from service.request.body import bounded_chunks, read_body, too_large
 
 FILE_FIELD = "file"
 MULTIPART = "multipart/form-data"
@@ -40,15 +41,12 @@ async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) ->
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
-    try:
-        if media_type == MULTIPART:
-            return await _read_form(request, content_type, max_image_bytes)
-        if media_type.startswith("image/") or media_type == OCTET_STREAM:
-            return await _read_body(request, max_image_bytes, max_image_bytes)
-        if media_type == JSON:
-            return await _read_json(request, max_image_bytes, run_job)
-    except ClientDisconnect:
-        raise ClientGone("the client left before the end of the body") from None
+    if media_type == MULTIPART:
+        return await _read_form(request, content_type, max_image_bytes)
+    if media_type.startswith("image/") or media_type == OCTET_STREAM:
+        return await read_body(request, max_image_bytes)
+    if media_type == JSON:
+        return await _read_json(request, max_image_bytes, run_job)
     raise UnsupportedMedia(
         f"content type is {media_type or 'missing'}, accepted are {MULTIPART} with a field '{FILE_FIELD}', "
         f"image/*, {OCTET_STREAM} and {JSON}",
@@ -79,61 +77,28 @@ async def read_images(request: Request, max_images: int, max_bytes: int, room: R
             f"content type is {media_type or 'missing'}, accepted is {MULTIPART} with fields '{FILE_FIELD}'",
             extra={"value": media_type},
         )
-    try:
-        async with aclosing(_bounded(request, max_bytes, max_bytes, room)) as chunks:
-            return await read_form_files(content_type, chunks, FILE_FIELD, max_files=max_images)
-    except ClientDisconnect:
-        raise ClientGone("the client left before the end of the body") from None
-
-
-async def _read_body(request: Request, max_bytes: int, max_image_bytes: int) -> bytes:
-    async with aclosing(_bounded(request, max_bytes, max_image_bytes)) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+    async with aclosing(bounded_chunks(request, max_bytes, observer=room)) as chunks:
+        return await read_form_files(content_type, chunks, FILE_FIELD, max_files=max_images)
 
 
 async def _read_json(request: Request, max_image_bytes: int, run_job: RunJob) -> bytes:
     # Four characters for three bytes, with line breaks after as few as 64 of them.
     max_bytes = max_image_bytes // 3 * 4 * 65 // 64 + FORM_OVERHEAD_BYTES
-    body = await _read_body(request, max_bytes, max_image_bytes)
+    body = await read_body(request, max_bytes, stated_limit=max_image_bytes)
     data = await run_job(lambda: parse_json_image(body))
     check_image_bytes(len(data), max_image_bytes)
     return data
 
 
 async def _read_form(request: Request, content_type: str, max_image_bytes: int) -> bytes:
-    async with aclosing(_bounded(request, max_image_bytes + FORM_OVERHEAD_BYTES, max_image_bytes)) as chunks:
+    form = bounded_chunks(request, max_image_bytes + FORM_OVERHEAD_BYTES, stated_limit=max_image_bytes)
+    async with aclosing(form) as chunks:
         data = await read_form_file(content_type, chunks, FILE_FIELD)
     check_image_bytes(len(data), max_image_bytes)
     return data
 
 
-async def _bounded(
-    request: Request, max_bytes: int, max_image_bytes: int, room: Room | None = None
-) -> AsyncGenerator[bytes]:
-    """The body's chunks, until they add up to more than ``max_bytes``; ``max_image_bytes`` is the limit to tell."""
-    header = request.headers.get("content-length", "")
-    announced = int(header) if header.isdecimal() else 0
-    if announced > max_bytes:
-        raise _too_large(announced, max_image_bytes)
-    if room is not None:
-        room.expect(announced)
-    received = 0
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            received += len(chunk)
-            if received > max_bytes:
-                raise _too_large(received, max_image_bytes)
-            if room is not None:
-                room.receive(len(chunk))
-            yield chunk
-
-
 def check_image_bytes(value: int, limit: int) -> None:
     """Raises ``PayloadTooLarge`` for an image file of more bytes than are accepted."""
     if value > limit:
-        raise _too_large(value, limit, "image")
-
-
-def _too_large(value: int, limit: int, what: str = "body") -> PayloadTooLarge:
-    detail = f"the {what} has {value} bytes or more, at most {limit} are accepted"
-    return PayloadTooLarge(detail, extra={"value": value, "limit": limit, "unit": "bytes"})
+        raise too_large(value, limit, "image")

@@ -36,6 +36,8 @@ from PIL.ImageFile import ImageFile
 from service.errors import NotAnImage, PayloadTooLarge, UnsupportedImage
 from service.imaging.png_writer import write_png
 
+# Every error of ``decode`` and ``read_size``.
+DECODE_ERRORS = (NotAnImage, PayloadTooLarge, UnsupportedImage)
 # What Pillow raises on corrupt files, as found by fuzzing; Warning for where warnings are errors.
 _DECODE_FAULTS = (
     ArithmeticError,

@@ -1,4 +1,4 @@
-"""What an engine gives for one image to a label map and a map of confidences, and figures of these."""
+"""Outputs of an engine for one image to a label map and a map of confidences, and statistics of both."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.answers.schemas import Processing
-from service.engines.base import Rows
 from service.imaging.label_map import label_map
 
 # Class id of pixels whose class was not asked for.
@@ -22,17 +20,15 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """What the model gave for an image; the one thing that all formats are made from.
+    """A segmented image; every format of an answer is made from it.
 
     Attributes:
         labels: (H, W) uint8 class ids, ``VOID`` where the class was not asked for.
         confidence: (H, W) uint8, 255 times the largest softmax probability; None if not asked for, or not known.
-        processing: What the model saw; None if that is not known.
     """
 
     labels: NDArray[np.uint8]
     confidence: NDArray[np.uint8] | None = None
-    processing: Processing | None = None
 
     def restrict(self, classes: Collection[int]) -> Segmentation:
         """Only these classes: all other pixels become ``VOID`` with a confidence of 0."""
@@ -43,7 +39,7 @@ class Segmentation:
         return replace(self, labels=labels, confidence=np.where(labels == VOID, np.uint8(0), self.confidence))
 
 
-def labels_of(output: Rows, size: tuple[int, int]) -> NDArray[np.uint8]:
+def labels_of(output: NDArray[np.float32] | NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The label map of one image.
 
     Args:
@@ -63,7 +59,7 @@ def labels_of(output: Rows, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def confidence_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """How sure the model is of its best class.
+    """Probability of the best class of every pixel.
 
     The largest softmax probability of each cell is rounded to 8 bits, and these are resized bilinearly: probabilities
     of every pixel would take the ``K * H * W`` floats that ``label_map`` does without.

@@ -16,18 +16,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidParameter
 from service.imaging.label_map import label_map
-from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo
-from service.model_directory.sizes import Size, format_size
 
 OVERLAP = 0.25
-# Pixels from the edge of a cell to its centre: from there on the next cell has a part in a bilinear resize.
-_HALF = LOGITS_STRIDE // 2
 # Rows of cells that are painted in one go: what a paint needs besides its result grows with them.
 _STRIP_CELLS = 32
 
 T = TypeVar("T")
+Size = tuple[int, int]
 Logits = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 InferWindow = Callable[[Pixels], Awaitable[Logits]]
@@ -57,6 +53,7 @@ class TilePlan:
     Attributes:
         size: (H, W) of the image.
         window: (height, width) of every window; at the image's lower and right border it may reach beyond.
+        stride: Pixels of a cell of the logits, along each side.
         transposed: Whether bands run from left to right; from top to bottom otherwise.
         bands: First cell of each band along the image's longer side.
         across: First cell of each window across a band.
@@ -64,6 +61,7 @@ class TilePlan:
 
     size: Size
     window: Size
+    stride: int
     transposed: bool
     bands: tuple[int, ...]
     across: tuple[int, ...]
@@ -75,52 +73,32 @@ class TilePlan:
     @property
     def window_cells(self) -> Size:
         """Cells of a window, along the bands and across them."""
-        height, width = (side // LOGITS_STRIDE for side in self.window)
+        height, width = (side // self.stride for side in self.window)
         return (width, height) if self.transposed else (height, width)
 
     def tiles(self) -> Iterator[Tile]:
         """Every window, band by band."""
         for (band, along), (place, across) in product(enumerate(self.bands), enumerate(self.across)):
             top, left = (across, along) if self.transposed else (along, across)
-            yield Tile(band, place, top * LOGITS_STRIDE, left * LOGITS_STRIDE)
+            yield Tile(band, place, top * self.stride, left * self.stride)
 
 
-def window_of(graph: GraphInfo) -> Size:
-    """The window that a graph takes: the size of its input, in pixels of the image.
-
-    Raises:
-        InvalidParameter: The graph cannot be used for tiles.
-    """
-    if graph.output != "logits":
-        raise InvalidParameter(
-            f"mode is 'tile', and {graph.file} answers {graph.output}, which cannot be blended: use mode=resize, or "
-            f"serve a graph of logits",
-            extra={"parameter": "mode", "value": "tile"},
-        )
-    if any(side % LOGITS_STRIDE for side in graph.input_size):
-        raise InvalidParameter(
-            f"mode is 'tile', and the sides of {graph.file}, {format_size(graph.input_size)}, are no multiples of "
-            f"{LOGITS_STRIDE}: use mode=resize, or serve a graph of another size",
-            extra={"parameter": "mode", "value": "tile"},
-        )
-    return graph.input_size
-
-
-def plan_tiles(size: Size, window: Size, overlap: float = OVERLAP) -> TilePlan | None:
+def plan_tiles(size: Size, window: Size, stride: int, overlap: float = OVERLAP) -> TilePlan | None:
     """Cover an image with windows whose neighbours share at least ``overlap`` of a window; None if one is enough.
 
     Args:
         size: (H, W) of the image.
-        window: (height, width) in pixels, multiples of 4.
+        window: (height, width) in pixels, multiples of ``stride``.
+        stride: Pixels of a cell of the logits, along each side.
         overlap: Share of a window's side, 0..1 without 1. Windows are spread evenly, the last ends with the image.
     """
-    cells = [-(-side // LOGITS_STRIDE) for side in size]
-    starts = [_starts(*sides, overlap) for sides in zip(cells, (side // LOGITS_STRIDE for side in window), strict=True)]
+    cells = [-(-side // stride) for side in size]
+    starts = [_starts(*sides, overlap) for sides in zip(cells, (side // stride for side in window), strict=True)]
     if all(len(side) == 1 for side in starts):
         return None
     transposed = size[1] > size[0]
     bands, across = reversed(starts) if transposed else starts
-    return TilePlan(size, window, transposed, bands, across)
+    return TilePlan(size, window, stride, transposed, bands, across)
 
 
 def cut(pixels: Pixels, tile: Tile, window: Size) -> Pixels:
@@ -147,7 +125,7 @@ class Mosaic:
         Args:
             plan: Its windows.
             num_classes: K.
-            paints: Each makes (4 * h, 4 * w) uint8 of logits (K, h, w) by bilinear interpolation.
+            paints: Each makes (stride * h, stride * w) uint8 of logits (K, h, w) by bilinear interpolation.
         """
         self.plan = plan
         self.painted = [np.empty(plan.size, np.uint8) for _ in paints]
@@ -190,9 +168,12 @@ class Mosaic:
             first: Where the first row of them lies.
             is_last: Whether the image ends with them.
         """
-        size = (LOGITS_STRIDE * cells.shape[1], LOGITS_STRIDE * cells.shape[2])
-        start, end = 0 if first == 0 else _HALF, size[0] - (0 if is_last else _HALF)
-        offset = LOGITS_STRIDE * first
+        stride = self.plan.stride
+        # Pixels from the edge of a cell to its centre: from there on the next cell has a part in a bilinear resize.
+        half = stride // 2
+        size = (stride * cells.shape[1], stride * cells.shape[2])
+        start, end = 0 if first == 0 else half, size[0] - (0 if is_last else half)
+        offset = stride * first
         for paint, canvas in zip(self._paints, self._canvases, strict=True):
             target = canvas[offset + start : offset + end]
             target[...] = paint(cells, size)[start : start + len(target), : target.shape[1]]

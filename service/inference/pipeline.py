@@ -13,23 +13,22 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from service.answers.cache import AnswerCache
-from service.answers.encode import Answer, encode_answer
+from service.answers.cache import AnswerCache, answer_tag
+from service.answers.encode import EncodedAnswer, encode_answer
 from service.answers.options import AnswerOptions
 from service.answers.schemas import AnswerSize, InputMode, Processing
 from service.engines.base import Rows
 from service.errors import EngineFailure
-from service.http.etag import answer_tag
 from service.imaging.codec import decode, read_size
 from service.imaging.label_map import label_map
 from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import Segmentation, confidence_map, labels_of
-from service.imaging.tiling import TilePlan, plan_tiles, window_of
+from service.imaging.tiling import TilePlan, plan_tiles
 from service.inference.admission import Admission, Ticket, TimeLimit
 from service.inference.batcher import Batcher
 from service.inference.stopwatch import Stopwatch
 from service.inference.tiled_inference import TiledInference
-from service.model_directory.manifest import GraphInfo, Manifest
+from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -48,6 +47,19 @@ class _Prepared:
     image: NDArray[np.uint8]
     size: tuple[int, int]
     plan: TilePlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """Output of the model for an image.
+
+    Attributes:
+        processing: How the image went through the model.
+        segment: Makes the output a segmentation, which takes CPU time.
+    """
+
+    processing: Processing
+    segment: Callable[[], Segmentation]
 
 
 class Pipeline:
@@ -101,7 +113,7 @@ class Pipeline:
         """Let a request in before its body is read; everything that it does belongs inside.
 
         Args:
-            limit: The time that it has, ``service.http.time_limit.TimeLimitOf``; ``request_timeout_s`` if not given.
+            limit: The time of the request; default: ``request_timeout_s``.
             accepted: Whether it is a part of one that was let in before, and comes in during a drain too.
 
         Raises:
@@ -124,7 +136,7 @@ class Pipeline:
 
     async def segment(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
-    ) -> Answer:
+    ) -> EncodedAnswer:
         """Segment an image file and encode the answer, unless it is there already.
 
         Args:
@@ -140,12 +152,12 @@ class Pipeline:
         """
         tag = await self._tag(data, options, ticket)
         if tag in known:
-            return Answer(None, tag)
+            return EncodedAnswer(None, tag)
         content = self._cache.get(tag)
         if content is None:
             content = await self._run(data, options, ticket)
             self._cache.put(tag, content)
-        return Answer(content, tag)
+        return EncodedAnswer(content, tag)
 
     async def infer_file(self, data: bytes, ticket: Ticket) -> Rows:
         """What the engine gives for an image file, stretched to the model's input.
@@ -189,21 +201,21 @@ class Pipeline:
     async def _run(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> bytes:
         await self._count_pixels(data, ticket)
         async with self._tiled.turn(ticket) if options.mode is InputMode.TILE else nullcontext():
-            look = await self._look(data, options, ticket)
-            return await self._in_codec(ticket.stopwatch, lambda: self._finish(look, options, data, ticket))
+            prediction = await self._predict(data, options, ticket)
+            return await self._in_codec(ticket.stopwatch, lambda: self._finish(prediction, options, data, ticket))
 
-    async def _look(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> Callable[[], Segmentation]:
-        """Let the model see the image; what is given makes its answer a segmentation, which takes CPU time."""
+    async def _predict(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prediction:
+        """Run the model on the image."""
         prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, options, ticket))
         processing = _processing(prepared, self.graph.input_size)
         if prepared.plan is None:
             output = await self._infer(prepared.image, ticket)
-            shown = self.graph.input_size if options.size is AnswerSize.MODEL else prepared.size
-            return lambda: _segmentation(output, shown, options, processing)
+            size = self.graph.input_size if options.size is AnswerSize.MODEL else prepared.size
+            return _Prediction(processing, lambda: _segmentation(output, size, options))
         paints = [label_map, confidence_map] if options.needs_confidence else [label_map]
         labels, *rest = await self._tiled.run(prepared.image, prepared.plan, paints, ticket)
         confidence = rest[0] if rest else None
-        return lambda: _restricted(Segmentation(labels, confidence, processing), options)
+        return _Prediction(processing, lambda: _restricted(Segmentation(labels, confidence), options))
 
     async def _infer(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
         """What the engine gives for an image (h, w, 3) at its size."""
@@ -227,13 +239,13 @@ class Pipeline:
             height, width, _ = pixels.shape
             size, plan = (height, width), None
             if options.mode is InputMode.TILE:
-                plan = plan_tiles(size, window_of(self.graph))
+                plan = plan_tiles(size, self.graph.input_size, LOGITS_STRIDE)
             image = resize_to_input(pixels, self.graph.input_size) if plan is None else pixels
             return _Prepared(image, size, plan)
 
-    def _finish(self, look: Callable[[], Segmentation], options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
+    def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.measure("post"):
-            segmentation = look()
+            segmentation = prediction.segment()
             height, width = segmentation.labels.shape
         # The pixels of an overlay are decoded again: held, they could fill the memory while requests wait.
         with ticket.measure("encode"):
@@ -241,8 +253,9 @@ class Pipeline:
                 options,
                 segmentation,
                 self.manifest,
-                lambda: resize_to_input(self._decode(data, options), (height, width)),
-                ticket.stopwatch.seconds,
+                processing=prediction.processing,
+                pixels=lambda: resize_to_input(self._decode(data, options), (height, width)),
+                seconds=ticket.stopwatch.seconds,
             )
 
     def _decode(self, data: bytes, options: AnswerOptions) -> NDArray[np.uint8]:
@@ -264,8 +277,8 @@ class Pipeline:
         return await asyncio.get_running_loop().run_in_executor(self._codec, run)
 
 
-def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions, processing: Processing) -> Segmentation:
-    """What the answer needs of an engine's output for one image."""
+def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions) -> Segmentation:
+    """Make an engine's output for one image what the answer needs of it."""
     try:
         labels = labels_of(output, size)
     except ValueError as error:
@@ -274,7 +287,7 @@ def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions, p
     confidence = (
         confidence_map(cast(NDArray[np.float32], output), size) if options.needs_confidence and has_scores else None
     )
-    return _restricted(Segmentation(labels, confidence, processing), options)
+    return _restricted(Segmentation(labels, confidence), options)
 
 
 def _restricted(segmentation: Segmentation, options: AnswerOptions) -> Segmentation:

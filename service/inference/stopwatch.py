@@ -34,7 +34,7 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[Stage, float] = {}
+        self.seconds: dict[str, float] = {}
         self.intervals: list[Interval] = []
         self.started = time.perf_counter()
 

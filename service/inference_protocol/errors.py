@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 PATH = "/v2"
+MANAGEMENT_PATH = PATH + "/repository"
 # To the protocol, whatever a client has got wrong in a request is a bad request.
 _STATUSES = {422: 400}
 

@@ -1,6 +1,6 @@
 """The protocol's extension for model repositories, as Triton has it: which models there are, load, unload.
 
-All calls need an API key, see ``service.http.auth``.
+All calls need an API key.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.http.auth import MANAGEMENT_PATH
-from service.http.routes import RuntimeOf
-from service.inference_protocol.body import read_body
+from service.inference_protocol.errors import MANAGEMENT_PATH
 from service.inference_protocol.messages import (
     ErrorBody,
     IndexRequest,
@@ -20,7 +18,9 @@ from service.inference_protocol.messages import (
     UnloadRequest,
     parse_message,
 )
-from service.models.slot import IndexEntry
+from service.models.entry import IndexEntry
+from service.request.body import read_body
+from service.request.dependencies import RuntimeOf
 
 # Whoever sends more means another extension, such as the files of a model.
 _MAX_BODY_BYTES = 64 * 1024

@@ -10,13 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from service.errors import DeadlineExceeded
-from service.http.departure import unless_gone
-from service.http.routes import RuntimeOf, pipeline_for
-from service.http.time_limit import TimeLimitOf
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.pipeline import Pipeline
 from service.inference_protocol.answer import Answer, assemble
-from service.inference_protocol.body import HEADER_LENGTH, decompress, read_body
+from service.inference_protocol.body import HEADER_LENGTH, decompress
 from service.inference_protocol.errors import PATH
 from service.inference_protocol.inference import run_inference
 from service.inference_protocol.inference_request import Inference, read_inference
@@ -33,6 +30,9 @@ from service.inference_protocol.messages import (
 from service.inference_protocol.metadata import model_metadata, server_metadata
 from service.inference_protocol.signature import Signature, signature_of
 from service.model_metrics import TENSORS
+from service.request.body import read_body
+from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
+from service.request.disconnect import cancel_on_disconnect
 from service.runtime import release
 from service.settings import Settings
 
@@ -135,7 +135,7 @@ async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Res
         inference = await _read(request, runtime.settings, pipeline, signature, ticket)
         if inference.timeout_s is not None:
             timeout.reschedule(limit.arrived + inference.timeout_s)
-        answer = await unless_gone(request, _answer(pipeline, inference, signature, limit, ticket))
+        answer = await cancel_on_disconnect(request, _answer(pipeline, inference, signature, limit, ticket))
     runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
     return _response(answer)
 

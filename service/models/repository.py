@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from service.errors import EngineDown, LoadFailure, NotReady, UnknownModel
 from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
-from service.models.found import Found, by_name, choose_default, refuse_twins
+from service.models.change_queue import ChangeQueue
+from service.models.entry import IndexEntry, ModelEntry
 from service.models.model import Model, Shared, load_model
-from service.models.slot import IndexEntry, Slot
-from service.models.source import FoundModel, ModelSource
-from service.models.summary import summarize
-from service.models.turns import Turns
+from service.models.source import FoundModel, ModelSource, VersionsByName, by_name, choose_default, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +39,18 @@ class Repository:
         self._source = source
         self._shared = shared
         self._metrics = metrics
-        self._slots: dict[str, Slot] = {}
+        self._entries: dict[str, ModelEntry] = {}
         self._open: set[Model] = set()
-        self._turns = Turns()
+        self._changes = ChangeQueue()
         found = by_name(source.find(), {})
-        refuse_twins(found)
+        refuse_duplicates(found)
         self.default = choose_default(found, default)
         self._note_names(found)
 
     @property
     def models(self) -> list[Model]:
         """Those that serve, by name."""
-        return [slot.serving for _, slot in sorted(self._slots.items()) if slot.serving is not None]
+        return [entry.serving for _, entry in sorted(self._entries.items()) if entry.serving is not None]
 
     @property
     def open_models(self) -> Collection[Model]:
@@ -62,10 +60,10 @@ class Repository:
     @property
     def default_version(self) -> str:
         """Version of the default model that serves; the newest that was found where none does."""
-        slot = self._slots.get(self.default)
-        if slot is None:
+        entry = self._entries.get(self.default)
+        if entry is None:
             return ""
-        return slot.newest if slot.serving is None else slot.serving.version
+        return entry.newest if entry.serving is None else entry.serving.version
 
     def resolve(self, name: str | None) -> str:
         """The name that a request means; one that is known, but may not be served now.
@@ -73,7 +71,7 @@ class Repository:
         Raises:
             UnknownModel: No model has that name.
         """
-        if name is None or name in self._slots:
+        if name is None or name in self._entries:
             return name or self.default
         raise self._unknown(name, "is unknown")
 
@@ -90,10 +88,10 @@ class Repository:
             EngineDown: Its engine does not work.
         """
         name = self.resolve(name)
-        slot = self._slots.get(name)
-        if slot is None or slot.serving is None:
-            raise self._absent(name, slot)
-        model = slot.serving
+        entry = self._entries.get(name)
+        if entry is None or entry.serving is None:
+            raise self._absent(name, entry)
+        model = entry.serving
         if version not in (None, model.version):
             raise UnknownModel(f"version {version!r} of '{name}' is not served, '{model.version}' is")
         if model.batcher.down:
@@ -113,10 +111,10 @@ class Repository:
             LoadFailure: None does.
             Draining: See ``close``.
         """
-        await self._turns.take(self._start)
-        slot = self._slots[self.default]
-        if slot.serving is None:
-            raise LoadFailure(slot.failure)
+        await self._changes.run(self._start)
+        entry = self._entries[self.default]
+        if entry.serving is None:
+            raise LoadFailure(entry.failure)
 
     async def start_others(self) -> None:
         """Load the other models likewise; those without a version that works are left out.
@@ -124,7 +122,7 @@ class Repository:
         Raises:
             Draining: See ``close``.
         """
-        await self._turns.take(self._start_others)
+        await self._changes.run(self._start_others)
 
     async def load(self, name: str, version: str | None = None) -> Model:
         """Load a version, also one that serves already, and let it take over.
@@ -138,7 +136,7 @@ class Repository:
             LoadFailure: It cannot be served; what served before goes on.
             Draining: See ``close``.
         """
-        return await self._turns.take(lambda: self._load(name, version))
+        return await self._changes.run(lambda: self._load(name, version))
 
     async def unload(self, name: str) -> None:
         """Serve a model no longer, until ``load``; requests inside are answered.
@@ -147,7 +145,7 @@ class Repository:
             UnknownModel: There is no such model.
             Draining: See ``close``.
         """
-        await self._turns.take(lambda: self._unload(name))
+        await self._changes.run(lambda: self._unload(name))
 
     async def rescan(self) -> str:
         """Follow what has changed on disk, and give a summary.
@@ -159,48 +157,48 @@ class Repository:
         Raises:
             Draining: See ``close``.
         """
-        return await self._turns.take(self._rescan)
+        return await self._changes.run(self._rescan)
 
     async def index(self) -> list[IndexEntry]:
         """Every version that is there or serves, and what is known of it."""
         try:
-            found = await self._look()
+            found = await self._scan()
         except LoadFailure:
             found = {}
-        slots = [self._slots.get(name, Slot(name)) for name in sorted({*found, *self._slots})]
-        return [entry for slot in slots for entry in slot.index(found.get(slot.name, []))]
+        entries = [self._entries.get(name, ModelEntry(name)) for name in sorted({*found, *self._entries})]
+        return [line for entry in entries for line in entry.index(found.get(entry.name, []))]
 
     def close(self) -> None:
         """Change nothing more: a load that goes on is given up, and the next one raises ``Draining``."""
-        self._turns.close()
+        self._changes.close()
 
     async def stop(self) -> None:
         """Drop all models."""
-        await self._turns.until_closed()
+        await self._changes.until_closed()
         for model in tuple(self._open):
             await model.stop()
 
-    def _note_names(self, found: Found) -> None:
+    def _note_names(self, found: VersionsByName) -> None:
         """Names that nobody knew are about to be loaded."""
         for name, versions in found.items():
-            slot = self._slots.setdefault(name, Slot(name, is_due=True))
-            slot.newest = versions[0].version
+            entry = self._entries.setdefault(name, ModelEntry(name, is_due=True))
+            entry.newest = versions[0].version
 
     async def _start(self) -> None:
-        found = await self._look()
-        slot = self._slots[self.default]
-        failed = await self._renew(slot, found.get(self.default, []))
-        if slot.serving is not None:  # or else the process ends and says why
-            slot.log_failures(failed)
+        found = await self._scan()
+        entry = self._entries[self.default]
+        failed = await self._renew(entry, found.get(self.default, []))
+        if entry.serving is not None:  # or else the process ends and says why
+            entry.log_failures(failed)
 
     async def _start_others(self) -> None:
-        found = await self._look()
+        found = await self._scan()
         self._note_names(found)
         for name in sorted(found.keys() - {self.default}):
-            slot = self._slots[name]
-            slot.log_failures(await self._renew(slot, found[name]))
+            entry = self._entries[name]
+            entry.log_failures(await self._renew(entry, found[name]))
 
-    async def _look(self) -> Found:
+    async def _scan(self) -> VersionsByName:
         owners = {place: model.manifest.name for model in self.models for place in model.found.directories}
         try:
             return by_name(await asyncio.to_thread(self._source.find), owners)
@@ -208,99 +206,99 @@ class Repository:
             raise LoadFailure(str(error)) from error
 
     async def _load(self, name: str, version: str | None) -> Model:
-        versions = (await self._look()).get(name, [])
+        versions = (await self._scan()).get(name, [])
         if not versions:
             raise self._unknown(name, "is not there")
-        wanted = [entry for entry in versions if version in (None, entry.version)]
+        wanted = [found_version for found_version in versions if version in (None, found_version.version)]
         if not wanted:
-            there = ", ".join(entry.version for entry in versions)
+            there = ", ".join(found_version.version for found_version in versions)
             raise UnknownModel(f"version {version!r} of '{name}' is not there, {there} are")
-        slot = self._slots.setdefault(name, Slot(name))
+        entry = self._entries.setdefault(name, ModelEntry(name))
         try:
-            model = await self._switch(slot, wanted[0])
+            model = await self._switch(entry, wanted[0])
         except LoadFailure:
-            slot.log_failures(wanted[:1])
+            entry.log_failures(wanted[:1])
             raise
-        slot.choose(versions[0].version)
+        entry.choose(versions[0].version)
         return model
 
     async def _unload(self, name: str) -> None:
-        slot = self._slots.get(name)
-        if slot is None:
+        entry = self._entries.get(name)
+        if entry is None:
             raise self._unknown(name, "is unknown")
-        slot.is_unloaded = True
-        self._retire(slot)
+        entry.is_unloaded = True
+        self._retire(entry)
 
     async def _rescan(self) -> str:
         try:
-            found = await self._look()
+            found = await self._scan()
         except LoadFailure as error:
             return f"all models stay as they are: {error.detail}"
         self._note_names(found)
         before = self._served()
         failed: list[str] = []
         for name, versions in sorted(found.items()):
-            slot = self._slots[name]
-            spoilt = await self._renew(slot, versions)
-            slot.log_failures(spoilt)
-            failed += [entry.title for entry in spoilt]
-        for name in set(self._slots) - set(found):
-            self._retire(self._slots.pop(name))
-        return summarize(before, self._served(), failed)
+            entry = self._entries[name]
+            spoilt = await self._renew(entry, versions)
+            entry.log_failures(spoilt)
+            failed += [found_version.title for found_version in spoilt]
+        for name in set(self._entries) - set(found):
+            self._retire(self._entries.pop(name))
+        return _summarize(before, self._served(), failed)
 
     def _served(self) -> dict[str, Model]:
         return {model.manifest.name: model for model in self.models}
 
-    async def _renew(self, slot: Slot, versions: Sequence[FoundModel]) -> list[FoundModel]:
+    async def _renew(self, entry: ModelEntry, versions: Sequence[FoundModel]) -> list[FoundModel]:
         """Let the newest version that works take over; gives those that were tried and do not."""
         failed = []
-        slot.forget_others(versions)
+        entry.forget_others(versions)
         try:
-            for entry in slot.candidates(versions):
+            for found_version in entry.candidates(versions):
                 with suppress(LoadFailure):
-                    await self._switch(slot, entry)
+                    await self._switch(entry, found_version)
                     break
-                failed.append(entry)
+                failed.append(found_version)
         finally:
-            slot.is_due = False
+            entry.is_due = False
         return failed
 
-    async def _switch(self, slot: Slot, entry: FoundModel) -> Model:
+    async def _switch(self, entry: ModelEntry, found_version: FoundModel) -> Model:
         """Load a version and let it take over."""
-        metrics = self._metrics.of_model(slot.name)
-        with slot.loading_version(entry.version):
+        metrics = self._metrics.of_model(entry.name)
+        with entry.loading_version(found_version.version):
             try:
-                model = await load_model(self._source, entry, self._shared, metrics)
+                model = await load_model(self._source, found_version, self._shared, metrics)
             except LoadFailure as error:
-                slot.failures[entry.version] = error.detail
+                entry.failures[found_version.version] = error.detail
                 metrics.load_finished("failure")
                 raise
-        slot.failures.pop(entry.version, None)
-        self._retire(slot)
-        slot.serve(model)
+        entry.failures.pop(found_version.version, None)
+        self._retire(entry)
+        entry.serve(model)
         self._open.add(model)
         metrics.load_finished("success")
         metrics.serve(model.manifest, model.engine.name, model.engine.graph, model.batcher)
-        logger.info("%s %s serves", slot.name, model.version)
+        logger.info("%s %s serves", entry.name, model.version)
         return model
 
-    def _retire(self, slot: Slot) -> None:
+    def _retire(self, entry: ModelEntry) -> None:
         """Send no more requests to what serves, and close it after the last."""
-        model, slot.serving = slot.serving, None
+        model, entry.serving = entry.serving, None
         if model is not None:
-            self._metrics.of_model(slot.name).leave()
-            self._turns.background(self._close(model))
+            self._metrics.of_model(entry.name).leave()
+            self._changes.background(self._close(model))
 
     async def _close(self, model: Model) -> None:
         await model.retire()
         self._open.discard(model)
         logger.info("%s %s is closed", model.manifest.name, model.version)
 
-    def _absent(self, name: str, slot: Slot | None) -> NotReady | UnknownModel:
+    def _absent(self, name: str, entry: ModelEntry | None) -> NotReady | UnknownModel:
         """Why a model that is known does not serve."""
-        if slot is not None and slot.is_coming:
+        if entry is not None and entry.is_coming:
             return NotReady(f"the model is being loaded: {name}", retry_after_s=1)
-        reason = "it is no longer there" if slot is None else slot.failure
+        reason = "it is no longer there" if entry is None else entry.failure
         if name == self.default:
             return NotReady(f"the default model '{name}' is not loaded: {reason}", retry_after_s=1)
         return self._unknown(name, f"is not served: {reason}")
@@ -311,3 +309,14 @@ class Repository:
         return UnknownModel(
             f"model {name!r} {what}; served: {names}", extra={"parameter": "model", "value": name, "accepted": served}
         )
+
+
+def _summarize(before: Mapping[str, Model], after: Mapping[str, Model], failed: Sequence[str]) -> str:
+    """Compare the models that served, by name, before and after; ``failed`` are versions that could not be loaded."""
+    loaded = [f"{name} {model.version}" for name, model in after.items() if before.get(name) is not model]
+    unloaded = [f"{name} {model.version}" for name, model in before.items() if name not in after]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names)})" if names else f"0 {what}"
+        for what, names in (("loaded", loaded), ("unloaded", unloaded), ("failed", failed))
+    ]
+    return f"{', '.join(parts)}, {len(after) - len(loaded)} unchanged"

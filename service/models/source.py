@@ -6,6 +6,8 @@ What the folders are called is up to the user: name and version are the manifest
 from __future__ import annotations
 
 import json
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,10 @@ from service.engines.create import create_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
+from service.models.versions import version_order
+from service.settings import SettingsError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,10 @@ class FoundModel:
     def title(self) -> str:
         """Name and version in one."""
         return f"{self.name} {self.version}".strip()
+
+
+# Versions by the name of their model, the newest first.
+VersionsByName = Mapping[str, Sequence[FoundModel]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +177,45 @@ def _joined(found: Iterable[FoundModel]) -> list[FoundModel]:
         problem = f"{places} hold the same version, {entry.name} {entry.version}: remove one, or give it another"
         versions[key] = replace(entry, directories=directories, manifest=None, problem=problem)
     return list(versions.values())
+
+
+def by_name(entries: Iterable[FoundModel], owners: Mapping[Path, str]) -> VersionsByName:
+    """Sort what was found.
+
+    Args:
+        entries: Each version once.
+        owners: Names of the models that serve, by the folders that they are from: a manifest that cannot be read says
+            nothing of its name, so it counts to the model that was there.
+    """
+    found: dict[str, list[FoundModel]] = defaultdict(list)
+    for entry in entries:
+        owner = None if entry.manifest else next(filter(None, map(owners.get, entry.directories)), None)
+        found[owner or entry.name].append(entry)
+    for versions in found.values():
+        versions.sort(key=lambda entry: version_order(entry.version), reverse=True)
+    return dict(found)
+
+
+def refuse_duplicates(found: VersionsByName) -> None:
+    """Raises ``ManifestError`` if one version of a model is in two places."""
+    for versions in found.values():
+        for entry in versions:
+            if len(entry.directories) > 1:
+                raise ManifestError(entry.problem)
+
+
+def choose_default(found: VersionsByName, wanted: str | None) -> str:
+    """The wanted name, or the first; one that only a folder has, as its manifest is broken, is nobody's choice.
+
+    Raises:
+        SettingsError: There is none of the wanted name.
+    """
+    names = sorted(found)
+    if wanted is not None:
+        if wanted not in names:
+            raise SettingsError(f"--default-model is {wanted!r}, but there are only {', '.join(names)}")
+        return wanted
+    first = next((name for name in names if any(entry.manifest for entry in found[name])), names[0])
+    if len(names) > 1:
+        logger.info("the default model is %s: of %s the first; --default-model chooses", first, ", ".join(names))
+    return first

@@ -12,8 +12,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from service.answers.schemas import ModelInfo, Welcome
-from service.http.routes import RuntimeOf
 from service.page.security import SECURITY_HEADERS
+from service.request.dependencies import RuntimeOf
 from service.runtime import Runtime, release
 
 PAGE_PATH = "/"

@@ -205,7 +205,7 @@ def test_a_drain_during_a_load_answers_it_and_ends(png: Callable[..., bytes]) ->
             assert line(popen) == "batch 1"
             popen.send_signal(signal.SIGTERM)
             assert load.result().status_code == 503
-            assert "the load was given up" in load.result().json()["error"]
+            assert "cancelled this change" in load.result().json()["error"]
             assert popen.wait(20) == 0
 
 

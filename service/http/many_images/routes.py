@@ -27,14 +27,13 @@ from service.http.many_images.envelope import Envelope, Part, choose_envelope, c
 from service.http.many_images.memory import BatchMemory, Room
 from service.http.multipart_form import FormFile
 from service.http.openapi import BATCH_RESPONSES, batch_request_body
-from service.http.routes import RuntimeOf, pipeline_for
-from service.http.time_limit import TimeLimitOf
 from service.http.tracing import TRACED_IMAGES, TracedImage
 from service.http.upload import check_image_bytes, read_images
 from service.inference.admission import TimeLimit
 from service.inference.pipeline import Pipeline
 from service.inference.stopwatch import Stopwatch
 from service.metrics import BATCH_PATH
+from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
 from service.runtime import Runtime
 
 logger = logging.getLogger(__name__)

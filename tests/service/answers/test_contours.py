@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from service.answers.contours import Polygon, signed_area, trace
 from service.answers import contours
+from service.answers.contours import Polygon, signed_area, trace
 from service.answers.geojson import encode_contours
 from service.errors import InvalidParameter
 from service.model_directory.manifest import Manifest

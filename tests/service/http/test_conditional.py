@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.http.etag import answer_tag, format_tag, parse_tags
+from service.answers.cache import answer_tag
+from service.http.etag import format_tag, parse_tags
 from service.model_directory.manifest import Manifest
 
 # Fixtures' types, which live in conftest.py.

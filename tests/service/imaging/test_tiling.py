@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 from unittest import mock
@@ -15,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.errors import EngineFailure, InvalidParameter
+from service.errors import EngineFailure
 from service.imaging.label_map import label_map
 from service.imaging.segmentation import confidence_map
-from service.imaging.tiling import Mosaic, Paint, TilePlan, cut, plan_tiles, segment_tiles, window_of
-from service.model_directory.manifest import GraphInfo
+from service.imaging.tiling import Mosaic, Paint, TilePlan, cut, plan_tiles, segment_tiles
 
 T = TypeVar("T")
 WINDOW = (32, 48)
@@ -30,7 +28,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def planned(size: tuple[int, int], window: tuple[int, int] = WINDOW, overlap: float = 0.25) -> TilePlan:
-    plan = plan_tiles(size, window, overlap)
+    plan = plan_tiles(size, window, 4, overlap)
     assert plan is not None
     return plan
 
@@ -82,7 +80,7 @@ def at_once(plan: TilePlan, logits: list[NDArray[np.float32]], paint: Paint = la
 @settings(deadline=None, max_examples=200)
 @given(sizes, overlaps)
 def test_windows_cover_the_image_with_the_overlap_and_end_with_it(size: tuple[int, int], overlap: float) -> None:
-    plan = plan_tiles(size, WINDOW, overlap)
+    plan = plan_tiles(size, WINDOW, 4, overlap)
     if plan is None:
         assert size[0] <= WINDOW[0]
         assert size[1] <= WINDOW[1]
@@ -110,12 +108,12 @@ def test_the_plan_of_a_street() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 48), (31, 2)])
 def test_an_image_of_one_window_has_no_plan(size: tuple[int, int]) -> None:
-    assert plan_tiles(size, WINDOW) is None
+    assert plan_tiles(size, WINDOW, 4) is None
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    sizes.filter(lambda size: plan_tiles(size, WINDOW) is not None),
+    sizes.filter(lambda size: plan_tiles(size, WINDOW, 4) is not None),
     st.integers(1, 6),
     overlaps,
     st.integers(1, 32),
@@ -164,21 +162,6 @@ def test_beyond_the_image_its_border_goes_on() -> None:
     np.testing.assert_array_equal(window[:30, :30], pixels[40:])
     np.testing.assert_array_equal(window[30:, :30], np.broadcast_to(pixels[-1], (2, 30, 3)))
     np.testing.assert_array_equal(window[:30, 30:], np.broadcast_to(pixels[40:, -1:], (30, 18, 3)))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"output": "labels"}, "model.onnx answers labels, which cannot be blended: use mode=resize"),
-        ({"input_size": (32, 50)}, "model.onnx, 32x50, are no multiples of 4"),
-    ],
-)
-def test_a_graph_that_cannot_be_tiled_is_refused(change: dict[str, object], words: str) -> None:
-    graph = GraphInfo("model.onnx", "0" * 64, (32, 64))
-    assert window_of(graph) == (32, 64)
-    with pytest.raises(InvalidParameter, match=words) as caught:
-        window_of(replace(graph, **change))  # type: ignore[arg-type]
-    assert caught.value.extra == {"parameter": "mode", "value": "tile"}
 
 
 class Windows:

@@ -101,7 +101,7 @@ async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: Any, so
     async with serving() as api:
         api.check_problem(await api.post(solid(1), mode="patch"), 422, "invalid-parameter", "mode is 'patch'")
         answer = await api.post(solid(1), mode="tile", size="model")
-        problem = api.check_problem(answer, 422, "invalid-parameter", "size is 'model'", "leave out size or mode")
+        problem = api.check_problem(answer, 422, "invalid-parameter", "size=model cannot be combined with mode=tile", "leave out size or mode")
         assert problem["parameter"] == "size"
 
 
@@ -109,7 +109,7 @@ async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Ca
     engine.graph = replace(engine.graph, output="labels")
     engine._logits = lambda images: np.zeros((len(images), 8, 16), np.uint8)
     async with serving() as api:
-        words = ("model.onnx answers labels", "mode=resize")
+        words = ("model.onnx gives labels", "mode=resize")
         api.check_problem(await api.post(solid(1), mode="tile"), 422, "invalid-parameter", *words)
 
 

@@ -89,7 +89,7 @@ async def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
         assert response.status_code == 500
         assert words in response.json()["error"]
         assert await api.metric('ecenet_model_loads_total{model="brightness",result="failure"}') == 1
-        assert "1 failed (brightness 2.0.0), 1 as before" in await api.runtime.models.rescan()
+        assert "1 failed (brightness 2.0.0), 1 unchanged" in await api.runtime.models.rescan()
         index = (await api.http.post("/v2/repository/index")).json()
         assert [(entry["version"], entry["state"]) for entry in index] == [("2.0.0", "UNAVAILABLE"), ("1.0.0", "READY")]
         assert words in index[0]["reason"]

@@ -124,8 +124,8 @@ async def test_a_load_during_the_drain_is_told_to_whom_it_may_concern(shelf: She
         load = asyncio.create_task(call(api, "models/street/load"))
         assert await asyncio.to_thread(shelf.loading.wait, 20)
         api.runtime.begin_drain()
-        assert "the load was given up" in error(await load, 503)
-        assert "do not change any more" in error(await call(api, "models/street/load"), 503)
+        assert "cancelled this change" in error(await load, 503)
+        assert "does not change its models any more" in error(await call(api, "models/street/load"), 503)
         assert [model.version for model in api.runtime.models.models] == ["2"]
         shelf.gate.set()
 

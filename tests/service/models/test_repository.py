@@ -243,14 +243,14 @@ async def test_a_rescan_follows_the_disk(shelf: Shelf, shelving: Shelving) -> No
         shelf.spoil("night", "2")
         shelf.take("old", "1", "2")
         assert await api.runtime.models.rescan() == (
-            "2 loaded (new 1, street 2), 1 unloaded (old 2), 1 failed (night 2), 2 as before"
+            "2 loaded (new 1, street 2), 1 unloaded (old 2), 1 failed (night 2), 2 unchanged"
         )
         assert served(api) == {"day": "1", "new": "1", "night": "1", "street": "2"}
         with pytest.raises(UnknownModel, match="'old' is unknown"):
             api.runtime.pipeline("old")
         made = len(shelf.made)
         shelf.take("night", "2")
-        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 0 failed, 4 as before"
+        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 0 failed, 4 unchanged"
         assert len(shelf.made) == made
         assert ("night", "1", "READY", "") in await index(api)
 
@@ -260,7 +260,7 @@ async def test_a_rescan_falls_back_when_what_serves_has_vanished(shelf: Shelf, s
     async with shelving() as api:
         shelf.take("street", "2")
         shelf.problems["street", "1"] = RuntimeError("a bug")
-        assert "1 failed (street 1), 1 as before" in await api.runtime.models.rescan()
+        assert "1 failed (street 1), 1 unchanged" in await api.runtime.models.rescan()
         assert served(api) == {"street": "2"}
         assert (await index(api))[-1] == ("street", "1", "UNAVAILABLE", "loading street 1 failed: a bug")
         shelf.problems.clear()
@@ -296,7 +296,7 @@ async def test_a_manifest_that_breaks_in_its_place_leaves_its_model_serving(shel
     async with shelving() as api:
         shelf.take("street", "1")
         shelf._found["x", ""] = FoundModel("x", "", place, problem="models/x cannot be read")
-        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 1 failed (x), 1 as before"
+        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 1 failed (x), 1 unchanged"
         assert served(api) == {"street": "1"}
 
 
@@ -343,9 +343,9 @@ async def test_a_drain_gives_up_a_load_and_closes_what_it_brings(shelf: Shelf, s
         assert await asyncio.to_thread(shelf.loading.wait, 20)
         api.runtime.begin_drain()
         for load in loads:
-            with pytest.raises(Draining, match="the load was given up"):
+            with pytest.raises(Draining, match="cancelled this change"):
                 await load
-        with pytest.raises(Draining, match="do not change any more"):
+        with pytest.raises(Draining, match="does not change its models any more"):
             await api.runtime.models.unload("street")
         assert served(api) == {"street": "2"}
         shelf.gate.set()
@@ -408,7 +408,7 @@ async def test_a_rescan_in_the_background_is_told_in_one_line(
             await settled(api)
     lines = [record.getMessage() for record in caplog.records if record.name == "service.runtime"]
     assert lines == [
-        "models were looked for again: 1 loaded (street 2), 0 unloaded, 0 failed, 0 as before",
+        "models were looked for again: 1 loaded (street 2), 0 unloaded, 0 failed, 0 unchanged",
         "models are not looked for again: the process is stopping",
     ]
 

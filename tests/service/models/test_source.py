@@ -10,8 +10,7 @@ import pytest
 from service.engines.base import EngineError
 from service.engines.options import EngineOptions
 from service.model_directory.manifest import GRAPH_NAME, MANIFEST_NAME, Manifest, ManifestError, write_manifest
-from service.models.found import by_name, refuse_twins
-from service.models.source import FoundModel, ModelFolder
+from service.models.source import FoundModel, ModelFolder, by_name, refuse_duplicates
 
 Put = Callable[..., Path]
 
@@ -69,7 +68,7 @@ def test_one_version_in_two_places_is_an_error_that_names_both(tmp_path: Path, p
     assert (twin.directories, twin.manifest, twin.problem) == ((first, second), None, problem)
     assert other.problem == ""
     with pytest.raises(ManifestError) as failure:
-        refuse_twins(by_name(find(tmp_path), {}))
+        refuse_duplicates(by_name(find(tmp_path), {}))
     assert str(failure.value) == problem
 
 

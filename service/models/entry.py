@@ -35,8 +35,8 @@ class IndexEntry:
 
 
 @dataclass(eq=False, slots=True)
-class Slot:
-    """A name.
+class ModelEntry:
+    """A model name, with the version that serves.
 
     Attributes:
         name: Of the model.

@@ -1,4 +1,4 @@
-"""Changes that are made one after the other, whether or not somebody waits for them, until the process drains."""
+"""Changes of the served models, one after the other; a change goes on if its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from service.errors import Draining
 T = TypeVar("T")
 
 
-class Turns:
-    """Takes changes until ``close``."""
+class ChangeQueue:
+    """Makes changes in the order of their calls, until ``close``."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closed = False
 
-    async def take(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make a change when those before it are made; it goes on if the caller is cancelled.
+    async def run(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a change after those before it; it goes on if the caller is cancelled.
 
         Raises:
-            Draining: No more changes are made, or this one was given up.
+            Draining: The queue is closed, or this change was cancelled.
         """
         if self._is_closed:
-            raise Draining("the process is stopping, its models do not change any more", retry_after_s=1)
+            raise Draining("the service is stopping and does not change its models any more", retry_after_s=1)
 
         async def alone() -> T:
-            async with self._turn:
+            async with self._lock:
                 return await change()
 
         task = self.background(alone())
@@ -37,23 +37,23 @@ class Turns:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise Draining("the process is stopping, and the load was given up", retry_after_s=1) from None
+                raise Draining("the service is stopping and cancelled this change", retry_after_s=1) from None
             raise
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin something that takes no turn, and that ``close`` ends too."""
+        """Start work beside the queue; ``close`` cancels it too."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def close(self) -> None:
-        """Give up what is going on, and take nothing more."""
+        """Cancel all changes, and refuse new ones."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
 
     async def until_closed(self) -> None:
-        """``close``, and wait for the ends."""
+        """``close``, and wait until all changes have ended."""
         self.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
