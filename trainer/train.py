@@ -19,7 +19,7 @@ from trainer.stopping import StoppedError
 
 COMMANDS = {
     "average": ("trainer.weights.average", "the mean of the weights of several runs, as one network"),
-    "data": ("trainer.inspect_data", "look through a dataset: counts, class shares, broken files, a contact sheet"),
+    "data": ("trainer.data", "import annotations of other tools, or check a dataset"),
     "import": ("trainer.weights.import_released", "turn the authors' published weights into a checkpoint"),
     "report": ("trainer.report.command", "write the report of a run: curves, IoU, confusion, best and worst images"),
 }

@@ -11,11 +11,19 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.errors import DatasetError, MissingFileError, SizeMismatchError, unknown_name
 from trainer.datasets.files import Files, Pair, plural, summary
 from trainer.datasets.label_coding import IdCoding
-from trainer.datasets.reading import read_image, read_label_map
+from trainer.datasets.orientation import SIDEWAYS, UPRIGHT, turned_upright
+from trainer.datasets.reading import (
+    image_size,
+    label_orientation,
+    label_size,
+    orientation,
+    read_image,
+    read_label_map,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class PairedFiles(ABC):
     Attributes:
         missing: A sentence for each file that should be there and is not.
         splits: The splits that a published dataset has.
+        upright: Whether images and labels are turned by the image's EXIF orientation.
 
     Args:
         where: What the split is called in errors.
@@ -66,6 +75,7 @@ class PairedFiles(ABC):
     name: str
     classes: tuple[ClassInfo, ...]
     splits: ClassVar[tuple[str, ...]] = ()
+    upright: bool = True
 
     def __init__(self, where: str, files: Files, *, incomplete: bool) -> None:
         self.pairs: Sequence[Pair] = files.pairs
@@ -85,12 +95,32 @@ class PairedFiles(ABC):
         """
 
     @abstractmethod
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        """The class indices (H, W) of a label file, checked, as they are stored."""
+
     def labels(self, index: int) -> NDArray[np.uint8]:
-        """The label map (H, W) alone, checked."""
+        """The label map (H, W) alone, checked and turned as the image is."""
+        labels = self.read_labels(self.pairs[index][1])
+        return turned_upright(labels, self.labels_turn(index))
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """The image (H, W, 3) alone."""
-        return read_image(self.pairs[index][0])
+        return read_image(self.pairs[index][0], upright=self.upright)
+
+    def labels_turn(self, index: int) -> int:
+        """The EXIF orientation 1..8 that stored labels are turned by.
+
+        It is that of the label file if it has one. Else it is the image's where the labels' size is that of its stored
+        pixels and not that of the upright image; all other labels are upright, as annotation tools write them.
+        """
+        if not self.upright:
+            return UPRIGHT
+        image_path, label_path = self.pairs[index]
+        own, turn = label_orientation(label_path), orientation(image_path)
+        if own != UPRIGHT or turn not in SIDEWAYS:
+            return own
+        upright = image_size(image_path)
+        return turn if label_size(label_path) == upright[::-1] != upright else UPRIGHT
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -162,8 +192,7 @@ class PublishedDataset(PairedFiles):
         anchor = cls.anchor(root / top, split)
         return MissingFileError(f"{anchor} does not exist; it belongs to the layout of {cls.name}")
 
-    def labels(self, index: int) -> NDArray[np.uint8]:
-        path = self.pairs[index][1]
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
         return self.coding.decode(path, read_label_map(path))
 
 

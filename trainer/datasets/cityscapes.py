@@ -67,7 +67,6 @@ class Cityscapes(PublishedDataset):
         by_ids, by_train_ids = (files_in(labels, end, below="*/") for end in (_LABEL_ID_FILES, _TRAIN_ID_FILES))
         return match(files_in(images, "_leftImg8bit.png", below="*/"), by_ids | by_train_ids, labels)
 
-    def labels(self, index: int) -> NDArray[np.uint8]:
-        path = self.pairs[index][1]
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
         coding = _TRAIN_IDS if path.name.lower().endswith(_TRAIN_ID_FILES.lower()) else self.coding
         return coding.decode(path, read_label_map(path))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from model_export.manifest import ClassInfo
-from service.colorize import overlay
+from service.imaging.colorize import overlay
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.base import Sample
 
 COLUMNS = 2

@@ -18,6 +18,10 @@ class UnreadableFileError(DatasetError):
     """A file that is broken, cut short, or coded in a way that cannot be read."""
 
 
+class LossyLabelError(UnreadableFileError):
+    """A label file in a format that changes its ids."""
+
+
 class LabelRangeError(DatasetError):
     """A label file with an id or a colour that stands for no class."""
 

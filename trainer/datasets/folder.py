@@ -25,14 +25,19 @@ Only ``classes`` is needed; the file may be these alone.
 - ``splits``: folders and list file of each, relative to ``classes.json``. Without it, every folder ``images/SPLIT`` is
   a split, with its labels in ``labels/SPLIT``. A list file names an image per line, relative to the images' folder,
   with or without extension.
+  ``valid`` and ``validation`` are other names for ``val``, ``training`` for ``train``, ``testing`` for ``test``.
 - ``image_suffix``, ``label_suffix``: what their names have before the extension, as ``_mask`` in ``a/7_mask.png``.
 - ``encoding``: ``ids`` or ``colors``. Without it, label files of mode RGB or RGBA hold colours, and all others ids:
   greys of 1 to 32 bits, and a palette's indices. ``colors`` is for palette files whose colours count, not indices.
 
-An image's label has the same path and name below its folder; folders may be nested. Images are JPEG, PNG, BMP, TIFF or
-WebP, labels PNG, BMP or TIFF; in a folder that holds both, a PNG without suffix is a label. Hidden files are left out.
-An image whose EXIF orientation lies on its side is turned upright where that is the size of its labels; in all other
-cases pixels are taken as they are stored.
+An image's label has the same path and name below its folder; folders may be nested. Images are what the service reads:
+JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, and HEIC with the extra ``heif``. Labels are PNG, BMP or TIFF; in a folder that
+holds both, a PNG without suffix is a label. Hidden files are left out.
+
+Images and labels are turned upright by the images' EXIF orientation, as the service turns what it gets: labels of the
+size of the stored image are turned with it, all others are upright already, as annotation tools write them.
+``"exif": false`` leaves both as they are stored, for labels that were drawn on the stored pixels of photos that are
+square or upside down.
 """
 
 from __future__ import annotations
@@ -42,16 +47,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from trainer.datasets.base import PairedFiles
 from trainer.datasets.errors import DatasetError, unknown_name
 from trainer.datasets.folder_files import find
 from trainer.datasets.folder_spec import SPEC_NAME, read_spec
 from trainer.datasets.label_coding import Color, ColorCoding, IdCoding
-from trainer.datasets.reading import COLOR_MODES, as_ids, as_rgb, image_size, opened, orientation
-
-SIDEWAYS = range(5, 9)
+from trainer.datasets.reading import COLOR_MODES, as_ids, as_rgb, opened_label
 
 
 class Folder(PairedFiles):
@@ -73,6 +75,7 @@ class Folder(PairedFiles):
         self.classes = self.spec.classes
         if split not in self.spec.splits:
             raise unknown_name(f"split of {root / SPEC_NAME}", split, self.spec.splits)
+        self.upright = self.spec.exif
         self._ids = IdCoding(self.spec.ids)
         files = find(self.spec, self.spec.splits[split])
         super().__init__(f"{root}, split {split!r},", files, incomplete=incomplete)
@@ -88,23 +91,12 @@ class Folder(PairedFiles):
     def _colors(self) -> ColorCoding:
         return ColorCoding(distinct(self.spec.colors))
 
-    def labels(self, index: int) -> NDArray[np.uint8]:
-        path = self.pairs[index][1]
-        with opened(path) as image:
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        with opened_label(path) as image:
             by_color = image.mode in COLOR_MODES if self.spec.encoding is None else self.spec.encoding == "colors"
             if by_color:
                 return self._colors.decode(path, as_rgb(path, image))
             return self._ids.decode(path, as_ids(path, image))
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        path, label_path = self.pairs[index]
-        with opened(path) as image:
-            return as_rgb(path, _upright(image, label_path) if orientation(image) in SIDEWAYS else image)
-
-
-def _upright(image: Image.Image, label_path: Path) -> Image.Image:
-    stored, labels = (image.height, image.width), image_size(label_path)
-    return ImageOps.exif_transpose(image) if labels == stored[::-1] != stored else image
 
 
 def distinct(colors: tuple[tuple[Color, int], ...]) -> dict[Color, int]:

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from trainer.datasets.errors import MissingFileError
 from trainer.datasets.files import Files, Pair, by_key, match, read_list
 from trainer.datasets.folder_spec import FolderSpec, SplitFolders
+from trainer.datasets.label_files import LOSSY_EXTENSIONS
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif")
 LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -22,6 +23,9 @@ def find(spec: FolderSpec, folders: SplitFolders) -> Files:
     """
     images = _below(folders.images, IMAGE_EXTENSIONS, spec.image_suffix)
     labels = _below(folders.labels, LABEL_EXTENSIONS, spec.label_suffix)
+    if folders.labels != folders.images or spec.label_suffix:
+        # Taken for labels too, so that reading them tells why they are none.
+        labels |= _without_better(_below(folders.labels, LOSSY_EXTENSIONS, spec.label_suffix), labels)
     both = images & labels
     if len(spec.image_suffix) > len(spec.label_suffix):
         labels -= both
@@ -33,6 +37,11 @@ def find(spec: FolderSpec, folders: SplitFolders) -> Files:
         return match(images_by_key, labels_by_key, folders.labels)
     keys = [_key(line, spec.image_suffix) for line in read_list(folders.list_file)]
     return _listed(keys, images_by_key, labels_by_key, folders)
+
+
+def _without_better(lossy: Collection[Path], labels: Collection[Path]) -> set[Path]:
+    sound = {path.with_suffix("") for path in labels}
+    return {path for path in lossy if path.with_suffix("") not in sound}
 
 
 def _listed(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.base import hex_color
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError, unknown_name
 from trainer.datasets.label_coding import IGNORE_INDEX, LARGEST_ID, Color
+from trainer.datasets.split_names import split_of
 
 SPEC_NAME = "classes.json"
-SPEC_KEYS = ("classes", "ignore", "encoding", "splits", "image_suffix", "label_suffix")
+SPEC_KEYS = ("classes", "ignore", "encoding", "splits", "image_suffix", "label_suffix", "exif")
 CLASS_KEYS = ("name", "color", "id")
 SPLIT_KEYS = ("images", "labels", "list")
 ENCODINGS = ("ids", "colors")
@@ -43,6 +44,7 @@ class FolderSpec:
         splits: Folders of each split.
         image_suffix: Ending of the images' names before the extension, which their labels' names lack.
         label_suffix: Ending of the labels' names before the extension, which their images' names lack.
+        exif: Whether images are turned by their EXIF orientation.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -52,6 +54,7 @@ class FolderSpec:
     splits: Mapping[str, SplitFolders]
     image_suffix: str
     label_suffix: str
+    exif: bool
 
 
 def read_spec(root: Path) -> FolderSpec:
@@ -91,6 +94,7 @@ def _spec(root: Path, raw: Mapping[str, Any]) -> FolderSpec:
         splits=_splits(root, raw),
         image_suffix=_text("image_suffix", raw.get("image_suffix", "")),
         label_suffix=_text("label_suffix", raw.get("label_suffix", "")),
+        exif=_truth("exif", raw.get("exif", True)),
     )
 
 
@@ -124,11 +128,22 @@ def _ignored(raw: Mapping[str, Any], class_ids: Collection[int]) -> tuple[list[i
 
 
 def _splits(root: Path, raw: Mapping[str, Any]) -> dict[str, SplitFolders]:
+    """Folders by the name of the split, which is train, val or test where it has another name for these."""
     if "splits" not in raw:
-        below = sorted(root.glob("images/*/"))
-        return {folder.name: _folders(root, folder.name, {}) for folder in below if not folder.name.startswith(".")}
-    splits = _object("'splits'", raw["splits"], None)
-    return {name: _folders(root, name, _object(f"split {name!r}", entry, SPLIT_KEYS)) for name, entry in splits.items()}
+        below = sorted(folder.name for folder in root.glob("images/*/") if not folder.name.startswith("."))
+        folders = {name: _folders(root, name, {}) for name in below}
+    else:
+        splits = _object("'splits'", raw["splits"], None)
+        folders = {
+            name: _folders(root, name, _object(f"split {name!r}", entry, SPLIT_KEYS)) for name, entry in splits.items()
+        }
+    return {_known_name(name, folders): split for name, split in folders.items()}
+
+
+def _known_name(name: str, names: Collection[str]) -> str:
+    split = split_of(name)
+    alike = [other for other in names if split_of(other) == split]
+    return name if split is None or split in names or len(alike) > 1 else split
 
 
 def _folders(root: Path, name: str, entry: Mapping[str, Any]) -> SplitFolders:
@@ -170,6 +185,12 @@ def _is_int(value: Any, largest: int) -> bool:
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str):
         raise DatasetError(f"{what} is {value!r}, expected a text")
+    return value
+
+
+def _truth(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise DatasetError(f"{what} is {value!r}, expected true or false")
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.files import plural
 from trainer.datasets.inspection import KINDS, SplitReport
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.ade20k import ADE20K_CLASSES
 from trainer.datasets.base import PublishedDataset
 from trainer.datasets.files import Files, Pair, listed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from service.errors import ServiceError
+from service.imaging.codec import DecodedImage, decode
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError
+from trainer.datasets.label_files import LOSSY_FORMATS, lossy_label
+from trainer.datasets.orientation import SIDEWAYS, UPRIGHT, turned_back
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L"})
@@ -32,6 +37,10 @@ BROKEN = (
     Image.DecompressionBombError,
 )
 
+MAX_IMAGE_BYTES = 1 << 30
+MAX_IMAGE_PIXELS = 178_956_970
+"""Pixels of an image, as many as Pillow takes."""
+
 # Pillow spreads greys of fewer than eight bits over 0..255; as labels they are ids, and are brought back.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
@@ -39,14 +48,61 @@ Ids = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]
 """A label map (H, W) of ids as the file holds them."""
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image file as RGB, (H, W, 3) uint8; an EXIF orientation is not applied.
+def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
+    """An image file as RGB, (H, W, 3) uint8, as the service reads it: also with 16 bits, AVIF and HEIF.
+
+    Args:
+        path: The file.
+        upright: Turn the image by its EXIF orientation, as the service does; else pixels are as they are stored.
 
     Raises:
-        DatasetError: The file is missing, broken, or has more than 8 bits per channel.
+        DatasetError: The file is missing, broken, or no image.
     """
-    with opened(path) as image:
-        return as_rgb(path, image)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UnreadableFileError(f"{path} cannot be read: {error}") from error
+    pixels = decode_image(path, data).pixels
+    return np.array(pixels if upright else turned_back(pixels, orientation(path)), np.uint8)
+
+
+def decode_image(path: Path, data: bytes) -> DecodedImage:
+    """The upright image that the bytes of a file hold.
+
+    Raises:
+        DatasetError: It is broken or no image; the text names ``path``.
+    """
+    try:
+        return decode(data, max_image_bytes=MAX_IMAGE_BYTES, max_image_pixels=MAX_IMAGE_PIXELS)
+    except ServiceError as error:
+        raise UnreadableFileError(f"{path} cannot be read: {error}") from error
+
+
+def orientation(path: Path, data: bytes | None = None) -> int:
+    """EXIF orientation 1..8 of an image file, or of its bytes, from its header; 1 where it has none.
+
+    HEIF, which turns its pixels itself, and what cannot be read have none: ``read_image`` tells of the latter.
+    """
+    try:
+        with opened(path, data) as image:
+            return _orientation(image)
+    except UnreadableFileError:
+        return UPRIGHT
+
+
+def _orientation(image: Image.Image) -> int:
+    exif, block = Image.Exif(), image.info.get("exif")
+    if image.format == "TIFF":
+        exif = image.getexif()
+    elif isinstance(block, bytes):
+        try:
+            exif.load(block)
+        except BROKEN:
+            return UPRIGHT  # the service, too, takes an image with a broken EXIF block as it is
+    value = exif.get(ExifTags.Base.Orientation, UPRIGHT)
+    return value if value in range(1, 9) else UPRIGHT
 
 
 def read_label_map(path: Path) -> Ids:
@@ -55,34 +111,63 @@ def read_label_map(path: Path) -> Ids:
     Raises:
         DatasetError: The file is missing, broken, or holds no ids.
     """
-    with opened(path) as image:
+    with opened_label(path) as image:
         return as_ids(path, image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header."""
+    """(height, width) of an image file once it is upright, from its header."""
     with opened(path) as image:
+        size = (image.height, image.width)
+        by_reader = image.format == "TIFF"  # whose size Pillow gives upright
+        return size[::-1] if _orientation(image) in SIDEWAYS and not by_reader else size
+
+
+@contextmanager
+def opened_label(path: Path) -> Iterator[Image.Image]:
+    """A label file while it is read.
+
+    Raises:
+        DatasetError: The file is missing, broken, or compressed with loss.
+    """
+    with opened(path) as image:
+        if image.format in LOSSY_FORMATS:
+            raise lossy_label(path)
+        yield image
+
+
+def label_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a label file, from its header."""
+    with opened_label(path) as image:
         return image.height, image.width
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file while it is read; what goes wrong with it is a ``DatasetError`` that names it."""
+def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """An image file, or its bytes, while it is read; what goes wrong with it is a ``DatasetError`` that names it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             yield image
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist") from None
     except DatasetError:
         raise
+    except UnidentifiedImageError:
+        raise UnreadableFileError(f"{path} cannot be read: it is no image") from None
     except BROKEN as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
+
+
+def label_orientation(path: Path) -> int:
+    """EXIF orientation 1..8 that a label file's pixels are still to be turned by; Pillow has turned those of TIFF."""
+    with opened_label(path) as image:
+        return UPRIGHT if image.format == "TIFF" else _orientation(image)
 
 
 def as_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     """An opened image as RGB, (H, W, 3) uint8."""
     if image.mode not in EIGHT_BIT_MODES:
-        raise UnreadableFileError(f"{path} has mode {image.mode}, expected 8 bits per channel")
+        raise UnreadableFileError(f"{path} has mode {image.mode}, expected colours of 8 bits per channel")
     if "transparency" in image.info:  # straight to RGB, Pillow would warn
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -96,9 +181,11 @@ def as_ids(path: Path, image: Image.Image) -> Ids:
     return np.array(image, dtype=np.uint8 if image.mode == "1" else None) // spread
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8 of an opened image; 1, upright, where it has none."""
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+def as_grey(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    """An opened image as brightness, (H, W) uint8."""
+    if image.mode not in EIGHT_BIT_MODES:
+        raise UnreadableFileError(f"{path} has mode {image.mode}, expected 8 bits per channel")
+    return np.array(image.convert("L"), dtype=np.uint8)
 
 
 def _stored_mode(image: Image.Image) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from model_export.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo
 from trainer.datasets.ade20k import ADE20K
 from trainer.datasets.base import PairedFiles, PublishedDataset
 from trainer.datasets.camvid import CamVid

@@ -180,23 +180,117 @@ def test_two_images_of_one_name_are_an_error(describe: Describe, write: Write, p
         open_dataset("folder", root, "train")
 
 
-@pytest.mark.parametrize(("label_size", "turned"), [((4, 2), True), ((2, 4), False)])
-def test_a_sideways_photo_is_turned_where_its_labels_are_upright(
-    describe: Describe, write: Write, label_size: tuple[int, int], turned: bool
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+TURNS: dict[int, Callable[[Any], Any]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: np.swapaxes(stored, 0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(np.swapaxes(stored, 0, 1), 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("size", [(2, 4), (3, 3)])
+def test_photos_are_turned_upright_and_upright_labels_are_not(
+    describe: Describe, write: Write, orientation: int, size: tuple[int, int]
 ) -> None:
     root = describe()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the stored rows, turned by a quarter to the right, are the picture
-    stored = np.arange(24).reshape(2, 4, 3)
-    write(root / "images" / "train" / "a.png", stored, exif=exif)
-    write(root / "labels" / "train" / "a.png", np.zeros(label_size))
-    image = open_dataset("folder", root, "train")[0].image
-    assert np.array_equal(image, np.rot90(stored, -1) if turned else stored)
+    stored = np.arange(size[0] * size[1] * 3).reshape(*size, 3)
+    upright = TURNS[orientation](stored)
+    labels = np.arange(size[0] * size[1]).reshape(upright.shape[:2]) % 3
+    write(root / "images" / "train" / "a.png", stored, exif=exif_of(orientation))
+    write(root / "labels" / "train" / "a.png", labels)
+    sample = open_dataset("folder", root, "train")[0]
+    assert np.array_equal(sample.image, upright)
+    assert np.array_equal(sample.labels, labels)
 
 
-def test_images_of_16_bits_are_an_error(describe: Describe, write: Write) -> None:
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_of_the_stored_size_are_turned_with_the_photo(
+    describe: Describe, write: Write, orientation: int
+) -> None:
     root = describe()
-    write(root / "images" / "train" / "a.png", np.zeros((2, 3), np.uint16))
-    write(root / "labels" / "train" / "a.png", np.zeros((2, 3)))
-    with pytest.raises(DatasetError, match=r"images/train/a\.png has mode I;16, expected 8 bits per channel"):
+    stored, labels = np.arange(24).reshape(2, 4, 3), np.arange(8).reshape(2, 4) % 3
+    write(root / "images" / "train" / "a.png", stored, exif=exif_of(orientation))
+    write(root / "labels" / "train" / "a.png", labels)
+    dataset = open_dataset("folder", root, "train")
+    assert np.array_equal(dataset[0].image, TURNS[orientation](stored))
+    assert np.array_equal(dataset[0].labels, TURNS[orientation](labels))
+    assert np.array_equal(dataset.labels(0), TURNS[orientation](labels))
+
+
+def test_labels_with_an_orientation_of_their_own_are_turned_by_it(describe: Describe, write: Write) -> None:
+    root = describe()
+    stored, labels = np.arange(27).reshape(3, 3, 3), np.arange(9).reshape(3, 3) % 3
+    write(root / "images" / "train" / "a.png", stored, exif=exif_of(3))
+    write(root / "labels" / "train" / "a.png", labels, exif=exif_of(3))
+    sample = open_dataset("folder", root, "train")[0]
+    assert np.array_equal(sample.image, np.rot90(stored, 2))
+    assert np.array_equal(sample.labels, np.rot90(labels, 2))
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_a_key_leaves_photos_as_they_are_stored(describe: Describe, write: Write, orientation: int, name: str) -> None:
+    root = describe(exif=False)
+    stored, labels = np.arange(24).reshape(2, 4, 3), np.arange(8).reshape(2, 4) % 3
+    write(root / "images" / "train" / name, stored, exif=exif_of(orientation))
+    write(root / "labels" / "train" / "a.png", labels)
+    sample = open_dataset("folder", root, "train")[0]
+    assert np.array_equal(sample.image, stored)
+    assert np.array_equal(sample.labels, labels)
+
+
+def test_photos_of_16_bits_are_scaled_as_in_the_service(describe: Describe, write: Write) -> None:
+    root = describe()
+    write(root / "images" / "train" / "a.png", np.array([[0, 257, 65535]], np.uint16))
+    write(root / "labels" / "train" / "a.png", np.zeros((1, 3)))
+    assert open_dataset("folder", root, "train")[0].image.tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+
+
+def test_heic_photos_are_read_as_in_the_service(describe: Describe, write: Write) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    root = describe()
+    (root / "images" / "train").mkdir(parents=True)
+    heif = pillow_heif.from_pillow(Image.new("RGB", (64, 32), (200, 30, 30)))
+    heif.save(root / "images" / "train" / "a.heic", quality=100)
+    write(root / "labels" / "train" / "a.png", np.zeros((32, 64)))
+    image = open_dataset("folder", root, "train")[0].image
+    assert image.shape == (32, 64, 3)
+    assert np.abs(image.astype(int) - (200, 30, 30)).max() < 8
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_masks_in_jpeg_are_an_error(describe: Describe, photo: Write, name: str) -> None:
+    root = describe()
+    photo(root / "images" / "train" / "a.jpg")
+    photo(root / "labels" / "train" / name, format="JPEG")
+    with pytest.raises(DatasetError, match=rf"labels/train/{name} is compressed with loss, which changes the ids"):
         open_dataset("folder", root, "train")[0]
+
+
+@pytest.mark.parametrize(("folder", "split"), [("valid", "val"), ("Validation", "val"), ("training", "train")])
+def test_splits_of_other_names_are_found(
+    describe: Describe, write: Write, photo: Write, folder: str, split: str
+) -> None:
+    root = describe()
+    photo(root / "images" / folder / "a.jpg")
+    write(root / "labels" / folder / "a.png", np.zeros((2, 3)))
+    assert splits_in("folder", root) == (split,)
+    assert len(open_dataset("folder", root, split)) == 1
+
+
+def test_two_folders_for_one_split_keep_their_names(describe: Describe, photo: Write) -> None:
+    root = describe()
+    photo(root / "images" / "valid" / "a.png")
+    photo(root / "images" / "validation" / "a.png")
+    assert splits_in("folder", root) == ("valid", "validation")

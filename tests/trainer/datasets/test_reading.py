@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.datasets import DatasetError, MissingFileError, UnreadableFileError, read_image, read_label_map
+from trainer.datasets import DatasetError, MissingFileError, UnreadableFileError, read_image, read_label_map, reading
+from trainer.datasets.reading import image_size
+from trainer.datasets.reading import orientation as read_orientation
 
 Write = Callable[..., Path]
 
@@ -66,17 +68,38 @@ def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     assert (image >= 250).all()
 
 
-def test_a_transparent_palette_becomes_rgb_without_a_warning(tmp_path: Path) -> None:
+def test_transparent_pixels_lie_on_white_as_in_the_service(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8))
     image.putpalette([1, 2, 3, 4, 5, 6])
     image.save(tmp_path / "a.png", transparency=b"\x00\x80")
-    assert read_image(tmp_path / "a.png").tolist() == [[[1, 2, 3], [4, 5, 6]]]
+    assert read_image(tmp_path / "a.png").tolist() == [[[255, 255, 255], [129, 130, 130]]]
 
 
-def test_images_are_taken_as_they_are_stored(tmp_path: Path, write: Write) -> None:
+@pytest.mark.parametrize(("upright", "shape"), [(True, (3, 2, 3)), (False, (2, 3, 3))])
+def test_images_are_turned_upright_unless_told(
+    tmp_path: Path, write: Write, upright: bool, shape: tuple[int, ...]
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = write(tmp_path / "a.png", np.zeros((2, 3, 3)), exif=exif)
+    assert read_image(path, upright=upright).shape == shape
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_and_upright_size_come_from_the_header(
+    tmp_path: Path, write: Write, name: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path / name, np.zeros((2, 3, 3)), exif=exif)
+    assert read_orientation(path) == orientation
+    assert image_size(path) == read_image(path).shape[:2] == ((3, 2) if orientation > 4 else (2, 3))
+
+
+def test_a_broken_exif_block_turns_nothing(tmp_path: Path, write: Write) -> None:
+    path = write(tmp_path / "a.jpg", np.zeros((2, 3, 3)), exif=b"Exif\0\0II*\0")
+    assert read_orientation(path) == 1
     assert read_image(path).shape == (2, 3, 3)
 
 
@@ -100,6 +123,9 @@ def test_an_image_of_too_many_pixels_is_unreadable(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.png", np.zeros((8, 8)))
+    monkeypatch.setattr(reading, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UnreadableFileError, match=r"a\.png cannot be read: the image has 64 pixels.*at most 20"):
+        read_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(UnreadableFileError, match=r"a\.png cannot be read: .*exceeds limit"):
-        read_image(path)
+        read_label_map(path)

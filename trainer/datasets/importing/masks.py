@@ -1,0 +1,94 @@
+"""Folders of images and masks: PNG, BMP or TIFF of values, of 0 and 255, or of colours.
+
+Masks lie in folders named as ``masks``, ``labels``, ``annotations``, ``gt`` or ``train_masks``, or their names end with
+``_mask``, ``_label``, ``_gt`` or ``_seg``. A mask belongs to the image of the same path and name otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from trainer.datasets.files import by_key, summary
+from trainer.datasets.folder_files import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
+from trainer.datasets.importing.class_lists import found_list, read_class_list
+from trainer.datasets.importing.collector import Collector, Source
+from trainer.datasets.importing.errors import ImportingError
+from trainer.datasets.importing.mask_files import LabelFile
+from trainer.datasets.importing.mask_values import coding_of
+from trainer.datasets.importing.records import Export
+from trainer.datasets.importing.sources import ImageFiles, relative_name
+from trainer.datasets.label_files import LOSSY_EXTENSIONS, lossy_label
+from trainer.datasets.reading import label_size
+
+_MASK_WORD = (
+    r"(?:masks?|labels?|label_?ids|annot(?:ations?)?|gt|ground[_-]?truths?|seg(?:mentations?)?|segmentationclass)"
+)
+_MASK_FOLDER = re.compile(rf"^(.*?)[_ -]?{_MASK_WORD}$", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"^(.*?)[_ -]?(?:images?|imgs?|photos?|pictures?|jpegimages|rgb)$", re.IGNORECASE)
+_MASK_NAME = re.compile(r"^(.+?)[_ -](?:masks?|labels?|gt|seg(?:mentation)?)$", re.IGNORECASE)
+
+
+def read_masks(source: Source) -> Export:
+    """Read a folder of images and masks.
+
+    Raises:
+        DatasetError: There are no masks, two files share a name, or the masks' values are none of the classes'.
+    """
+    files = ImageFiles(source.roots)
+    names = {path: relative_name(path, source.roots) for path in files.paths}
+    mask_paths = [path for path in files.paths if is_mask(names[path])]
+    if not mask_paths:
+        raise ImportingError(
+            f"{source.path} has no mask: neither a folder as masks/ or labels/, nor a name as photo_mask.png"
+        )
+    _refuse_lossy(mask_paths)
+    masks = by_key((pair_key(names[path]), path) for path in mask_paths)
+    taken = set(mask_paths)
+    files.paths = [path for path in files.paths if path not in taken]
+    images = by_key((pair_key(names[path]), path) for path in files.paths)
+    collector = Collector(source, files)
+    collector.missing += [f"the mask {masks[key]} has no image" for key in sorted(masks.keys() - images.keys())]
+    return _with_layers(source, collector, [(images[key], masks[key]) for key in sorted(masks.keys() & images.keys())])
+
+
+def _with_layers(source: Source, collector: Collector, pairs: list[tuple[Path, Path]]) -> Export:
+    if not pairs:
+        raise ImportingError(f"no mask has an image: {summary(collector.missing)}")
+    class_list = source.class_list or found_list(source.root)
+    coding = coding_of([mask for _, mask in pairs], read_class_list(class_list) if class_list else None)
+    for category in coding.categories:
+        collector.category(category.name, category.color)
+    for image, mask in pairs:
+        collector.add(image, [LabelFile(mask, coding)], mask, size=label_size(mask))
+    return collector.export(unlabelled=coding.unlabelled, is_dense=True)
+
+
+def is_mask(name: str) -> bool:
+    """Whether a path below the export is that of a mask."""
+    *folders, last = PurePosixPath(name).parts
+    return any(_MASK_FOLDER.match(part) for part in folders) or bool(_MASK_NAME.match(PurePosixPath(last).stem))
+
+
+def pair_key(name: str) -> str:
+    """What an image and its mask have in common: the path without the words for images and masks."""
+    *folders, last = PurePosixPath(name).parts
+    path = PurePosixPath(last)
+    stem = path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else last
+    found = _MASK_NAME.match(stem)
+    kept = [part for part in map(_bare, folders) if part]
+    return "/".join([*kept, found.group(1) if found else stem])
+
+
+def _bare(folder: str) -> str:
+    found = _MASK_FOLDER.match(folder) or _IMAGE_FOLDER.match(folder)
+    return found.group(1) if found else folder
+
+
+def _refuse_lossy(masks: Iterable[Path]) -> None:
+    for path in masks:
+        if path.suffix.lower() in LOSSY_EXTENSIONS:
+            raise lossy_label(path)
+        if path.suffix.lower() not in LABEL_EXTENSIONS:
+            raise ImportingError(f"{path} is no mask; masks are one of {', '.join(LABEL_EXTENSIONS)}")

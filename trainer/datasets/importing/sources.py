@@ -1,0 +1,153 @@
+"""The files of an export: archives, images by the names that tools give them, and splits by the names of folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from trainer.datasets.errors import MissingFileError, UnreadableFileError
+from trainer.datasets.folder_files import IMAGE_EXTENSIONS
+from trainer.datasets.importing.errors import ImportingError
+from trainer.datasets.split_names import split_of
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
+MAX_UNPACKED_BYTES = 1 << 38
+"""What an archive may hold: 256 GiB."""
+
+
+@contextmanager
+def opened_export(path: Path) -> Iterator[Path]:
+    """The export as a file or folder; an archive is unpacked for as long as it is used.
+
+    Raises:
+        DatasetError: It does not exist, or the archive is broken, too large, or leads out of itself.
+    """
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist; it should be the export, a file or a folder")
+    if path.is_dir() or path.suffix.lower() not in ARCHIVES:
+        yield path
+        return
+    with TemporaryDirectory(prefix="export-") as folder:
+        try:
+            _unpack(path, Path(folder))
+        except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
+            raise UnreadableFileError(f"{path} cannot be unpacked: {error}") from error
+        yield Path(folder)
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
+            archive.extractall(folder)  # noqa: S202 - zipfile keeps members inside
+    else:
+        with tarfile.open(path) as tar:
+            _check_unpacked(path, sum(entry.size for entry in tar.getmembers()))
+            tar.extractall(folder, filter="data")
+
+
+def _check_unpacked(path: Path, total: int) -> None:
+    if total > MAX_UNPACKED_BYTES:
+        raise ImportingError(f"{path} unpacks to {total:,} bytes, at most {MAX_UNPACKED_BYTES:,} are accepted")
+
+
+def files_below(folder: Path, extensions: Iterable[str]) -> list[Path]:
+    """The files anywhere below a folder that have one of the extensions, in order; none that is hidden."""
+    kinds = tuple(extensions)
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [Path(parent, name) for name in names if name.lower().endswith(kinds) and not name.startswith(".")]
+    return sorted(found)
+
+
+class ImageFiles:
+    """The images of an export, found by what annotation files call them.
+
+    Args:
+        roots: Folders that hold them, at any depth.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.roots = roots
+        self.paths = [path for root in roots for path in files_below(root, IMAGE_EXTENSIONS)]
+        self._by_name: dict[str, list[Path]] = {}
+        for path in dict.fromkeys(path.resolve() for path in self.paths):
+            self._by_name.setdefault(_plain(path.name), []).append(path)
+
+    def find(self, reference: str, near: Path) -> Path | None:
+        """The file of a reference, which may be relative, a path of another machine, or a name alone.
+
+        Args:
+            reference: E.g. ``images/a.jpg``, or ``C:\\photos\\a.jpg``.
+            near: Folder of the file that refers to it.
+
+        Raises:
+            ImportingError: Several files fit equally well.
+        """
+        wanted = reference.replace("\\", "/")
+        bases = (near, near / "images", near.parent / "images", *self.roots, *(root / "images" for root in self.roots))
+        for base in bases:
+            path = Path(os.path.normpath(base / wanted))
+            if path.is_file():
+                return path
+        return self._by_end(wanted)
+
+    def _by_end(self, wanted: str) -> Path | None:
+        """The file whose path ends as the reference does, over as many folders as possible."""
+        parts = _parts(wanted)
+        found = self._by_name.get(parts[-1], []) if parts else []
+        shared = [_shared_end(_parts(path.as_posix()), parts) for path in found]
+        best = [path for path, length in zip(found, shared, strict=True) if length == max(shared)]
+        if len(best) > 1:
+            raise ImportingError(f"{wanted!r} may be {best[0]} or {best[1]}; keep their folders as the tool knows them")
+        return best[0] if best else None
+
+
+def missing_image(reference: str, source: Path) -> str:
+    """The sentence for an image that an annotation file names and that is not there."""
+    return f"{source} names the image {reference}, which is not there"
+
+
+def path_split(name: str) -> str | None:
+    """The split that a folder of a path tells: train, val or test."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts[:-1]
+    return next((split for part in parts if (split := split_of(part))), None)
+
+
+def relative_name(path: Path, roots: Iterable[Path]) -> str:
+    """A path below the first of the roots that holds it; its name if none does."""
+    for root in roots:
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.name
+
+
+def _parts(path: str) -> list[str]:
+    return [_plain(part) for part in path.split("/") if part not in ("", ".", "..")]
+
+
+def _plain(name: str) -> str:
+    """A name without differences in case or in how accents are coded; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 2 before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

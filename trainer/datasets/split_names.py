@@ -1,0 +1,19 @@
+"""Names that people and tools give to splits."""
+
+from __future__ import annotations
+
+import re
+
+ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What each split is called, by the name that it has here."""
+
+_SPLITS = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name stands for, in any case and with a year, as ``Valid`` or ``train2017``; None if none."""
+    return _SPLITS.get(re.sub(r"[ _-]?(19|20)\d\d$", "", name.lower()))
