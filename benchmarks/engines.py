@@ -19,8 +19,8 @@ import numpy as np
 
 from service.engines.base import Engine
 from service.engines.create import create_engine
-from service.engines.names import EngineName, PrecisionName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import EngineName, PrecisionName
 from service.model_directory.manifest import read_manifest
 
 

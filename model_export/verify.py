@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from service.engines.base import Engine, EngineError, Rows, warm_up
 from service.engines.create import create_engine, obstacles
-from service.engines.names import RUNTIMES, RuntimeName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import RUNTIMES, RuntimeName
 from service.imaging.segmentation import labels_of
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import STORED_PRECISIONS, GraphInfo, Manifest, Precision, in_bf16
-from service.model_directory.sizes import Size, format_size
+from service.model_directory.sizes import Size
 from trainer.metrics import Counts
 
 # What an export may cost on labelled images: a share of equal labels, 0..1, and points (percent) of mIoU.
@@ -131,7 +131,7 @@ def pooled(agreements: Sequence[Agreement]) -> Agreement:
     return Agreement(share, float(np.max(errors)) if errors else None)
 
 
-def choose_graphs(manifest: Manifest, precisions: Sequence[Precision], sizes: Sequence[Size]) -> list[GraphInfo]:
+def graphs_to_verify(manifest: Manifest, precisions: Sequence[Precision], sizes: Sequence[Size]) -> list[GraphInfo]:
     """The graphs of these precisions and sizes; an empty sequence stands for all. Those of bf16 are to be asked for.
 
     Raises:
@@ -141,8 +141,7 @@ def choose_graphs(manifest: Manifest, precisions: Sequence[Precision], sizes: Se
     wanted = precisions or STORED_PRECISIONS
     chosen = [graph for graph in graphs if graph.precision in wanted and (not sizes or graph.input_size in sizes)]
     if not chosen:
-        found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
-        raise VerifyError(f"{manifest.name} has no graph of this --precision and --size; it has {found}")
+        raise VerifyError(f"{manifest.name} has no graph of this --precision and --size; it has {manifest.graph_list}")
     return chosen
 
 

@@ -16,8 +16,8 @@ from pydantic_settings import (
 )
 
 from service.engines.cpus import available_cpus
-from service.engines.names import EngineName, PrecisionName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import EngineName, PrecisionName
 from service.model_directory.sizes import Size, parse_size
 
 ENV_PREFIX = "ECENET_"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.commands.base import Commands
-from service.engines.names import ENGINE_NAMES, PRECISION_NAMES
+from service.engines.runtimes import ENGINE_NAMES, PRECISION_NAMES
 from service.model_directory.sizes import format_size, size_argument
 
 

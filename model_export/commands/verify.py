@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from model_export.commands.base import Commands
 from model_export.source_checkpoint import checkpoint_fault
 from service.engines.cpus import available_cpus
-from service.engines.names import RUNTIMES
+from service.engines.runtimes import RUNTIMES
 from service.model_directory.manifest import PRECISIONS, Manifest, read_manifest
 from service.model_directory.sizes import Size, format_size, size_argument
 
@@ -87,11 +87,11 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, print the table, and give the exit status."""
-    from model_export.verify import Engines, choose_graphs, choose_pairs, verify  # noqa: PLC0415
+    from model_export.verify import Engines, choose_pairs, graphs_to_verify, verify  # noqa: PLC0415
 
     manifest = read_manifest(args.directory)
     engines = Engines(args.directory, manifest, args.threads or available_cpus())
-    graphs = choose_graphs(manifest, args.precision, args.size)
+    graphs = graphs_to_verify(manifest, args.precision, args.size)
     pairs, absent = choose_pairs(graphs, args.runtime, engines.obstacle)
     comparison = _comparison(args, manifest)
     num_sizes = len({graph.input_size for _, graph in pairs})

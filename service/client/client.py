@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
@@ -25,19 +25,33 @@ Script = Generator[Step, Outcome, Answer]
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
+class ClientOptions(TypedDict, total=False):
+    """Options of both clients.
+
+    Attributes:
+        api_key: The key, where the service asks for one.
+        timeout_s: Seconds to wait for a connection, and for the next byte of an answer.
+        request_timeout_ms: Milliseconds that the service has for an answer; its own default if not given.
+        retry: How long to wait for a service that is busy or away.
+    """
+
+    api_key: str | None
+    timeout_s: float
+    request_timeout_ms: int | None
+    retry: RetryPolicy
+
+
 class _Scripts(Generic[Http]):
     """Requests and what follows from their answers, without sending or waiting."""
 
-    def __init__(
-        self, url: str, http: Http, *, api_key: str | None, request_timeout_ms: int | None, retry: RetryPolicy
-    ) -> None:
+    def __init__(self, url: str, http: Http, **options: Unpack[ClientOptions]) -> None:
         self.url = url.rstrip("/").removesuffix("/segment") + "/segment"
         self._http: Http = http
-        self._retry = retry
+        self._retry = options.get("retry", _DEFAULT_RETRY)
         self._headers = {"Content-Type": "application/octet-stream"}
-        if api_key is not None:
+        if (api_key := options.get("api_key")) is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        if request_timeout_ms is not None:
+        if (request_timeout_ms := options.get("request_timeout_ms")) is not None:
             self._headers["X-Request-Timeout-Ms"] = str(request_timeout_ms)
         self._has_answered = False
 
@@ -118,26 +132,19 @@ class Client(_Scripts[httpx.Client]):
         self,
         url: str,
         *,
-        api_key: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-        request_timeout_ms: int | None = None,
-        retry: RetryPolicy = _DEFAULT_RETRY,
         http: httpx.Client | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        **options: Unpack[ClientOptions],
     ) -> None:
         """Connect at the first request.
 
         Args:
             url: The service, e.g. ``http://127.0.0.1:8000``; with or without ``/segment``.
-            api_key: Where the service asks for one.
-            timeout_s: Seconds to wait for a connection, and without a byte of an answer.
-            request_timeout_ms: Milliseconds that the service is given for an answer; its own default if not given.
-            retry: How long a service that is busy or away is waited for.
-            http: In place of a new one, whose time-outs count then.
+            http: A client to use in place of a new one; its time-outs replace ``timeout_s``.
             sleep: Waits some seconds.
+            options: See ``ClientOptions``.
         """
-        http = http or httpx.Client(timeout=timeout_s)
-        super().__init__(url, http, api_key=api_key, request_timeout_ms=request_timeout_ms, retry=retry)
+        super().__init__(url, http or httpx.Client(timeout=options.get("timeout_s", TIMEOUT_S)), **options)
         self._sleep = sleep
 
     def segment(self, image: ImageSource, answer_format: Format = "labels", **parameters: Unpack[Parameters]) -> Answer:
@@ -184,16 +191,12 @@ class AsyncClient(_Scripts[httpx.AsyncClient]):
         self,
         url: str,
         *,
-        api_key: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-        request_timeout_ms: int | None = None,
-        retry: RetryPolicy = _DEFAULT_RETRY,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **options: Unpack[ClientOptions],
     ) -> None:
         """See ``Client``."""
-        http = http or httpx.AsyncClient(timeout=timeout_s)
-        super().__init__(url, http, api_key=api_key, request_timeout_ms=request_timeout_ms, retry=retry)
+        super().__init__(url, http or httpx.AsyncClient(timeout=options.get("timeout_s", TIMEOUT_S)), **options)
         self._sleep = sleep
 
     async def segment(

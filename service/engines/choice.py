@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.engines.base import EngineError
-from service.engines.names import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
+from service.engines.runtimes import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
 from service.model_directory.manifest import GraphInfo, Manifest, Precision, in_bf16
 from service.model_directory.sizes import Size, format_size
 
@@ -82,6 +82,5 @@ def candidate_graphs(
     candidates = [graph for candidate in wanted for graph in of_size if graph.precision == candidate]
     if candidates:
         return candidates
-    found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
     kind = "" if precision == "auto" else f" in {precision}"
-    raise EngineError(f"{manifest.name} has no graph of {format_size(size)}{kind}; it has {found}")
+    raise EngineError(f"{manifest.name} has no graph of {format_size(size)}{kind}; it has {manifest.graph_list}")

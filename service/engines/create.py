@@ -8,10 +8,10 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError
 from service.engines.choice import candidate_graphs, choose_graph, choose_runtime, precision_obstacle
-from service.engines.names import RUNTIMES, EngineName, RuntimeName
 from service.engines.onnxruntime_engine import Device, OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.options import EngineOptions
+from service.engines.runtimes import RUNTIMES, EngineName, RuntimeName
 from service.engines.tensorrt import build_at_start as build
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.engine import TensorRtEngine

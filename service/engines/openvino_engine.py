@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
-from service.engines.names import PrecisionName
+from service.engines.runtimes import PrecisionName
 from service.model_directory.manifest import GraphInfo, Manifest
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.engines.cpus import available_cpus
-from service.engines.names import EngineName, PrecisionName
+from service.engines.runtimes import EngineName, PrecisionName
 from service.model_directory.sizes import Size
 
 

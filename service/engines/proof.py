@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from service.engines.base import Engine, EngineError, warm_up
-from service.engines.names import CPU_RUNTIMES
+from service.engines.runtimes import CPU_RUNTIMES
 from service.engines.selfcheck import SelfCheckError, self_check
 from service.model_directory.golden import GoldenError, read_golden
 from service.model_directory.manifest import Manifest
@@ -22,7 +22,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
 
     Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer.
 
-    A directory of format 1 has none: then the engine is warmed up on black images, and the log says so.
+    An engine whose directory has no golden inputs is warmed up on black images, and the log says so.
 
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.

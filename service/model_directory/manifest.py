@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from service.model_directory.files import write_whole
-from service.model_directory.sizes import SIZE_LIMITS, Size
+from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -156,6 +156,11 @@ class Manifest:
         return self.graphs[0]
 
     @property
+    def graph_list(self) -> str:
+        """Size and precision of every graph, for messages: ``360x480 fp32, 360x480 fp16``."""
+        return ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in self.graphs)
+
+    @property
     def palette(self) -> bytes:
         """RGB triples of all classes in the order of their ids, ``3 * K`` bytes."""
         return bytes(channel for info in self.classes for channel in info.color)
@@ -197,7 +202,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
-    """Build a manifest from decoded JSON, of this format or of version 1.
+    """Build a manifest from decoded JSON.
 
     Raises:
         ManifestError: The text names ``source``, the field and what was expected.
@@ -205,17 +210,16 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     if not isinstance(raw, dict):
         raise ManifestError(f"{source}: expected an object, got {type(raw).__name__}")
     version = raw.get("format_version")
-    if version not in (1, FORMAT_VERSION):
-        raise ManifestError(f"{source}: format_version is {version!r}, this release reads 1 and {FORMAT_VERSION}")
+    if version != FORMAT_VERSION:
+        raise ManifestError(f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}")
     try:
-        fields = _from_version_1(raw) if version == 1 else raw
         manifest = Manifest(
             **{
-                **fields,
-                "classes": tuple(_class_info(entry) for entry in fields["classes"]),
-                "graphs": tuple(_graph_info(entry) for entry in fields["graphs"]),
-                "golden": _optional(fields.get("golden"), _file_info),
-                "checkpoint": _optional(fields.get("checkpoint"), lambda entry: FileInfo(**entry)),
+                **raw,
+                "classes": tuple(_class_info(entry) for entry in raw["classes"]),
+                "graphs": tuple(_graph_info(entry) for entry in raw["graphs"]),
+                "golden": _optional(raw.get("golden"), _file_info),
+                "checkpoint": _optional(raw.get("checkpoint"), lambda entry: FileInfo(**entry)),
             }
         )
     except KeyError as error:
@@ -240,14 +244,6 @@ def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:
             f"{path} has SHA-256 {digest}, the manifest states {info.sha256}: "
             "the file was changed after the export; export the checkpoint again"
         )
-
-
-def _from_version_1(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a directory of releases 1.0 and 1.1, which held one float32 graph of logits, ``model.onnx``."""
-    graph = {"file": GRAPH_NAME, "sha256": raw["graph_sha256"], "input_size": raw["input_size"]}
-    dropped = {"graph_sha256", "input_size", "precision", "output_stride"}
-    kept = {key: value for key, value in raw.items() if key not in dropped}
-    return {**kept, "graphs": [graph], "format_version": FORMAT_VERSION}
 
 
 def _class_info(entry: Mapping[str, Any]) -> ClassInfo:

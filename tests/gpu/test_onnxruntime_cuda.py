@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.engines.create import create_engine
-from service.engines.names import PrecisionName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import PrecisionName
 from service.engines.selfcheck import self_check
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest

@@ -26,9 +26,9 @@ from model_export.verify import (
     Labelled,
     Row,
     VerifyError,
-    choose_graphs,
     choose_pairs,
     fault_of,
+    graphs_to_verify,
     pooled,
     verify,
 )
@@ -249,9 +249,9 @@ def test_a_dataset_of_other_classes_is_refused(exported_dir: Path, camvid: Path,
 
 def test_graphs_are_chosen_by_precision_and_size(exported_dir: Path, run: Verify) -> None:
     manifest = read_manifest(exported_dir)
-    assert [graph.precision for graph in choose_graphs(manifest, [], [(72, 90)])] == ["fp32", "fp16"]
-    assert [graph.precision for graph in choose_graphs(manifest, ["fp16", "int8"], [])] == ["fp16"]
-    assert choose_graphs(manifest, ["bf16"], []) == [in_bf16(manifest.graph)]
+    assert [graph.precision for graph in graphs_to_verify(manifest, [], [(72, 90)])] == ["fp32", "fp16"]
+    assert [graph.precision for graph in graphs_to_verify(manifest, ["fp16", "int8"], [])] == ["fp16"]
+    assert graphs_to_verify(manifest, ["bf16"], []) == [in_bf16(manifest.graph)]
     status, _, _, err = run(exported_dir, "--precision", "fp32", "--size", "64x64")
     assert (status, "has no graph of this --precision and --size; it has 72x90 fp32, 72x90 fp16" in err) == (1, True)
 

@@ -143,7 +143,7 @@ def build_engines(
     """
     options = options or BuildOptions()
     manifest = read_manifest(model_dir)
-    graphs = choose_graphs(manifest, options.sizes, options.precision)
+    graphs = graphs_to_build(manifest, options.sizes, options.precision)
     machine = builder_machine(options.runtime)
     folder = engine_dir or model_dir / ENGINE_FOLDER
     with building(folder, lambda: progress(f"another build in {folder} is under way; waiting for it")):
@@ -161,7 +161,7 @@ def build_engines(
         ]
 
 
-def choose_graphs(manifest: Manifest, sizes: tuple[Size, ...], precision: Precision) -> list[GraphInfo]:
+def graphs_to_build(manifest: Manifest, sizes: tuple[Size, ...], precision: Precision) -> list[GraphInfo]:
     """The graph of each size, by default of every size of the manifest, in one precision.
 
     Raises:
@@ -170,10 +170,9 @@ def choose_graphs(manifest: Manifest, sizes: tuple[Size, ...], precision: Precis
     wanted = dict.fromkeys(sizes or (graph.input_size for graph in manifest.graphs))
     by_size = {graph.input_size: graph for graph in manifest.graphs if graph.precision == precision}
     if missing := [format_size(size) for size in wanted if size not in by_size]:
-        found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
         raise BuildError(
-            f"{manifest.name} has no {precision} graph of {', '.join(missing)} to build from, it has {found}; "
-            f"{_command_for(precision, missing)}"
+            f"{manifest.name} has no {precision} graph of {', '.join(missing)} to build from; it has "
+            f"{manifest.graph_list}; {_command_for(precision, missing)}"
         )
     return [by_size[size] for size in wanted]
 

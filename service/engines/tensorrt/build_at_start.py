@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 
 from service.engines.base import EngineError
 from service.engines.choice import precision_obstacle
-from service.engines.names import EngineName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import EngineName
 from service.engines.tensorrt import build_process
-from service.engines.tensorrt.build import MAX_BATCH_SIZE, BuildError, BuildOptions, choose_graphs
+from service.engines.tensorrt.build import MAX_BATCH_SIZE, BuildError, BuildOptions, graphs_to_build
 from service.engines.tensorrt.build_process import FAILURE_PREFIX, BuildRequest
 from service.model_directory.machine import ENGINE_RUNTIMES, EngineRuntime, Machine, MachineError, RuntimeMissingError
 from service.model_directory.manifest import Manifest
@@ -76,7 +76,7 @@ def build_options(manifest: Manifest, runtime: EngineRuntime, options: EngineOpt
             precision="fp16" if options.precision == "auto" else options.precision,
             max_batch_size=options.max_batch_size or MAX_BATCH_SIZE,
         )
-        choose_graphs(manifest, build.sizes, build.precision)
+        graphs_to_build(manifest, build.sizes, build.precision)
     except BuildError as error:
         raise EngineError(f"--build-engine cannot build an engine: {error}") from error
     return build

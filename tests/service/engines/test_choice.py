@@ -8,7 +8,7 @@ import pytest
 
 from service.engines.base import EngineError
 from service.engines.choice import choose_graph, choose_runtime, precision_obstacle
-from service.engines.names import RUNTIMES, PrecisionName, RuntimeName
+from service.engines.runtimes import RUNTIMES, PrecisionName, RuntimeName
 from service.model_directory.manifest import DEFAULT_BOUNDS, GraphInfo, Manifest
 from service.model_directory.sizes import Size
 

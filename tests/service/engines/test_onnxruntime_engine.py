@@ -14,9 +14,9 @@ import pytest
 from service.engines import onnxruntime_engine
 from service.engines.base import EngineError
 from service.engines.create import create_engine
-from service.engines.names import EngineName
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.engines.options import EngineOptions
+from service.engines.runtimes import EngineName
 from service.model_directory.manifest import GRAPH_NAME, Manifest, read_manifest
 
 

@@ -68,17 +68,6 @@ def test_output_has_a_cell_for_every_rest(directory: Path) -> None:
     assert read_manifest(directory).graph.output_shape(3, 11) == (3, 65, 96)
 
 
-def test_directories_of_format_1_are_read(directory: Path) -> None:
-    raw = json.loads((directory / "manifest.json").read_text())
-    graph, gone = raw["graphs"][0], ("graphs", "golden", "checkpoint")
-    old = {key: value for key, value in raw.items() if key not in gone}
-    old |= {"input_size": [64, 96], "graph_sha256": graph["sha256"], "precision": "fp32", "output_stride": 4}
-    (directory / "manifest.json").write_text(json.dumps({**old, "format_version": 1}))
-    manifest = read_manifest(directory)
-    assert manifest.graphs == (GraphInfo("model.onnx", graph["sha256"], (64, 96)),)
-    assert (manifest.golden, manifest.metrics) == (None, {"val_miou": 0.5})
-
-
 def test_sha256_is_the_known_one(directory: Path) -> None:
     (directory / "abc").write_bytes(b"abc")
     assert file_sha256(directory / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -93,7 +82,8 @@ def test_an_edited_graph_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format_version": 3}, "format_version is 3, this release reads 1 and 2"),
+        ({"format_version": 1}, "format_version is 1, this release reads 2"),
+        ({"format_version": 3}, "format_version is 3, this release reads 2"),
         ({"classes": []}, r"class ids are \[\]"),
         ({"classes": [{"id": 1, "name": "a", "color": [0, 0, 0]}] * 2}, r"class ids are \[1, 1\]"),
         ({"classes": [{"id": 0, "name": "a", "color": [0, 0, 256]}]}, r"\[0, 0, 256\].*within 0\.\.255"),

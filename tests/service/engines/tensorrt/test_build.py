@@ -23,8 +23,8 @@ from service.engines.tensorrt.build import (
     BuildOptions,
     build_engines,
     builder_machine,
-    choose_graphs,
     engine_key,
+    graphs_to_build,
     heartbeat,
     target_machine,
     timing_cache_path,
@@ -110,16 +110,16 @@ def several(manifest: Manifest) -> Manifest:
 
 def test_every_size_has_its_graph(several: Manifest) -> None:
     fp16 = replace(several, graphs=several.graphs[:3])
-    assert choose_graphs(fp16, (), "fp16") == [several.graphs[1], several.graphs[2]]
-    assert choose_graphs(several, ((64, 128),), "fp16") == [several.graphs[2]]
-    assert choose_graphs(several, ((32, 64), (32, 64)), "int8") == [several.graphs[3]]
+    assert graphs_to_build(fp16, (), "fp16") == [several.graphs[1], several.graphs[2]]
+    assert graphs_to_build(several, ((64, 128),), "fp16") == [several.graphs[2]]
+    assert graphs_to_build(several, ((32, 64), (32, 64)), "int8") == [several.graphs[3]]
 
 
 def test_a_missing_graph_is_told_with_the_command_that_writes_it(several: Manifest) -> None:
     with pytest.raises(BuildError, match=r"no fp16 graph of 96x96 .*--size 96x96 --precision fp32 --precision fp16"):
-        choose_graphs(several, (), "fp16")
+        graphs_to_build(several, (), "fp16")
     with pytest.raises(BuildError, match=r"it has 32x64 fp32, 32x64 fp16, .*ecenet-export quantize DIR --calibration"):
-        choose_graphs(several, ((64, 128), (96, 96)), "int8")
+        graphs_to_build(several, ((64, 128), (96, 96)), "int8")
 
 
 def test_auto_takes_the_first_that_can_build_and_nothing_else_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ from onnx import TensorProto, helper
 from service.engines import create
 from service.engines.base import EngineError
 from service.engines.create import create_engine
-from service.engines.names import EngineName
 from service.engines.options import EngineOptions
+from service.engines.runtimes import EngineName
 from service.engines.tensorrt import build_at_start as build
 from service.engines.tensorrt.build import BuildOptions
 from service.engines.tensorrt.build_at_start import (
@@ -342,7 +342,7 @@ _BUILDING_SERVICE = """if True:
     from service.engines.tensorrt import build_at_start as build
     from service.__main__ import main
     create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
-    build.choose_graphs = lambda *_: None
+    build.graphs_to_build = lambda *_: None
     child = "import os, sys, time; from service.engines.tensorrt.build_process import end_with_parent;"
     child += "end_with_parent(int(sys.argv[1]));"
     child += "print('timing kernels'); open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(600)"
@@ -358,7 +358,7 @@ _FAILING_SERVICE = """if True:
     from service.engines.tensorrt import build_at_start as build
     from service.__main__ import main
     create.detect_machine = lambda runtime: Machine(runtime, "1", "L4", "8.9", "13.0")
-    build.choose_graphs = lambda *_: None
+    build.graphs_to_build = lambda *_: None
     build.build_command = lambda *_: [sys.executable, "-c", "raise SystemExit('build failed: no kernel; update it')"]
     main(sys.argv[1:])
 """
