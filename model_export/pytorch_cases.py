@@ -31,7 +31,7 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Where images come from.
+    """The source of images.
 
     Attributes:
         name: What they are, for people.

@@ -1,4 +1,4 @@
-"""``ecenet-evaluate``: one ruler for checkpoints, model directories, ONNX files and running services."""
+"""``ecenet-evaluate``: the same scores for checkpoints, model directories, ONNX files and running services."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.engines.base import EngineError
+from service.engines.runtimes import ENGINE_NAMES
 from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
+from service.model_directory.sizes import Size
 from trainer.datasets import open_dataset
-from trainer.prediction.predictor import evaluate
 from trainer.metrics import Scores
-from trainer.prediction.mode import Mode, ModeError
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.mode import SERVICE_MODE, PredictionMode, PredictionModeError
 from trainer.prediction.open_model import open_model
-from trainer.prediction.sliding_window import Size
 
 EPILOG = """example:
   ecenet-evaluate runs/camvid/best.pt --data data/camvid
@@ -98,7 +99,7 @@ def update_manifest(directory: Path, split: str, scores: Scores) -> None:
     write_manifest(directory, replace(manifest, metrics={**manifest.metrics, **figures}))
 
 
-def _evaluate(args: argparse.Namespace, mode: Mode) -> None:
+def _evaluate(args: argparse.Namespace, mode: PredictionMode) -> None:
     dataset = open_dataset(args.dataset, args.data, args.split)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +120,8 @@ def _evaluate(args: argparse.Namespace, mode: Mode) -> None:
         update_manifest(Path(args.model), args.split, scores)
 
 
-def _mode(args: argparse.Namespace) -> Mode:
-    return Mode(
+def _mode(args: argparse.Namespace) -> PredictionMode:
+    return PredictionMode(
         slide=args.mode == "slide",
         crop=args.crop,
         stride=args.stride,
@@ -130,16 +131,16 @@ def _mode(args: argparse.Namespace) -> Mode:
     )
 
 
-def _check_update(model: str, mode: Mode) -> None:
-    """Refuse before the evaluation what could not be written after it."""
+def _check_update(model: str, mode: PredictionMode) -> None:
+    """Refuse an update of a manifest that could not be written after the evaluation."""
     if not Path(model).is_dir():
         raise ManifestError(f"{model} is no model directory; --update-manifest needs one")
-    if not mode.plain:
-        raise ModeError("--update-manifest states what the service answers: whole images, one scale, no flip")
+    if mode != SERVICE_MODE:
+        raise PredictionModeError("--update-manifest states what the service answers: whole images, one scale, no flip")
 
 
-def _options(mode: Mode) -> dict[str, Any]:
-    """A mode for JSON: what was asked for."""
+def _options(mode: PredictionMode) -> dict[str, Any]:
+    """A mode for JSON, as it was requested."""
     return {
         "mode": "slide" if mode.slide else "whole",
         "crop": mode.crop,
@@ -183,28 +184,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--dataset", default="camvid", help="kind of dataset (default: camvid)")
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
-    parser.add_argument("--engine", help="runtime of a model directory, as ecenet-serve names it (default: auto)")
+    parser.add_argument("--engine", help=f"runtime of a model directory: {', '.join(ENGINE_NAMES)} (default: auto)")
     parser.add_argument("--device", help="PyTorch's device for a checkpoint (default: cpu)")
     parser.add_argument("--boundary", action="store_true", help="also count boundary IoU")
     parser.add_argument("--json", type=Path, help="also write the scores, 0..1, to this file")
     parser.add_argument("--update-manifest", action="store_true", help="write the scores into the model's manifest")
-    _add_mode(parser.add_argument_group("inference, by default as the service: one pass over the image as a whole"))
+    _add_mode(parser.add_argument_group("prediction mode; by default the service's: one pass over the whole image"))
     return parser
 
 
 def _add_mode(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--mode", choices=("whole", "slide"), default="whole", help="the image as a whole, or windows")
-    group.add_argument("--crop", type=_size, help="window in pixels, 640 or 360x480 (default: 640, or a graph's input)")
     group.add_argument(
-        "--stride", type=_size, help="pixels between windows (default: 19/20 of the crop, so 608 of 640)"
+        "--mode", choices=("whole", "slide"), default="whole", help="predict the whole image, or windows of it"
     )
     group.add_argument(
-        "--short-side", type=int, metavar="N", help="resize the image to this short side, its ratio kept"
+        "--crop", type=_size, help="window in pixels, e.g. 640 or 360x480 (default: 640, or the input size of a graph)"
     )
     group.add_argument(
-        "--scales", type=_scales, default=(1.0,), help="scales to average, e.g. 0.5,0.75,1.0 (default: 1)"
+        "--stride", type=_size, help="pixels from one window to the next (default: 19/20 of the crop, so 608 of 640)"
     )
-    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    group.add_argument(
+        "--short-side", type=int, metavar="N", help="resize the short side of the image to N pixels and keep its ratio"
+    )
+    group.add_argument(
+        "--scales", type=_scales, default=(1.0,), help="scales of the image to average, e.g. 0.5,0.75,1.0 (default: 1)"
+    )
+    group.add_argument("--flip", action="store_true", help="average with the prediction of the mirrored image")
 
 
 if __name__ == "__main__":

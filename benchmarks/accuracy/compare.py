@@ -27,13 +27,15 @@ from benchmarks.accuracy.variants import MODEL, VARIANTS, build_variant, paramet
 from trainer.datasets import DatasetError, SegmentationDataset
 from trainer.distributed import Ranks, rank_batches
 from trainer.engine import AugmentedViews, DivergedError, StepSettings, TrainingState, load_batches, train_steps
-from trainer.prediction.predictor import evaluate, torch_predictor
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.model.ecenet import ECENet
 from trainer.precision import keep_depthwise_in_float
-from trainer.weights.pretrained import PretrainedError, load_imagenet_weights
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.predictor import network_predictor
+from trainer.prediction.pytorch import pytorch_network
 from trainer.schedule import MovingAverage, build_optimizer
+from trainer.weights.pretrained import PretrainedError, load_imagenet_weights
 
 LOGGED = 40
 FULL_SIZE = (352, 480)
@@ -111,7 +113,7 @@ def run(variant: str, seed: int, recipe: Recipe, data: Path, commit: str) -> dic
     curve = train(state, training, variant, recipe, seed)
     trained = time.perf_counter()
     model = state.average.model
-    scores = evaluate(torch_predictor(model, recipe.input_size), validation).scores()
+    scores = evaluate(network_predictor(pytorch_network(model, recipe.input_size)), validation).scores()
     names = [info.name for info in training.classes]
     return {
         "config": config(variant, seed, recipe),

@@ -19,8 +19,9 @@ from PIL import Image, ImageFilter
 from benchmarks.accuracy.table import markdown
 from service.engines.base import EngineError
 from trainer.datasets import SegmentationDataset, open_dataset
-from trainer.prediction.predictor import Predictor, evaluate
+from trainer.prediction.evaluation import evaluate
 from trainer.prediction.open_model import open_model
+from trainer.prediction.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
 

@@ -21,9 +21,11 @@ from trainer.engine import (
     load_batches,
     train_steps,
 )
-from trainer.prediction.predictor import evaluate, normalise, torch_predictor
 from trainer.losses import Losses
 from trainer.model.ecenet import ECENet
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.predictor import network_predictor
+from trainer.prediction.pytorch import normalise, pytorch_network
 from trainer.schedule import MovingAverage
 from trainer.transforms import Augmentation
 
@@ -53,7 +55,7 @@ def test_one_batch_is_overfitted(tiny_model: ECENet, tiny_camvid: Path) -> None:
     state = state_of(tiny_model)
     losses = train(state, [batch] * 150)
     assert np.median(losses[-20:]) < 0.35 * losses[0]  # dropout makes single steps jump
-    assert evaluate(torch_predictor(tiny_model.eval(), (48, 64)), dataset).scores().accuracy > 0.9
+    assert evaluate(network_predictor(pytorch_network(tiny_model.eval(), (48, 64))), dataset).scores().accuracy > 0.9
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(tiny_model: ECENet, tiny_camvid: Path) -> None:
@@ -149,7 +151,7 @@ def test_normalise_uses_the_models_statistics(tiny_model: ECENet) -> None:
 
 def test_a_predictor_answers_in_the_images_size(tiny_model: ECENet) -> None:
     image = np.zeros((37, 91, 3), np.uint8)
-    labels = torch_predictor(tiny_model.eval(), (48, 64))(image)
+    labels = network_predictor(pytorch_network(tiny_model.eval(), (48, 64)))(image)
     assert labels.shape == (37, 91)
     assert labels.max() < 11
 

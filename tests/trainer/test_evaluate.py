@@ -20,9 +20,10 @@ from service.model_directory.manifest import GRAPH_NAME, ClassInfo, read_manifes
 from trainer.checkpoint import save_checkpoint
 from trainer.datasets import open_dataset
 from trainer.evaluate import as_dict, main, report
-from trainer.prediction.predictor import evaluate, image_predictor
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.predictor import Network, network_predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -74,7 +75,7 @@ def test_service_directory_graph_and_predictor_give_the_same_figures(
     run: Run, greys: Path, tiny_model_dir: Path, brightness_logits: Logits, tmp_path: Path
 ) -> None:
     dataset = open_dataset("folder", greys, "val")
-    scores = evaluate(image_predictor(brightness_logits, (32, 64)), dataset, boundary=True).scores()
+    scores = evaluate(network_predictor(Network(brightness_logits, (32, 64))), dataset, boundary=True).scores()
     expected = as_dict(scores, dataset.classes)
     assert 0.3 < expected["miou"] < 0.95
     with serving(tiny_model_dir) as url:
@@ -216,7 +217,7 @@ def test_options_that_cannot_be_read_are_told(
         (["--scales", "0"], "a scale is 0, expected above 0"),
         (["--crop", "32"], "--crop and --stride are for --mode slide"),
         (["--split", "test"], "test"),
-        (["--engine", "abacus"], "--engine (ECENET_ENGINE) is 'abacus'"),
+        (["--engine", "abacus"], "unknown engine 'abacus'; the engines are auto, tensorrt,"),
     ],
 )
 def test_options_that_do_not_fit_end_with_a_sentence(

@@ -1,8 +1,10 @@
-"""A running service as a predictor: each image goes to ``POST /segment`` without loss, and a label map comes back."""
+"""Prediction by a running service: each image goes to ``POST /segment`` as a lossless PNG, a label map comes back."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 from urllib.parse import parse_qsl
 
@@ -11,16 +13,40 @@ from numpy.typing import NDArray
 
 from service.client import Answer, Client, ClientError, Format, UnexpectedAnswer
 from service.client.parameters import Parameters
+from trainer.prediction.mode import PredictionMode, check_labels_suffice
+from trainer.prediction.model import OpenModel, stated_names
 
 # Parameters of the service that change its labels and not their size.
 _PARAMETERS = ("background", "mode", "model")
 
 
-class RemoteError(ValueError):
+class ServiceError(ValueError):
     """A service that cannot be reached, or whose answer is no label map; the text names the URL."""
 
 
-class RemotePredictor:
+def is_url(source: str) -> bool:
+    """Tell the URL of a running service from a path."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+@contextmanager
+def open_service(url: str, mode: PredictionMode) -> Iterator[OpenModel]:
+    """Open a running service.
+
+    Raises:
+        PredictionModeError: The mode is not the service's own.
+        ServiceError: The service cannot be reached, or does not list its classes.
+    """
+    check_labels_suffice(mode, url)
+    predictor = HttpPredictor(url)
+    try:
+        names = predictor.class_names()
+        yield OpenModel(predictor, len(names), stated_names(names))
+    finally:
+        predictor.close()
+
+
+class HttpPredictor:
     """Label maps of a running service, one image at a time."""
 
     def __init__(self, url: str, *, client: Client | None = None) -> None:
@@ -32,7 +58,7 @@ class RemotePredictor:
             client: In place of a new one.
 
         Raises:
-            RemoteError: The query holds something else than ``background``, ``mode`` and ``model``.
+            ServiceError: The query holds another parameter than ``background``, ``mode`` and ``model``.
         """
         base, _, query = url.partition("?")
         self._parameters = _parameters(query)
@@ -44,29 +70,29 @@ class RemotePredictor:
         A service that is busy is asked again, see ``service.client.RetryPolicy``.
 
         Raises:
-            RemoteError: No connection, an error, or something else than a label map of the image's size.
+            ServiceError: No connection, an error, or something else than a label map of the image's size.
         """
         answer = self._segment(image, "labels")
         try:
             labels = answer.labels()
         except UnexpectedAnswer as error:
-            raise RemoteError(str(error)) from error
+            raise ServiceError(str(error)) from error
         if labels.shape != image.shape[:2]:
-            raise RemoteError(f"{self._client.url} answered {labels.shape} labels for an image of {image.shape[:2]}")
+            raise ServiceError(f"{self._client.url} answered {labels.shape} labels for an image of {image.shape[:2]}")
         return labels
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the service's classes in the order of their ids, as it tells them with any image.
+        """Names of the service's classes in the order of their ids, which it lists with its answer to any image.
 
         Raises:
-            RemoteError: See above.
+            ServiceError: See above.
         """
         content = self._segment(np.zeros((32, 32, 3), np.uint8), "json").content
         try:
             classes = sorted(json.loads(content)["classes"], key=lambda entry: int(entry["id"]))
             return tuple(str(entry["name"]) for entry in classes)
         except (ValueError, TypeError, LookupError) as error:
-            raise RemoteError(f"{self._client.url}?format=json lists no classes: {content[:200]!r}") from error
+            raise ServiceError(f"{self._client.url}?format=json lists no classes: {content[:200]!r}") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -76,11 +102,11 @@ class RemotePredictor:
         try:
             return self._client.segment(image, answer_format, **self._parameters)
         except ClientError as error:
-            raise RemoteError(str(error)) from error
+            raise ServiceError(str(error)) from error
 
 
 def _parameters(query: str) -> Parameters:
     found = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(found.keys() - _PARAMETERS):
-        raise RemoteError(f"{', '.join(unknown)} in the URL's query: expected {', '.join(_PARAMETERS)} only")
+        raise ServiceError(f"{', '.join(unknown)} in the URL's query: expected {', '.join(_PARAMETERS)} only")
     return cast(Parameters, found)

@@ -6,7 +6,7 @@ overlap. A side that is smaller than the window makes the window smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from trainer.prediction.predictor import Infer, infer_one
+from service.model_directory.sizes import Size
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images (B, h, w, 3) uint8 that a network takes to logits (B, K, ceil(h / 4), ceil(w / 4))."""
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side of ``length`` pixels, at least as long as the window."""
+    """Offsets of the windows along a side of ``length`` pixels, at least as long as the window."""
     return [*range(0, length - window, stride), length - window]
 
 
@@ -41,7 +41,7 @@ def slide_logits(
     corners = list(product(*starts))
     windows = [image[top : top + height, left : left + width] for top, left in corners]
     if len(windows) == 1:
-        return infer_one(infer, windows[0])
+        return next(_each_logits(infer, windows, max_batch_size))
     counts = np.zeros(image.shape[:2], np.float32)
     total: NDArray[np.float32] | None = None
     for (top, left), logits in zip(corners, _each_logits(infer, windows, max_batch_size), strict=True):

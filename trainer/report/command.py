@@ -21,10 +21,12 @@ from service.model_directory.manifest import ClassInfo
 from trainer.checkpoint import load_model_and_entries
 from trainer.config import parse_config
 from trainer.datasets import SegmentationDataset, open_dataset
-from trainer.prediction.predictor import evaluate, torch_infer
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
-from trainer.prediction.mode import Network, mode_predictor, trained_mode
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.mode import validation_mode
+from trainer.prediction.predictor import network_predictor
+from trainer.prediction.pytorch import pytorch_network
 from trainer.report.examples import Example, ExampleCollector
 from trainer.report.page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
 from trainer.report.style import CSS
@@ -182,8 +184,8 @@ def _report(
         raise ReportError(f"{run / BEST} has {sizes}")
     collector = ExampleCollector(len(dataset.classes))
     height, width = entries["input_size"]
-    mode = trained_mode(parse_config(entries.get("train_config", {})).data)
-    predict = mode_predictor(Network(torch_infer(model), (height, width)), mode)
+    mode = validation_mode(parse_config(entries.get("train_config", {})).data)
+    predict = network_predictor(pytorch_network(model, (height, width)), mode)
     counts = evaluate(predict, dataset, progress=progress, on_image=collector)
     write_report(
         path,

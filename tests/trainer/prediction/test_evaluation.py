@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from trainer.datasets import IGNORE_INDEX, Sample, open_dataset
-from trainer.prediction.predictor import EvaluationError, evaluate, torch_infer
-from trainer.model.ecenet import ECENet
+from trainer.prediction.evaluation import EvaluationError, evaluate
 
 Pixels = NDArray[np.uint8]
 
@@ -71,21 +69,3 @@ def test_each_image_is_told_after_it_was_counted(tiny_camvid: Path) -> None:
 def test_the_file_of_a_wrong_answer_is_named(answer: object, message: str, tiny_camvid: Path) -> None:
     with pytest.raises(EvaluationError, match=message):
         evaluate(answer, open_dataset("camvid", tiny_camvid, "val"))  # type: ignore[arg-type]
-
-
-def test_a_row_of_a_batch_equals_the_single_image(tiny_model: ECENet) -> None:
-    infer = torch_infer(tiny_model.eval())
-    images = np.random.default_rng(0).integers(0, 256, (3, 37, 50, 3), np.uint8)
-    batched = infer(images)
-    assert (batched.shape, batched.dtype) == ((3, 11, 10, 13), np.float32)
-    for index, image in enumerate(images):
-        assert np.abs(infer(image[None])[0] - batched[index]).max() < 1e-5
-
-
-def test_logits_are_float32_under_autocast(tiny_model: ECENet) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    expected = torch_infer(tiny_model.eval())(images)
-    with torch.autocast("cpu", torch.bfloat16):
-        lowered = torch_infer(tiny_model)(images)
-    assert lowered.dtype == np.float32
-    assert 0 < np.abs(lowered - expected).max() < 0.1 * np.abs(expected).max() + 0.1

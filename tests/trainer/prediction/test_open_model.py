@@ -1,4 +1,4 @@
-"""What can be evaluated: how each kind is opened, whether its classes are the dataset's, and what does not fit."""
+"""Each kind of model is opened as a predictor; other classes and arguments that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
+from service.engines.options import EngineOptions
 from service.model_directory.manifest import (
     GRAPH_NAME,
     ClassInfo,
@@ -22,14 +23,16 @@ from service.model_directory.manifest import (
     read_manifest,
     write_manifest,
 )
-from service.settings import EngineOptions, SettingsError
-from trainer.prediction import open_model as predictors
+from tests.trainer.prediction.stretched import stretched_labels
 from trainer.checkpoint import CheckpointError, save_checkpoint
 from trainer.datasets import SegmentationDataset
-from trainer.prediction.predictor import image_predictor, torch_predictor
 from trainer.model.ecenet import ECENet
-from trainer.prediction.mode import Mode, ModeError
-from trainer.prediction.open_model import ModelError, OpenModel, is_url, open_model
+from trainer.prediction import engine as engine_module
+from trainer.prediction.http import is_url
+from trainer.prediction.mode import PredictionMode, PredictionModeError
+from trainer.prediction.model import ModelError, OpenModel
+from trainer.prediction.open_model import open_model
+from trainer.prediction.pytorch import pytorch_infer
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
@@ -55,24 +58,24 @@ def checkpoint(tiny_model: ECENet, tmp_path: Path) -> Callable[..., Path]:
 def test_a_checkpoint_is_its_network_at_its_input_size(checkpoint: Callable[..., Path], tiny_model: ECENet) -> None:
     classes = [{"id": index, "name": name, "color": [0, 0, 0]} for index, name in enumerate(NAMES)]
     with open_model(str(checkpoint(input_size=[48, 64], classes=classes))) as model:
-        assert np.array_equal(model.predict(IMAGE), torch_predictor(tiny_model.eval(), (48, 64))(IMAGE))
+        assert np.array_equal(model.predict(IMAGE), stretched_labels(pytorch_infer(tiny_model.eval()), (48, 64), IMAGE))
         assert (model.num_classes, model.class_names) == (11, tuple(NAMES))
 
 
 def test_a_checkpoint_without_input_size_needs_another_way(checkpoint: Callable[..., Path]) -> None:
     path = str(checkpoint())
-    with pytest.raises(ModeError, match="give --short-side, or --mode slide"), open_model(path):
+    with pytest.raises(PredictionModeError, match="give --short-side, or --mode slide"), open_model(path):
         pass
-    with open_model(path, Mode(slide=True, crop=(32, 32))) as model:
+    with open_model(path, PredictionMode(slide=True, crop=(32, 32))) as model:
         assert model.predict(IMAGE).shape == (40, 90)
         assert model.class_names is None
 
 
 def test_a_model_directory_is_run_by_its_engine(tiny_model_dir: Path, brightness_logits: Logits) -> None:
     with open_model(str(tiny_model_dir), engine="onnxruntime") as model:
-        assert np.array_equal(model.predict(IMAGE), image_predictor(brightness_logits, (32, 64))(IMAGE))
+        assert np.array_equal(model.predict(IMAGE), stretched_labels(brightness_logits, (32, 64), IMAGE))
         assert (model.num_classes, model.class_names) == (3, ("dark", "grey", "bright"))
-    with open_model(str(tiny_model_dir), Mode(slide=True, flip=True)) as model:
+    with open_model(str(tiny_model_dir), PredictionMode(slide=True, flip=True)) as model:
         assert model.predict(IMAGE).shape == (40, 90)
 
 
@@ -89,11 +92,11 @@ def test_any_engine_of_the_service_is_used_and_closed(
         def close(self) -> None:
             asked.append("closed")
 
-    def create(directory: Path, manifest: object, settings: EngineOptions) -> Engine:
-        asked.extend([directory, settings.engine])
+    def create(directory: Path, manifest: object, options: EngineOptions) -> Engine:
+        asked.extend([directory, options.engine])
         return Other()
 
-    monkeypatch.setattr(predictors, "create_engine", create)
+    monkeypatch.setattr(engine_module, "create_engine", create)
     with open_model(str(tiny_model_dir)) as model:
         assert model.predict(IMAGE).shape == (40, 90)
     assert asked == [tiny_model_dir, "auto", "closed"]
@@ -105,8 +108,8 @@ def test_what_an_engine_raises_is_told_with_its_name(tiny_model_dir: Path, monke
     def fail(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(predictors, "create_engine", lambda *_: engine)
-    monkeypatch.setattr(predictors, "prove_engine", lambda *_: None)
+    monkeypatch.setattr(engine_module, "create_engine", lambda *_: engine)
+    monkeypatch.setattr(engine_module, "prove_engine", lambda *_: None)
     monkeypatch.setattr(engine, "infer", fail)
     with (
         open_model(str(tiny_model_dir)) as model,
@@ -121,11 +124,11 @@ def test_an_onnx_file_needs_no_manifest(
 ) -> None:
     write_graph(tmp_path / "some.onnx", batch)
     with open_model(str(tmp_path / "some.onnx")) as model:
-        assert np.array_equal(model.predict(IMAGE), image_predictor(brightness_logits, (32, 64))(IMAGE))
+        assert np.array_equal(model.predict(IMAGE), stretched_labels(brightness_logits, (32, 64), IMAGE))
         assert (model.num_classes, model.class_names) == (3, None)
     with (
-        pytest.raises(ModeError, match="images of 32x64 only"),
-        open_model(str(tmp_path / "some.onnx"), Mode(short_side=9)),
+        pytest.raises(PredictionModeError, match="images of 32x64 only"),
+        open_model(str(tmp_path / "some.onnx"), PredictionMode(short_side=9)),
     ):
         pass
 
@@ -165,10 +168,18 @@ def test_classes_have_to_be_those_of_the_dataset() -> None:
         model("a", "c", "b").check_classes(dataset_of("a", "b", "c"))
 
 
-@pytest.mark.parametrize("mode", [Mode(flip=True), Mode(slide=True), Mode(short_side=9), Mode(scales=(0.5,))])
-def test_a_service_gives_no_logits(mode: Mode) -> None:
+@pytest.mark.parametrize(
+    "mode",
+    [
+        PredictionMode(flip=True),
+        PredictionMode(slide=True),
+        PredictionMode(short_side=9),
+        PredictionMode(scales=(0.5,)),
+    ],
+)
+def test_a_service_gives_no_logits(mode: PredictionMode) -> None:
     with (
-        pytest.raises(ModeError, match=r"http://host gives labels, and .* need logits"),
+        pytest.raises(PredictionModeError, match=r"http://host gives labels, and .* need logits"),
         open_model("http://host", mode),
     ):
         pass
@@ -182,7 +193,7 @@ def test_arguments_and_files_that_do_not_fit_are_told(
         (path, {"engine": "auto"}, ModelError, "is no model directory; an engine"),
         (directory, {"device": "cpu"}, ModelError, "is no checkpoint; a device"),
         (path, {"device": "abacus"}, ModelError, "device 'abacus' cannot be used"),
-        (directory, {"engine": "abacus"}, SettingsError, "--engine .* is 'abacus'"),
+        (directory, {"engine": "abacus"}, ModelError, "unknown engine 'abacus'; the engines are auto, tensorrt,"),
         (str(tmp_path / "absent.pt"), {}, ModelError, "absent.pt does not exist; if it is a running service, its URL"),
         (str(tmp_path), {}, ManifestError, "has no manifest.json"),
     ]
@@ -200,7 +211,7 @@ def test_an_engine_that_breaks_its_promises_is_not_evaluated(
     manifest = read_manifest(tiny_model_dir)
     engine = create_engine(tiny_model_dir, manifest, EngineOptions())
     monkeypatch.setattr(engine, "infer", lambda images: np.zeros((len(images), 2, 8, 16), np.float32))
-    monkeypatch.setattr(predictors, "create_engine", lambda *_: engine)
+    monkeypatch.setattr(engine_module, "create_engine", lambda *_: engine)
     with pytest.raises(EngineError, match="expected float32"), open_model(str(tiny_model_dir)):
         pass
 
