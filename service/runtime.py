@@ -62,13 +62,12 @@ class Runtime:
             backlog_s=self._backlog_s,
             observer=self.metrics,
         )
-        self._admission.when_one_leaves(self._look_again)
         shared = Shared(
             settings=settings,
             admission=self._admission,
             codec=self._codec,
             cache=AnswerCache(settings.cache_bytes),
-            tile_turn=asyncio.Semaphore(1),
+            tile_lock=asyncio.Lock(),
             batch_trace=batch_trace,
         )
         self.models = Repository(source, shared, self.metrics, settings.default_model)
@@ -80,9 +79,9 @@ class Runtime:
         )
 
     def pipeline(self, name: str | None = None, version: str | None = None) -> Pipeline:
-        """Where requests go to a model; the default one if no name is given.
+        """The pipeline of a model; of the default model if no name is given.
 
-        Nothing may be awaited before ``Pipeline.admit`` or ``Pipeline.in_use``: from there on it stays open.
+        Nothing may be awaited before ``Pipeline.admit``: from there on it stays open.
 
         Raises:
             UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
@@ -95,7 +94,7 @@ class Runtime:
 
     @property
     def is_ready(self) -> bool:
-        """Whether ``check_ready`` would pass."""
+        """True if ``check_ready`` would pass."""
         try:
             self.check_ready()
         except Unavailable:
@@ -103,7 +102,7 @@ class Runtime:
         return True
 
     def check_ready(self) -> None:
-        """Whether a load balancer should send requests here.
+        """Check that a load balancer may send requests here.
 
         Raises:
             NotReady, Draining: Not yet, or no longer.
@@ -123,7 +122,7 @@ class Runtime:
             raise Draining("the process is stopping")
 
     def check_alive(self) -> None:
-        """Whether the process can still do its work; a supervisor should replace it if not.
+        """Check that the process can do its work; otherwise a supervisor should replace it.
 
         Raises:
             Unavailable: The default model could not be loaded at the start.
@@ -172,7 +171,7 @@ class Runtime:
             if not self._default_only:
                 await self.models.start_others()
         except Draining:
-            logger.info("the start was given up")
+            logger.info("the start was cancelled")
         except LoadFailure as error:
             self._fail(error.detail)
         except Exception as error:
@@ -186,19 +185,15 @@ class Runtime:
         if self.lifecycle.state is State.STARTING:
             self.lifecycle.fail(reason)
         else:
-            logger.error("not all models were loaded: %s", reason)
+            logger.error("some models could not be loaded: %s", reason)
 
     async def _rescan(self) -> None:
         try:
-            logger.info("models were looked for again: %s", await self.models.rescan())
+            logger.info("rescanned the models: %s", await self.models.rescan())
         except Draining:
-            logger.info("models are not looked for again: the process is stopping")
+            logger.info("the models are not rescanned: the process is stopping")
         except Exception:
-            logger.exception("models could not be looked for again")
-
-    def _look_again(self) -> None:
-        for model in self.models.open_models:
-            model.batcher.look_again()
+            logger.exception("the models could not be rescanned")
 
     def _backlog_s(self, requests: int) -> float:
         """Seconds until ``requests``, or the images that they have brought, are done; engines share the machine."""

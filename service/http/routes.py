@@ -48,7 +48,7 @@ async def segment(
     request.state.answer_format = options.format
     async with pipeline.admit(limit) as ticket:
         request.state.stopwatch = ticket.stopwatch
-        with ticket.measure("read"):
+        with ticket.stage("read"):
             limit_bytes = runtime.settings.max_image_bytes
             data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
         known = parse_tags(if_none_match)

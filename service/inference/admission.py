@@ -1,4 +1,4 @@
-"""Who may come in: bounds the requests inside the service, from arrival to answer, their pixels, and their time.
+"""Admission: bounds the requests inside the service, from arrival to answer, their pixels, and their time.
 
 One bound over all stages, taken before the body is read, keeps memory bounded and makes a refusal cheap. Every refusal
 here is a 503: this process cannot take the request now, another may, and load balancers try the next one. 429 is left
@@ -8,6 +8,7 @@ to the limits of a single client, which no other process would lift.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _BEFORE_QUEUE: frozenset[WorkStage] = frozenset({"read", "decode"})
 
 
 class AdmissionObserver(Protocol):
-    """Who wants to know how requests leave; the metrics."""
+    """Counts the requests that leave without an answer; the metrics."""
 
     def client_left(self, stage: WorkStage) -> None:
         """A client hung up while its request was in ``stage``."""
@@ -40,14 +41,21 @@ class AdmissionObserver(Protocol):
         """The time of a request was over while it was in ``stage``."""
 
 
+class Owner(Protocol):
+    """Receiver of requests: the batcher of a model."""
+
+    def wake(self) -> None:
+        """React to a request for this owner that has left."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeLimit:
-    """The time that a request has.
+    """Time limit of a request.
 
     Attributes:
         seconds: From its arrival to its answer.
-        arrived: When that was, on the event loop's clock.
-        source: Who set the limit: a setting or a header.
+        arrived: Its arrival, on the event loop's clock.
+        source: The setting or the header that set the limit.
     """
 
     seconds: float
@@ -56,70 +64,75 @@ class TimeLimit:
 
     @property
     def deadline(self) -> float:
-        """When the time is over, on the event loop's clock."""
+        """End of the time, on the event loop's clock."""
         return self.arrived + self.seconds
 
 
 class Ticket:
-    """A request that was let in.
+    """An admitted request: its time limit and its way through the stages.
 
     Attributes:
-        limit: The time that it has.
-        stopwatch: Seconds that its stages took.
-        stage: The stage that it is in, or in line for.
+        limit: Its time limit.
+        owner: Receiver of the request.
+        stopwatch: Times of its stages.
+        current_stage: The stage that it is in, or waits for.
         pixels: Decoded pixels that it may hold.
     """
 
-    def __init__(self, limit: TimeLimit, clock: Callable[[], float], owner: object = None) -> None:
+    def __init__(self, limit: TimeLimit, clock: Callable[[], float], owner: Owner | None = None) -> None:
         self.limit = limit
+        self.owner = owner
         self.stopwatch = Stopwatch()
-        self.stage: WorkStage = WORK_STAGES[0]
+        self.current_stage: WorkStage = WORK_STAGES[0]
         self.pixels = 0
         self._clock = clock
-        self._owner = owner
         self._is_open = True
 
     @property
     def deadline(self) -> float:
-        """When its time is over, on the event loop's clock."""
+        """End of its time, on the event loop's clock."""
         return self.limit.deadline
 
-    def comes_to(self, owner: object) -> bool:
-        """Whether it is for ``owner``, and has not reached the queue yet."""
-        return self._owner is owner and self.stage in _BEFORE_QUEUE
+    @property
+    def is_before_queue(self) -> bool:
+        """True until its image has reached the queue of the engine."""
+        return self.current_stage in _BEFORE_QUEUE
 
-    def enter(self, stage: WorkStage) -> None:
-        """Go on to a stage; from any thread.
+    def enter(self, stage: WorkStage, *, check: bool = True) -> None:
+        """Go on to a stage whose time is measured elsewhere; from any thread.
+
+        Args:
+            stage: The stage.
+            check: False if the work of the stage has started already.
 
         Raises:
-            DeadlineExceeded: Nobody wants the answer any more: the time is over, or the request has left.
+            DeadlineExceeded: The answer is not wanted any more: the time is over, or the request has left.
         """
-        if not self._is_open or self._clock() >= self.deadline:
+        if check and (not self._is_open or self._clock() >= self.deadline):
             raise DeadlineExceeded(f"the time of the request was over before stage '{stage}'")
-        self.stage = stage
-
-    def mark(self, stage: WorkStage) -> None:
-        """Say that a stage has begun, for one that others let in."""
-        self.stage = stage
+        self.current_stage = stage
 
     @contextmanager
-    def measure(self, stage: WorkStage) -> Iterator[None]:
-        """Enter a stage, and count the time of the body to it; from any thread.
+    def stage(self, stage: WorkStage) -> Iterator[None]:
+        """Go on to a stage and record the time of the block as a pass through it; from any thread.
 
         Raises:
             DeadlineExceeded: See ``enter``.
         """
         self.enter(stage)
-        with self.stopwatch.measure(stage):
+        started = time.perf_counter()
+        try:
             yield
+        finally:
+            self.stopwatch.record(stage, started, time.perf_counter())
 
     def close(self) -> None:
-        """The request has left: no further stage begins."""
+        """End the request: no further stage begins."""
         self._is_open = False
 
 
 class Admission:
-    """Hands out tickets, at most ``capacity`` at once."""
+    """The ledger of the requests inside: hands out tickets, at most ``capacity`` at once."""
 
     def __init__(
         self,
@@ -133,11 +146,11 @@ class Admission:
         """Begin to admit.
 
         Args:
-            capacity: Requests inside at once.
-            max_pixels: Decoded pixels of all requests inside; one alone may have more.
-            timeout_s: Seconds that each has, unless it asks for other.
-            backlog_s: Seconds until so many requests inside are done, by what was measured; ``Retry-After`` tells it.
-            observer: Told of requests that leave without an answer.
+            capacity: Most requests inside at once.
+            max_pixels: Most decoded pixels of all requests inside; one request alone may have more.
+            timeout_s: Time limit of a request that states none.
+            backlog_s: Estimates the seconds until so many requests are done, for ``Retry-After``.
+            observer: Counts requests that leave without an answer.
         """
         self.pixels = 0
         self._capacity = capacity
@@ -146,12 +159,8 @@ class Admission:
         self._backlog_s = backlog_s
         self._observer = observer
         self._inside: dict[Ticket, asyncio.Timeout] = {}
-        self._on_leave: Callable[[], None] | None = None
-        self._stays = 0
-        # Nobody inside; and nobody of whom more will come.
-        self._empty, self._done = asyncio.Event(), asyncio.Event()
-        self._empty.set()
-        self._done.set()
+        self._held_open: list[Owner | None] = []
+        self._left = asyncio.Event()
         self._open = True
         self._gave_up = False
 
@@ -160,29 +169,25 @@ class Admission:
         """Requests inside."""
         return len(self._inside)
 
-    def somebody_comes(self, owner: object = None) -> bool:
-        """Whether a request for ``owner`` is inside that has not reached the queue yet."""
-        return any(ticket.comes_to(owner) for ticket in self._inside)
-
-    def when_one_leaves(self, callback: Callable[[], None]) -> None:
-        """Call back whenever a request leaves."""
-        self._on_leave = callback
+    def expects(self, owner: Owner | None = None) -> bool:
+        """True while a request for ``owner`` is inside whose image has not reached the queue."""
+        return any(ticket.owner is owner and ticket.is_before_queue for ticket in self._inside)
 
     @asynccontextmanager
     async def permit(
-        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: object = None
+        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: Owner | None = None
     ) -> AsyncIterator[Ticket]:
-        """Let one request in; the body is cancelled at the ticket's deadline.
+        """Admit one request; the block is cancelled at the ticket's deadline.
 
         Args:
             limit: The request's own limit; ``timeout_s`` from now if not given.
-            accepted: Whether it is a part of one that was let in before; then it comes in during a drain too.
-            owner: Whom it is for, see ``somebody_comes``.
+            accepted: True for a part of a request that was admitted before; a drain admits it too.
+            owner: Receiver of the request, see ``expects`` and ``until_unused``; woken when the request leaves.
 
         Raises:
             Overloaded: ``capacity`` requests are inside.
-            Draining: The service takes no more requests, or has stopped waiting for this one.
-            DeadlineExceeded: The time was over, at the door or inside.
+            Draining: The service admits no more requests, or has stopped waiting for this one.
+            DeadlineExceeded: The time was over, on arrival or inside.
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner)
@@ -190,11 +195,9 @@ class Admission:
             self._check_room(accepted=accepted)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
-            self._empty.clear()
-            self._done.clear()
             try:
                 async with scope:
-                    ticket.enter(ticket.stage)
+                    ticket.enter(ticket.current_stage)
                     yield ticket
             except DeadlineExceeded:
                 raise self._cut_off(ticket) from None
@@ -206,15 +209,15 @@ class Admission:
                 self._leave(ticket)
 
     def count_pixels(self, ticket: Ticket, pixels: int) -> None:
-        """Make room for the decoded pixels of a request, before they are decoded.
+        """Count the pixels of a request's image, before they are decoded.
 
         Raises:
-            PixelsOverloaded: Those inside hold too many already.
+            PixelsOverloaded: With them the requests inside would exceed ``max_pixels``.
         """
         if self.pixels and self.pixels + pixels > self._max_pixels:
             raise PixelsOverloaded(
-                f"the images in the service have {self.pixels} pixels, with the {pixels} of this one that is more than "
-                f"{self._max_pixels}",
+                f"the images in the service have {self.pixels} pixels; with the {pixels} of this one they would have "
+                f"more than {self._max_pixels}",
                 retry_after_s=self._backlog_s(self.in_flight),
                 extra={"value": self.pixels + pixels, "limit": self._max_pixels, "unit": "pixels"},
             )
@@ -222,56 +225,65 @@ class Admission:
         self.pixels += pixels
 
     @contextmanager
-    def stay(self) -> Iterator[None]:
-        """Let a drain wait for the end of the block: a request whose parts come in one by one, ``accepted``."""
-        self._stays += 1
-        self._done.clear()
+    def hold_open(self, owner: Owner | None = None) -> Iterator[None]:
+        """Make drain and ``until_unused`` wait for the block: a request whose parts are admitted one by one."""
+        self._held_open.append(owner)
         try:
             yield
         finally:
-            self._stays -= 1
-            self._note_leaving()
+            self._held_open.remove(owner)
+            self._left.set()
+
+    async def until_unused(self, owner: Owner | None = None) -> None:
+        """Wait until no request for ``owner`` is inside, and none is held open."""
+        await self._until(lambda: owner not in (*self._held_open, *(ticket.owner for ticket in self._inside)))
 
     async def drain(self, timeout_s: float) -> None:
-        """Admit nobody more, wait ``timeout_s`` for those inside, then cut them off with ``Draining``."""
+        """Admit no more requests, wait ``timeout_s`` for those inside, then fail the rest with ``Draining``."""
         self._open = False
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._done.wait()
+                await self._until(lambda: not self._inside and not self._held_open)
         self._gave_up = True
         now = asyncio.get_running_loop().time()
         for scope in self._inside.values():
             if not scope.expired():
                 scope.reschedule(now)
-        await self._empty.wait()
+        await self._until(lambda: not self._inside)
+
+    async def _until(self, is_reached: Callable[[], bool]) -> None:
+        """Wait for a state that only a request that leaves can bring."""
+        while not is_reached():
+            self._left.clear()
+            await self._left.wait()
 
     def _check_room(self, *, accepted: bool) -> None:
         if self._gave_up or not (self._open or accepted):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if len(self._inside) >= self._capacity:
             raise Overloaded(
-                f"{self._capacity} requests are in the service already",
+                f"{self._capacity} requests are in the service already, which is the limit",
                 retry_after_s=self._backlog_s(self.in_flight),
                 extra={"limit": self._capacity},
             )
 
     @contextmanager
     def _observed(self, ticket: Ticket) -> Iterator[None]:
-        """Tell the observer of a request that leaves without an answer."""
+        """Report a request that leaves without an answer."""
         try:
             yield
         except ClientGone:
-            self._observer.client_left(ticket.stage)
+            self._observer.client_left(ticket.current_stage)
             raise
         except Unavailable as error:
             self._observer.request_rejected(error)
             raise
         except DeadlineExceeded:
-            self._observer.request_expired(ticket.stage)
+            self._observer.request_expired(ticket.current_stage)
             raise
 
     def _cut_off(self, ticket: Ticket) -> ServiceError:
-        limit, stage = ticket.limit, ticket.stage
+        limit, stage = ticket.limit, ticket.current_stage
         if self._gave_up:
             return Draining("the service stopped before this request was answered", retry_after_s=1)
         return DeadlineExceeded(
@@ -279,16 +291,10 @@ class Admission:
             extra={"limit": limit.seconds, "unit": "seconds", "stage": stage},
         )
 
-    def _note_leaving(self) -> None:
-        if not self._inside:
-            self._empty.set()
-            if not self._stays:
-                self._done.set()
-
     def _leave(self, ticket: Ticket) -> None:
         ticket.close()
         del self._inside[ticket]
         self.pixels -= ticket.pixels
-        self._note_leaving()
-        if self._on_leave is not None:
-            self._on_leave()
+        self._left.set()
+        if ticket.owner is not None:
+            ticket.owner.wake()

@@ -1,12 +1,12 @@
-"""Requests to batches: bounded, oldest first, with deadlines, without the requests of departed clients.
+"""Batcher: gathers images into batches; bounded, oldest first, with deadlines, without those of departed clients.
 
 No HTTP and no model: images go to a function that takes a batch. A batch forms when the engine is free, so that under
 load requests gather while the batch before them runs; the window only matters to an idle engine, and only while more
 images are on their way. An engine that takes batches ahead gets the next one early if it is full, as waiting could add
 nothing to it: its images are copied together while the batch before it runs.
 
-An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: who waits is told so
-at once, and so is who comes. A batch that comes back after all brings it up again.
+An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: waiting and new
+images fail at once. A batch that comes back after all brings it up again.
 
 Deadlines are on the event loop's clock. Durations are not measured with it, as uvloop's clock counts whole
 milliseconds.
@@ -43,7 +43,7 @@ _STOPPED = "the batcher has stopped; the log has the reason"
 
 
 class BatchObserver(Protocol):
-    """Who wants to know what the batcher does; the metrics."""
+    """Counts what the batcher does; the metrics."""
 
     def batch_finished(self, size: int, seconds: float) -> None:
         """The engine has run ``size`` images, which took it ``seconds``."""
@@ -59,29 +59,41 @@ class BatchObserver(Protocol):
 
 
 class BatchTrace(Protocol):
-    """Who traces batches, and whose images are in them."""
+    """Traces batches and the requests whose images are in them."""
 
     def caller(self) -> Any:
-        """What tells the request that calls, for ``batch``."""
+        """Identify the request that calls, for ``batch``."""
 
     def batch(self, callers: Sequence[Any]) -> AbstractContextManager[None]:
-        """Goes around a run of the engine for the images of these."""
+        """Wrap a run of the engine on the images of these requests."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """What a batch gave for one image.
+    """One image's row of a batch.
 
     Attributes:
-        output: What the engine gave: logits (K, h, w) float32, or labels (h, w) uint8.
-        queue_s: Seconds from ``submit`` to the start of the batch.
-        infer_s: Seconds that the batch took.
+        output: Output of the engine: logits (K, h, w) float32, or labels (h, w) uint8.
+        queued: Time of ``submit``, by ``time.perf_counter``.
+        started: Start of the batch.
+        ended: End of the batch.
     """
 
     output: Rows
-    queue_s: float
-    infer_s: float
+    queued: float
+    started: float
+    ended: float
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds from ``submit`` to the start of the batch."""
+        return self.started - self.queued
+
+    @property
+    def infer_s(self) -> float:
+        """Seconds that the batch took."""
+        return self.ended - self.started
 
 
 @dataclass(eq=False, slots=True)
@@ -103,7 +115,7 @@ class Batcher:
     """Gathers images into batches, runs them one batch at a time, and watches over the engine.
 
     Attributes:
-        seconds_per_image: Of the engine's late batches, smoothed.
+        seconds_per_image: Of the engine's latest batches, smoothed.
     """
 
     def __init__(
@@ -117,7 +129,7 @@ class Batcher:
         observer: BatchObserver,
         engine_timeout_s: float = math.inf,
         stacking: Executor | None = None,
-        somebody_comes: Callable[[], bool] = lambda: True,
+        expects_more: Callable[[], bool] = lambda: True,
         seconds_per_image: float = 0.0,
         trace: BatchTrace | None = None,
     ) -> None:
@@ -126,16 +138,17 @@ class Batcher:
         Args:
             infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
             thread: Where the engine runs; its one thread keeps the event loop free.
-            max_batch_size: Images that ``infer`` takes at once.
-            max_queued_images: Images that may wait.
+            max_batch_size: Most images of a batch.
+            max_queued_images: Most images that wait.
             window_s: Longest wait of the oldest image for others to join it.
-            observer: Told of batches, failures and drops.
-            engine_timeout_s: An engine that keeps a batch for longer is down.
-            stacking: Where the next batch is copied together while the engine runs. Without it, that is done in
-                ``thread``, and batches are not formed ahead.
-            somebody_comes: Whether an image may be on its way; if not, the window is not waited for.
-            seconds_per_image: What is known of the engine's speed before the first batch.
-            trace: Told of each batch and whose images are in it.
+            observer: Counts batches, failures and drops.
+            engine_timeout_s: Seconds after which an engine that keeps a batch is down.
+            stacking: Thread that stacks the next batch while the engine runs. Without it ``thread`` stacks, and batches
+                are not formed ahead.
+            expects_more: True while an image may be on its way to the queue; without one the window is skipped. After
+                a change to False, ``wake`` must be called.
+            seconds_per_image: Estimate until the first batch is measured.
+            trace: Traces each batch and the requests in it.
         """
         self.seconds_per_image = seconds_per_image
         self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
@@ -146,7 +159,7 @@ class Batcher:
         self._engine_timeout_s = engine_timeout_s
         self._stacking = stacking
         self._max_in_flight = 1 if stacking is None else 2
-        self._somebody_comes = somebody_comes
+        self._expects_more = expects_more
         self._trace = trace
         self._queue: deque[_Work] = deque()
         self._in_flight: list[Sequence[_Work]] = []
@@ -159,12 +172,12 @@ class Batcher:
 
     @property
     def down(self) -> str:
-        """Why the engine does not work, one sentence; empty while it does."""
+        """Reason why the engine does not work, one sentence; empty while it works."""
         return self._engine.down
 
     @property
     def max_batch_size(self) -> int:
-        """Images that the engine gets at once."""
+        """Most images of a batch."""
         return self._max_batch_size
 
     @property
@@ -179,26 +192,26 @@ class Batcher:
 
     @property
     def is_running(self) -> bool:
-        """Whether batches are run; only a bug can end that before ``close``."""
+        """True while batches are run; only a bug ends that before ``close``."""
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
         """Begin to run batches."""
         self._task = asyncio.create_task(self._run(), name="batcher")
 
-    def look_again(self) -> None:
-        """What ``somebody_comes`` tells may have changed."""
+    def wake(self) -> None:
+        """Check again if a batch should form: ``expects_more`` may have changed."""
         self._changed.set()
 
     async def submit(
         self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
     ) -> BatchRow:
-        """Queue an image and wait for its row. To cancel the caller takes the image out of the queue.
+        """Queue an image and wait for its row. Cancellation takes the image out of the queue.
 
         Args:
             image: (h, w, 3) uint8, the size that the engine takes.
-            deadline: When nobody wants the result any more, on the event loop's clock.
-            on_start: Called when the engine begins with the image.
+            deadline: End of the wait, on the event loop's clock.
+            on_start: Called when the engine starts on the image.
 
         Raises:
             Overloaded: The queue is full.
@@ -238,7 +251,7 @@ class Batcher:
             raise EngineDown(self.down, retry_after_s=1)
         if len(self._queue) >= self._max_queued_images:
             wait_s = self.backlog * self.seconds_per_image
-            raise Overloaded(f"{self._max_queued_images} images wait already", retry_after_s=wait_s)
+            raise Overloaded(f"{self._max_queued_images} images wait for the model already", retry_after_s=wait_s)
         row = asyncio.get_running_loop().create_future()
         caller = None if self._trace is None else self._trace.caller()
         work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
@@ -275,7 +288,7 @@ class Batcher:
                     self._note_idle()
         except Exception:  # a bug, of which nobody else would hear
             logger.exception("the batcher has stopped")
-            self._engine.fall(_STOPPED)
+            self._engine.mark_down(_STOPPED)
 
     def _begin_batch(self, group: asyncio.TaskGroup) -> None:
         """Run the next batch; a method, as the loop should hold no batch: its rows can hold the engine's memory."""
@@ -293,24 +306,24 @@ class Batcher:
                     await self._changed.wait()
 
     def _should_form(self) -> bool:
-        """Whether the engine takes a batch, and waiting would not make it a larger one."""
+        """Decide if the engine takes a batch, and waiting would not make it larger."""
         if not self._queue or len(self._in_flight) >= self._max_in_flight:
             return False
         if len(self._queue) >= self._max_batch_size:
             return True
         if self._in_flight:
             return False
-        return not self._accepting or self._queue[0].window_end <= _now() or not self._somebody_comes()
+        return not self._accepting or self._queue[0].window_end <= _now() or not self._expects_more()
 
     def _take(self) -> list[_Work]:
-        """The next batch, oldest first, without work that nobody wants."""
+        """Take the next batch from the queue, oldest first, without unwanted work."""
         batch: list[_Work] = []
         while self._queue and len(batch) < self._max_batch_size:
             batch += self._wanted([self._queue.popleft()])
         return batch
 
     def _wanted(self, batch: Iterable[_Work]) -> list[_Work]:
-        """The work that somebody waits for; the other is dropped, and failed if it has expired."""
+        """Keep the work that is waited for; drop the rest, and fail what has expired."""
         wanted = []
         for work in batch:
             if not work.row.done() and work.deadline > _now():
@@ -327,7 +340,7 @@ class Batcher:
                 images = await asyncio.get_running_loop().run_in_executor(self._stacking, stacked, images)
             await self._run_images(batch, images)
         except Exception:
-            self._engine.fall(_STOPPED)
+            self._engine.mark_down(_STOPPED)
             raise
         finally:
             self._in_flight.remove(batch)
@@ -344,16 +357,16 @@ class Batcher:
                 images = [work.image for work in wanted]
             started = time.perf_counter()
             rows = await self._attempt(wanted, images, started)
-            seconds = time.perf_counter() - started
+            ended = time.perf_counter()
         if isinstance(rows, Exception):
             await self._recover(wanted, rows)
             return
         # The batch that waits for the engine goes there first: who gets a row now will want the interpreter too.
         await asyncio.sleep(0)
-        self._answer(wanted, rows, started, seconds)
+        self._answer(wanted, rows, started, ended)
 
     async def _attempt(self, batch: Sequence[_Work], images: Images, started: float) -> Rows | Exception:
-        """Rows of the engine, or what it raised: whatever that is, each request gets an answer."""
+        """Give the rows of the engine, or the exception that it raised: each request gets an answer."""
         for work in batch:
             work.on_start()
             self._observer.image_started(started - work.queued_at)
@@ -367,28 +380,29 @@ class Batcher:
         return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
 
     async def _recover(self, batch: Sequence[_Work], error: Exception) -> None:
-        """Run the images of a failed batch one by one, so that only the guilty one fails."""
+        """Run the images of a failed batch one by one, so that only the one at fault fails."""
         self._observer.batch_failed()
         logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
         if len(batch) == 1:
             batch[0].fail(EngineFailure(f"the model failed on this image: {text_of(error)}"))
             self._failures += 1
             if self._failures >= _SUSPICIOUS_FAILURES:
-                await self._engine.try_out(np.zeros_like(batch[0].image))
+                await self._engine.probe(np.zeros_like(batch[0].image))
                 self._failures = 0
             return
         for work in batch:
             if not work.row.done():
                 await self._run_images([work], [work.image])
 
-    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float, infer_s: float) -> None:
+    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float, ended: float) -> None:
         self._failures = 0
+        infer_s = ended - started
         if infer_s <= self._engine_timeout_s:
             self._note_speed(infer_s / len(batch))
         self._observer.batch_finished(len(batch), infer_s)
         for work, row in zip(batch, rows, strict=True):
             if not work.row.done():
-                work.row.set_result(BatchRow(row, started - work.queued_at, infer_s))
+                work.row.set_result(BatchRow(row, work.queued_at, started, ended))
 
     def _note_speed(self, seconds: float) -> None:
         previous = self.seconds_per_image or seconds
@@ -400,14 +414,14 @@ class Batcher:
 
 
 def _drop_reason(work: _Work) -> DropReason:
-    """Why work that was not run is not wanted."""
+    """Name the reason why work was not run."""
     if work.row.done() and not work.row.cancelled():
         return "engine-down"
     return "expired" if work.deadline <= _now() else "cancelled"
 
 
 def _expired() -> DeadlineExceeded:
-    return DeadlineExceeded("the time that the request had passed before the model answered")
+    return DeadlineExceeded("the time of the request was over before the model answered")
 
 
 def _now() -> float:

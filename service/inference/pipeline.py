@@ -1,12 +1,12 @@
-"""The story of one request: admitted, decoded, batched, labelled, encoded."""
+"""Pipeline of a request: admitted, decoded, batched, labelled, encoded."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -26,7 +26,6 @@ from service.imaging.segmentation import Segmentation, confidence_map, labels_of
 from service.imaging.tiling import TilePlan, plan_tiles
 from service.inference.admission import Admission, Ticket, TimeLimit
 from service.inference.batcher import Batcher
-from service.inference.stopwatch import Stopwatch
 from service.inference.tiled_inference import TiledInference
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
 from service.settings import Settings
@@ -82,66 +81,60 @@ class Pipeline:
         batcher: Batcher,
         codec: Executor,
         cache: AnswerCache,
-        tile_turn: asyncio.Semaphore,
+        tile_lock: asyncio.Lock,
     ) -> None:
-        """``graph`` is that of the engine: it tells the input's size and the form of the output.
+        """``graph`` is the engine's: it has the size of the input and the form of the output.
 
-        Admission, codec threads, cache and the turn of images in windows may be shared with other models.
+        Models share admission, codec threads, cache, and the lock of the image that goes through in windows.
         """
         self.manifest = manifest
         self.graph = graph
         self.engine_name = engine_name
         self._settings = settings
-        # What the answer depends on besides image and parameters. Runtimes differ in the last bits of the logits.
+        # An answer depends on these besides image and parameters. Runtimes differ in the last bits of the logits.
         self._identity = (manifest.name, manifest.version, repr(manifest.classes), graph.sha256, engine_name)
         self._cache = cache
         self._admission = admission
         self._batcher = batcher
         self._codec = codec
-        self._tiled = TiledInference(batcher, codec, manifest.num_classes, tile_turn)
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._tiled = TiledInference(batcher, codec, manifest.num_classes, tile_lock)
 
     @property
     def seconds_per_image(self) -> float:
-        """What the engine takes for an image, by its late batches."""
+        """Seconds of the engine for an image, by its latest batches."""
         return self._batcher.seconds_per_image
 
     @asynccontextmanager
     async def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AsyncIterator[Ticket]:
-        """Let a request in before its body is read; everything that it does belongs inside.
+        """Admit a request before its body is read; all of its work belongs inside the block.
 
         Args:
             limit: The time of the request; default: ``request_timeout_s``.
-            accepted: Whether it is a part of one that was let in before, and comes in during a drain too.
+            accepted: True for a part of a request that was admitted before; a drain admits it too.
 
         Raises:
             Overloaded, Draining: No room, or the process stops.
-            DeadlineExceeded: The body of the block took longer.
+            DeadlineExceeded: The block took longer than the limit.
         """
-        with self._in_use():
-            async with self._admission.permit(limit, accepted=accepted, owner=self) as ticket:
-                yield ticket
+        async with self._admission.permit(limit, accepted=accepted, owner=self._batcher) as ticket:
+            yield ticket
 
-    @contextmanager
-    def stay(self) -> Iterator[None]:
-        """Let a drain, or the end of this version, wait for a request whose parts are admitted one by one."""
-        with self._in_use(), self._admission.stay():
-            yield
+    def hold_open(self) -> AbstractContextManager[None]:
+        """Make a drain, and the end of this version, wait for a request whose parts are admitted one by one."""
+        return self._admission.hold_open(self._batcher)
 
     async def until_unused(self) -> None:
-        """Wait until no request is inside."""
-        await self._unused.wait()
+        """Wait until no request to this model is inside."""
+        await self._admission.until_unused(self._batcher)
 
     async def segment(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
     ) -> EncodedAnswer:
-        """Segment an image file and encode the answer, unless it is there already.
+        """Segment an image file and encode the answer, unless the client or the cache has it.
 
         Args:
             data: The image file.
-            options: What to answer.
+            options: Options of the answer.
             ticket: From ``admit``.
             known: Tags of answers that the client has.
 
@@ -160,17 +153,17 @@ class Pipeline:
         return EncodedAnswer(content, tag)
 
     async def infer_file(self, data: bytes, ticket: Ticket) -> Rows:
-        """What the engine gives for an image file, stretched to the model's input.
+        """Run the engine on an image file, stretched to the model's input.
 
         Raises:
             ServiceError: As in ``segment``.
         """
         await self._count_pixels(data, ticket)
-        prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, AnswerOptions(), ticket))
+        prepared = await self.run_job(lambda: self._prepare(data, AnswerOptions(), ticket), ticket)
         return await self._infer(prepared.image, ticket)
 
     async def infer_pixels(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
-        """What the engine gives for RGB pixels (h, w, 3) that have the size of the model's input.
+        """Run the engine on RGB pixels (h, w, 3) that have the size of the model's input.
 
         Raises:
             EngineFailure, Overloaded, Draining, EngineDown, DeadlineExceeded: As in ``segment``.
@@ -180,19 +173,14 @@ class Pipeline:
         return await self._infer(image, ticket)
 
     async def run_job(self, job: Callable[[], T], ticket: Ticket) -> T:
-        """Run ``job`` in a codec thread, beside the event loop."""
-        return await self._in_codec(ticket.stopwatch, job)
+        """Run ``job`` in a codec thread and record the wait for the thread; cancellation takes it out of the line."""
+        submitted = time.perf_counter()
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if self._users == 0:
-                self._unused.set()
+        def run() -> T:
+            ticket.stopwatch.record("wait", submitted, time.perf_counter())
+            return job()
+
+        return await asyncio.get_running_loop().run_in_executor(self._codec, run)
 
     async def _tag(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> str:
         ticket.enter("decode")
@@ -200,13 +188,13 @@ class Pipeline:
 
     async def _run(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> bytes:
         await self._count_pixels(data, ticket)
-        async with self._tiled.turn(ticket) if options.mode is InputMode.TILE else nullcontext():
+        async with self._tiled.reserve(ticket) if options.mode is InputMode.TILE else nullcontext():
             prediction = await self._predict(data, options, ticket)
-            return await self._in_codec(ticket.stopwatch, lambda: self._finish(prediction, options, data, ticket))
+            return await self.run_job(lambda: self._finish(prediction, options, data, ticket), ticket)
 
     async def _predict(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prediction:
         """Run the model on the image."""
-        prepared = await self._in_codec(ticket.stopwatch, lambda: self._prepare(data, options, ticket))
+        prepared = await self.run_job(lambda: self._prepare(data, options, ticket), ticket)
         processing = _processing(prepared, self.graph.input_size)
         if prepared.plan is None:
             output = await self._infer(prepared.image, ticket)
@@ -218,23 +206,23 @@ class Pipeline:
         return _Prediction(processing, lambda: _restricted(Segmentation(labels, confidence), options))
 
     async def _infer(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
-        """What the engine gives for an image (h, w, 3) at its size."""
+        """Run the engine on an image (h, w, 3) of its input size."""
         ticket.enter("queue")
-        row = await self._batcher.submit(image, ticket.deadline, on_start=lambda: ticket.mark("infer"))
-        ticket.stopwatch.add("queue", row.queue_s, ago_s=row.infer_s)
-        ticket.stopwatch.add("infer", row.infer_s)
+        row = await self._batcher.submit(image, ticket.deadline, on_start=lambda: ticket.enter("infer", check=False))
+        ticket.stopwatch.record("queue", row.queued, row.started)
+        ticket.stopwatch.record("infer", row.started, row.ended)
         ticket.enter("post")
         return row.output
 
     async def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
-        """Take room for the pixels that the header announces."""
+        """Count the pixels that the header announces."""
         ticket.enter("decode")
-        # Not in a codec thread: a refusal should not stand in line behind images that are decoded.
+        # Not in a codec thread: a refusal should not wait for other images to be decoded.
         width, height = await asyncio.to_thread(read_size, data, max_image_pixels=self._settings.max_image_pixels)
         self._admission.count_pixels(ticket, width * height)
 
     def _prepare(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prepared:
-        with ticket.measure("decode"):
+        with ticket.stage("decode"):
             pixels = self._decode(data, options)
             height, width, _ = pixels.shape
             size, plan = (height, width), None
@@ -244,11 +232,11 @@ class Pipeline:
             return _Prepared(image, size, plan)
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
-        with ticket.measure("post"):
+        with ticket.stage("post"):
             segmentation = prediction.segment()
             height, width = segmentation.labels.shape
         # The pixels of an overlay are decoded again: held, they could fill the memory while requests wait.
-        with ticket.measure("encode"):
+        with ticket.stage("encode"):
             return encode_answer(
                 options,
                 segmentation,
@@ -265,16 +253,6 @@ class Pipeline:
             max_image_pixels=self._settings.max_image_pixels,
             background=options.background,
         ).pixels
-
-    async def _in_codec(self, stopwatch: Stopwatch, job: Callable[[], T]) -> T:
-        """Run ``job`` in a codec thread; to cancel takes it out of the line."""
-        submitted = time.perf_counter()
-
-        def run() -> T:
-            stopwatch.add("wait", time.perf_counter() - submitted)
-            return job()
-
-        return await asyncio.get_running_loop().run_in_executor(self._codec, run)
 
 
 def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions) -> Segmentation:
@@ -295,7 +273,7 @@ def _restricted(segmentation: Segmentation, options: AnswerOptions) -> Segmentat
 
 
 def _processing(prepared: _Prepared, input_size: tuple[int, int]) -> Processing:
-    """What the model sees of an image."""
+    """Describe how an image goes through the model."""
     if prepared.plan is not None:
         return Processing(mode=InputMode.TILE, windows=prepared.plan.num_windows, scale_x=1.0, scale_y=1.0)
     (rows, columns), (height, width) = input_size, prepared.size

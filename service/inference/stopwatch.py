@@ -1,10 +1,8 @@
-"""Seconds per stage of one request, for ``Server-Timing`` and the metrics."""
+"""Times of the stages of one request, for ``Server-Timing``, the metrics and the traces."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 WorkStage = Literal["read", "decode", "queue", "infer", "post", "encode"]
@@ -14,7 +12,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class Interval(NamedTuple):
-    """When a stage was gone through, by ``time.perf_counter``."""
+    """One pass through a stage, by ``time.perf_counter``."""
 
     stage: Stage
     started: float
@@ -22,15 +20,15 @@ class Interval(NamedTuple):
 
 
 class Stopwatch:
-    """Collects the stages in the order in which they end.
+    """Collects the stages of a request in the order in which they end.
 
     Stages: ``read`` the body, ``wait`` for a codec thread, ``decode`` and resize the image, ``queue`` until the batch
     starts, ``infer`` the batch, ``post`` the logits to a label map, ``encode`` the answer.
 
     Attributes:
-        seconds: Of each stage.
-        intervals: When they were; a stage may be gone through more than once.
-        started: When the watch was made, by ``time.perf_counter``.
+        seconds: Total seconds of each stage.
+        intervals: Every pass through a stage.
+        started: Creation of the stopwatch, by ``time.perf_counter``.
     """
 
     def __init__(self) -> None:
@@ -38,23 +36,13 @@ class Stopwatch:
         self.intervals: list[Interval] = []
         self.started = time.perf_counter()
 
-    def add(self, stage: Stage, seconds: float, *, ago_s: float = 0.0) -> None:
-        """Count ``seconds``, which ended ``ago_s`` ago, to a stage, on top of what it has."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        ended = time.perf_counter() - ago_s
-        self.intervals.append(Interval(stage, ended - seconds, ended))
-
-    @contextmanager
-    def measure(self, stage: Stage) -> Iterator[None]:
-        """Count the time of the body to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(stage, time.perf_counter() - started)
+    def record(self, stage: Stage, started: float, ended: float) -> None:
+        """Add a pass through a stage, by ``time.perf_counter``; from any thread."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + ended - started
+        self.intervals.append(Interval(stage, started, ended))
 
     def total_s(self) -> float:
-        """Seconds since the watch was made."""
+        """Seconds since the stopwatch was created."""
         return time.perf_counter() - self.started
 
     def server_timing(self) -> str:

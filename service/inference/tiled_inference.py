@@ -1,4 +1,4 @@
-"""Windows of large images through the batcher: one image at a time, and only where the time suffices."""
+"""Tiled inference: windows of a large image through the batcher, one image at a time, if its time suffices."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ from service.inference.batcher import Batcher
 T = TypeVar("T")
 # One batch runs while the next one is cut and the one before is blended.
 BATCHES_IN_FLIGHT = 2
-# How far the engine's speed may be from what was measured last.
-_DOUBT = 2
+# Factor by which the estimate of the engine's time may be wrong.
+_TOLERANCE = 2
 
 
 class TiledInference:
-    """Gives the maps of images that go through the engine in windows."""
+    """Runs images through the engine in windows."""
 
-    def __init__(self, batcher: Batcher, codec: Executor, num_classes: int, turn: asyncio.Semaphore) -> None:
-        """``codec`` does what the CPU has to do for windows; ``turn`` is held by one image at a time, of any model."""
+    def __init__(self, batcher: Batcher, codec: Executor, num_classes: int, lock: asyncio.Lock) -> None:
+        """``codec`` cuts and blends windows; ``lock`` is held by one image at a time, of any model."""
         self._batcher = batcher
         self._codec = codec
         self._num_classes = num_classes
-        self._turn = turn
+        self._lock = lock
 
     @asynccontextmanager
-    async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
+    async def reserve(self, ticket: Ticket) -> AsyncIterator[None]:
         """Wait for the images before this one, which holds no pixels meanwhile.
 
         One image fills the engine, and may take a gigabyte: two at once would both be later.
         """
-        ticket.enter("queue")
-        with ticket.stopwatch.measure("queue"):
-            await self._turn.acquire()
+        with ticket.stage("queue"):
+            await self._lock.acquire()
         try:
             yield
         finally:
-            self._turn.release()
+            self._lock.release()
 
     async def run(
         self, pixels: NDArray[np.uint8], plan: TilePlan, paints: Sequence[Paint], ticket: Ticket
     ) -> list[NDArray[np.uint8]]:
-        """What each paint makes, (H, W) uint8, of the blended logits of an image (H, W, 3).
+        """Run an image (H, W, 3) in windows; give (H, W) uint8 of each paint, made of the blended logits.
 
         Raises:
-            InvalidParameter: By the engine's speed the request's time will not suffice by far; nothing is run.
-            EngineFailure: The model failed on a window, or gave logits that cannot be used.
+            InvalidParameter: At the engine's speed the request's time is far too short; nothing is run.
+            EngineFailure: The model failed on a window, or its logits cannot be used.
             Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Batcher.submit``.
         """
         self._check_time(plan, ticket)
 
         async def infer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
-            row = await self._batcher.submit(window, ticket.deadline, on_start=lambda: ticket.mark("infer"))
+            row = await self._batcher.submit(
+                window, ticket.deadline, on_start=lambda: ticket.enter("infer", check=False)
+            )
             return cast(NDArray[np.float32], row.output)
 
         mosaic = Mosaic(plan, self._num_classes, paints)
@@ -73,17 +74,18 @@ class TiledInference:
         except ValueError as error:
             raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
         finally:
-            ticket.stopwatch.add("infer", time.perf_counter() - started)
+            ticket.stopwatch.record("infer", started, time.perf_counter())
         return mosaic.painted
 
     def _check_time(self, plan: TilePlan, ticket: Ticket) -> None:
         left_s = ticket.deadline - asyncio.get_running_loop().time()
         needed_s = plan.num_windows * self._batcher.seconds_per_image
-        if needed_s > _DOUBT * left_s:
-            # No 504: proxies and clients would try again what cannot be done.
+        if needed_s > _TOLERANCE * left_s:
+            # No 504: proxies and clients would retry in vain.
             raise InvalidParameter(
-                f"mode is 'tile': {plan.num_windows} windows take about {needed_s:.0f} s, and {max(0.0, left_s):.0f} s "
-                f"of the request's time are left: give it more by X-Request-Timeout-Ms, or use mode=resize",
+                f"mode=tile takes too long: {plan.num_windows} windows take about {needed_s:.0f} s, and "
+                f"{max(0.0, left_s):.0f} s of the request's time are left; ask for more with X-Request-Timeout-Ms, or "
+                "use mode=resize",
                 extra={"parameter": "mode", "value": "tile", "limit": round(left_s, 1), "unit": "seconds"},
             )
 

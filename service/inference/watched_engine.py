@@ -1,4 +1,4 @@
-"""The engine in its thread, one batch at a time, and whether it works.
+"""The engine in its thread, one batch at a time, and the watch over it.
 
 An engine that keeps a batch for longer than its time, or that fails on everything, is down until a batch comes back.
 """
@@ -20,84 +20,84 @@ logger = logging.getLogger(__name__)
 
 Infer = Callable[[NDArray[np.uint8]], Rows]
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
-# Seconds between the trials of an engine that fails on everything.
-_TRIAL_INTERVAL_S = 5.0
+# Seconds between probes of an engine that fails on everything.
+_PROBE_INTERVAL_S = 5.0
 
 
 class WatchedEngine:
-    """Runs batches, and watches over what runs them.
+    """Runs batches, and marks the engine down or up.
 
     Attributes:
-        free: Held by whoever uses the engine.
-        down: Why the engine does not work, one sentence; empty while it does.
+        free: Lock of the engine.
+        down: Reason why the engine does not work, one sentence; empty while it works.
     """
 
-    def __init__(self, infer: Infer, thread: Executor, timeout_s: float, on_fall: Callable[[str], None]) -> None:
+    def __init__(self, infer: Infer, thread: Executor, timeout_s: float, on_down: Callable[[str], None]) -> None:
         """Prepare.
 
         Args:
             infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
             thread: Where the engine runs; its one thread keeps the event loop free.
-            timeout_s: An engine that keeps a batch for longer is down.
-            on_fall: Told why, when the engine goes down.
+            timeout_s: Seconds after which an engine that keeps a batch is down.
+            on_down: Called with the reason when the engine goes down.
         """
         self.free = asyncio.Lock()
         self.down = ""
         self._infer = infer
         self._thread = thread
         self._timeout_s = timeout_s
-        self._on_fall = on_fall
+        self._on_down = on_down
 
     async def run(self, images: Images) -> Rows:
-        """Rows of a batch, for the holder of ``free``.
+        """Run a batch; the caller holds ``free``.
 
         Raises:
-            Exception: Whatever the engine raises.
+            Exception: Any exception of the engine.
         """
         batch = asyncio.get_running_loop().run_in_executor(self._thread, _infer_images, self._infer, images)
         try:
             done, _ = await asyncio.wait((batch,), timeout=self._timeout_s if math.isfinite(self._timeout_s) else None)
             if not done:
-                self.fall(f"the engine has kept a batch of {len(images)} for more than {self._timeout_s:g} s")
+                self.mark_down(f"the engine has kept a batch of {len(images)} for more than {self._timeout_s:g} s")
                 await asyncio.wait((batch,))
-                self._rise()
+                self._mark_up()
             return batch.result()
         finally:
             batch.cancel()
 
-    async def try_out(self, image: NDArray[np.uint8]) -> None:
-        """Find out whether the engine, and not the images, is at fault; if it is, wait for better days."""
+    async def probe(self, image: NDArray[np.uint8]) -> None:
+        """Run a black image to tell a broken engine from bad images; repeat until it succeeds."""
         while True:
             try:
                 async with self.free:
                     await self.run([image])
             except Exception as error:
-                self.fall(f"the engine fails on every image, on a black one too: {text_of(error)}")
+                self.mark_down(f"the engine fails on every image, on a black one too: {text_of(error)}")
             else:
-                self._rise()
+                self._mark_up()
                 return
-            await asyncio.sleep(_TRIAL_INTERVAL_S)
+            await asyncio.sleep(_PROBE_INTERVAL_S)
 
-    def fall(self, reason: str) -> None:
-        """The engine does not work: tell everybody who waits."""
+    def mark_down(self, reason: str) -> None:
+        """Note that the engine does not work, and fail the waiting images through ``on_down``."""
         if not self.down:
             logger.error("%s; requests are refused", reason)
         self.down = reason
-        self._on_fall(reason)
+        self._on_down(reason)
 
-    def _rise(self) -> None:
+    def _mark_up(self) -> None:
         if self.down:
             logger.warning("the engine works again; it was down: %s", self.down)
         self.down = ""
 
 
 def stacked(images: Images) -> NDArray[np.uint8]:
-    """Images (h, w, 3), or a batch of them already, as (B, h, w, 3)."""
+    """Stack images (h, w, 3) to (B, h, w, 3); a batch is given as it is."""
     return images if isinstance(images, np.ndarray) else np.stack(images)
 
 
 def text_of(error: Exception) -> str:
-    """What an exception says, or its name if it says nothing."""
+    """Give the text of an exception, or its name if it has none."""
     return str(error) or type(error).__name__
 
 

@@ -60,14 +60,14 @@ async def _run(
 
 
 def _encode(output: Rows, outputs: Sequence[WantedOutput], label_size: tuple[int, int], ticket: Ticket) -> EncodedRow:
-    with ticket.measure("post"):
+    with ticket.stage("post"):
         row = {wanted.info.name: _value(wanted.info.name, output, label_size) for wanted in outputs}
-    with ticket.measure("encode"):
+    with ticket.stage("encode"):
         return encode_row(row, outputs)
 
 
 def _value(name: str, output: Rows, label_size: tuple[int, int]) -> NDArray[Any]:
-    """What an output holds for one image."""
+    """The content of an output for one image."""
     if name == LOGITS:
         return _finite(output)
     assert name == LABELS

@@ -50,7 +50,7 @@ async def version_of_path(version: Annotated[str, Path(description="Version of t
 
 
 def _pipeline_of(request: Request) -> Pipeline:
-    """Where a request goes by its path, see ``pipeline_for``."""
+    """The pipeline that the path of a request names, see ``pipeline_for``."""
     return pipeline_for(request, request.path_params["name"], request.path_params.get("version"))
 
 
@@ -146,11 +146,11 @@ async def _read(
     """Read the request, and parse it in a codec thread."""
     height, width = signature.input_size
     max_bytes = max(settings.max_image_bytes, height * width * 3) + _MESSAGE_OVERHEAD_BYTES
-    with ticket.measure("read"):
+    with ticket.stage("read"):
         body = await read_body(request, max_bytes)
 
     def parse() -> Inference:
-        with ticket.measure("decode"):
+        with ticket.stage("decode"):
             plain = decompress(body, request.headers.get("content-encoding", ""), max_bytes)
             return read_inference(plain, request.headers.get(HEADER_LENGTH), signature, settings.max_requests_in_flight)
 

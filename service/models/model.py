@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from service.answers.cache import AnswerCache
 from service.engines.base import EngineError
-from service.engines.names import CPU_RUNTIMES
+from service.engines.runtimes import CPU_RUNTIMES
 from service.errors import LoadFailure
 from service.inference.admission import Admission
 from service.inference.batch_size_choice import Tuning, tune
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the models of a process have in common.
+    """Resources that all models of a process share.
 
     Attributes:
         settings: How to run.
         admission: Bounds the requests of all of them.
         codec: Threads that decode and encode.
         cache: Answers of all of them.
-        tile_turn: Held by the one image that goes through a model in windows.
+        tile_lock: Held by the one image that goes through a model in windows.
         batch_trace: Told of the batches of all of them, if somebody wants to know.
     """
 
@@ -42,7 +42,7 @@ class Shared:
     admission: Admission
     codec: Executor
     cache: AnswerCache
-    tile_turn: asyncio.Semaphore
+    tile_lock: asyncio.Lock
     batch_trace: BatchTrace | None = None
 
 
@@ -78,7 +78,7 @@ class Model:
             engine_timeout_s=tuning.engine_timeout_s,
             # Where the CPU is the engine, copying beside it would only take its time.
             stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
-            somebody_comes=lambda: shared.admission.somebody_comes(self.pipeline),
+            expects_more=lambda: shared.admission.expects(self.batcher),
             seconds_per_image=tuning.seconds_per_image,
             trace=shared.batch_trace,
         )
@@ -91,7 +91,7 @@ class Model:
             batcher=self.batcher,
             codec=shared.codec,
             cache=shared.cache,
-            tile_turn=shared.tile_turn,
+            tile_lock=shared.tile_lock,
         )
         # In a context of its own: what it logs does not belong to the request that has the model loaded.
         Context().run(self.batcher.start)

@@ -109,9 +109,9 @@ def test_events_of_a_model_are_counted_to_it_alone() -> None:
 
 def test_stages_of_a_request_are_observed() -> None:
     metrics, stopwatch = Metrics(), Stopwatch()
-    stopwatch.add("infer", 0.25)
-    stopwatch.add("wait", 0.5)
-    stopwatch.add("wait", 0.5)
+    stopwatch.record("infer", 0.0, 0.25)
+    stopwatch.record("wait", 0.0, 0.5)
+    stopwatch.record("wait", 0.5, 1.0)
     metrics.request_succeeded("street", stopwatch)
     assert value(metrics, "ecenet_stage_seconds_sum", model="street", stage="infer") == 0.25
     assert value(metrics, "ecenet_stage_seconds_sum", model="street", stage="wait") == 1.0

@@ -95,10 +95,10 @@ async def segment_batch(
         async with pipeline.admit(limit) as ticket:
             room = stack.enter_context(memory.room(pipeline.seconds_per_image))
             request.state.stopwatch = ticket.stopwatch
-            with ticket.measure("read"):
+            with ticket.stage("read"):
                 settings = runtime.settings
                 files = await read_images(request, settings.max_batch_images, settings.max_batch_bytes, room)
-            stack.enter_context(pipeline.stay())
+            stack.enter_context(pipeline.hold_open())
         room.settle(len(files), sum(len(file.content) for file in files))
         batch = _Batch(
             runtime=runtime,
@@ -137,7 +137,7 @@ class _BatchResponse(StreamingResponse):
                 await super().__call__(scope, receive, send_in_time)
             except TimeoutError:
                 # The connection is closed, and the client sees that the answer is not whole.
-                logger.warning("the client took no piece of the answer in %g s", timeout_s)
+                logger.warning("the client read nothing of the answer for %g s", timeout_s)
             finally:
                 await self._batch.close()
 

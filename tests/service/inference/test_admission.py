@@ -101,7 +101,7 @@ async def test_pixels_of_all_inside_are_bounded() -> None:
     admission, observer = make(capacity=3, max_pixels=1000, seconds_per_image=1.5)
     async with admission.permit() as first, admission.permit() as second:
         admission.count_pixels(first, 600)
-        with pytest.raises(PixelsOverloaded, match=r"have 600 pixels, with the 401 .* more than 1000") as refusal:
+        with pytest.raises(PixelsOverloaded, match=r"have 600 pixels; with the 401 .* more than 1000") as refusal:
             async with admission.permit() as third:
                 admission.count_pixels(third, 401)
         assert refusal.value.headers["Retry-After"] == "5"  # three inside, 1.5 s each
@@ -179,9 +179,9 @@ async def test_refusal_inside_is_told() -> None:
 async def test_no_stage_begins_for_a_request_that_has_left() -> None:
     admission, _ = make()
     async with admission.permit() as ticket:
-        with ticket.measure("decode"):
-            assert ticket.stage == "decode"
-    with pytest.raises(DeadlineExceeded, match="before stage 'encode'"), ticket.measure("encode"):
+        with ticket.stage("decode"):
+            assert ticket.current_stage == "decode"
+    with pytest.raises(DeadlineExceeded, match="before stage 'encode'"), ticket.stage("encode"):
         pytest.fail("begun")
     assert list(ticket.stopwatch.seconds) == ["decode"]
 
@@ -193,22 +193,57 @@ def test_no_stage_begins_after_the_deadline() -> None:
     now[0] = 10.0
     with pytest.raises(DeadlineExceeded, match="before stage 'encode'"):
         ticket.enter("encode")
-    assert ticket.stage == "post"
+    assert ticket.current_stage == "post"
 
 
-async def test_somebody_comes_until_the_last_has_reached_the_queue_or_left() -> None:
+class Model:
+    """An owner that notes if more is expected for it, each time that it is woken."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.woken: list[bool] = []
+        self._admission = admission
+
+    def wake(self) -> None:
+        self.woken.append(self._admission.expects(self))
+
+
+async def test_a_request_is_expected_until_the_last_has_reached_the_queue_or_left() -> None:
     admission, _ = make()
-    left: list[bool] = []
-    admission.when_one_leaves(lambda: left.append(admission.somebody_comes()))
-    assert not admission.somebody_comes()
-    async with admission.permit() as first:
-        assert admission.somebody_comes()
+    model = Model(admission)
+    assert not admission.expects(model)
+    async with admission.permit(owner=model) as first:
+        assert admission.expects(model)
         first.enter("queue")
-        assert not admission.somebody_comes()
-        async with admission.permit() as second:
+        assert not admission.expects(model)
+        async with admission.permit(owner=model) as second:
             second.enter("decode")
-            assert admission.somebody_comes()
-        assert left == [False]
+            assert admission.expects(model)
+        assert model.woken == [False]
+
+
+async def test_owners_are_told_of_their_own_requests_alone() -> None:
+    admission, _ = make()
+    street, night = Model(admission), Model(admission)
+    async with admission.permit(owner=street):
+        assert not admission.expects(night)
+        async with admission.permit(owner=night):
+            assert admission.expects(night)
+        assert night.woken == [False]
+        assert street.woken == []
+
+
+async def test_an_owner_is_unused_when_its_requests_have_left_and_none_is_held_open() -> None:
+    admission, _ = make()
+    street, night = Model(admission), Model(admission)
+    async with admission.permit(owner=night):
+        await admission.until_unused(street)
+        with admission.hold_open(street):
+            async with admission.permit(owner=street):
+                unused = asyncio.create_task(admission.until_unused(street))
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not unused.done()
+        await unused
 
 
 async def test_drain_waits_for_those_inside_and_admits_nobody() -> None:
@@ -234,9 +269,9 @@ async def test_drain_waits_for_those_inside_and_admits_nobody() -> None:
     assert observer.events == ["rejected: draining"]
 
 
-async def test_drain_waits_for_a_stay_whose_parts_still_come_in() -> None:
+async def test_drain_waits_for_a_request_that_is_held_open_for_its_parts() -> None:
     admission, observer = make()
-    with admission.stay():
+    with admission.hold_open():
         drain = asyncio.create_task(admission.drain(60))
         await asyncio.sleep(0)
         async with admission.permit(accepted=True):
@@ -249,9 +284,9 @@ async def test_drain_waits_for_a_stay_whose_parts_still_come_in() -> None:
     assert observer.events == ["rejected: draining"]
 
 
-async def test_drain_does_not_wait_for_a_stay_when_its_time_is_over() -> None:
+async def test_drain_does_not_wait_for_what_is_held_open_when_its_time_is_over() -> None:
     admission, _ = make()
-    with admission.stay():
+    with admission.hold_open():
         await admission.drain(0)
         with pytest.raises(Draining):
             async with admission.permit(accepted=True):

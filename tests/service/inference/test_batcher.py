@@ -121,7 +121,7 @@ def test_full_queue_is_refused_with_the_time_it_needs(play: Play) -> None:
             bench.submit(number)
         await bench.settle()
         bench.batcher.seconds_per_image = 1.4
-        with pytest.raises(Overloaded, match="6 images wait already") as refusal:
+        with pytest.raises(Overloaded, match="6 images wait for the model already") as refusal:
             await bench.submit(9)
         assert refusal.value.headers["Retry-After"] == "10"  # the one that runs, and 6
         bench.engine.run()
@@ -297,7 +297,7 @@ def test_seconds_per_image_follow_the_measured_batches(play: Play) -> None:
 
 def test_window_is_not_waited_for_when_nobody_comes(play: Play) -> None:
     async def story(bench: Bench) -> None:
-        bench.somebody_comes = False
+        bench.expects_more = False
         bench.submit(1)
         await bench.until_busy()
         assert bench.now == 0.0
@@ -310,8 +310,8 @@ def test_window_ends_when_the_last_one_on_its_way_has_turned_back(play: Play) ->
         bench.submit(1)
         await asyncio.sleep(3)
         assert not bench.engine.is_busy
-        bench.somebody_comes = False
-        bench.batcher.look_again()
+        bench.expects_more = False
+        bench.batcher.wake()
         await bench.until_busy()
         assert bench.now == 3.0
 

@@ -101,13 +101,15 @@ async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: Any, so
     async with serving() as api:
         api.check_problem(await api.post(solid(1), mode="patch"), 422, "invalid-parameter", "mode is 'patch'")
         answer = await api.post(solid(1), mode="tile", size="model")
-        problem = api.check_problem(answer, 422, "invalid-parameter", "size=model cannot be combined with mode=tile", "leave out size or mode")
+        problem = api.check_problem(
+            answer, 422, "invalid-parameter", "size=model cannot be combined with mode=tile", "leave out size or mode"
+        )
         assert problem["parameter"] == "size"
 
 
 async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Callable[[int], bytes]) -> None:
     engine.graph = replace(engine.graph, output="labels")
-    engine._logits = lambda images: np.zeros((len(images), 8, 16), np.uint8)
+    engine.logits = lambda images: np.zeros((len(images), 8, 16), np.uint8)
     async with serving() as api:
         words = ("model.onnx gives labels", "mode=resize")
         api.check_problem(await api.post(solid(1), mode="tile"), 422, "invalid-parameter", *words)
@@ -115,7 +117,7 @@ async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Ca
 
 async def test_nan_in_a_window_is_answered_500(serving: Serving, engine: Any) -> None:
     async with serving() as api:
-        engine._logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
+        engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
         api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 500, "engine-failure", "NaN")
 
 
@@ -136,22 +138,22 @@ async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: S
 
 async def test_images_take_turns() -> None:
     """Those of all models, and before its turn an image is not even decoded."""
-    turn = asyncio.Semaphore(1)
-    one, other = (TiledInference(cast(Batcher, None), cast(Executor, None), 3, turn) for _ in range(2))
+    lock = asyncio.Lock()
+    one, other = (TiledInference(cast(Batcher, None), cast(Executor, None), 3, lock) for _ in range(2))
     loop = asyncio.get_running_loop()
     first, second = (Ticket(TimeLimit(100, loop.time()), loop.time) for _ in range(2))
     entered = asyncio.Event()
 
     async def come() -> None:
-        async with other.turn(second):
+        async with other.reserve(second):
             entered.set()
 
-    async with one.turn(first):
+    async with one.reserve(first):
         coming = asyncio.create_task(come())
         for _ in range(10):
             await asyncio.sleep(0)
         assert not entered.is_set()
-        assert second.stage == "queue"
+        assert second.current_stage == "queue"
     await coming
     assert entered.is_set()
 

@@ -285,6 +285,6 @@ async def test_a_batcher_knows_who_comes_to_its_own_model(shelf: Shelf, shelving
         await settled(api)
         night, street = api.runtime.models.models
         async with night.pipeline.admit():
-            assert night.batcher._somebody_comes()
-            assert not street.batcher._somebody_comes()
-        assert not night.batcher._somebody_comes()
+            assert night.batcher._expects_more()
+            assert not street.batcher._expects_more()
+        assert not night.batcher._expects_more()
