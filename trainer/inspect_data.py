@@ -1,4 +1,4 @@
-"""``ecenet-train data``: what a dataset holds, whether all of it can be used, and a contact sheet."""
+"""``ecenet-train data check``: what a dataset holds, whether it can be trained with, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from trainer.datasets import DATASETS, DatasetError, PairedFiles, open_dataset, splits_in
+from trainer.datasets import DATASETS, DatasetError, PairedFiles, guess_dataset, open_dataset, splits_in
 from trainer.datasets.contact_sheet import Entry, contact_sheet
+from trainer.datasets.faults import Inspected, faults
 from trainer.datasets.inspection import PairReport, SplitReport, inspect_split, problem
 from trainer.datasets.inspection_text import as_dict, as_text
 
 SHEET_NAME = "contact-sheet.png"
 SHEET_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 EPILOG = """example:
-  ecenet-train data camvid data/camvid
-  ecenet-train data folder data/mine --split train val --output sheet.png --json data.json
+  ecenet-train data check my-data
+  ecenet-train data check camvid data/camvid
+  ecenet-train data check folder my-data --split train val --output sheet.png --json data.json
 
-The exit status is 1 if a file is missing or cannot be used; each of them is named.
+The exit status is 1 if a file is missing or cannot be used, and if the dataset cannot train well: no val split, labels
+that are void all over, a class that train does not show, masks of 0 and 255 of which 255 is no class, the same image in
+two splits. Each is named, with what mends it.
 """
 
 
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _inspect(args)
     except (DatasetError, OSError) as error:
-        print(f"ecenet-train data: {error}", file=sys.stderr)  # noqa: T201
+        print(f"ecenet-train data check: {error}", file=sys.stderr)  # noqa: T201
         return 1
 
 
@@ -41,21 +45,23 @@ def _inspect(args: argparse.Namespace) -> int:
     sheet_path = sheet_file(args.output)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-    names = args.split or splits_in(args.dataset, args.root)
-    datasets, reports = _open(args.dataset, args.root, names)
+    kind = args.dataset or guess_dataset(args.root)
+    names = args.split or splits_in(kind, args.root)
+    datasets, reports = _open(kind, args.root, names)
     for name, dataset in datasets.items():
         reports[name] = inspect_split(dataset, args.workers, _progress(name))
     classes = next(iter(datasets.values())).classes
-    absent = [split for split in DATASETS[args.dataset].splits if split not in names and not args.split]
-    print(*[f"no {split} split here" for split in absent], as_text(reports, classes), sep="\n")  # noqa: T201
+    absent = [split for split in DATASETS[kind].splits if split not in names and not args.split]
+    found = faults(Inspected(args.root, datasets, reports, classes, is_whole=not args.split))
+    print(*[f"no {split} split here" for split in absent], as_text(reports, classes, found), sep="\n")  # noqa: T201
     if args.json:
-        content = {"dataset": args.dataset, "root": str(args.root), **as_dict(reports, classes)}
+        content = {"dataset": kind, "root": str(args.root), **as_dict(reports, classes, found)}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     entries = _entries(datasets, reports, args.samples)
     if entries:
         contact_sheet(entries, classes).save(sheet_path)
         print(f"contact sheet: {sheet_path}")  # noqa: T201
-    return int(any(report.problems for report in reports.values()))
+    return int(bool(found) or any(report.problems for report in reports.values()))
 
 
 def _open(name: str, root: Path, splits: Iterable[str]) -> tuple[dict[str, PairedFiles], dict[str, SplitReport]]:
@@ -76,10 +82,13 @@ def _open(name: str, root: Path, splits: Iterable[str]) -> tuple[dict[str, Paire
 
 
 def _entries(datasets: Mapping[str, PairedFiles], reports: Mapping[str, SplitReport], samples: int) -> list[Entry]:
-    """Samples for the contact sheet, spread evenly over the files of every split that are sound."""
+    """Samples for the contact sheet, spread evenly over the sound files of every split; half may be turned photos."""
     entries: list[Entry] = []
     for (name, dataset), share in zip(datasets.items(), _shared_out(samples, len(datasets)), strict=True):
-        indices = spread(reports[name].healthy, share)
+        report = reports[name]
+        turned = spread([index for index in report.turned if index in report.healthy], (share + 1) // 2)
+        others = [index for index in report.healthy if index not in turned]
+        indices = [*turned, *spread(others, share - len(turned))]
         entries += [Entry(f"{name}  {dataset.pairs[index][0].name}", dataset[index]) for index in indices]
     return entries
 
@@ -124,13 +133,15 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecenet-train data",
-        description="Counts, sizes, class shares and every broken file of a dataset, and a contact sheet.",
+        prog="ecenet-train data check",
+        description="Counts, sizes, class shares, every broken file and every fault of a dataset, and a contact sheet.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", help=f"kind of dataset: {', '.join(DATASETS)}")
-    parser.add_argument("root", type=Path, help="folder of the dataset")
+    parser.add_argument(
+        "dataset", nargs="?", metavar="KIND", help=f"{', '.join(DATASETS)} (default: what the folder looks like)"
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
     parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that are there)")
     parser.add_argument(
         "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"

@@ -1,17 +1,23 @@
-"""``ecenet-train data``: the report, the contact sheet, and every broken file by name."""
+"""``ecenet-train data check``: the report, the contact sheet, broken files by name, and faults with their mends."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.data import main as data
 from trainer.datasets import CAMVID_CLASSES, CamVid, Sample
 from trainer.datasets.contact_sheet import CELL_HEIGHT, CELL_WIDTH, Entry, contact_sheet, thumbnails
 from trainer.inspect_data import main, sheet_file, spread
+
+Pixels = Any
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +61,7 @@ def test_every_broken_file_is_named_and_the_rest_is_counted(
     named = {kind: [Path(text.split()[0]) for text in texts] for kind, texts in problems.items()}
     assert named == {
         "missing": [images / "04.png", labels / "05.png"],
+        "labels compressed with loss": [],
         "unreadable": [images / "00.png", labels / "01.png", images / "06.png", labels / "06.png"],
         "labels out of range": [labels / "02.png"],
         "sizes differ": [images / "03.png"],
@@ -89,7 +96,7 @@ def test_what_cannot_be_opened_is_one_sentence(tiny_camvid: Path, capsys: pytest
         written = capsys.readouterr()
         assert written.out == ""
         (line,) = written.err.splitlines()
-        assert line.startswith("ecenet-train data: ")
+        assert line.startswith("ecenet-train data check: ")
         assert expected in line
 
 
@@ -157,3 +164,207 @@ def test_a_caption_too_long_is_cut_at_its_front() -> None:
     sheet = contact_sheet([Entry("x" * 500, sample)], CAMVID_CLASSES)
     right = np.asarray(sheet)[:20, 2 * CELL_WIDTH + 16 :]
     assert (right == 255).all()
+
+
+ROAD, SKY = {"name": "road", "color": [128, 64, 128]}, {"name": "sky", "color": [70, 130, 180]}
+HALVES = [[0, 0, 1, 1]] * 3
+
+
+class Mine:
+    """A folder of one's own with images that differ, and the check of it."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = root
+        self._capsys = capsys
+        self._photos = 0
+        self.describe([ROAD, SKY])
+
+    def describe(self, classes: list[dict[str, Any]], **keys: Any) -> None:
+        self.root.mkdir(exist_ok=True)
+        (self.root / "classes.json").write_text(json.dumps({"classes": classes, **keys}), encoding="utf-8")
+
+    def add(self, split: str, name: str, labels: Pixels, photo: Pixels = None, **options: Any) -> None:
+        array = np.asarray(labels, np.uint8)
+        self._photos += 1
+        pixels = np.full((*array.shape[:2], 3), 10 * self._photos, np.uint8) if photo is None else photo
+        for kind, content in (("images", pixels), ("labels", array)):
+            path = self.root / kind / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(path, **(options if kind == "images" else {}))
+
+    def check(self, *arguments: str) -> tuple[int, str]:
+        status = data(["check", str(self.root), *arguments])
+        return status, self._capsys.readouterr().out
+
+
+@pytest.fixture
+def mine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Mine:
+    return Mine(tmp_path / "my data", capsys)
+
+
+def sound(mine: Mine) -> Mine:
+    mine.add("train", "a", HALVES)
+    mine.add("val", "b", HALVES)
+    return mine
+
+
+def mended(text: str, fault: str) -> str:
+    """The line that mends a fault."""
+    lines = text.splitlines()
+    return next(after for line, after in pairwise(lines) if fault in line)
+
+
+def test_a_sound_folder_passes_and_its_kind_is_found(mine: Mine) -> None:
+    status, text = sound(mine).check()
+    assert status == 0
+    assert "no problem" in text
+
+
+def test_a_folder_without_val_fails_and_the_split_that_is_there_is_named(mine: Mine) -> None:
+    mine.add("train", "a", HALVES)
+    mine.add("test", "b", HALVES)
+    status, text = mine.check()
+    assert status == 1
+    assert "there is no val split, so that nothing tells how well it learns; there is: test, train" in text
+    assert f"mv '{mine.root}/images/test' '{mine.root}/images/val'" in mended(text, "there is no val split")
+    assert mine.check("--split", "train")[0] == 0
+
+
+def test_val_may_be_called_valid(mine: Mine) -> None:
+    mine.add("train", "a", HALVES)
+    mine.add("valid", "b", HALVES)
+    status, text = mine.check()
+    assert status == 0
+    assert "val: 1 image" in text
+
+
+def test_labels_that_are_void_all_over_fail(mine: Mine) -> None:
+    mine.add("train", "a", [[255] * 4] * 3)
+    mine.add("val", "b", HALVES)
+    status, text = mine.check()
+    assert status == 1
+    assert "all labels of train are void: no pixel counts" in text
+    assert '"id"' in mended(text, "are void")
+
+
+def test_one_void_image_of_several_is_told_and_passes(mine: Mine) -> None:
+    sound(mine).add("train", "void", [[255] * 4] * 3)
+    status, text = mine.check()
+    assert status == 0
+    assert "train has 1 image whose labels are void all over" in text
+
+
+def test_a_class_that_train_does_not_show_fails_and_the_line_leaves_it_out(mine: Mine) -> None:
+    moon = {"name": "moon", "color": [1, 2, 3]}
+    mine.describe([ROAD, moon, SKY])
+    mine.add("train", "a", [[0, 0, 2, 2]] * 3)
+    mine.add("val", "b", [[0, 1, 2, 2]] * 3)
+    status, text = mine.check()
+    assert status == 1
+    assert "train has no pixel of moon" in text
+    line = mended(text, "no pixel of moon: what")
+    mine.describe([{**ROAD, "id": 0}, {**SKY, "id": 2}], ignore=[1, 255])
+    assert json.dumps([{**ROAD, "id": 0}, {**SKY, "id": 2}]) in line
+    assert '"ignore": [1, 255]' in line
+    assert mine.check()[0] == 0
+
+
+@pytest.mark.parametrize("keys", [{}, {"ignore": []}])
+def test_masks_of_0_and_255_fail_and_the_line_makes_255_a_class(mine: Mine, keys: Mapping[str, Any]) -> None:
+    mine.describe([ROAD, SKY], **keys)
+    mine.add("train", "a", [[0, 0, 255, 255]] * 3)
+    mine.add("val", "b", [[0, 255, 255, 255]] * 3)
+    status, text = mine.check()
+    assert status == 1
+    assert "the labels of train hold 0 and 255 alone, and 255 is read as" in text
+    line = mended(text, "hold 0 and 255 alone")
+    content = json.loads("{" + line[line.index('"classes"') :] + "}")
+    mine.describe(**content)
+    assert mine.check()[0] == 0
+
+
+def test_the_same_image_in_two_splits_fails_whatever_its_files_are(mine: Mine) -> None:
+    sound(mine)
+    photo = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    mine.add("train", "one", HALVES, photo)
+    mine.add("val", "other", HALVES, photo, compress_level=0)
+    status, text = mine.check()
+    assert status == 1
+    both = f"{mine.root}/images/train/one.png and {mine.root}/images/val/other.png"
+    assert f"1 image of train also in val, which then tests what was learned: {both}" in text
+    assert f"rm '{mine.root}/images/val/other.png'" in mended(text, "also in val")
+
+
+def test_masks_in_jpeg_fail_as_what_they_are(mine: Mine) -> None:
+    sound(mine)
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(mine.root / "labels" / "train" / "c.jpg")
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(mine.root / "images" / "train" / "c.jpg")
+    status, text = mine.check()
+    assert status == 1
+    assert "labels compressed with loss: 1" in text
+    assert "labels/train/c.jpg is compressed with loss" in text
+    assert "mend: export the masks again as PNG" in text
+
+
+def test_labels_out_of_range_fail_with_what_mends_them(mine: Mine) -> None:
+    sound(mine).add("train", "c", [[0, 1, 7, 7]] * 3)
+    status, text = mine.check()
+    assert status == 1
+    assert "has label 7 in 6 of 12 pixels" in text
+    assert 'mend: in classes.json, give a class this value as its "id", or list it in "ignore"' in text
+
+
+def test_photos_that_exif_turns_are_counted_and_shown(mine: Mine, tmp_path: Path) -> None:
+    sound(mine)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    mine.add("train", "c", HALVES, stored, exif=exif)
+    mine.add("train", "d", np.rot90(HALVES), stored[::-1].copy(), exif=exif)
+    status, text = mine.check("--json", "report.json")
+    assert status == 0
+    assert "train has 2 photos that EXIF turns, 1 with upright labels and 1 whose labels are turned too" in text
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["splits"]["train"]["sizes"] == {"3x4": 2, "4x3": 1}
+    assert (report["splits"]["train"]["turned_photos"], report["splits"]["train"]["turned_labels"]) == (2, 1)
+    mine.describe([ROAD, SKY], exif=False)
+    status, text = mine.check()
+    assert status == 1
+    assert "sizes differ: 1" in text
+
+
+def test_faults_are_in_the_json(mine: Mine, tmp_path: Path) -> None:
+    mine.add("train", "a", HALVES)
+    mine.check("--json", "report.json")
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["problems"] == 1
+    assert report["faults"] == [
+        {
+            "text": "there is no val split, so that nothing tells how well it learns; there is: train",
+            "mend": f"ecenet-train data import '{mine.root}' --from masks -o FOLDER --split 0.2",
+        }
+    ]
+
+
+def test_the_line_for_a_missing_val_makes_one(mine: Mine, tmp_path: Path) -> None:
+    for name in "abcdef":
+        mine.add("train", name, HALVES)
+    assert mine.check()[0] == 1
+    assert data(["import", str(mine.root), "--from", "masks", "-o", str(tmp_path / "new"), "--split", "0.2"]) == 0
+    assert data(["check", str(tmp_path / "new")]) == 0
+
+
+def test_a_folder_of_nothing_says_how_to_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data(["check", str(tmp_path)]) == 1
+    assert f"ecenet-train data import {tmp_path} --from TOOL -o FOLDER" in capsys.readouterr().err
+
+
+def test_without_a_command_the_two_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data(["--help"]) == 0
+    assert "ecenet-train data import EXPORT --from TOOL -o FOLDER" in capsys.readouterr().out
+    assert data([]) == 2
+
+
+def test_check_may_be_left_out(tiny_camvid: Path) -> None:
+    assert data(["camvid", str(tiny_camvid)]) == 0
+    assert data(["check", str(tiny_camvid)]) == 0

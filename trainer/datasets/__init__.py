@@ -11,7 +11,7 @@ from trainer.datasets.errors import (
 )
 from trainer.datasets.label_coding import IGNORE_INDEX
 from trainer.datasets.reading import read_image, read_label_map
-from trainer.datasets.registry import DATASETS, dataset_classes, open_dataset, splits_in
+from trainer.datasets.registry import DATASETS, dataset_classes, guess_dataset, open_dataset, splits_in
 
 __all__ = [
     "CAMVID_CLASSES",
@@ -29,6 +29,7 @@ __all__ = [
     "SizeMismatchError",
     "UnreadableFileError",
     "dataset_classes",
+    "guess_dataset",
     "open_dataset",
     "read_image",
     "read_label_map",

@@ -84,7 +84,10 @@ class Folder(PairedFiles):
     def splits_in(cls, root: Path) -> tuple[str, ...]:
         splits = tuple(read_spec(root).splits)
         if not splits:
-            raise DatasetError(f"{root} has no split: neither a folder images/SPLIT nor 'splits' in {SPEC_NAME}")
+            raise DatasetError(
+                f"{root} has no split: neither a folder images/SPLIT nor 'splits' in {SPEC_NAME}; "
+                f"to split it: ecenet-train data import {root} --from masks -o FOLDER --split 0.2"
+            )
         return splits
 
     @cached_property

@@ -67,7 +67,11 @@ def read_spec(root: Path) -> FolderSpec:
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist; it must name the classes and their colours") from None
+        raise MissingFileError(
+            f"{path} does not exist; it must name the classes and their colours, as in "
+            f'{{"classes": [{{"name": "road", "color": "#804080"}}, {{"name": "sky", "color": "#4682b4"}}]}}; '
+            f"to make one of masks: ecenet-train data import {root} --from masks -o FOLDER"
+        ) from None
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
     try:

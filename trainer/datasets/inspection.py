@@ -16,14 +16,18 @@ from trainer.datasets.base import PairedFiles, check_sizes
 from trainer.datasets.errors import (
     DatasetError,
     LabelRangeError,
+    LossyLabelError,
     MissingFileError,
     SizeMismatchError,
     UnreadableFileError,
 )
 from trainer.datasets.label_coding import IGNORE_INDEX
+from trainer.datasets.orientation import UPRIGHT
+from trainer.datasets.reading import orientation, pixel_digest
 
 KINDS: dict[type[DatasetError], str] = {
     MissingFileError: "missing",
+    LossyLabelError: "labels compressed with loss",
     UnreadableFileError: "unreadable",
     LabelRangeError: "labels out of range",
     SizeMismatchError: "sizes differ",
@@ -41,11 +45,23 @@ class Problem(NamedTuple):
 
 
 class PairReport(NamedTuple):
-    """One pair of files; ``size`` is (height, width), ``pixels`` counts each label 0..255, None where unreadable."""
+    """One pair of files.
+
+    Attributes:
+        size: (height, width) of the image; None where it is unreadable.
+        pixels: How often each label 0..255 occurs; None where the label file is unreadable.
+        problems: What is wrong.
+        digest: Equal for images of equal pixels.
+        photo_turn: EXIF orientation that the image was turned by.
+        labels_turn: EXIF orientation that its labels were turned by.
+    """
 
     size: tuple[int, int] | None
     pixels: NDArray[np.int64] | None
     problems: list[Problem]
+    digest: bytes | None = None
+    photo_turn: int = UPRIGHT
+    labels_turn: int = UPRIGHT
 
 
 @dataclass(slots=True)
@@ -59,6 +75,10 @@ class SplitReport:
         present: (256,) int64, images that hold each.
         problems: What is wrong, each once, in the order of the files.
         healthy: Indices of the pairs without a problem.
+        void: Indices of the pairs whose labels are void all over.
+        turned: Indices of the pairs whose image was turned by its EXIF orientation.
+        turned_labels: Indices of those among them whose labels were turned too.
+        digests: Digest of each image by index.
     """
 
     images: int = 0
@@ -67,6 +87,10 @@ class SplitReport:
     present: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     problems: list[Problem] = field(default_factory=list)
     healthy: list[int] = field(default_factory=list)
+    void: list[int] = field(default_factory=list)
+    turned: list[int] = field(default_factory=list)
+    turned_labels: list[int] = field(default_factory=list)
+    digests: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def void_share(self) -> float:
@@ -85,6 +109,13 @@ class SplitReport:
         if pair.pixels is not None:
             self.pixels += pair.pixels
             self.present += pair.pixels > 0
+            if not pair.pixels[:IGNORE_INDEX].any():
+                self.void.append(index)
+        if pair.photo_turn != UPRIGHT:
+            self.turned.append(index)
+            self.turned_labels += [index] if pair.labels_turn != UPRIGHT else []
+        if pair.digest:
+            self.digests[index] = pair.digest
         self.problems += pair.problems
         if not pair.problems:
             self.healthy.append(index)
@@ -116,8 +147,14 @@ def inspect_pair(dataset: PairedFiles, index: int) -> PairReport:
     labels = _tried(lambda: dataset.labels(index), problems)
     if image is not None and labels is not None:
         _tried(lambda: check_sizes(dataset.pairs[index], image, labels), problems)
-    size = None if image is None else (image.shape[0], image.shape[1])
-    return PairReport(size, None if labels is None else np.bincount(labels.ravel(), minlength=256), problems)
+    return PairReport(
+        size=None if image is None else (image.shape[0], image.shape[1]),
+        pixels=None if labels is None else np.bincount(labels.ravel(), minlength=256),
+        problems=problems,
+        digest=None if image is None else pixel_digest(image),
+        photo_turn=orientation(dataset.pairs[index][0]) if image is not None and dataset.upright else UPRIGHT,
+        labels_turn=UPRIGHT if labels is None else dataset.labels_turn(index),
+    )
 
 
 def problem(error: DatasetError) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -13,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from service.errors import ServiceError
-from service.imaging.codec import DecodedImage, decode
+from service.imaging.codec import DECODE_ERRORS, DecodedImage, decode
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError
 from trainer.datasets.label_files import LOSSY_FORMATS, lossy_label
 from trainer.datasets.orientation import SIDEWAYS, UPRIGHT, turned_back
@@ -76,7 +76,7 @@ def decode_image(path: Path, data: bytes) -> DecodedImage:
     """
     try:
         return decode(data, max_image_bytes=MAX_IMAGE_BYTES, max_image_pixels=MAX_IMAGE_PIXELS)
-    except ServiceError as error:
+    except DECODE_ERRORS as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
 
 
@@ -179,6 +179,11 @@ def as_ids(path: Path, image: Image.Image) -> Ids:
         raise UnreadableFileError(f"{path} has mode {image.mode}, expected labels in L or P, or a grey of 1 to 32 bits")
     spread = _SPREAD.get(_stored_mode(image), 1)  # asked before the pixels are read, which forgets it
     return np.array(image, dtype=np.uint8 if image.mode == "1" else None) // spread
+
+
+def pixel_digest(image: NDArray[np.uint8]) -> bytes:
+    """Equal for images of equal size and pixels, whatever their files are called and however they are coded."""
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
 
 def as_grey(path: Path, image: Image.Image) -> NDArray[np.uint8]:

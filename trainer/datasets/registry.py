@@ -52,6 +52,28 @@ def splits_in(name: str, root: Path) -> tuple[str, ...]:
     return _kind(name, root).splits_in(root)
 
 
+def guess_dataset(root: Path) -> str:
+    """The name of the dataset that a folder holds, by its files.
+
+    Raises:
+        DatasetError: It holds none.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"{root} is no folder; it should hold a dataset")
+    for name, kind in DATASETS.items():
+        try:
+            if kind.splits_in(root):
+                return name
+        except DatasetError:
+            continue
+    if (root / SPEC_NAME).exists() or (root / "images").is_dir():
+        return Folder.name
+    raise DatasetError(
+        f"{root} holds no dataset: neither {SPEC_NAME} nor the layout of one of {', '.join(DATASETS)}; "
+        f"annotations of a tool become one with: ecenet-train data import {root} --from TOOL -o FOLDER"
+    )
+
+
 def dataset_classes(name: str) -> tuple[ClassInfo, ...]:
     """The classes of a published dataset, which need no file of it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from trainer.datasets.errors import SizeMismatchError
 from trainer.datasets.importing.records import AnnotatedImage
 from trainer.datasets.orientation import SIDEWAYS, UPRIGHT, turned_upright
-from trainer.datasets.reading import decode_image, orientation
+from trainer.datasets.reading import decode_image, orientation, pixel_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,9 @@ def draw(image: AnnotatedImage, ids: Mapping[str, int], unlabelled: int, *, exif
     for layer in image.layers:
         layer.draw(labels, ids)
     labels = np.ascontiguousarray(turned_upright(labels, labels_turn))
-    digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()
-    return Drawn(labels, frozenset(np.flatnonzero(np.bincount(labels.ravel())).tolist()), digest, decoded.format)
+    return Drawn(
+        labels, frozenset(np.flatnonzero(np.bincount(labels.ravel())).tolist()), pixel_digest(pixels), decoded.format
+    )
 
 
 def _frame(
