@@ -25,7 +25,7 @@ from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ModelFamilies, M
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SEGMENT_PATH = "/segment"
-BATCH_PATH = "/segment/batch"
+MANY_IMAGES_PATH = "/segment/batch"
 # Of a request that came to no model.
 NO_MODEL = "none"
 _REJECTIONS: tuple[type[ServiceError], ...] = (
@@ -90,7 +90,7 @@ class Metrics:
         self._ready.set_function(is_ready)
 
     def of_model(self, name: str) -> ModelMetrics:
-        """What belongs to one model; all its label sets are there from now on."""
+        """The metrics of one model; creates all its label sets."""
         if name not in self._models:
             self._models[name] = ModelMetrics(self._families, name)
         return self._models[name]

@@ -14,7 +14,7 @@ from service.engines.base import Engine
 from service.http.api_keys import api_keys
 from service.http.auth import Authentication, describe_security, warn_if_open
 from service.http.catalog import router as catalog_router
-from service.http.many_images.memory import BatchMemory
+from service.http.many_images.memory import ManyImagesMemory
 from service.http.many_images.routes import router as batch_router
 from service.http.openapi import add_schemas
 from service.http.problems import add_problem_handlers
@@ -87,7 +87,9 @@ def assemble(settings: Settings, source: ModelSource, *, default_only: bool = Fa
     )
     app.state.runtime = runtime
     app.state.tracer_provider = provider
-    app.state.batch_memory = BatchMemory(runtime.settings.batch_memory_bytes, runtime.settings.max_requests_in_flight)
+    app.state.many_images_memory = ManyImagesMemory(
+        runtime.settings.batch_memory_bytes, runtime.settings.max_requests_in_flight
+    )
     _add_middleware(app, runtime)
     add_problem_handlers(app)
     app.include_router(router)
@@ -101,7 +103,7 @@ def assemble(settings: Settings, source: ModelSource, *, default_only: bool = Fa
 
 
 def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
-    """What a request passes on its way in, from the last that is added to the first."""
+    """Add the middleware. A request passes the last that is added first."""
     settings = runtime.settings
     if settings.rate_limit_per_s is not None:
         buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)

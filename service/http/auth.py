@@ -14,6 +14,7 @@ from service.errors import Forbidden, ServiceError, Unauthorized
 from service.http.api_keys import ApiKeys
 from service.http.problems import problem_response
 from service.inference_protocol.errors import MANAGEMENT_PATH
+from service.request.state import state_of
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ OPEN_FOLDERS = ("/static/",)
 
 
 class Authentication:
-    """ASGI middleware; ``state["api_key"]`` is then the name of the key's owner."""
+    """ASGI middleware; it notes the name of the key's owner in the request's state."""
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
         self._app = app
@@ -43,7 +44,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        """Find out who asks.
+        """Identify the owner of the key.
 
         Raises:
             Unauthorized: No key that is valid.
@@ -53,7 +54,7 @@ class Authentication:
         if is_open(path):
             return
         if self._keys.are_set:
-            scope["state"]["api_key"] = self._owner(Headers(scope=scope))
+            state_of(scope).api_key = self._owner(Headers(scope=scope))
         elif is_management(path):
             raise Forbidden(f"{path} needs an API key and none is set; set --api-keys-file or ECENET_API_KEYS")
 
@@ -87,12 +88,12 @@ def describe_security(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_open(path: str) -> bool:
-    """Whether ``path`` is answered without a key."""
+    """True if ``path`` needs no key."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def is_management(path: str) -> bool:
-    """Whether a call of ``path`` changes what the service runs."""
+    """True if ``path`` is a management call, which changes the served models."""
     return path == MANAGEMENT_PATH or path.startswith(MANAGEMENT_PATH + "/")
 
 
@@ -109,14 +110,14 @@ def warn_if_open(settings: Settings, keys: ApiKeys) -> None:
     """Log a warning if other machines can use the service without a key."""
     if not keys.are_set and not is_loopback(settings.host):
         logger.warning(
-            "listening on %s without API keys: whoever reaches the port can use the service; "
+            "listening on %s without API keys: every client that reaches the port can use the service; "
             "--api-keys-file or ECENET_API_KEYS sets keys",
             settings.host,
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on ``host``."""
+    """True if only this machine reaches a server that listens on ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -25,7 +25,7 @@ from service.errors import (
     UnsupportedImage,
     UnsupportedMedia,
 )
-from service.http.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content, batch_content
+from service.http.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content, many_images_content
 from service.http.upload import FILE_FIELD, JSON, MULTIPART, OCTET_STREAM
 from service.inference_protocol.messages import REQUESTS
 
@@ -67,7 +67,7 @@ def segment_request_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def batch_request_body() -> dict[str, Any]:
+def many_images_request_body() -> dict[str, Any]:
     """``requestBody`` of ``POST /segment/batch``: a form with files."""
     files = {"type": "array", "items": _BINARY, "minItems": 1}
     form = {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: files}}
@@ -122,11 +122,11 @@ SEGMENT_RESPONSES: Responses = {
     304: {"description": "The answer is the one whose tag `If-None-Match` names.", "headers": _ANSWER_HEADERS},
     **_problems(_EXAMPLES),
 }
-BATCH_RESPONSES: Responses = {
+MANY_IMAGES_RESPONSES: Responses = {
     200: {
         "description": "An answer or a problem for each image, in the order of the form.",
         "headers": {name: _ANSWER_HEADERS[name] for name in ("X-Model-Version", "X-Request-ID")},
-        "content": batch_content(),
+        "content": many_images_content(),
     },
     **_problems(tuple(error for error in _EXAMPLES if not isinstance(error, NotAnImage | UnsupportedImage))),
 }

@@ -66,9 +66,9 @@ def answer_content() -> dict[str, Any]:
     return content
 
 
-def batch_content() -> dict[str, Any]:
+def many_images_content() -> dict[str, Any]:
     """``content`` of an answer of ``POST /segment/batch``: an image and what is none, in both envelopes."""
-    parts, boundary = _batch_parts(), "ecenet-4f6c1c0e"
+    parts, boundary = _example_parts(), "ecenet-4f6c1c0e"
     message = b"".join(head(boundary, part) + part.content + b"\r\n" for part in parts) + end(boundary)
     listing = index([index_entry(part) for part in parts])
     zip_note = f"a file for each image, and {INDEX_NAME}, which is shown"
@@ -84,7 +84,7 @@ def batch_content() -> dict[str, Any]:
     }
 
 
-def _batch_parts() -> list[Part]:
+def _example_parts() -> list[Part]:
     answer = json.dumps(_example(AnswerFormat.JSON)["value"]).encode()
     error = NotAnImage("the PNG image is truncated or corrupt: image file is truncated")
     problem = {**error.problem(), "instance": "/segment/batch#1", "request_id": "4f6c1c0e"}

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.errors import PROBLEM_MEDIA_TYPE, InvalidParameter, ServiceError
 from service.inference_protocol.errors import protocol_error, speaks_protocol
+from service.request.state import state_of
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -40,7 +41,7 @@ def problem_response(request: Request, error: ServiceError) -> Response:
 def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]) -> Response:
     if speaks_protocol(request.url.path):
         return protocol_error(problem, headers)
-    body = {**problem, "instance": request.url.path, "request_id": request.state.request_id}
+    body = {**problem, "instance": request.url.path, "request_id": state_of(request.scope).request_id}
     return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 

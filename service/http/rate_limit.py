@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import RateLimited
 from service.http.problems import problem_response
 from service.metrics import Metrics
+from service.request.state import state_of
 
 
 @dataclass(slots=True)
@@ -70,9 +71,9 @@ class RateLimit:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        owner = scope.get("state", {}).get("api_key")
-        wait_s = 0.0 if scope["type"] != "http" or owner is None else self._buckets.take(owner)
-        if wait_s:
+        owner = state_of(scope).api_key if scope["type"] == "http" else None
+        wait_s = 0.0 if owner is None else self._buckets.take(owner)
+        if owner is not None and wait_s:
             error = self._refusal(owner, wait_s)
             self._metrics.request_rejected(error)
             await problem_response(Request(scope), error)(scope, receive, send)

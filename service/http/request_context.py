@@ -1,6 +1,6 @@
-"""Around every request: its id, its timings, its line in the log, and an answer to what nobody else has caught.
+"""The outermost middleware: the id, the timings and the log line of a request, and the answer to an unexpected error.
 
-Plain ASGI, because a framework middleware would stand between the route and the news that a client has left.
+Plain ASGI, because a framework middleware would hide from the route that a client has disconnected.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from service.errors import ServiceError
 from service.http.problems import problem_response
 from service.lifecycle import Lifecycle, State
 from service.logs import request_lines
-from service.metrics import BATCH_PATH, NO_MODEL, SEGMENT_PATH, Metrics
+from service.metrics import MANY_IMAGES_PATH, NO_MODEL, SEGMENT_PATH, Metrics
 from service.model_metrics import NO_FORMAT
+from service.request.state import RequestState, attach_state
 
 logger = logging.getLogger(__name__)
 
-# What may go into a log line and a header as it came.
+# Harmless in a log line and in a header.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 class RequestContext:
-    """ASGI middleware; sets ``request.state.request_id``, and reads ``answer_format`` and ``stopwatch`` from there."""
+    """ASGI middleware; attaches the request's state, and reads what the route has noted there."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._app = app
@@ -43,7 +44,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self._lifecycle)
-        with request_lines(exchange.request_id):
+        with request_lines(exchange.state.request_id):
             await self._answer(scope, receive, exchange)
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
@@ -52,20 +53,18 @@ class RequestContext:
         except Exception:
             logger.exception("the request failed")
             if exchange.status is None:
-                error = ServiceError("an unexpected error; the log has it under the request id")
+                error = ServiceError("unexpected error; the log has it under the request id")
                 await problem_response(Request(scope), error)(scope, receive, exchange.send)
         finally:
             self._account(scope, exchange)
 
     def _account(self, scope: Scope, exchange: _Exchange) -> None:
         """Count and log an exchange that has ended."""
-        status = exchange.status or 499
-        if _answers_an_image(scope, status):
-            state = scope["state"]
-            model, answer_format = state.get("model", NO_MODEL), state.get("answer_format", NO_FORMAT)
-            self._metrics.request_answered(model, str(answer_format), status)
+        status, state = exchange.status or 499, exchange.state
+        if _answers_an_image(scope["path"], state, status):
+            self._metrics.request_answered(state.model or NO_MODEL, state.answer_format or NO_FORMAT, status)
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
-        # Neither the query nor headers: they can hold what is secret.
+        # Neither the query nor headers: they can hold secrets.
         fields = {
             "method": scope["method"],
             "path": scope["path"],
@@ -73,21 +72,22 @@ class RequestContext:
             "duration_ms": round((time.perf_counter() - exchange.started) * 1000, 1),
             "bytes": exchange.bytes_sent,
         }
-        if "api_key" in scope["state"]:
-            fields["api_key"] = scope["state"]["api_key"]
+        if state.api_key is not None:
+            fields["api_key"] = state.api_key
         logger.log(level, "%(method)s %(path)s %(status)d %(duration_ms).1f ms %(bytes)d bytes", fields, extra=fields)
 
 
-def _answers_an_image(scope: Scope, status: int) -> bool:
-    """Whether an exchange counts as the answer to an image; the images of a request of many are counted by it."""
-    is_refused_batch = scope["path"] == BATCH_PATH and status >= HTTPStatus.BAD_REQUEST
-    return scope["path"] == SEGMENT_PATH or "answer_format" in scope["state"] or is_refused_batch
+def _answers_an_image(path: str, state: RequestState, status: int) -> bool:
+    """Decide if an exchange counts as the answer to an image; a request of many images counts each by itself."""
+    is_refused = path == MANY_IMAGES_PATH and status >= HTTPStatus.BAD_REQUEST
+    return path == SEGMENT_PATH or state.answer_format is not None or is_refused
 
 
 class _Exchange:
     """One request and its answer on the way out.
 
     Attributes:
+        state: State of the request.
         status: Of the answer, once it has begun.
         bytes_sent: Of the answer's body.
     """
@@ -96,10 +96,9 @@ class _Exchange:
         self.started = time.perf_counter()
         self.status: int | None = None
         self.bytes_sent = 0
-        self.request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-        self._state = scope.setdefault("state", {})
-        self._state["request_id"] = self.request_id
-        self._state["arrived"] = asyncio.get_running_loop().time()
+        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        self.state = RequestState(request_id, arrived=asyncio.get_running_loop().time())
+        attach_state(scope, self.state)
         self._send = send
         self._lifecycle = lifecycle
 
@@ -112,14 +111,14 @@ class _Exchange:
         await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:
-        headers["X-Request-ID"] = self.request_id
-        if "stopwatch" in self._state:
-            headers["Server-Timing"] = self._state["stopwatch"].server_timing()
+        headers["X-Request-ID"] = self.state.request_id
+        if self.state.stopwatch is not None:
+            headers["Server-Timing"] = self.state.stopwatch.server_timing()
         if self._lifecycle.state is State.DRAINING:
-            # Whoever keeps connections open opens the next one to another instance.
+            # The client opens its next connection to another instance.
             headers["Connection"] = "close"
 
 
 def _request_id(sent: str) -> str:
-    """The id that the client sent, if it is harmless; a new one otherwise."""
+    """Take the id that the client sent if it is harmless, or make a new one."""
     return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

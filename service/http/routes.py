@@ -16,6 +16,7 @@ from service.http.upload import read_image
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
 from service.request.disconnect import cancel_on_disconnect
+from service.request.state import state_of
 
 router = APIRouter()
 
@@ -45,9 +46,10 @@ async def segment(
     """
     pipeline = pipeline_for(request, query.model)
     options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
-    request.state.answer_format = options.format
+    state = state_of(request.scope)
+    state.answer_format = options.format
     async with pipeline.admit(limit) as ticket:
-        request.state.stopwatch = ticket.stopwatch
+        state.stopwatch = ticket.stopwatch
         with ticket.stage("read"):
             limit_bytes = runtime.settings.max_image_bytes
             data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))

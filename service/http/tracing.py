@@ -11,13 +11,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.request_context import QUIET_PATHS
 from service.inference.stopwatch import Stopwatch
+from service.request.state import RequestState, TracedImage, state_of
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVER_ERROR = 500
 _CLOSE_TIMEOUT_S = 2.0
-# Where in a request's state the images of a request of many are told of; absent where nothing is traced.
-TRACED_IMAGES = "traced_images"
-
-
-class TracedImage(NamedTuple):
-    """One image of many: its place in the form, its status, its stages, and when by ``perf_counter`` it was done."""
-
-    place: int
-    status: int
-    stopwatch: Stopwatch
-    ended: float
 
 
 def tracer_provider(settings: Settings) -> TracerProvider | None:
@@ -55,7 +45,7 @@ def tracer_provider(settings: Settings) -> TracerProvider | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(
-            f"traces are asked for (--otlp-endpoint or {_ENDPOINT_VARIABLES[0]}), but OpenTelemetry is not installed: "
+            f"traces are requested (--otlp-endpoint or {_ENDPOINT_VARIABLES[0]}), but OpenTelemetry is not installed: "
             f"pip install 'ecenet[otel]' ({error})"
         ) from None
     named = Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({SERVICE_NAME: "ecenet"})
@@ -128,9 +118,10 @@ class Tracing:
 
         caller = self._propagator.extract(Headers(scope=scope))
         arrived = time.perf_counter()
-        scope["state"][TRACED_IMAGES] = []
+        state = state_of(scope)
+        state.traced_images = []
         with self._tracer.start_as_current_span(
-            scope["method"], caller, SpanKind.SERVER, _request_attributes(scope)
+            scope["method"], caller, SpanKind.SERVER, _request_attributes(scope, state)
         ) as span:
 
             async def send_and_note(message: Message) -> None:
@@ -141,13 +132,13 @@ class Tracing:
             try:
                 await self._app(scope, receive, send_and_note)
             finally:
-                _note_target(span, scope)
+                _note_target(span, scope, state)
                 if span.is_recording():
-                    _Children(self._tracer, span).add_all(scope["state"], arrived)
+                    _Children(self._tracer, span).add_all(state, arrived)
 
 
 class _Children:
-    """The spans below one span, made when all is over: what they tell was measured anyway."""
+    """Makes the spans below one span, from the times that were measured, when the request is over."""
 
     def __init__(self, tracer: Tracer, parent: Span) -> None:
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
@@ -157,13 +148,12 @@ class _Children:
         # From the clock of the stopwatches to nanoseconds since 1970.
         self._epoch_ns = time.time_ns() - round(time.perf_counter() * 1e9)
 
-    def add_all(self, state: dict[str, Any], arrived: float) -> None:
-        """The stages of a request that arrived then, and its images if there are many."""
-        stopwatch: Stopwatch | None = state.get("stopwatch")
-        if stopwatch is not None:
-            self._add("admission", arrived, stopwatch.started)
-            self._add_stages(stopwatch)
-        for image in state[TRACED_IMAGES]:
+    def add_all(self, state: RequestState, arrived: float) -> None:
+        """Add the stages of a request that arrived then, and its images if there are many."""
+        if state.stopwatch is not None:
+            self._add("admission", arrived, state.stopwatch.started)
+            self._add_stages(state.stopwatch)
+        for image in state.traced_images or ():
             self._add_image(image)
 
     def _add_image(self, image: TracedImage) -> None:
@@ -187,12 +177,12 @@ class _Children:
         return self._epoch_ns + round(at * 1e9)
 
 
-def _request_attributes(scope: Scope) -> dict[str, str]:
+def _request_attributes(scope: Scope, state: RequestState) -> dict[str, str]:
     return {
         "http.request.method": scope["method"],
         "url.scheme": scope["scheme"],
         "url.path": scope["path"],
-        "ecenet.request_id": scope["state"]["request_id"],
+        "ecenet.request_id": state.request_id,
     }
 
 
@@ -208,10 +198,10 @@ def _mark_error(span: Span) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def _note_target(span: Span, scope: Scope) -> None:
-    """Name the span after its route, which is known by now, as is the model."""
-    if "model" in scope["state"]:
-        span.set_attribute("ecenet.model", scope["state"]["model"])
+def _note_target(span: Span, scope: Scope, state: RequestState) -> None:
+    """Name the span after its route, and note the model; both are known after the request."""
+    if state.model is not None:
+        span.set_attribute("ecenet.model", state.model)
     if "route" in scope:
         span.set_attribute("http.route", scope["route"].path)
         span.update_name(f"{scope['method']} {scope['route'].path}")

@@ -33,6 +33,7 @@ from service.model_metrics import TENSORS
 from service.request.body import read_body
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
 from service.request.disconnect import cancel_on_disconnect
+from service.request.state import state_of
 from service.runtime import release
 from service.settings import Settings
 
@@ -127,11 +128,12 @@ async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Res
     The answer is `labels`, class ids at the model's input size, and `logits` where asked for. All images succeed, or
     the request fails with the reason of the first that did not.
     """
-    request.state.answer_format = TENSORS
+    state = state_of(request.scope)
+    state.answer_format = TENSORS
     pipeline = _pipeline_of(request)
     signature = signature_of(pipeline.graph, pipeline.manifest.num_classes)
     async with _client_timeout() as timeout, pipeline.admit(limit) as ticket:
-        request.state.stopwatch = ticket.stopwatch
+        state.stopwatch = ticket.stopwatch
         inference = await _read(request, runtime.settings, pipeline, signature, ticket)
         if inference.timeout_s is not None:
             timeout.reschedule(limit.arrived + inference.timeout_s)

@@ -1,4 +1,4 @@
-"""What routes ask for as parameters: the runtime, the pipeline of a model, the time limit."""
+"""Parameters of routes: the runtime, the pipeline of a model, the time limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 from service.errors import InvalidParameter
 from service.inference.admission import TimeLimit
 from service.inference.pipeline import Pipeline
+from service.request.state import state_of
 from service.runtime import Runtime
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -40,13 +41,13 @@ async def time_limit(request: Request, runtime: RuntimeOf, timeout_ms: _TimeoutM
         InvalidParameter: The header asks for more time than ``max_request_timeout_s``.
     """
     settings = runtime.settings
-    arrived: float = request.state.arrived
+    arrived = state_of(request.scope).arrived
     if timeout_ms is None:
         return TimeLimit(settings.request_timeout_s, arrived)
     limit_ms = round((settings.max_request_timeout_s or settings.request_timeout_s) * 1000)
     if timeout_ms > limit_ms:
         raise InvalidParameter(
-            f"{TIMEOUT_HEADER} is {timeout_ms}: at most {limit_ms} is given; leave it out or ask for less",
+            f"{TIMEOUT_HEADER} is {timeout_ms}: the maximum is {limit_ms}; ask for less or omit the header",
             extra={"parameter": TIMEOUT_HEADER, "value": timeout_ms, "limit": limit_ms, "unit": "milliseconds"},
         )
     return TimeLimit(timeout_ms / 1000, arrived, TIMEOUT_HEADER)
@@ -64,5 +65,5 @@ def pipeline_for(request: Request, model: str | None = None, version: str | None
         UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
     """
     runtime: Runtime = request.app.state.runtime
-    request.state.model = name = runtime.models.resolve(model)
+    state_of(request.scope).model = name = runtime.models.resolve(model)
     return runtime.pipeline(name, version)

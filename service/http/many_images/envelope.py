@@ -1,9 +1,11 @@
-"""The answers to many images as one stream: a ZIP file, or a multipart message (RFC 2046), sent while it is made."""
+"""Envelopes of many answers: a ZIP file or a multipart message (RFC 2046), sent while it is made."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,13 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 from service.answers.negotiation import negotiate
-from service.http.many_images.zip_stream import stream_zip
 
 INDEX_NAME = "index.json"
 
 
 class Envelope(StrEnum):
-    """What holds the answers."""
+    """Container of the answers."""
 
     ZIP = "zip"
     MULTIPART = "multipart"
@@ -54,33 +55,67 @@ class Part:
 
 
 def choose_envelope(asked: Envelope | None, accept: str | None) -> Envelope:
-    """What was asked for, or what the ``Accept`` header likes best.
+    """Give the envelope that was asked for, or the one that the ``Accept`` header prefers.
 
     Raises:
-        NotAcceptable: The header takes neither.
+        NotAcceptable: The header accepts neither.
     """
     return asked or negotiate(accept, _OFFERS, "envelope")[1]
 
 
 def new_boundary() -> str:
-    """What separates the parts of one answer; no image could have known it."""
+    """Make a boundary between the parts of one answer, which no image can contain on purpose."""
     return f"ecenet-{uuid.uuid4().hex}"
 
 
 def content_headers(envelope: Envelope, boundary: str) -> dict[str, str]:
-    """Headers that tell what the answer is."""
+    """Give the headers that describe the answer."""
     if envelope is Envelope.ZIP:
         return {"Content-Type": envelope.media_type, "Content-Disposition": 'attachment; filename="answers.zip"'}
     return {"Content-Type": f"{envelope.media_type}; boundary={boundary}"}
 
 
 def stream(envelope: Envelope, boundary: str, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes]:
-    """The bytes of the answer, those of a part as soon as it is there; never holds more than one."""
-    return stream_zip(_files(parts)) if envelope is Envelope.ZIP else _stream_multipart(boundary, parts)
+    """Give the bytes of the answer, those of a part as soon as it is there; never holds more than one part."""
+    return _stream_zip(_files(parts)) if envelope is Envelope.ZIP else _stream_multipart(boundary, parts)
+
+
+async def _stream_zip(files: AsyncIterator[tuple[str, bytes]]) -> AsyncGenerator[bytes]:
+    """Give a ZIP file of (name, content), uncompressed, piece by piece; never holds more than one file."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        async for name, content in files:
+            # Checksums take too long for the event loop.
+            await asyncio.to_thread(archive.writestr, zipfile.ZipInfo(name), content)
+            yield sink.take()
+    yield sink.take()
+
+
+class _Sink:
+    """A file that can only be written to, and is emptied in between."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def take(self) -> bytes:
+        """Give what was written since the last call."""
+        data = b"".join(self._written)
+        self._written.clear()
+        return data
 
 
 async def _files(parts: AsyncIterator[Part]) -> AsyncGenerator[tuple[str, bytes]]:
-    """Name and content of the files of a ZIP file."""
+    """Give name and content of the files of a ZIP file."""
     entries = []
     async for part in parts:
         entries.append(index_entry(part))
@@ -89,12 +124,12 @@ async def _files(parts: AsyncIterator[Part]) -> AsyncGenerator[tuple[str, bytes]
 
 
 def index(entries: Sequence[Mapping[str, Any]]) -> bytes:
-    """The last file of a ZIP file: what the others are."""
+    """Make the last file of a ZIP file, which describes the others."""
     return json.dumps({"images": entries}, indent=1).encode()
 
 
 def index_entry(part: Part) -> dict[str, Any]:
-    """A part's line in the index."""
+    """Describe a part in the index."""
     tag = part.headers.get("ETag")
     return {"index": part.index, "name": part.name, "status": part.status, "file": part.file, "etag": tag}
 
@@ -108,9 +143,9 @@ async def _stream_multipart(boundary: str, parts: AsyncIterator[Part]) -> AsyncG
 
 
 def head(boundary: str, part: Part) -> bytes:
-    """What stands before a part's content.
+    """Make the header of a part.
 
-    The parameter ``name`` is the image's as it was sent, ``Status`` what it would have been answered alone.
+    The parameter ``name`` is the image's name as it was sent, ``Status`` the status of its own answer.
     """
     headers = {
         "Status": str(part.status),
@@ -124,11 +159,11 @@ def head(boundary: str, part: Part) -> bytes:
 
 
 def end(boundary: str) -> bytes:
-    """What stands after the last part; an answer without it is not whole."""
+    """Make the end of the message; an answer without it is incomplete."""
     return f"--{boundary}--\r\n".encode("ascii")
 
 
 def _parameter(name: str, value: str) -> str:
-    """A parameter of a header, whatever its value holds (RFC 8187)."""
+    """Make a parameter of a header, with any text as its value (RFC 8187)."""
     is_plain = value.isascii() and value.isprintable() and not set('"\\') & set(value)
     return f'{name}="{value}"' if is_plain else f"{name}*=UTF-8''{quote(value, safe='')}"

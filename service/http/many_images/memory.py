@@ -1,4 +1,4 @@
-"""What requests of many images may hold: admission bounds the images at work, this those that arrive and wait."""
+"""Memory of requests of many images. Admission bounds the images at work, this bounds those that arrive and wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from service.errors import Overloaded
 
 
-class BatchMemory:
+class ManyImagesMemory:
     """Bounds the bytes of all requests together, images and answers, and the number of requests.
 
     Attributes:
@@ -18,11 +18,11 @@ class BatchMemory:
     """
 
     def __init__(self, max_bytes: int, max_requests: int) -> None:
-        """Hold nothing yet.
+        """Start empty.
 
         Args:
-            max_bytes: Of all requests together; one alone may have more.
-            max_requests: How many there may be at once.
+            max_bytes: Most bytes of all requests together; one request alone may have more.
+            max_requests: Most requests at once.
         """
         self.held = 0
         self.requests = 0
@@ -32,22 +32,22 @@ class BatchMemory:
 
     @property
     def is_full(self) -> bool:
-        """Whether answers should be sent before more are made."""
+        """True while answers should be sent before more are made."""
         return self.held >= self.max_bytes
 
     @contextmanager
     def room(self, seconds_per_image: float) -> Iterator[Room]:
-        """Room for one request, which is given back at the end of the block.
+        """Reserve room for one request until the end of the block.
 
         Args:
-            seconds_per_image: Of the model; ``Retry-After`` of a refusal follows from it.
+            seconds_per_image: Of the model; a refusal's ``Retry-After`` is computed from it.
 
         Raises:
             Overloaded: There are too many requests already.
         """
         if self.requests >= self._max_requests:
             raise Overloaded(
-                f"{self._max_requests} requests of many images are in the service already",
+                f"{self._max_requests} requests with many images are already in the service",
                 retry_after_s=self.images * seconds_per_image,
                 extra={"limit": self._max_requests},
             )
@@ -61,14 +61,14 @@ class BatchMemory:
 
 
 class Room:
-    """What one request holds.
+    """Memory of one request.
 
     Attributes:
         held: Bytes.
         images: Images without an answer.
     """
 
-    def __init__(self, memory: BatchMemory, seconds_per_image: float) -> None:
+    def __init__(self, memory: ManyImagesMemory, seconds_per_image: float) -> None:
         self.held = 0
         self.images = 0
         self._memory = memory
@@ -76,7 +76,7 @@ class Room:
 
     @property
     def is_tight(self) -> bool:
-        """Whether all requests hold so much that this one should send answers before it makes more."""
+        """True while all requests together hold so much that this one should send answers before it makes more."""
         return self._memory.is_full
 
     def expect(self, num_bytes: int) -> None:
@@ -88,8 +88,8 @@ class Room:
         memory = self._memory
         if memory.held > self.held and memory.held + num_bytes > memory.max_bytes:
             raise Overloaded(
-                f"requests of many images hold {memory.held} bytes, with the {num_bytes} of this one that is more than "
-                f"{memory.max_bytes}",
+                f"requests of many images hold {memory.held} bytes; with the {num_bytes} of this one they would hold "
+                f"more than {memory.max_bytes}",
                 retry_after_s=memory.images * self._seconds_per_image,
                 extra={"value": memory.held + num_bytes, "limit": memory.max_bytes, "unit": "bytes"},
             )
@@ -104,19 +104,19 @@ class Room:
         self._add(num_bytes)
 
     def settle(self, num_images: int, num_bytes: int) -> None:
-        """The body is read: what is left of it are these images."""
+        """Count the images in place of the body, which has been read."""
         self._add(num_bytes - self.held, num_images)
 
     def answered(self, image_bytes: int, answer_bytes: int) -> None:
-        """An image has gone, and its answer is there; that one nobody can refuse any more."""
+        """Count an answer in place of its image; an answer is never refused."""
         self._add(answer_bytes - image_bytes, -1)
 
     def sent(self, answer_bytes: int) -> None:
-        """An answer has gone."""
+        """Release an answer."""
         self._add(-answer_bytes)
 
     def clear(self) -> None:
-        """Nothing is held any longer."""
+        """Release everything."""
         self._add(-self.held, -self.images)
 
     def _add(self, num_bytes: int, num_images: int = 0) -> None:

@@ -15,7 +15,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
-from starlette.datastructures import State
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -24,24 +23,24 @@ from service.answers.schemas import AnswerFormat, SegmentQuery
 from service.errors import PROBLEM_MEDIA_TYPE, ClientGone, ServiceError
 from service.http.etag import format_tag
 from service.http.many_images.envelope import Envelope, Part, choose_envelope, content_headers, new_boundary, stream
-from service.http.many_images.memory import BatchMemory, Room
+from service.http.many_images.memory import ManyImagesMemory, Room
 from service.http.multipart_form import FormFile
-from service.http.openapi import BATCH_RESPONSES, batch_request_body
-from service.http.tracing import TRACED_IMAGES, TracedImage
+from service.http.openapi import MANY_IMAGES_RESPONSES, many_images_request_body
 from service.http.upload import check_image_bytes, read_images
 from service.inference.admission import TimeLimit
 from service.inference.pipeline import Pipeline
 from service.inference.stopwatch import Stopwatch
-from service.metrics import BATCH_PATH
+from service.metrics import MANY_IMAGES_PATH
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
+from service.request.state import RequestState, TracedImage, state_of
 from service.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-# Images of one request that are in the service at once: enough to fill the engine's batches.
-_AT_ONCE = 4
-# A client that takes less than this in the time of a request is given up.
+# Most images of one request in the pipeline at once: enough to fill the engine's batches.
+_MAX_AT_ONCE = 4
+# A client that takes less than this within `request_timeout_s` is disconnected.
 _PIECE_BYTES = 1 << 18
 _EXTENSIONS = {
     "image/png": "png",
@@ -52,7 +51,7 @@ _EXTENSIONS = {
 }
 
 
-class BatchQuery(SegmentQuery):
+class ManyImagesQuery(SegmentQuery):
     """Parameters of ``POST /segment/batch``."""
 
     envelope: Envelope | None = Field(
@@ -62,84 +61,89 @@ class BatchQuery(SegmentQuery):
     )
 
 
-async def batch_memory(request: Request) -> BatchMemory:
-    """The memory of the app."""
-    memory: BatchMemory = request.app.state.batch_memory
+async def memory_of(request: Request) -> ManyImagesMemory:
+    """Give the memory of the application."""
+    memory: ManyImagesMemory = request.app.state.many_images_memory
     return memory
 
 
-MemoryOf = Annotated[BatchMemory, Depends(batch_memory)]
+MemoryOf = Annotated[ManyImagesMemory, Depends(memory_of)]
 
 
 @router.post(
-    BATCH_PATH,
+    MANY_IMAGES_PATH,
     summary="Segment many images",
     response_class=Response,
-    responses=BATCH_RESPONSES,
-    openapi_extra=batch_request_body(),
+    responses=MANY_IMAGES_RESPONSES,
+    openapi_extra=many_images_request_body(),
 )
-async def segment_batch(
-    request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: Annotated[BatchQuery, Query()], memory: MemoryOf
+async def segment_many(
+    request: Request,
+    runtime: RuntimeOf,
+    limit: TimeLimitOf,
+    query: Annotated[ManyImagesQuery, Query()],
+    memory: MemoryOf,
 ) -> Response:
-    """Segment the files in all fields `file` of a form; parameters are those of `/segment`, and hold for each.
+    """Segment the files in all fields `file` of a form, with the parameters of `/segment`.
 
-    The answer is sent while it is made: for every image in the order of the form its answer, or a problem document; an
-    image that fails harms no other. A ZIP file ends with `index.json`: name, status, file and ETag of each. In a
-    `multipart/mixed` message each part has these as headers `Status`, `Content-Disposition` and `ETag`.
+    The answer is sent while it is made. It has the answer to every image, in the order of the form, or a problem
+    document for an image that failed; the other images are not affected. A ZIP file ends with `index.json`: name,
+    status, file and ETag of each image. In a `multipart/mixed` message each part has them as headers `Status`,
+    `Content-Disposition` and `ETag`.
     """
     pipeline = pipeline_for(request, query.model)
-    # The Accept header is about the envelope; what is in it, only a parameter can tell.
+    # The Accept header chooses the envelope; only a parameter chooses the format inside.
     options = resolve_options(query, None, pipeline.manifest, pipeline.graph)
     envelope = choose_envelope(query.envelope, request.headers.get("accept"))
     with ExitStack() as stack:
         async with pipeline.admit(limit) as ticket:
             room = stack.enter_context(memory.room(pipeline.seconds_per_image))
-            request.state.stopwatch = ticket.stopwatch
+            state_of(request.scope).stopwatch = ticket.stopwatch
             with ticket.stage("read"):
                 settings = runtime.settings
                 files = await read_images(request, settings.max_batch_images, settings.max_batch_bytes, room)
             stack.enter_context(pipeline.hold_open())
         room.settle(len(files), sum(len(file.content) for file in files))
-        batch = _Batch(
+        images = _ManyImages(
             runtime=runtime,
             pipeline=pipeline,
             options=options,
             limit=limit,
             room=room,
-            state=request.state,
+            state=state_of(request.scope),
         )
-        return _BatchResponse(batch, files, envelope, stack.pop_all())
+        return _ManyImagesResponse(images, files, envelope, stack.pop_all())
 
 
-class _BatchResponse(StreamingResponse):
-    """Ends the work and gives its room back however it ends, also if the client has left before the first byte."""
+class _ManyImagesResponse(StreamingResponse):
+    """Ends the work and frees its memory in every case, also if the client leaves before the first byte."""
 
-    def __init__(self, batch: _Batch, files: Iterable[FormFile], envelope: Envelope, inside: ExitStack) -> None:
+    def __init__(self, images: _ManyImages, files: Iterable[FormFile], envelope: Envelope, admitted: ExitStack) -> None:
         boundary = new_boundary()
         headers = {
             **content_headers(envelope, boundary),
             "Vary": "Accept",
-            "X-Model-Version": batch.model_version,
+            "X-Model-Version": images.model_version,
         }
-        super().__init__(_pieces(stream(envelope, boundary, batch.answers(files))), headers=headers)
-        self._batch = batch
-        self._inside = inside
+        super().__init__(_pieces(stream(envelope, boundary, images.answers(files))), headers=headers)
+        self._images = images
+        self._admitted = admitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        timeout_s = self._batch.piece_timeout_s
+        timeout_s = self._images.piece_timeout_s
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(timeout_s):
                 await send(message)
 
-        with self._inside:
+        with self._admitted:
             try:
                 await super().__call__(scope, receive, send_in_time)
             except TimeoutError:
                 # The connection is closed, and the client sees that the answer is not whole.
                 logger.warning("the client read nothing of the answer for %g s", timeout_s)
             finally:
-                await self._batch.close()
+                await self._images.close()
 
 
 async def _pieces(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -148,11 +152,11 @@ async def _pieces(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
             yield data[start : start + _PIECE_BYTES]
 
 
-class _Batch:
-    """The images of one request, on their way through the service.
+class _ManyImages:
+    """The images of one request, on their way through the pipeline.
 
     Attributes:
-        model_version: What answers.
+        model_version: Version of the model that answers.
         piece_timeout_s: Seconds that the client has to take a piece of the answer.
     """
 
@@ -164,7 +168,7 @@ class _Batch:
         options: AnswerOptions,
         limit: TimeLimit,
         room: Room,
-        state: State,
+        state: RequestState,
     ) -> None:
         settings = runtime.settings
         self.model_version = pipeline.manifest.version
@@ -174,9 +178,8 @@ class _Batch:
         self._options = options
         self._limit = limit
         self._room = room
-        self._request_id: str = state.request_id
-        self._traced: list[TracedImage] | None = getattr(state, TRACED_IMAGES, None)
-        self._at_once = min(_AT_ONCE, settings.max_requests_in_flight)
+        self._state = state
+        self._at_once = min(_MAX_AT_ONCE, settings.max_requests_in_flight)
         self._max_image_bytes = settings.max_image_bytes
         self._waiting: deque[tuple[int, FormFile]] = deque()
         self._running: deque[asyncio.Task[Part]] = deque()
@@ -184,20 +187,20 @@ class _Batch:
         self._is_closed = False
 
     async def answers(self, files: Iterable[FormFile]) -> AsyncGenerator[Part]:
-        """The answers in the order of the images, a few of which are in work at once; ``close`` must follow."""
+        """Give the answers in the order of the images, several of which run at once; ``close`` must follow."""
         self._waiting.extend(enumerate(files))
-        del files  # each is dropped with its answer
+        del files  # each is freed with its answer
         while self._waiting or self._running:
-            while self._waiting and self._takes_more():
+            while self._waiting and self._has_room():
                 self._running.append(asyncio.create_task(self._answer(*self._waiting.popleft())))
-            # Unlike a task that is awaited, it is not cancelled with this one: ``close`` does it, and counts it.
+            # An awaited task would be cancelled with this one; ``close`` cancels and counts it instead.
             await asyncio.wait(list(self._running)[:1])
             part = self._running.popleft().result()
             yield part
             self._room.sent(len(part.content))
 
     async def close(self) -> None:
-        """Drop what nobody waits for any more."""
+        """Cancel the images that are left, and count them as departed."""
         self._is_closed = True
         for task in self._running:
             task.cancel()
@@ -205,7 +208,7 @@ class _Batch:
         for _ in self._waiting:
             self._count(ClientGone.status)
 
-    def _takes_more(self) -> bool:
+    def _has_room(self) -> bool:
         return len(self._running) < (1 if self._room.is_tight else self._at_once)
 
     async def _answer(self, index: int, file: FormFile) -> Part:
@@ -215,7 +218,7 @@ class _Batch:
             part = self._problem(index, file, error)
         except Exception:
             logger.exception("image %d failed", index)
-            part = self._problem(index, file, ServiceError("an unexpected error; the log has it under the request id"))
+            part = self._problem(index, file, ServiceError("unexpected error; the log has it under the request id"))
         self._count(part.status)
         self._note(index, part.status)
         self._room.answered(len(file.content), len(part.content))
@@ -239,22 +242,22 @@ class _Batch:
         return Part(index, file.name, 200, name, media_type, answer.content, {"ETag": tag})
 
     def _problem(self, index: int, file: FormFile, error: ServiceError) -> Part:
-        body = {**error.problem(), "instance": f"{BATCH_PATH}#{index}", "request_id": self._request_id}
+        body = {**error.problem(), "instance": f"{MANY_IMAGES_PATH}#{index}", "request_id": self._state.request_id}
         content = json.dumps(body).encode()
         name = f"{_stem(index, file)}.problem.json"
         return Part(index, file.name, error.status, name, PROBLEM_MEDIA_TYPE, content, error.headers)
 
     def _note(self, index: int, status: int) -> None:
-        """Tell the request's trace of an image."""
+        """Add an image to the request's trace."""
         stopwatch = self._stopwatches.pop(index, None) or Stopwatch()
-        if self._traced is not None:
-            self._traced.append(TracedImage(index, status, stopwatch, time.perf_counter()))
+        if self._state.traced_images is not None:
+            self._state.traced_images.append(TracedImage(index, status, stopwatch, time.perf_counter()))
 
     def _count(self, status: int) -> None:
         self._metrics.request_answered(self._pipeline.manifest.name, str(self._options.format), status)
 
 
 def _stem(index: int, file: FormFile) -> str:
-    """What can be a file's name anywhere, from what a client said."""
+    """Make the name that a client sent safe as a file name on every system."""
     stem = PurePosixPath(file.name.replace("\\", "/")).stem
     return f"{index:04d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)[:64] or 'image'}"

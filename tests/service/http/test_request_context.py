@@ -1,4 +1,4 @@
-"""When a request arrived, which its deadline counts from."""
+"""Arrival of a request, which its deadline counts from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.http.request_context import RequestContext
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.request.state import state_of
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ async def test_arrival_is_noted_before_anything_else_happens_to_the_request() ->
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.02)
-        arrivals.append(scope["state"]["arrived"])
+        arrivals.append(state_of(scope).arrived)
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def ignore(message: Message) -> None:

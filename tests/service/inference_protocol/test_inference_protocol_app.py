@@ -19,18 +19,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.api import Api, Serving
+from tests.support.brightness_model import Infer
+from tests.support.exchange import Exchange
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
+
 pytestmark = pytest.mark.anyio
 
 POISON = 201
 MODEL = "/v2/models/brightness"
 INFER = MODEL + "/infer"
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Exchange = Any
-Serving = Callable[..., Any]
-Solid = Callable[[int], bytes]
-Png = Callable[..., bytes]
 
 
 def flat(*levels: int) -> NDArray[np.uint8]:
@@ -126,7 +125,7 @@ async def test_other_models_versions_and_paths_are_unknown(api: Api) -> None:
         unknown = await api.get("/v2/models/street" + path)
         assert "model 'street' is unknown; served: 'brightness'" in error_of(unknown, 404)
         unknown = await api.get(MODEL + "/versions/9" + path)
-        assert "version '9' of 'brightness' is not served, '1.2.3' is" in error_of(unknown, 404)
+        assert "version '9' of 'brightness' is not served; '1.2.3' is" in error_of(unknown, 404)
     assert "street" in error_of(await api.http.post("/v2/models/street/infer", content=b"x"), 404)
     assert "GET /v2/nothing" in error_of(await api.get("/v2/nothing"), 404)
     assert "GET " + INFER in error_of(await api.get(INFER), 405)
@@ -143,9 +142,7 @@ async def test_images_in_json_are_answered_in_json(api: Api, path: str) -> None:
     assert (body["model_name"], body["model_version"], body["id"]) == ("brightness", "1.2.3", "7")
 
 
-async def test_binary_outputs_follow_the_json(
-    api: Api, brightness_logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-) -> None:
+async def test_binary_outputs_follow_the_json(api: Api, brightness_logits: Infer) -> None:
     images = flat(10, 250)
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in ("logits", "labels")]
     response = await infer(api, images, outputs=outputs)
@@ -291,7 +288,7 @@ async def test_image_on_which_the_model_fails_fails_its_request_alone(engine: Fa
 
 @pytest.mark.parametrize("output", ["labels", "logits"])
 async def test_nan_in_the_logits_is_answered_500(engine: FakeEngine, api: Api, output: str) -> None:
-    engine._logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
+    engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
     assert "NaN" in error_of(await infer(api, flat(0), outputs=[{"name": output}]), 500)
 
 
@@ -300,7 +297,7 @@ async def test_bug_is_answered_500_without_its_text(api: Api, monkeypatch: pytes
         raise KeyError("secret")
 
     monkeypatch.setattr("service.inference_protocol.inference.encode_row", fail)
-    assert error_of(await infer(api, flat(0)), 500) == "an unexpected error; the log has it under the request id"
+    assert error_of(await infer(api, flat(0)), 500) == "unexpected error; the log has it under the request id"
     monkeypatch.undo()
     assert (await infer(api, flat(0))).status_code == 200
 

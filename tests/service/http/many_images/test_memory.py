@@ -7,17 +7,17 @@ from contextlib import ExitStack
 import pytest
 
 from service.errors import Overloaded
-from service.http.many_images.memory import BatchMemory
+from service.http.many_images.memory import ManyImagesMemory
 
 LIMIT = 1000
 
 
 @pytest.fixture
-def memory() -> BatchMemory:
-    return BatchMemory(LIMIT, max_requests=2)
+def memory() -> ManyImagesMemory:
+    return ManyImagesMemory(LIMIT, max_requests=2)
 
 
-def test_bytes_are_counted_over_all_requests_and_given_back(memory: BatchMemory) -> None:
+def test_bytes_are_counted_over_all_requests_and_given_back(memory: ManyImagesMemory) -> None:
     with memory.room(0.0) as first, memory.room(0.0) as second:
         first.receive(600)
         second.receive(400)
@@ -25,19 +25,19 @@ def test_bytes_are_counted_over_all_requests_and_given_back(memory: BatchMemory)
     assert (memory.held, memory.requests) == (0, 0)
 
 
-def test_bytes_that_do_not_fit_are_refused_with_value_and_limit(memory: BatchMemory) -> None:
+def test_bytes_that_do_not_fit_are_refused_with_value_and_limit(memory: ManyImagesMemory) -> None:
     with memory.room(0.0) as first, memory.room(0.0) as second:
         first.receive(600)
         with pytest.raises(Overloaded) as announced:
             second.expect(401)
         assert announced.value.extra == {"value": 1001, "limit": LIMIT, "unit": "bytes"}
         second.receive(400)
-        with pytest.raises(Overloaded, match="hold 1000 bytes, with the 1 of this one"):
+        with pytest.raises(Overloaded, match="hold 1000 bytes; with the 1 of this one"):
             second.receive(1)
         assert second.held == 400
 
 
-def test_request_alone_may_have_more(memory: BatchMemory) -> None:
+def test_request_alone_may_have_more(memory: ManyImagesMemory) -> None:
     with memory.room(0.0) as room:
         room.expect(5000)
         room.receive(3000)
@@ -45,13 +45,13 @@ def test_request_alone_may_have_more(memory: BatchMemory) -> None:
         assert room.is_tight
 
 
-def test_too_many_requests_are_refused(memory: BatchMemory) -> None:
+def test_too_many_requests_are_refused(memory: ManyImagesMemory) -> None:
     with memory.room(0.0), memory.room(0.0), pytest.raises(Overloaded, match="2 requests") as caught, memory.room(0.0):
         pytest.fail("a third came in")
     assert caught.value.extra == {"limit": 2}
 
 
-def test_images_go_and_answers_come_until_they_are_sent(memory: BatchMemory) -> None:
+def test_images_go_and_answers_come_until_they_are_sent(memory: ManyImagesMemory) -> None:
     with memory.room(0.0) as room:
         room.receive(500)
         room.settle(num_images=2, num_bytes=450)
@@ -63,7 +63,7 @@ def test_images_go_and_answers_come_until_they_are_sent(memory: BatchMemory) -> 
     assert (memory.held, memory.images) == (0, 0)
 
 
-def test_retry_after_is_the_time_of_the_images_that_wait(memory: BatchMemory) -> None:
+def test_retry_after_is_the_time_of_the_images_that_wait(memory: ManyImagesMemory) -> None:
     with ExitStack() as stack:
         first, second = (stack.enter_context(memory.room(0.25)) for _ in range(2))
         first.receive(900)

@@ -8,7 +8,6 @@ import email.policy
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from email.message import EmailMessage
 from typing import Any
 
@@ -17,15 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.api import Api, Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
+
 pytestmark = pytest.mark.anyio
 
 POISON = 201
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Serving = Callable[..., Any]
-Png = Callable[..., bytes]
-Solid = Callable[[int], bytes]
 
 
 async def send(api: Api, images: list[tuple[str, bytes]], **parameters: str) -> httpx.Response:
@@ -149,8 +146,8 @@ async def test_images_and_bytes_are_limited(serving: Serving, solid: Solid) -> N
         assert problem["limit"] == 4096
         entries, _ = unpack(await send(api, images[:2]))
         assert len(entries) == 2
-        assert api.app.state.batch_memory.requests == 0
-        assert api.app.state.batch_memory.held == 0
+        assert api.app.state.many_images_memory.requests == 0
+        assert api.app.state.many_images_memory.held == 0
 
 
 async def test_more_images_than_places_in_the_service_are_answered(serving: Serving, solid: Solid) -> None:
@@ -188,9 +185,9 @@ async def test_work_of_a_departed_client_is_dropped(engine: FakeEngine, serving:
         await engine.until_entered()
         task.cancel()
         await asyncio.wait((task,))
-        while api.app.state.batch_memory.requests:  # noqa: ASYNC110  the places are what is tested
+        while api.app.state.many_images_memory.requests:  # noqa: ASYNC110  the places are what is tested
             await asyncio.sleep(0)
         assert await api.metric("ecenet_in_flight") == 0
         assert await api.metric('ecenet_requests_total{format="labels",status="499"}') == 20
-        assert api.app.state.batch_memory.held == 0
+        assert api.app.state.many_images_memory.held == 0
         engine.gate.set()

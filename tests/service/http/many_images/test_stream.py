@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.api import Api, Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Solid
+
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Serving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 
 PATH = "/segment/batch"
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -33,7 +32,7 @@ async def send_body(api: Api, body: bytes | AsyncIterator[bytes], **headers: str
 
 
 def check_nothing_is_held(api: Api) -> None:
-    memory = api.app.state.batch_memory
+    memory = api.app.state.many_images_memory
     assert (memory.held, memory.requests, memory.images) == (0, 0, 0)
 
 
@@ -142,7 +141,7 @@ async def test_all_requests_share_a_memory(engine: FakeEngine, serving: Serving,
         engine.shut()
         first, second = Client(api, body), Client(api, body)
         await engine.until_entered()
-        while api.app.state.batch_memory.images < 2:  # noqa: ASYNC110  the memory is what is tested
+        while api.app.state.many_images_memory.images < 2:  # noqa: ASYNC110  the memory is what is tested
             await asyncio.sleep(0)
         sent: list[bytes] = []
 
@@ -170,7 +169,7 @@ async def test_too_many_requests_at_once_are_refused(engine: FakeEngine, serving
     async with serving(max_requests_in_flight=2) as api:
         engine.shut()
         clients = [Client(api, part(solid(0)) + END) for _ in range(2)]
-        while api.app.state.batch_memory.images < 2:  # noqa: ASYNC110  the memory is what is tested
+        while api.app.state.many_images_memory.images < 2:  # noqa: ASYNC110  the memory is what is tested
             await asyncio.sleep(0)
         problem = api.check_problem(await send_body(api, part(solid(0)) + END), 503, "overloaded", "2 requests")
         assert problem["limit"] == 2
@@ -215,7 +214,7 @@ async def test_client_that_stops_reading_is_given_up(
         client.reads.clear()
         await client.task
         check_nothing_is_held(api)
-    assert "took no piece of the answer in 0.1 s" in caplog.text
+    assert "read nothing of the answer for 0.1 s" in caplog.text
 
 
 async def test_request_that_is_inside_is_answered_whole_during_a_drain(
