@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from importlib.metadata import PackageNotFoundError, version
+from typing import ParamSpec, TypeVar
 
 from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.inference.admission import Admission
 from service.inference.batcher import BatchTrace
-from service.inference.context_threads import ContextThreads
 from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
@@ -20,6 +23,9 @@ from service.models.source import ModelSource
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Runtime:
@@ -54,7 +60,7 @@ class Runtime:
         self.lifecycle = Lifecycle()
         self.started = asyncio.Event()
         self._default_only = default_only
-        self._codec = ContextThreads(settings.codec_threads, thread_name_prefix="codec")
+        self._codec = _ContextThreads(settings.codec_threads, thread_name_prefix="codec")
         self._admission = Admission(
             capacity=settings.max_requests_in_flight,
             max_pixels=settings.max_pixels_in_flight,
@@ -204,6 +210,15 @@ class Runtime:
         mean_s = sum(batcher.seconds_per_image for batcher in batchers) / len(batchers)
         waiting_s = sum(batcher.backlog * batcher.seconds_per_image for batcher in batchers)
         return waiting_s + max(0, requests - images) * mean_s
+
+
+class _ContextThreads(ThreadPoolExecutor):
+    """A pool whose jobs see the context variables of the caller that submits them, as with ``asyncio.to_thread``."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn`` in a thread, in a copy of the caller's context."""
+        context = copy_context()
+        return super().submit(lambda: context.run(fn, *args, **kwargs))
 
 
 def release() -> str:

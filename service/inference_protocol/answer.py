@@ -17,7 +17,7 @@ EncodedRow = Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EncodedResponse:
     """A body; ``header_length`` is the length of its JSON in bytes if binary data follow, and None otherwise."""
 
     body: bytes
@@ -31,7 +31,7 @@ def encode_row(row: Mapping[str, NDArray[Any]], outputs: Sequence[WantedOutput])
 
 def assemble(
     name: str, version: str, request_id: str | None, outputs: Sequence[WantedOutput], rows: Sequence[EncodedRow]
-) -> Answer:
+) -> EncodedResponse:
     """Join encoded rows, one or more, to the answer of a request to the model ``name`` in ``version``."""
     columns = list(zip(*rows, strict=True))
     tensors = b",".join(_tensor(output, column) for output, column in zip(outputs, columns, strict=True))
@@ -40,7 +40,7 @@ def assemble(
         head["id"] = request_id
     text = json.dumps(head).encode()[:-1] + b',"outputs":[' + tensors + b"]}"
     binary = [chunk for output, column in zip(outputs, columns, strict=True) if output.is_binary for chunk in column]
-    return Answer(b"".join((text, *binary)), len(text) if binary else None)
+    return EncodedResponse(b"".join((text, *binary)), len(text) if binary else None)
 
 
 def _tensor(output: WantedOutput, column: Sequence[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from service.errors import DeadlineExceeded
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.pipeline import Pipeline
-from service.inference_protocol.answer import Answer, assemble
+from service.inference_protocol.answer import EncodedResponse, assemble
 from service.inference_protocol.body import HEADER_LENGTH, decompress
 from service.inference_protocol.errors import PATH
 from service.inference_protocol.inference import run_inference
@@ -161,7 +161,7 @@ async def _read(
 
 async def _answer(
     pipeline: Pipeline, inference: Inference, signature: Signature, limit: TimeLimit, ticket: Ticket
-) -> Answer:
+) -> EncodedResponse:
     """Run the images. Each takes a place in the service: the request's own for the first, one more for each other."""
     async with AsyncExitStack() as places:
         others = [await places.enter_async_context(pipeline.admit(limit)) for _ in inference.images[1:]]
@@ -186,7 +186,7 @@ async def _client_timeout() -> AsyncIterator[asyncio.Timeout]:
         raise DeadlineExceeded("no answer within the request's parameter 'timeout'") from None
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: EncodedResponse) -> Response:
     if answer.header_length is None:
         return Response(answer.body, media_type="application/json")
     headers = {HEADER_LENGTH: str(answer.header_length)}

@@ -13,7 +13,7 @@ from service.engines.base import EngineError
 from service.engines.runtimes import CPU_RUNTIMES
 from service.errors import LoadFailure
 from service.inference.admission import Admission
-from service.inference.batch_size_choice import Tuning, tune
+from service.inference.batch_policy import BatchPolicy, choose_batch_policy
 from service.inference.batcher import Batcher, BatchTrace
 from service.inference.pipeline import Pipeline
 from service.inference.tiled_inference import BATCHES_IN_FLIGHT
@@ -66,20 +66,20 @@ class Model:
         self.engine = engine = loaded.engine
         self._thread = thread
         self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stacking")
-        tuning = _tune(loaded, shared.settings)
+        policy = _batch_policy(loaded, shared.settings)
         self.batcher = Batcher(
             engine.infer,
             thread,
-            max_batch_size=tuning.max_batch_size,
+            max_batch_size=policy.max_batch_size,
             # One image at a time may be there in windows.
-            max_queued_images=shared.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * tuning.max_batch_size,
-            window_s=tuning.window_s,
+            max_queued_images=shared.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
+            window_s=policy.window_s,
             observer=metrics,
-            engine_timeout_s=tuning.engine_timeout_s,
+            engine_timeout_s=policy.engine_timeout_s,
             # Where the CPU is the engine, copying beside it would only take its time.
             stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
             expects_more=lambda: shared.admission.expects(self.batcher),
-            seconds_per_image=tuning.seconds_per_image,
+            seconds_per_image=policy.seconds_per_image,
             trace=shared.batch_trace,
         )
         self.pipeline = Pipeline(
@@ -154,22 +154,22 @@ def _reason(found: FoundModel, error: Exception) -> str:
     return f"loading {found.title} failed: {str(error) or type(error).__name__}"
 
 
-def _tune(loaded: LoadedModel, settings: Settings) -> Tuning:
+def _batch_policy(loaded: LoadedModel, settings: Settings) -> BatchPolicy:
     window_ms = settings.batch_window_ms
-    tuning = tune(
+    policy = choose_batch_policy(
         loaded.seconds,
-        most=loaded.engine.max_batch_size,
+        engine_limit=loaded.engine.max_batch_size,
         max_batch_size=settings.max_batch_size,
         window_s=None if window_ms is None else window_ms / 1000,
         engine_timeout_s=settings.engine_timeout_s,
     )
     logger.info(
-        "%s %s: batches of up to %d, a window of %.1f ms, %.1f s for the engine; an image takes %.0f ms",
+        "%s %s: batches of at most %d images, window %.1f ms, engine timeout %.1f s, %.0f ms per image",
         loaded.manifest.name,
         loaded.manifest.version,
-        tuning.max_batch_size,
-        tuning.window_s * 1000,
-        tuning.engine_timeout_s,
-        tuning.seconds_per_image * 1000,
+        policy.max_batch_size,
+        policy.window_s * 1000,
+        policy.engine_timeout_s,
+        policy.seconds_per_image * 1000,
     )
-    return tuning
+    return policy

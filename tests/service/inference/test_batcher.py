@@ -13,11 +13,9 @@ import pytest
 
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded
 from service.inference.batcher import BatchRow
+from tests.support.batcher_bench import Bench, Play
 
 POISON = 201
-# Fixtures' types, which live in conftest.py.
-Bench = Any
-Play = Any
 
 
 class InlineExecutor(Executor):

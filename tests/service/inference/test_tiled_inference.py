@@ -7,11 +7,9 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,8 +19,10 @@ from PIL import Image
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.batcher import Batcher
 from service.inference.tiled_inference import TiledInference
+from tests.support.api import Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
 
-Serving = Callable[..., AbstractAsyncContextManager[Any]]
 pytestmark = pytest.mark.anyio
 
 
@@ -66,7 +66,7 @@ async def test_an_image_is_seen_at_its_own_size(size: tuple[int, int], serving: 
     assert {"decode", "queue", "infer", "post"} <= set(summary["timings_ms"])
 
 
-async def test_an_image_of_one_window_is_resized(serving: Serving, png: Callable[..., bytes]) -> None:
+async def test_an_image_of_one_window_is_resized(serving: Serving, png: Png) -> None:
     async with serving() as api:
         summary = (await api.post(png(16, 48), mode="tile", format="json")).json()
         np.testing.assert_array_equal(
@@ -97,7 +97,7 @@ async def test_every_format_is_answered_of_windows(serving: Serving) -> None:
         ).tolist()
 
 
-async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: Any, solid: Callable[[int], bytes]) -> None:
+async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: FakeEngine, solid: Solid) -> None:
     async with serving() as api:
         api.check_problem(await api.post(solid(1), mode="patch"), 422, "invalid-parameter", "mode is 'patch'")
         answer = await api.post(solid(1), mode="tile", size="model")
@@ -107,7 +107,7 @@ async def test_what_cannot_be_tiled_is_refused(serving: Serving, engine: Any, so
         assert problem["parameter"] == "size"
 
 
-async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Callable[[int], bytes]) -> None:
+async def test_labels_cannot_be_blended(serving: Serving, engine: FakeEngine, solid: Solid) -> None:
     engine.graph = replace(engine.graph, output="labels")
     engine.logits = lambda images: np.zeros((len(images), 8, 16), np.uint8)
     async with serving() as api:
@@ -115,7 +115,7 @@ async def test_labels_cannot_be_blended(serving: Serving, engine: Any, solid: Ca
         api.check_problem(await api.post(solid(1), mode="tile"), 422, "invalid-parameter", *words)
 
 
-async def test_nan_in_a_window_is_answered_500(serving: Serving, engine: Any) -> None:
+async def test_nan_in_a_window_is_answered_500(serving: Serving, engine: FakeEngine) -> None:
     async with serving() as api:
         engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
         api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 500, "engine-failure", "NaN")
@@ -126,7 +126,7 @@ async def test_the_limit_of_pixels_holds(serving: Serving) -> None:
         api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 413, "payload-too-large", "9100")
 
 
-async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: Serving, engine: Any) -> None:
+async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving: Serving, engine: FakeEngine) -> None:
     async with serving() as api:
         api.batcher.seconds_per_image = 10.0
         engine.batch_sizes.clear()
@@ -158,7 +158,7 @@ async def test_images_take_turns() -> None:
     assert entered.is_set()
 
 
-async def test_a_large_image_leaves_room_in_the_queue(serving: Serving, engine: Any) -> None:
+async def test_a_large_image_leaves_room_in_the_queue(serving: Serving, engine: FakeEngine) -> None:
     """It has at most two batches of windows there, so that smaller ones are still served beside it."""
     large = picture(noise(400, 400))
     async with serving() as api:
