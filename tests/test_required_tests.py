@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 TESTS = """
 import pytest
 
@@ -29,7 +29,7 @@ SKIPPED = "def test_for_another_reason():\n    pytest.skip('no data')\n"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "conftest.py").write_text("from tests.support.required_tests import *\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\naddopts = -rs -p no:cacheprovider\n")
     (tmp_path / "test_it.py").write_text(TESTS)
     return tmp_path
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 def run(project: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The tests of the project where CUDA shows no GPU."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("REQUIRE_")}
-    environment = {**inherited, "CUDA_VISIBLE_DEVICES": "", **variables}
+    environment = {**inherited, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-m", "pytest", "-q", str(project)]
     return subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True, check=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from service.client import Client
 from service.client.cli import main
+from tests.support.pictures import Png
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ def running(model_dir: Path) -> Iterator[str]:
 
 
 def test_images_are_segmented_by_a_service_that_goes_and_comes_back(
-    tiny_model_dir: Path, png: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model_dir: Path, png: Png, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,9 @@ from PIL import Image
 from tritonclient.http import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.support.brightness_model import WriteModel
+from tests.support.pictures import Png
+
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef"
 HEADERS = {"X-API-Key": KEY}
@@ -30,7 +33,6 @@ GATED = ["-c", "import runpy; runpy.run_path('tests/e2e/gated_server.py', run_na
 # The classes of the stripes of ``png``, left to right, by version.
 STRIPES = {"1.0.0": [0, 1, 2], "2.0.0": [2, 1, 0]}
 
-WriteModel = Callable[..., Path]
 Popen = subprocess.Popen[bytes]
 
 
@@ -115,7 +117,7 @@ def test_tritons_client_lists_loads_and_unloads(root: Path) -> None:
             client.load_model("street", headers=HEADERS, config="{}")
 
 
-def test_switches_under_load_lose_no_request(root: Path, png: Callable[..., bytes]) -> None:
+def test_switches_under_load_lose_no_request(root: Path, png: Png) -> None:
     answers: list[tuple[str, list[int]]] = []
     is_over = threading.Event()
 
@@ -143,7 +145,7 @@ def test_switches_under_load_lose_no_request(root: Path, png: Callable[..., byte
         assert 'ecenet_model_loads_total{model="street",result="success"} 21.0\n' in http.get("/metrics").text
 
 
-def test_sighup_follows_the_disk(root: Path, write_model: WriteModel, png: Callable[..., bytes]) -> None:
+def test_sighup_follows_the_disk(root: Path, write_model: WriteModel, png: Png) -> None:
     with serving(root) as (popen, http):
         write_model(root / "day", name="day", version="1")
         (write_model(root / "night2", name="night", version="2") / "model.onnx").write_bytes(b"broken")
@@ -197,7 +199,7 @@ def loading(popen: Popen) -> tuple[str, ThreadPoolExecutor]:
     return url, ThreadPoolExecutor(1)
 
 
-def test_a_drain_during_a_load_answers_it_and_ends(png: Callable[..., bytes]) -> None:
+def test_a_drain_during_a_load_answers_it_and_ends(png: Png) -> None:
     with started(GATED, "--drain-delay-s", "0", GATED_LOAD="1") as popen:
         url, pool = loading(popen)
         with pool:
@@ -234,7 +236,7 @@ def test_a_default_model_that_does_not_work_ends_the_start_in_one_sentence(root:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("--default-model", "day"), 2, "--default-model is 'day', but there are only night, street"),
+        (("--default-model", "day"), 2, "--default-model is 'day'; the available models are night, street"),
         ((), 1, "hold the same version, street 2.0.0: remove one, or give it another"),
     ],
 )

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from service.model_directory.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
+from tests.support.pictures import Png
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ["-m", "service"]
@@ -108,9 +109,7 @@ def background() -> Iterator[Callable[..., Future[httpx.Response]]]:
         yield pool.submit
 
 
-def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(
-    tiny_model_dir: Path, png: Callable[..., bytes]
-) -> None:
+def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(tiny_model_dir: Path, png: Png) -> None:
     with running(SERVICE, "--model-dir", str(tiny_model_dir), "--drain-delay-s", "0") as process:
         assert "is ready at http://127.0.0.1:" in process.banner[0]
         assert "brightness 1.2.3: 3 classes, input 64x32, onnxruntime" in process.banner[1]
@@ -122,7 +121,7 @@ def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(
 
 
 def test_request_in_flight_at_sigterm_is_answered(
-    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    gated: Process, png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     inside = background(gated.segment, png())
     assert gated.line() == "batch 1"
@@ -135,7 +134,7 @@ def test_request_in_flight_at_sigterm_is_answered(
 
 
 def test_request_that_is_not_done_in_the_drain_time_is_answered_503(
-    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     with running(GATED, "--drain-delay-s", "0", "--drain-timeout-s", "0.2") as process:
         stuck = background(process.segment, png())
@@ -147,7 +146,7 @@ def test_request_that_is_not_done_in_the_drain_time_is_answered_503(
 
 
 def test_second_signal_ends_the_process_at_once(
-    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    gated: Process, png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     inside = background(gated.segment, png())
     assert gated.line() == "batch 1"
@@ -160,7 +159,7 @@ def test_second_signal_ends_the_process_at_once(
 
 
 def test_work_of_sixty_clients_that_hang_up_is_dropped(
-    gated: Process, png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    gated: Process, png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     first = background(gated.segment, png())
     assert gated.line() == "batch 1"
@@ -180,9 +179,7 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
     assert 'ecenet_batch_size_sum{model="gated"} 2.0\n' in metrics
 
 
-def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(
-    gated: Process, png: Callable[..., bytes]
-) -> None:
+def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(gated: Process, png: Png) -> None:
     client = gated.send(png()[:40], announced=len(png()))
     gated.until_in_flight(1)
     client.close()
@@ -195,7 +192,7 @@ def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(
     [("decode", "decode", 0), ("post", "labels_of", 1), ("encode", "encode_answer", 1)],
 )
 def test_client_that_hangs_up_is_noticed_while_its_stage_runs(
-    stage: str, function: str, batches: int, png: Callable[..., bytes]
+    stage: str, function: str, batches: int, png: Png
 ) -> None:
     with running(GATED, "--drain-delay-s", "0", GATED_FUNCTION=function) as process:
         client = process.send(png())
@@ -213,7 +210,7 @@ def test_client_that_hangs_up_is_noticed_while_its_stage_runs(
 
 
 def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
-    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     with running(GATED, "--drain-delay-s", "0", "--engine-timeout-s", "0.5") as process:
         started = time.monotonic()
@@ -249,7 +246,7 @@ def child(process: subprocess.Popen[bytes]) -> int:
 
 
 def test_process_1_of_a_container_drains_on_sigterm(
-    png: Callable[..., bytes], background: Callable[..., Future[httpx.Response]]
+    png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     with running(GATED, "--drain-delay-s", "1", runner=namespace()) as process:
         inside = background(process.segment, png())
@@ -272,9 +269,7 @@ def test_process_1_of_a_container_leaves_on_the_second_signal() -> None:
         assert process.popen.wait(20) == 128 + signal.SIGINT
 
 
-def test_of_a_hundred_at_once_each_is_answered_and_those_over_the_limit_immediately(
-    gated: Process, png: Callable[..., bytes]
-) -> None:
+def test_of_a_hundred_at_once_each_is_answered_and_those_over_the_limit_immediately(gated: Process, png: Png) -> None:
     async def crowd() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=100)
         async with httpx.AsyncClient(base_url=gated.url, limits=limits, timeout=60) as client:
@@ -311,8 +306,8 @@ def test_wrong_setting_is_told_in_one_line() -> None:
 def test_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
     result = failing("--port", "0", "--model-dir", str(tmp_path))
     assert result.returncode == 1
-    reason = "it has no manifest.json, and neither has a folder in it"
-    assert result.stderr == f"ecenet-serve: {tmp_path} is no model directory: {reason}\n"
+    reason = "neither it nor a folder in it has a manifest.json"
+    assert result.stderr == f"ecenet-serve: {tmp_path} is not a model directory: {reason}\n"
 
 
 def test_model_that_cannot_be_loaded_ends_the_process_with_status_1(tmp_path: Path, manifest: Manifest) -> None:

@@ -19,10 +19,11 @@ from tritonclient.http import InferAsyncRequest, InferenceServerClient, InferInp
 from tritonclient.utils import InferenceServerException
 
 from service.imaging.label_map import label_map
+from tests.support.brightness_model import Infer
+from tests.support.pictures import Png
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "brightness"
-Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
@@ -102,7 +103,7 @@ def test_health_and_metadata(client: InferenceServerClient) -> None:
 def test_infer_in_both_forms_both_ways(
     client: InferenceServerClient,
     photos: list[NDArray[np.uint8]],
-    brightness_logits: Logits,
+    brightness_logits: Infer,
     binary_in: bool,
     binary_out: bool,
 ) -> None:
@@ -127,7 +128,7 @@ def test_files_are_decoded(client: InferenceServerClient, segment: Segment, phot
     assert np.array_equal(labels, [segment(image) for image in photos[:3]])
 
 
-def test_files_of_any_size_give_one_tensor(client: InferenceServerClient, png: Callable[..., bytes]) -> None:
+def test_files_of_any_size_give_one_tensor(client: InferenceServerClient, png: Png) -> None:
     labels = array(client.infer(MODEL, [files_input(png(9, 33), png(200, 300))]), "labels")
     assert labels.shape == (2, 32, 64)
     assert np.array_equal(labels[1][:, [5, 32, 58]], np.broadcast_to(np.array([0, 1, 2], np.uint8), (32, 3)))

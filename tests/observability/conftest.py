@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.engines.names import RUNTIMES
-from tests.conftest import LiveService
+from service.engines.runtimes import RUNTIMES
 from tests.observability.promql import Catalogue, add_recorded, catalogue_of
 from tests.observability.shipped import rules
+from tests.support.live_service import LiveService
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from tests.load_balancer.patience import until
 from tests.load_balancer.replicas import SLOW, Replica, fleet
 from tests.observability.shipped import alerts
 from tests.observability.stack import Prometheus, Webhook, alertmanager, prometheus, webhook
+from tests.support.pictures import Png
 
 pytestmark = pytest.mark.deployment
 CLIENTS = 12
@@ -83,7 +84,7 @@ def load(service: Replica, image: bytes) -> Iterator[None]:
         client.result()
 
 
-def test_overload_is_told_and_its_end_too(stack: Stack, png: Callable[..., bytes]) -> None:
+def test_overload_is_told_and_its_end_too(stack: Stack, png: Png) -> None:
     stack.until_evaluated()
     assert stack.prometheus.states() == {}
     with load(stack.service, png()):

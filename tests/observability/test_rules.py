@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.engines.names import CPU_RUNTIMES
+from service.engines.runtimes import CPU_RUNTIMES
 from service.metrics import Metrics
 from tests.observability.promql import Catalogue, complaints
 from tests.observability.shipped import alerts, read, rules

@@ -8,7 +8,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,11 @@ import pytest
 
 from service.logs import escape, make_handler, request_lines, timestamp
 from service.settings import LogFormat
+from tests.support.api import Api
+from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
 
-# A fixture's type, which lives in conftest.py.
-Api = Any
-Solid = Callable[[int], bytes]
 
 NASTY = "a\nb\r\x1b[31mred\x00\u2028\u202e\x85\udc80end"
 

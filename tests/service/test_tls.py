@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,11 +22,9 @@ from service.model_directory.manifest import Manifest
 from service.server import Server, bind
 from service.settings import Settings, SettingsError
 from service.tls import check_tls
+from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
-
-# A fixture's type, which lives in conftest.py.
-FakeEngine = Any
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +15,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from service.model_directory.manifest import GraphInfo, Manifest
+from tests.support.api import Api, Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Serving = Callable[..., Any]
-Png = Callable[..., bytes]
-Solid = Callable[[int], bytes]
 
 COLUMNS = (8, 48, 88)  # in the middle of the dark, the grey and the bright stripe
 FORMATS = ("labels", "color", "overlay", "confidence", "contours", "npy", "json")
@@ -73,7 +69,7 @@ async def test_contours_outline_the_stripes(api: Api, png: Png) -> None:
 async def test_confidence_is_the_largest_probability(
     level: int, probability: float, engine: FakeEngine, api: Api, solid: Solid
 ) -> None:
-    engine._logits = graded_logits
+    engine.logits = graded_logits
     response = await api.post(solid(level), format="confidence")
     assert Image.open(io.BytesIO(response.content)).mode == "L"
     confidence = api.pixels(response)
@@ -251,9 +247,9 @@ async def test_large_json_bodies_are_answered_413(api: Api) -> None:
 @pytest.fixture
 def labels_engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Its graph gives the classes of the cells, without scores."""
-    logits = engine._logits
+    logits = engine.logits
     monkeypatch.setattr(type(engine), "graph", GraphInfo("model.onnx", "0" * 64, (32, 64), output="labels"))
-    engine._logits = lambda images: logits(images).argmax(1).astype(np.uint8)
+    engine.logits = lambda images: logits(images).argmax(1).astype(np.uint8)
     return engine
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,39 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.client import AsyncClient, Client
+from tests.support.replies import URL, MakeAsyncClient, MakeClient, MakeProblem, Replies, Waits
 
-Reply = httpx.Response | Exception
-Service = Callable[[httpx.Request], Reply]
-URL = "http://host:8000"
+Service = Callable[[httpx.Request], httpx.Response]
 LABELS = (np.arange(35).reshape(5, 7) % 3).astype(np.uint8)
-
-
-class Waits(list[float]):
-    """Seconds that were waited."""
-
-    async def wait(self, seconds: float) -> None:
-        self.append(seconds)
-
-
-class Replies:
-    """Answers requests in turn, the last reply again and again; an exception is raised.
-
-    Attributes:
-        requests: What was received.
-    """
-
-    def __init__(self, *replies: Reply) -> None:
-        self.requests: list[httpx.Request] = []
-        self._replies = list(replies)
-        self._lock = threading.Lock()
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        with self._lock:
-            self.requests.append(request)
-            reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
 
 
 @pytest.fixture
@@ -55,22 +25,22 @@ def waits() -> Waits:
 
 
 @pytest.fixture
-def client(waits: Waits) -> Callable[..., Client]:
+def client(waits: Waits) -> MakeClient:
     """Makes a client of a function."""
 
     def make(service: Service, url: str = URL, **options: Any) -> Client:
-        http = httpx.Client(transport=httpx.MockTransport(service))  # type: ignore[arg-type]
+        http = httpx.Client(transport=httpx.MockTransport(service))
         return Client(url, http=http, sleep=waits.append, **options)
 
     return make
 
 
 @pytest.fixture
-def async_client(waits: Waits) -> Callable[..., AsyncClient]:
+def async_client(waits: Waits) -> MakeAsyncClient:
     """Makes an asynchronous client of a function."""
 
     def make(service: Service, url: str = URL, **options: Any) -> AsyncClient:
-        http = httpx.AsyncClient(transport=httpx.MockTransport(service))  # type: ignore[arg-type]
+        http = httpx.AsyncClient(transport=httpx.MockTransport(service))
         return AsyncClient(url, http=http, sleep=waits.wait, **options)
 
     return make
@@ -101,7 +71,7 @@ def labelled() -> httpx.Response:
 
 
 @pytest.fixture
-def problem() -> Callable[..., httpx.Response]:
+def problem() -> MakeProblem:
     """Makes an error as the service tells it."""
 
     def make(status: int, retry_after: str | None = None, **members: Any) -> httpx.Response:

@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service.client import AsyncClient
 from service.client.bulk import Report, segment_all
 from service.client.jobs import Job
 from service.model_directory.files import write_whole
+from tests.support.replies import MakeAsyncClient, MakeProblem
 
-MakeProblem = Callable[..., httpx.Response]
 MakeJobs = Callable[[int], list[Job]]
 
 
@@ -33,7 +32,7 @@ def jobs(tmp_path: Path) -> MakeJobs:
 
 
 @pytest.fixture
-def segment(async_client: Callable[..., AsyncClient]) -> Callable[..., Any]:
+def segment(async_client: MakeAsyncClient) -> Callable[..., Any]:
     """Does jobs by a function; tells the report, and how many images were told to have ended."""
 
     async def run(jobs: list[Job], service: Callable[[httpx.Request], Any], at_once: int = 2) -> tuple[Report, int]:

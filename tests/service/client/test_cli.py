@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.client.cli import API_KEY_VARIABLE, INTERRUPTED, main
+from tests.support.brightness_model import WriteModel
+from tests.support.pictures import Png
 
 
 class Echo(ThreadingHTTPServer):
@@ -96,7 +98,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def test_without_a_server_the_model_runs_here(
-    tiny_model_dir: Path, png: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, png: Png, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ECENET_MAX_IMAGE_BYTES", "1024")  # speaks to servers
     monkeypatch.setenv("ECENET_API_KEYS", "me:secret-key-of-a-server")
@@ -117,7 +119,7 @@ def test_without_a_server_the_model_runs_here(
 
 
 def test_of_several_models_here_the_one_that_is_named_runs(
-    write_model: Callable[..., Path], png: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_model: WriteModel, png: Png, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, levels in (("night", (255.0, 128.0, 0.0)), ("street", (0.0, 128.0, 255.0))):
         write_model(tmp_path / "models" / name, name=name, levels=levels)

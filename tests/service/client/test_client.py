@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -28,17 +27,15 @@ from service.client import (
     UnexpectedAnswer,
     Unreachable,
 )
+from tests.support.replies import MakeAsyncClient, MakeClient, MakeProblem, Replies
 
-MakeClient = Callable[..., Client]
-MakeReplies = Callable[..., Any]
-MakeProblem = Callable[..., httpx.Response]
 Labels = NDArray[np.uint8]
 PNG = b"\x89PNG the bytes of a file"
 
 
 @pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/segment"])
 def test_an_image_goes_out_and_labels_come_back(
-    url: str, client: MakeClient, replies: MakeReplies, labelled: httpx.Response, labels: Labels
+    url: str, client: MakeClient, replies: type[Replies], labelled: httpx.Response, labels: Labels
 ) -> None:
     service = replies(labelled)
     answer = client(service, url).segment(PNG)
@@ -55,7 +52,7 @@ def test_an_image_goes_out_and_labels_come_back(
     assert "x-request-timeout-ms" not in request.headers
 
 
-def test_every_parameter_is_sent(client: MakeClient, replies: MakeReplies, labelled: httpx.Response) -> None:
+def test_every_parameter_is_sent(client: MakeClient, replies: type[Replies], labelled: httpx.Response) -> None:
     service = replies(labelled)
     asked = client(service, api_key="secret", request_timeout_ms=2500)
     asked.segment(
@@ -95,7 +92,7 @@ def test_the_clients_parameters_are_the_services() -> None:
 
 
 def test_files_and_pixels_are_sent(
-    client: MakeClient, replies: MakeReplies, labelled: httpx.Response, tmp_path: Path
+    client: MakeClient, replies: type[Replies], labelled: httpx.Response, tmp_path: Path
 ) -> None:
     service = replies(labelled)
     asked = client(service)
@@ -116,7 +113,7 @@ def test_files_and_pixels_are_sent(
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
 def test_pixels_of_another_form_are_refused(
-    wrong: Any, client: MakeClient, replies: MakeReplies, labelled: httpx.Response
+    wrong: Any, client: MakeClient, replies: type[Replies], labelled: httpx.Response
 ) -> None:
     service = replies(labelled)
     with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\) or \(H, W\)"):
@@ -125,7 +122,7 @@ def test_pixels_of_another_form_are_refused(
 
 
 def test_a_busy_service_is_asked_again_when_it_says(
-    client: MakeClient, replies: MakeReplies, problem: MakeProblem, labelled: httpx.Response, waits: list[float]
+    client: MakeClient, replies: type[Replies], problem: MakeProblem, labelled: httpx.Response, waits: list[float]
 ) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     service = replies(problem(503, "7"), problem(429, "2"), problem(503, date), problem(504), problem(502), labelled)
@@ -139,7 +136,7 @@ def test_a_busy_service_is_asked_again_when_it_says(
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 415, 422, 500])
 def test_what_would_fail_again_is_not_tried_again(
-    status: int, client: MakeClient, replies: MakeReplies, problem: MakeProblem, waits: list[float]
+    status: int, client: MakeClient, replies: type[Replies], problem: MakeProblem, waits: list[float]
 ) -> None:
     service = replies(problem(status, "1"))
     with pytest.raises(Refused):
@@ -148,7 +145,9 @@ def test_what_would_fail_again_is_not_tried_again(
     assert waits == []
 
 
-def test_a_problem_is_an_error_with_its_fields(client: MakeClient, replies: MakeReplies, problem: MakeProblem) -> None:
+def test_a_problem_is_an_error_with_its_fields(
+    client: MakeClient, replies: type[Replies], problem: MakeProblem
+) -> None:
     answered = problem(
         413, type="payload-too-large", title="Too large", detail="9 bytes", request_id="xyz", value=9, limit=4
     )
@@ -163,7 +162,9 @@ def test_a_problem_is_an_error_with_its_fields(client: MakeClient, replies: Make
 
 
 @pytest.mark.parametrize("body", ["<html>Bad gateway</html>", '["no", "object"]', ""])
-def test_an_error_that_is_no_problem_document_is_told_too(body: str, client: MakeClient, replies: MakeReplies) -> None:
+def test_an_error_that_is_no_problem_document_is_told_too(
+    body: str, client: MakeClient, replies: type[Replies]
+) -> None:
     with pytest.raises(Refused, match="answered 500 Internal Server Error: ") as caught:
         client(replies(httpx.Response(500, text=body))).segment(PNG)
     assert (caught.value.type, caught.value.title, caught.value.detail) == (
@@ -175,7 +176,7 @@ def test_an_error_that_is_no_problem_document_is_told_too(body: str, client: Mak
 
 
 def test_a_service_that_stays_busy_is_given_up(
-    client: MakeClient, replies: MakeReplies, problem: MakeProblem, waits: list[float]
+    client: MakeClient, replies: type[Replies], problem: MakeProblem, waits: list[float]
 ) -> None:
     service = replies(problem(503, "2"))
     with pytest.raises(Refused, match="answered 503 Service Unavailable: 64 are inside"):
@@ -185,7 +186,7 @@ def test_a_service_that_stays_busy_is_given_up(
 
 
 def test_a_longer_wait_than_the_limit_is_not_begun(
-    client: MakeClient, replies: MakeReplies, problem: MakeProblem, waits: list[float]
+    client: MakeClient, replies: type[Replies], problem: MakeProblem, waits: list[float]
 ) -> None:
     with pytest.raises(Refused, match="asks to wait 300 s, at most 30 are waited: 503"):
         client(replies(problem(503, "300"))).segment(PNG)
@@ -193,7 +194,7 @@ def test_a_longer_wait_than_the_limit_is_not_begun(
 
 
 def test_a_service_that_never_answered_is_not_waited_for(
-    client: MakeClient, replies: MakeReplies, waits: list[float]
+    client: MakeClient, replies: type[Replies], waits: list[float]
 ) -> None:
     with pytest.raises(Unreachable, match="http://host:8000/segment cannot be reached: refused"):
         client(replies(httpx.ConnectError("refused"))).segment(PNG)
@@ -201,7 +202,7 @@ def test_a_service_that_never_answered_is_not_waited_for(
 
 
 def test_a_service_that_is_away_for_a_moment_is_waited_for(
-    client: MakeClient, replies: MakeReplies, labelled: httpx.Response, waits: list[float], labels: Labels
+    client: MakeClient, replies: type[Replies], labelled: httpx.Response, waits: list[float], labels: Labels
 ) -> None:
     service = replies(
         labelled, httpx.ReadError("reset"), httpx.ConnectError("refused"), httpx.RemoteProtocolError("closed"), labelled
@@ -214,7 +215,7 @@ def test_a_service_that_is_away_for_a_moment_is_waited_for(
 
 
 def test_a_service_that_is_gone_is_given_up(
-    client: MakeClient, replies: MakeReplies, labelled: httpx.Response, waits: list[float]
+    client: MakeClient, replies: type[Replies], labelled: httpx.Response, waits: list[float]
 ) -> None:
     service = replies(labelled, httpx.ConnectError("refused"))
     asked = client(service)
@@ -225,7 +226,7 @@ def test_a_service_that_is_gone_is_given_up(
 
 
 def test_silence_is_not_waited_for_again(
-    client: MakeClient, replies: MakeReplies, labelled: httpx.Response, waits: list[float]
+    client: MakeClient, replies: type[Replies], labelled: httpx.Response, waits: list[float]
 ) -> None:
     asked = client(replies(labelled, httpx.ReadTimeout("timed out")))
     asked.segment(PNG)
@@ -249,14 +250,14 @@ def test_a_url_without_sense_is_told() -> None:
     ],
 )
 def test_labels_of_something_else_are_told(
-    content: bytes, words: str, client: MakeClient, replies: MakeReplies
+    content: bytes, words: str, client: MakeClient, replies: type[Replies]
 ) -> None:
     answer = client(replies(httpx.Response(200, content=content))).segment(PNG)
     with pytest.raises(UnexpectedAnswer, match=f"http://host:8000/segment answered {words}"):
         answer.labels()
 
 
-def test_a_picture_is_no_label_map(client: MakeClient, replies: MakeReplies) -> None:
+def test_a_picture_is_no_label_map(client: MakeClient, replies: type[Replies]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
@@ -266,7 +267,7 @@ def test_a_picture_is_no_label_map(client: MakeClient, replies: MakeReplies) -> 
         answer.labels()
 
 
-def test_a_numpy_file_is_read(client: MakeClient, replies: MakeReplies, labels: Labels) -> None:
+def test_a_numpy_file_is_read(client: MakeClient, replies: type[Replies], labels: Labels) -> None:
     def answer_of(array: NDArray[Any]) -> Any:
         stream = io.BytesIO()
         np.save(stream, array)
@@ -277,7 +278,7 @@ def test_a_numpy_file_is_read(client: MakeClient, replies: MakeReplies, labels: 
         answer_of(labels.astype(float)).labels()
 
 
-def test_a_summary_that_lacks_something_is_told(client: MakeClient, replies: MakeReplies) -> None:
+def test_a_summary_that_lacks_something_is_told(client: MakeClient, replies: type[Replies]) -> None:
     for body, words in (("<html>", "the body: "), ('{"classes": [{}]}', "SegmentationSummary: size: Field required")):
         answer = client(replies(httpx.Response(200, text=body))).segment(PNG, "json")
         with pytest.raises(UnexpectedAnswer, match=words):
@@ -286,8 +287,8 @@ def test_a_summary_that_lacks_something_is_told(client: MakeClient, replies: Mak
 
 @pytest.mark.anyio
 async def test_the_asynchronous_client_does_the_same(
-    async_client: Callable[..., AsyncClient],
-    replies: MakeReplies,
+    async_client: MakeAsyncClient,
+    replies: type[Replies],
     labelled: httpx.Response,
     labels: Labels,
     tmp_path: Path,
@@ -304,8 +305,8 @@ async def test_the_asynchronous_client_does_the_same(
 
 @pytest.mark.anyio
 async def test_the_asynchronous_client_tries_again(
-    async_client: Callable[..., AsyncClient],
-    replies: MakeReplies,
+    async_client: MakeAsyncClient,
+    replies: type[Replies],
     problem: MakeProblem,
     labelled: httpx.Response,
     waits: list[float],
@@ -321,7 +322,7 @@ async def test_the_asynchronous_client_tries_again(
 
 
 @pytest.mark.anyio
-async def test_cancelling_the_asynchronous_client_ends_its_wait(replies: MakeReplies, problem: MakeProblem) -> None:
+async def test_cancelling_the_asynchronous_client_ends_its_wait(replies: type[Replies], problem: MakeProblem) -> None:
     waiting = asyncio.Event()
 
     async def wait(_: float) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,10 +10,12 @@ import numpy as np
 import pytest
 
 from service.client import AsyncClient, Refused, RetryPolicy
+from tests.support.api import Serving
+from tests.support.pictures import Png
 
 
 @pytest.fixture
-async def asked(serving: Callable[..., AbstractAsyncContextManager[Any]]) -> AsyncIterator[AsyncClient]:
+async def asked(serving: Serving) -> AsyncIterator[AsyncClient]:
     """A client of an app with the brightness model, which takes images of at most 10 000 pixels."""
     async with serving(max_image_pixels=10_000) as api:
         http = httpx.AsyncClient(transport=httpx.ASGITransport(api.app, raise_app_exceptions=False))
@@ -23,7 +24,7 @@ async def asked(serving: Callable[..., AbstractAsyncContextManager[Any]]) -> Asy
 
 
 @pytest.mark.anyio
-async def test_label_maps_as_png_and_as_numpy_file(asked: AsyncClient, png: Callable[..., bytes]) -> None:
+async def test_label_maps_as_png_and_as_numpy_file(asked: AsyncClient, png: Png) -> None:
     answer = await asked.segment(png())
     labels = answer.labels()
     assert labels.shape == (32, 96)
@@ -47,7 +48,7 @@ async def test_pixels_are_what_the_service_sees(asked: AsyncClient) -> None:
 
 
 @pytest.mark.anyio
-async def test_pictures(asked: AsyncClient, png: Callable[..., bytes]) -> None:
+async def test_pictures(asked: AsyncClient, png: Png) -> None:
     color = (await asked.segment(png(), "color")).pixels()
     assert color[0, [5, 48, 90]].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
     overlay = (await asked.segment(png(), "overlay", alpha=0.0)).pixels()
@@ -58,7 +59,7 @@ async def test_pictures(asked: AsyncClient, png: Callable[..., bytes]) -> None:
 
 
 @pytest.mark.anyio
-async def test_documents(asked: AsyncClient, png: Callable[..., bytes]) -> None:
+async def test_documents(asked: AsyncClient, png: Png) -> None:
     summary = (await asked.segment(png(), "json", rle=True, classes=[1])).summary()
     assert (summary.size.width, summary.size.height) == (96, 32)
     assert summary.model.name == "brightness"
@@ -94,9 +95,7 @@ async def test_errors_have_the_fields_of_their_problem(
 
 
 @pytest.mark.anyio
-async def test_the_time_that_a_request_is_given_is_told(
-    serving: Callable[..., AbstractAsyncContextManager[Any]], png: Callable[..., bytes], engine: Any
-) -> None:
+async def test_the_time_that_a_request_is_given_is_told(serving: Serving, png: Png, engine: Any) -> None:
     async with serving() as api:
         engine.gate.clear()
         http = httpx.AsyncClient(transport=httpx.ASGITransport(api.app, raise_app_exceptions=False))

@@ -16,6 +16,7 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine
 from service.engines.options import EngineOptions
 from service.model_directory.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
+from tests.support.brightness_model import Infer
 
 Images = NDArray[np.uint8]
 Kind = type[OnnxRuntimeEngine] | type[OpenVinoEngine]
@@ -45,7 +46,7 @@ def engine(kind: Kind, tiny_model_dir: Path) -> Iterator[OnnxRuntimeEngine | Ope
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_logits_are_those_of_the_graph(
-    name: str, tiny_model_dir: Path, images: Images, brightness_logits: Callable[[Images], NDArray[np.float32]]
+    name: str, tiny_model_dir: Path, images: Images, brightness_logits: Infer
 ) -> None:
     settings = EngineOptions(engine=name, num_threads=1)
     engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), settings)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from service.engines import create
 from service.engines.base import Engine, EngineError
@@ -23,11 +21,10 @@ from service.http.app import create_app
 from service.model_directory.golden import make_golden, write_golden
 from service.model_directory.manifest import MANIFEST_NAME, FileInfo, file_sha256, read_manifest, write_manifest
 from service.settings import Settings
+from tests.support.brightness_model import Infer
 
-Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-
-def add_golden(directory: Path, logits: Logits, shift: float = 0.0) -> None:
+def add_golden(directory: Path, logits: Infer, shift: float = 0.0) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
     write_golden(directory / "golden.npz", {(32, 64): make_golden(images, logits(images) + np.float32(shift), {})})
     golden = FileInfo("golden.npz", file_sha256(directory / "golden.npz"))
@@ -41,7 +38,7 @@ def prove(directory: Path) -> None:
 
 
 def test_agreement_is_logged_for_each_warm_up_size(
-    tiny_model_dir: Path, brightness_logits: Logits, caplog: pytest.LogCaptureFixture
+    tiny_model_dir: Path, brightness_logits: Infer, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_golden(tiny_model_dir, brightness_logits)
     with caplog.at_level(logging.INFO, "service.engines.proof"):
@@ -53,7 +50,7 @@ def test_agreement_is_logged_for_each_warm_up_size(
 
 @pytest.mark.parametrize(("name", "runs"), [("onnxruntime", 1), ("tensorrt", 3), ("tensorrt-rtx", 3)])
 def test_graphs_of_a_gpu_are_replayed(
-    name: str, runs: int, tiny_model_dir: Path, brightness_logits: Logits, monkeypatch: pytest.MonkeyPatch
+    name: str, runs: int, tiny_model_dir: Path, brightness_logits: Infer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_golden(tiny_model_dir, brightness_logits)
     manifest = read_manifest(tiny_model_dir)
@@ -65,7 +62,7 @@ def test_graphs_of_a_gpu_are_replayed(
     assert sizes == [1] * runs
 
 
-def test_other_outputs_than_pytorchs_are_an_error(tiny_model_dir: Path, brightness_logits: Logits) -> None:
+def test_other_outputs_than_pytorchs_are_an_error(tiny_model_dir: Path, brightness_logits: Infer) -> None:
     add_golden(tiny_model_dir, brightness_logits, shift=1.0)
     with pytest.raises(
         EngineError, match=r"at batch 1 differs from PyTorch .* 1\.00e\+00 .*; --engine and --precision choose"
@@ -73,7 +70,7 @@ def test_other_outputs_than_pytorchs_are_an_error(tiny_model_dir: Path, brightne
         prove(tiny_model_dir)
 
 
-def test_golden_inputs_of_another_size_are_an_error(tiny_model_dir: Path, brightness_logits: Logits) -> None:
+def test_golden_inputs_of_another_size_are_an_error(tiny_model_dir: Path, brightness_logits: Infer) -> None:
     add_golden(tiny_model_dir, brightness_logits)
     arrays = dict(np.load(tiny_model_dir / "golden.npz"))
     np.savez(tiny_model_dir / "golden.npz", **{name.replace("32x64", "64x64"): a for name, a in arrays.items()})
@@ -88,12 +85,12 @@ def test_a_directory_without_golden_inputs_is_tried_out_and_the_log_says_so(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prove(tiny_model_dir)
-    assert "no golden inputs: the engine is tried out, but not compared with PyTorch" in caplog.text
+    assert "no golden inputs: the engine is warmed up, but not compared with PyTorch" in caplog.text
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_the_service_is_ready_only_after_the_proof(
-    shift: float, tiny_model_dir: Path, brightness_logits: Logits, monkeypatch: pytest.MonkeyPatch
+    shift: float, tiny_model_dir: Path, brightness_logits: Infer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_golden(tiny_model_dir, brightness_logits, shift)
     closed: list[Engine] = []

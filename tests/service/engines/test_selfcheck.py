@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +13,9 @@ from service.engines.base import EngineError
 from service.engines.selfcheck import SelfCheckError, self_check
 from service.model_directory.golden import Golden, make_golden
 from service.model_directory.manifest import Bounds, GraphInfo
+from tests.support.brightness_model import Infer
 
 SIZE = (32, 64)
-Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class FakeEngine:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from service.lifecycle import State
+from tests.support.api import Api, Serving
+from tests.support.exchange import Exchange
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
-
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Exchange = Any
-Serving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 
 
 async def test_one_request_too_many_is_answered_503_with_retry_after(
@@ -119,7 +114,7 @@ async def test_drain_answers_who_is_left_with_503(engine: FakeEngine, serving: S
 
 
 async def test_work_of_a_departed_client_never_reaches_the_engine(
-    engine: FakeEngine, serving: Serving, exchange: Exchange, solid: Solid
+    engine: FakeEngine, serving: Serving, exchange: type[Exchange], solid: Solid
 ) -> None:
     async with serving(batch_window_ms=0) as api:
         engine.shut()
@@ -140,7 +135,7 @@ async def test_work_of_a_departed_client_never_reaches_the_engine(
         assert engine.batch_sizes == [1]
 
 
-async def test_client_that_leaves_during_the_upload_is_counted(serving: Serving, exchange: Exchange) -> None:
+async def test_client_that_leaves_during_the_upload_is_counted(serving: Serving, exchange: type[Exchange]) -> None:
     async with serving() as api:
         request = exchange(api.app, {"content-type": "image/png"}, b"half", whole=False)
         request.left.set()
@@ -150,7 +145,7 @@ async def test_client_that_leaves_during_the_upload_is_counted(serving: Serving,
         assert await api.metric("ecenet_in_flight") == 0
 
 
-async def test_upload_that_does_not_end_is_answered_504(serving: Serving, exchange: Exchange) -> None:
+async def test_upload_that_does_not_end_is_answered_504(serving: Serving, exchange: type[Exchange]) -> None:
     async with serving(request_timeout_s=0.05) as api:
         request = exchange(api.app, {"content-type": "image/png"}, b"half", whole=False)
         await request.run()

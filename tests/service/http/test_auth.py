@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,16 +16,15 @@ from service.http.app import create_app
 from service.http.auth import is_loopback, is_management, is_open
 from service.model_directory.manifest import Manifest
 from service.settings import Settings
+from tests.support.api import Api, Serving
+from tests.support.exchange import Exchange
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Exchange = Any
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
-Serving = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 class Clock:
@@ -49,7 +46,7 @@ async def segment(api: Api, data: bytes, **headers: str) -> httpx.Response:
     return await api.http.post("/segment", content=data, headers={"Content-Type": "image/png", **sent})
 
 
-async def test_no_key_is_answered_401_with_the_way_to_send_one(guarded: Api, solid: Callable[[int], bytes]) -> None:
+async def test_no_key_is_answered_401_with_the_way_to_send_one(guarded: Api, solid: Solid) -> None:
     response = await segment(guarded, solid(128))
     guarded.check_problem(response, 401, "unauthorized", "Authorization: Bearer", "X-API-Key")
     assert response.headers["www-authenticate"] == "Bearer"
@@ -65,7 +62,7 @@ async def test_no_key_is_answered_401_with_the_way_to_send_one(guarded: Api, sol
         {"X_API_Key": KEY, "Authorization": "Bearer of-the-gateway"},
     ],
 )
-async def test_valid_key_is_let_in(guarded: Api, solid: Callable[[int], bytes], headers: dict[str, str]) -> None:
+async def test_valid_key_is_let_in(guarded: Api, solid: Solid, headers: dict[str, str]) -> None:
     assert (await segment(guarded, solid(128), **headers)).status_code == 200
 
 
@@ -79,9 +76,7 @@ async def test_valid_key_is_let_in(guarded: Api, solid: Callable[[int], bytes], 
         {"X_API_Key": "ungültig-ungültig"},
     ],
 )
-async def test_wrong_key_is_refused_and_not_repeated(
-    guarded: Api, solid: Callable[[int], bytes], headers: dict[str, str]
-) -> None:
+async def test_wrong_key_is_refused_and_not_repeated(guarded: Api, solid: Solid, headers: dict[str, str]) -> None:
     encoded = {name: value.encode("latin-1") for name, value in headers.items()}
     response = await segment(guarded, solid(128), **encoded)  # type: ignore[arg-type]
     guarded.check_problem(response, 401, "unauthorized", "not valid")
@@ -90,9 +85,7 @@ async def test_wrong_key_is_refused_and_not_repeated(
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": f"Basic {KEY}"}, {"Authorization": KEY}, {"X_API_Key": ""}])
-async def test_other_schemes_and_empty_keys_are_no_key(
-    guarded: Api, solid: Callable[[int], bytes], headers: dict[str, str]
-) -> None:
+async def test_other_schemes_and_empty_keys_are_no_key(guarded: Api, solid: Solid, headers: dict[str, str]) -> None:
     response = await segment(guarded, solid(128), **headers)
     assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
 
@@ -108,7 +101,7 @@ async def test_everything_else_needs_a_key(guarded: Api, path: str) -> None:
     assert (await guarded.get(path, **{"X-API-Key": KEY})).status_code != 401
 
 
-async def test_without_keys_everybody_may_segment(api: Api, solid: Callable[[int], bytes]) -> None:
+async def test_without_keys_everybody_may_segment(api: Api, solid: Solid) -> None:
     assert (await segment(api, solid(128))).status_code == 200
 
 
@@ -142,7 +135,7 @@ def test_only_the_management_folder_is_management() -> None:
 
 
 async def test_refused_body_is_not_read(
-    engine: FakeEngine, manifest: Manifest, exchange: Exchange, solid: Callable[[int], bytes]
+    engine: FakeEngine, manifest: Manifest, exchange: type[Exchange], solid: Solid
 ) -> None:
     app = create_app(Settings(codec_threads=1, api_keys=f"ci:{KEY}"), engine, manifest)
     refused = exchange(app, {"content-type": "image/png"}, solid(128))
@@ -151,7 +144,7 @@ async def test_refused_body_is_not_read(
 
 
 async def test_access_line_names_the_owner_and_no_key(
-    guarded: Api, solid: Callable[[int], bytes], caplog: pytest.LogCaptureFixture
+    guarded: Api, solid: Solid, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         await segment(guarded, solid(128), X_API_Key=KEY)
@@ -196,7 +189,7 @@ def test_keys_are_read_from_lines_with_comments() -> None:
         ("ci:secret", ["line 1", "6 characters", "16", "openssl rand -hex 32"]),
         ("ci:secretsecret secret", ["line 1", "visible ASCII"]),
         ("ci:sha256:secret", ["line 1", "64 hexadecimal"]),
-        (f"ci:{KEY}\nother:{KEY}", ["line 2", "'ci'", "once more"]),
+        (f"ci:{KEY}\nother:{KEY}", ["line 2", "repeats the key", "'ci'"]),
     ],
 )
 def test_broken_keys_are_told_by_line_and_never_shown(text: str, words: list[str]) -> None:
@@ -254,7 +247,7 @@ def test_broken_file_keeps_the_old_keys_and_is_logged_once(
     (line,) = caplog.records
     assert line.levelname == "ERROR"
     assert str(file) in line.getMessage()
-    assert "the 1 keys that it had stay valid" in line.getMessage()
+    assert "its 1 earlier keys stay valid" in line.getMessage()
     file.write_text(f"ci:{OTHER}")
     clock.now = 8.0
     assert keys.owner(KEY.encode()) is None

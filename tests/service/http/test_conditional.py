@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ import pytest
 from service.answers.cache import answer_tag
 from service.http.etag import format_tag, parse_tags
 from service.model_directory.manifest import Manifest
+from tests.support.api import Api, Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Solid
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Serving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 POISON = 201
 
 PARAMETERS: list[dict[str, str]] = [
@@ -147,12 +144,12 @@ async def test_by_default_no_answer_is_kept(engine: FakeEngine, api: Api, solid:
 @pytest.mark.anyio
 async def test_errors_are_never_kept(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
     async with serving(cache_bytes=100_000) as api:
-        logits = engine._logits
-        engine._logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
+        logits = engine.logits
+        engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
         failed = await ask(api, solid(9))
         assert failed.status_code == 500
         assert "etag" not in failed.headers
-        engine._logits = logits
+        engine.logits = logits
         assert (await ask(api, solid(9))).status_code == 200
 
 

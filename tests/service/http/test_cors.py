@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
-
 import pytest
+
+from tests.support.api import Api, Serving
+from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
 
-Serving = Callable[..., AbstractAsyncContextManager[Api]]
 PAGE = "https://maps.example.org"
 PREFLIGHT = {
     "Origin": PAGE,
@@ -48,9 +44,7 @@ async def test_preflight_of_another_page_is_refused(serving: Serving) -> None:
     assert "access-control-allow-origin" not in response.headers
 
 
-async def test_named_page_reads_answers_their_headers_and_refusals(
-    serving: Serving, solid: Callable[[int], bytes]
-) -> None:
+async def test_named_page_reads_answers_their_headers_and_refusals(serving: Serving, solid: Solid) -> None:
     async with serving(cors_origins=PAGE, api_keys="ci:0123456789abcdef") as api:
         for key, status in (("0123456789abcdef", 200), ("wrong", 401)):
             headers = {"Origin": PAGE, "X-API-Key": key, "Content-Type": "image/png"}

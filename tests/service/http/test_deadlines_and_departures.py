@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from service.inference import pipeline
+from tests.support.api import Api, Serving
+from tests.support.exchange import Exchange
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-FakeEngine = Any
-Exchange = Any
-Serving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 PNG = {"content-type": "image/png"}
 
 
@@ -56,7 +55,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Gate]]:
         made.opened.set()
 
 
-async def until_codec_idle(api: Any) -> None:
+async def until_codec_idle(api: Api) -> None:
     """Wait for what the codec threads still have to do."""
     await asyncio.to_thread(api.runtime._codec.submit(int).result, 20)
 
@@ -88,7 +87,7 @@ STAGES = [
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
-    stage: Stage, gate: Callable[[str], Gate], narrow: Any, exchange: Exchange, solid: Solid
+    stage: Stage, gate: Callable[[str], Gate], narrow: Any, exchange: type[Exchange], solid: Solid
 ) -> None:
     held, after = gate(stage.function), gate(stage.following) if stage.following else None
     request = exchange(narrow.app, PNG, solid(0))
@@ -105,7 +104,7 @@ async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
 
 
 async def test_departure_is_noticed_while_the_engine_runs(
-    engine: FakeEngine, serving: Serving, exchange: Exchange, solid: Solid, gate: Callable[[str], Gate]
+    engine: FakeEngine, serving: Serving, exchange: type[Exchange], solid: Solid, gate: Callable[[str], Gate]
 ) -> None:
     async with serving() as api:
         after = gate("labels_of")
@@ -124,7 +123,7 @@ async def test_departure_is_noticed_while_the_engine_runs(
 
 
 async def test_departure_while_in_line_for_a_codec_thread_is_of_the_stage_to_come(
-    gate: Callable[[str], Gate], narrow: Any, exchange: Exchange, solid: Solid
+    gate: Callable[[str], Gate], narrow: Any, exchange: type[Exchange], solid: Solid
 ) -> None:
     held = gate("decode")
     first = asyncio.create_task(narrow.post(solid(0)))
@@ -177,7 +176,7 @@ async def test_expired_work_that_waits_never_reaches_the_engine(
         assert engine.batch_sizes == [1]
 
 
-async def test_time_counts_while_the_body_arrives(serving: Serving, exchange: Exchange) -> None:
+async def test_time_counts_while_the_body_arrives(serving: Serving, exchange: type[Exchange]) -> None:
     async with serving() as api:
         request = exchange(api.app, {**PNG, "x-request-timeout-ms": "30"}, b"half", whole=False)
         await request.run()
@@ -186,7 +185,7 @@ async def test_time_counts_while_the_body_arrives(serving: Serving, exchange: Ex
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", "nan", "1e3", ""])
-async def test_timeout_that_is_no_number_of_milliseconds_is_answered_422(api: Any, solid: Solid, value: str) -> None:
+async def test_timeout_that_is_no_number_of_milliseconds_is_answered_422(api: Api, solid: Solid, value: str) -> None:
     headers = {**PNG, "X-Request-Timeout-Ms": value}
     response = await api.http.post("/segment", content=solid(0), headers=headers)
     problem = api.check_problem(response, 422, "invalid-parameter", "X-Request-Timeout-Ms", repr(value))
@@ -228,7 +227,7 @@ async def test_pixels_are_counted_by_the_header_before_any_is_decoded(
 
 
 async def test_image_beyond_its_own_limit_is_its_own_fault_however_full_the_service_is(
-    engine: FakeEngine, serving: Serving, solid: Solid, png: Callable[..., bytes]
+    engine: FakeEngine, serving: Serving, solid: Solid, png: Png
 ) -> None:
     async with serving(max_pixels_in_flight=2048, max_image_pixels=2048) as api:
         engine.shut()

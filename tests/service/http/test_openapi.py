@@ -17,11 +17,10 @@ from service.answers.negotiation import OFFERS
 from service.answers.schemas import AnswerFormat, ClassContours, Labels, Models, SegmentationSummary
 from service.http.json_image import parse_json_image
 from service.http.many_images.envelope import Envelope
+from tests.support.api import Api
 
 pytestmark = pytest.mark.anyio
 
-# The fixture's type, which lives in conftest.py.
-Api = Any
 LABELS = [[0, 0, 0, 1], [0, 0, 1, 1]]
 
 

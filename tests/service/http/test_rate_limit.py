@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
 from service.http.rate_limit import TokenBuckets
+from tests.support.api import Api, Serving
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
 
@@ -32,7 +29,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def limited(serving: Callable[..., AbstractAsyncContextManager[Api]]) -> AsyncIterator[Api]:
+async def limited(serving: Serving) -> AsyncIterator[Api]:
     """Two requests at once, then one in 1000 s."""
     keys = f"ci:{KEY},phone:{OTHER}"
     async with serving(api_keys=keys, rate_limit_per_s=0.001, rate_limit_burst=2) as api:

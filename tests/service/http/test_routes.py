@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from service.logs import RequestIdFilter
+from tests.support.api import Api, Serving
+from tests.support.exchange import Exchange
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Png, Solid
 
 pytestmark = pytest.mark.anyio
 
 POISON = 201
-# Fixtures' types, which live in conftest.py.
-Api = Any
-FakeEngine = Any
-Exchange = Any
-Serving = Callable[..., Any]
-Png = Callable[..., bytes]
-Solid = Callable[[int], bytes]
 
 
 async def test_labels_are_class_ids_with_the_palette(api: Api, png: Png) -> None:
@@ -149,7 +145,7 @@ async def test_value_out_of_range_is_told_with_the_limit(api: Api, solid: Solid)
 
 @pytest.mark.parametrize("form", [False, True])
 async def test_too_many_bytes_by_the_header_are_answered_413_unread(
-    serving: Serving, form: bool, exchange: Exchange
+    serving: Serving, form: bool, exchange: type[Exchange]
 ) -> None:
     async with serving(max_image_bytes=4096) as api:
         content_type = "multipart/form-data; boundary=b" if form else "image/png"
@@ -191,7 +187,7 @@ async def test_image_on_which_the_model_fails_is_answered_500(api: Api, solid: S
 
 
 async def test_nan_in_the_logits_is_answered_500(engine: FakeEngine, api: Api, solid: Solid) -> None:
-    engine._logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
+    engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)
     api.check_problem(await api.post(solid(1)), 500, "engine-failure", "NaN")
 
 

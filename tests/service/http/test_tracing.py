@@ -8,10 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -22,13 +20,12 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service.http.tracing import tracer_provider
 from service.settings import Settings, SettingsError
+from tests.support.api import Api, Serving
+from tests.support.fake_engine import FakeEngine
+from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-Serving = Callable[..., AbstractAsyncContextManager[Api]]
-Solid = Callable[[int], bytes]
 
 POISON = 201
 CALLER = {
@@ -119,7 +116,7 @@ async def test_every_stage_is_a_child_in_the_time_of_its_request(
 
 
 async def test_span_of_a_batch_is_linked_to_every_request_in_it(
-    traced: Api, spans: InMemorySpanExporter, engine: Any, solid: Solid
+    traced: Api, spans: InMemorySpanExporter, engine: FakeEngine, solid: Solid
 ) -> None:
     engine.shut()
     first = asyncio.create_task(traced.post(solid(0)))

@@ -140,6 +140,13 @@ def test_views_are_labelled_like_their_copies(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(label_map(view, size), label_map(view.copy(), size))
 
 
+def test_logits_at_an_odd_address_are_labelled_like_their_copy() -> None:
+    logits = np.random.default_rng(2).normal(size=(5, 9, 11)).astype(np.float32)
+    odd = np.frombuffer(b"\0" + logits.tobytes(), np.float32, offset=1).reshape(logits.shape)
+    assert not odd.flags.aligned
+    np.testing.assert_array_equal(label_map(odd, (27, 40)), label_map(logits, (27, 40)))
+
+
 def test_input_is_left_as_it_was() -> None:
     logits = smooth_logits(4, 12, 12, 3)
     before = logits.copy()

@@ -18,6 +18,7 @@ from service.errors import EngineFailure
 from service.imaging.label_map import label_map
 from service.imaging.segmentation import confidence_map
 from service.imaging.tiling import Mosaic, Paint, TilePlan, cut, plan_tiles, segment_tiles
+from tests.support.brightness_model import Infer
 
 T = TypeVar("T")
 WINDOW = (32, 48)
@@ -192,7 +193,7 @@ class Windows:
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [(131, 90), (90, 131)])
 async def test_windows_that_answer_in_any_order_give_the_same_labels(
-    size: tuple[int, int], brightness_logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    size: tuple[int, int], brightness_logits: Infer
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     plan = planned(size)

@@ -93,9 +93,9 @@ def test_binary_byte_strings_that_do_not_fill_the_data_are_refused(data: bytes, 
     [
         (["YQ=="], "1 elements in its data, expected 2"),
         (["YQ==", 7], "element 1 of input 'image_bytes' is int"),
-        (["YQ==", "Y"], "element 1 of input 'image_bytes' is no base64"),
-        (["YQ==", "Y\u00e4=="], "element 1 of input 'image_bytes' is no base64"),
-        (["YQ==", "YQ==YQ=="], "element 1 of input 'image_bytes' is no base64"),
+        (["YQ==", "Y"], "element 1 of input 'image_bytes' is not base64"),
+        (["YQ==", "Y\u00e4=="], "element 1 of input 'image_bytes' is not base64"),
+        (["YQ==", "YQ==YQ=="], "element 1 of input 'image_bytes' is not base64"),
     ],
 )
 def test_json_byte_strings_that_are_no_base64_are_refused(data: list[Any], words: str) -> None:

@@ -198,9 +198,9 @@ def test_what_is_no_manifest_is_told(fault: Any, folder: Path) -> None:
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, **fault} if fault and isinstance(fault, dict) else fault))
     for read in (read_engine_info, named_engine):
-        with pytest.raises(EngineStoreError, match=r"\.json is no manifest of an engine .*--force"):
+        with pytest.raises(EngineStoreError, match=r"\.json is not the manifest of an engine .*--force"):
             read(info.path)
-    with pytest.raises(EngineStoreError, match=r"may be used here \(.*is no manifest"):
+    with pytest.raises(EngineStoreError, match=r"may be used here \(.*is not the manifest"):
         find_engine(folder, GRAPH, L4)
     assert find_built(folder, KEY) is None
 
@@ -225,7 +225,7 @@ def test_what_is_no_key_is_told(fault: dict[str, Any], folder: Path) -> None:
     info = engine(folder)
     raw = json.loads(info.path.with_suffix(".json").read_text())
     edit(info, key={**raw["key"], **fault})
-    with pytest.raises(EngineStoreError, match="is no manifest of an engine"):
+    with pytest.raises(EngineStoreError, match="is not the manifest of an engine"):
         read_engine_info(info.path)
 
 
@@ -233,7 +233,7 @@ def test_what_is_no_key_is_told(fault: dict[str, Any], folder: Path) -> None:
 def test_what_is_no_json_is_told(content: bytes, folder: Path) -> None:
     info = engine(folder)
     info.path.with_suffix(".json").write_bytes(content)
-    with pytest.raises(EngineStoreError, match="is no manifest of an engine"):
+    with pytest.raises(EngineStoreError, match="is not the manifest of an engine"):
         read_engine_info(info.path)
 
 
@@ -314,7 +314,7 @@ def test_a_state_or_engine_folder_that_cannot_be_made_is_told_before_a_build(
         pytest.fail("the build began")
     monkeypatch.setenv("ECENET_STATE_DIR", str(tmp_path / "file" / "state"))
     with (
-        pytest.raises(EngineStoreError, match=r"cannot be made or read .*name a folder .* with ECENET_STATE_DIR"),
+        pytest.raises(EngineStoreError, match=r"cannot be created .*name another folder .* with ECENET_STATE_DIR"),
         building(tmp_path / "engines", lambda: None),
     ):
         pytest.fail("the build began")

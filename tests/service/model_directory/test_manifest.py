@@ -120,7 +120,7 @@ def test_faults_of_a_graph_are_named(fields: dict[str, Any], message: str, direc
 
 
 def test_missing_and_broken_files_are_named(directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="is no model directory"):
+    with pytest.raises(ManifestError, match="is not a model directory"):
         read_manifest(tmp_path / "absent")
     (directory / "model.onnx").unlink()
     with pytest.raises(ManifestError, match=r"has no model\.onnx"):

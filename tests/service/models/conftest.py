@@ -1,112 +1,18 @@
-"""Models in memory, which come, change, break and go as a test wants, and the app around them."""
+"""The app around a shelf of models."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from service.engines.base import EngineError
 from service.http.app import assemble
-from service.model_directory.manifest import GraphInfo, Manifest, ManifestError
-from service.models.source import FoundModel, LoadedModel
+from service.model_directory.manifest import Manifest
 from service.settings import Settings
-
-KEY = "0123456789abcdef"
-
-
-class ShelfEngine:
-    """Gives every pixel the class that is its version's number; runs when its gate is open, never once it is closed."""
-
-    name = "fake"
-    num_classes = 3
-    max_batch_size = 8
-    warm_up_sizes = (1,)
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.graph = manifest.graph
-        self.version = manifest.version
-        self.closed = threading.Event()
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.gate.set()
-
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.entered.set()
-        assert self.gate.wait(20)
-        assert not self.closed.is_set(), "an engine was run after its end"
-        rows = np.zeros((len(images), 3, 8, 16), np.float32)
-        rows[:, int(self.version[0])] = 1
-        return rows
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-class Shelf:
-    """A source of models; a version's first digit is the class that it gives every pixel.
-
-    Attributes:
-        problems: By name and version, why a load fails.
-        is_away: Whether the folder cannot be found.
-        engines: All that were made, by name and version, the latest of each.
-        gate: Open while loads may end.
-        loading: Set when a load has begun.
-    """
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.problems: dict[tuple[str, str], Exception] = {}
-        self.is_away = False
-        self.engines: dict[tuple[str, str], ShelfEngine] = {}
-        self.made: list[ShelfEngine] = []
-        self.gate = threading.Event()
-        self.loading = threading.Event()
-        self.gate.set()
-        self._manifest = manifest
-        self._found: dict[tuple[str, str], FoundModel] = {}
-
-    def put(self, name: str, *versions: str, **changes: Any) -> None:
-        for version in versions:
-            graph = GraphInfo("model.onnx", version.rjust(64, "0"), (32, 64))
-            manifest = replace(self._manifest, name=name, version=version, graphs=(graph,), **changes)
-            self._found[name, version] = FoundModel(name, version, manifest=manifest)
-
-    def take(self, name: str, *versions: str) -> None:
-        for version in versions:
-            del self._found[name, version]
-
-    def find(self) -> list[FoundModel]:
-        if self.is_away or not self._found:
-            raise ManifestError("the shelf is empty")
-        return list(self._found.values())
-
-    def load(self, found: FoundModel) -> LoadedModel:
-        self.loading.set()
-        assert self.gate.wait(20)
-        problem = self.problems.get((found.name, found.version))
-        if problem is not None:
-            raise problem
-        assert found.manifest is not None
-        engine = ShelfEngine(found.manifest)
-        self.engines[found.name, found.version] = engine
-        self.made.append(engine)
-        return LoadedModel(found.manifest, engine, {1: 0.01})
-
-    def spoil(self, name: str, version: str, problem: Exception | None = None) -> None:
-        """Let a version fail."""
-        self.put(name, version)
-        self.problems[name, version] = problem or EngineError(f"{name} {version} is spoilt")
-
-    def shut(self) -> None:
-        """Let loads wait."""
-        self.gate.clear()
-        self.loading.clear()
+from tests.support.api import Api, Running
+from tests.support.shelf import Shelf, Shelving
 
 
 @pytest.fixture
@@ -119,12 +25,10 @@ def shelf(manifest: Manifest) -> Iterator[Shelf]:
 
 
 @pytest.fixture
-def shelving(
-    shelf: Shelf, running: Callable[..., AbstractAsyncContextManager[Any]]
-) -> Callable[..., AbstractAsyncContextManager[Any]]:
+def shelving(shelf: Shelf, running: Running) -> Shelving:
     """Serves what is on the shelf, as ``serving`` does for its one model, with ``KEY`` as API key."""
 
-    def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Any]:
+    def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Api]:
         options: dict[str, Any] = {"codec_threads": 2, "engine_timeout_s": 60, "batch_window_ms": 0, **settings}
         return running(assemble(Settings(**options), shelf), warm=warm)
 

@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from service.http.app import create_app
 from service.model_directory.golden import make_golden, write_golden
@@ -23,16 +21,17 @@ from service.model_directory.manifest import (
     write_manifest,
 )
 from service.settings import Settings
+from tests.support.api import Running
+from tests.support.brightness_model import Infer, WriteModel
+from tests.support.pictures import Png
 
 pytestmark = pytest.mark.anyio
 
-Running = Callable[..., Any]
-Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 KEY = "0123456789abcdef"
 
 
 @pytest.fixture
-def spoilers(brightness_logits: Logits) -> dict[str, Callable[[Path], object]]:
+def spoilers(brightness_logits: Infer) -> dict[str, Callable[[Path], object]]:
     """Ways to break a model directory."""
 
     def cut_manifest(directory: Path) -> None:
@@ -70,10 +69,10 @@ def spoilers(brightness_logits: Logits) -> dict[str, Callable[[Path], object]]:
 async def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
     *,
     tmp_path: Path,
-    write_model: Callable[..., Path],
+    write_model: WriteModel,
     spoilers: dict[str, Callable[[Path], object]],
     running: Running,
-    png: Callable[..., bytes],
+    png: Png,
     kind: str,
     words: str,
 ) -> None:

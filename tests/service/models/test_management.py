@@ -6,19 +6,16 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from service.logs import make_handler
+from tests.support.api import Api
+from tests.support.shelf import Shelf, Shelving
 
 pytestmark = pytest.mark.anyio
 
-# Fixtures' types, which live in conftest.py.
-Api = Any
-Shelf = Any
-Shelving = Callable[..., Any]
 KEY = "0123456789abcdef"
 CALLS = ("index", "models/street/load", "models/street/unload")
 
@@ -62,7 +59,7 @@ async def test_failures_are_told_in_the_protocols_form(shelf: Shelf, shelving: S
         assert "'day' is not there; served: 'street'" in error(await call(api, "models/day/load"), 404)
         assert "'day' is unknown" in error(await call(api, "models/day/unload"), 404)
         version = {"parameters": {"version": "7"}}
-        assert "version '7' of 'street' is not there, 2, 1 are" in error(
+        assert "version '7' of 'street' does not exist; these do: 2, 1" in error(
             await call(api, "models/street/load", version), 404
         )
 
@@ -77,8 +74,8 @@ async def test_failures_are_told_in_the_protocols_form(shelf: Shelf, shelving: S
             "parameter 'config' of a load belongs to an extension",
         ),
         ("models/street/load", {"parameters": {"file:1/model.onnx": "aGk="}}, "'file:1/model.onnx'"),
-        ("models/street/load", [], "the request is no load request in JSON"),
-        ("models/street/unload", "x", "the request is no unload request in JSON"),
+        ("models/street/load", [], "the body is not valid JSON for the load request"),
+        ("models/street/unload", "x", "the body is not valid JSON for the unload request"),
         ("index", {"ready": "yes"}, "ready is 'yes'"),
     ],
 )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,14 +13,11 @@ from service.errors import Draining, LoadFailure, NotReady, UnknownModel
 from service.lifecycle import State
 from service.models.source import FoundModel
 from service.settings import SettingsError
+from tests.support.api import Api
+from tests.support.pictures import Solid
+from tests.support.shelf import Shelf, Shelving
 
 pytestmark = pytest.mark.anyio
-
-# Fixtures' types, which live in conftest.py.
-Api = Any
-Shelf = Any
-Shelving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 
 
 def served(api: Api) -> dict[str, str]:
@@ -62,7 +57,7 @@ async def test_the_default_is_the_first_by_name_and_the_log_says_so(
     with caplog.at_level(logging.INFO):
         async with shelving() as api:
             assert api.pipeline.manifest.name == "night"
-    assert "the default model is night: of night, street the first; --default-model chooses" in caplog.text
+    assert "the default model is night, the first of night, street; --default-model chooses another" in caplog.text
     async with shelving(default_model="street") as api:
         assert api.pipeline.manifest.name == "street"
 
@@ -70,7 +65,7 @@ async def test_the_default_is_the_first_by_name_and_the_log_says_so(
 async def test_a_default_that_is_not_there_is_an_error(shelf: Shelf, shelving: Shelving) -> None:
     shelf.put("street", "1")
     shelf.put("night", "1")
-    with pytest.raises(SettingsError, match="--default-model is 'day', but there are only night, street"):
+    with pytest.raises(SettingsError, match="--default-model is 'day'; the available models are night, street"):
         shelving(default_model="day")
 
 
@@ -146,7 +141,7 @@ async def test_loads_switch_forth_and_back_and_close_what_served(shelf: Shelf, s
         first = api.runtime.models.serving().engine
         assert (await api.runtime.models.load("street", "1")).version == "1"
         assert await asyncio.to_thread(first.closed.wait, 20)
-        with pytest.raises(UnknownModel, match="version '2' of 'street' is not served, '1' is"):
+        with pytest.raises(UnknownModel, match="version '2' of 'street' is not served; '1' is"):
             api.runtime.pipeline("street", "2")
         assert api.runtime.pipeline("street", "1").manifest.version == "1"
         assert (await api.runtime.models.load("street")).version == "2"
@@ -185,7 +180,7 @@ async def test_what_is_not_there_cannot_be_loaded_or_unloaded(shelf: Shelf, shel
     async with shelving() as api:
         with pytest.raises(UnknownModel, match="model 'day' is not there; served: 'street'"):
             await api.runtime.models.load("day")
-        with pytest.raises(UnknownModel, match="version '7' of 'street' is not there, 1 are"):
+        with pytest.raises(UnknownModel, match="version '7' of 'street' does not exist; these do: 1"):
             await api.runtime.models.load("street", "7")
         with pytest.raises(UnknownModel, match="model 'day' is unknown"):
             await api.runtime.models.unload("day")
@@ -318,7 +313,7 @@ async def test_a_folder_that_is_away_changes_nothing(shelf: Shelf, shelving: She
     shelf.put("street", "1")
     async with shelving() as api:
         shelf.is_away = True
-        assert await api.runtime.models.rescan() == "all models stay as they are: the shelf is empty"
+        assert await api.runtime.models.rescan() == "no model changed: the shelf is empty"
         assert served(api) == {"street": "1"}
 
 
@@ -408,8 +403,8 @@ async def test_a_rescan_in_the_background_is_told_in_one_line(
             await settled(api)
     lines = [record.getMessage() for record in caplog.records if record.name == "service.runtime"]
     assert lines == [
-        "models were looked for again: 1 loaded (street 2), 0 unloaded, 0 failed, 0 unchanged",
-        "models are not looked for again: the process is stopping",
+        "rescanned the models: 1 loaded (street 2), 0 unloaded, 0 failed, 0 unchanged",
+        "the models are not rescanned: the process is stopping",
     ]
 
 

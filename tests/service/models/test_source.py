@@ -95,7 +95,7 @@ def test_a_manifest_that_cannot_be_read_is_known_by_its_folders(
 
 def test_a_folder_without_models_is_an_error(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ManifestError, match=r"it has no manifest\.json, and neither has a folder in it"):
+        with pytest.raises(ManifestError, match=r"neither it nor a folder in it has a manifest\.json"):
             find(root)
 
 

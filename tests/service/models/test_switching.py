@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import httpx
 import pytest
 
 from service.lifecycle import State
 from service.model_directory.manifest import Manifest
+from tests.support.api import Api
+from tests.support.pictures import Solid
+from tests.support.shelf import Shelf, Shelving
 
 pytestmark = pytest.mark.anyio
-
-# Fixtures' types, which live in conftest.py.
-Api = Any
-Shelf = Any
-Shelving = Callable[..., Any]
-Solid = Callable[[int], bytes]
 
 
 def classes(api: Api, response: httpx.Response) -> set[int]:

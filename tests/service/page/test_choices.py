@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-Site = Any
-StartSite = Callable[..., Site]
-Visit = Callable[..., Page]
-Png = Callable[..., bytes]
+from tests.support.pictures import Png
+from tests.support.site import Site, StartSite, Visit
 
 DONE = re.compile(r"class(es)? in \d+ ms")
 # The fake engine's window is 64 x 32.

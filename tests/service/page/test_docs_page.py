@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-Site = Any
-StartSite = Callable[..., Site]
-Visit = Callable[..., Page]
-Solid = Callable[[int], bytes]
+from tests.support.pictures import Solid
+from tests.support.site import StartSite, Visit
 
 KEY = "a-long-enough-key-for-the-page"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-Site = Any
-StartSite = Callable[..., Site]
-Visit = Callable[..., Page]
+from tests.support.pictures import Png, Solid
+from tests.support.site import Site, StartSite, Visit
 
 ROOT = Path(__file__).parents[3]
 STREET = ROOT / "models" / "example" / "street.jpg"
@@ -80,7 +78,7 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.fixture
-def stripes(png: Callable[..., bytes]) -> bytes:
+def stripes(png: Png) -> bytes:
     """Dark, grey and bright, of the same width."""
     return png(240, 480)
 
@@ -337,7 +335,7 @@ def test_the_countdown_can_be_stopped(site: StartSite, visit: Visit, stripes: by
 
 
 def test_an_answer_that_comes_late_does_not_replace_the_newer_image(
-    site: StartSite, visit: Visit, stripes: bytes, solid: Callable[[int], bytes]
+    site: StartSite, visit: Visit, stripes: bytes, solid: Solid
 ) -> None:
     page = visit(site())
     page.clock.install()

@@ -197,7 +197,7 @@ def test_lines_of_the_build_are_logged_as_they_come_and_silence_is_filled(
         ("import sys; print('something odd'); sys.exit(3)", "the build ended with status 3: something odd"),
         (
             "import os; os.kill(os.getpid(), 9)",
-            "the build was ended by signal 9 (9: perhaps the memory was not enough)",
+            "signal 9 ended the build (9: probably out of memory)",
         ),
     ],
 )

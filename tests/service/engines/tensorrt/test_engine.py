@@ -17,12 +17,10 @@ from service.engines.base import EngineError, warm_up
 from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.machine import Machine
+from tests.support.fake_tensorrt import Bench, FakeTensorRt
 
 trt = pytest.importorskip("tensorrt_rtx")
 
-# Types of the fixtures, which live in conftest.py.
-Bench = Any
-FakeTensorRt = Any
 Images = NDArray[np.uint8]
 
 

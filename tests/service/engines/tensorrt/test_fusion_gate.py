@@ -171,7 +171,7 @@ def test_a_graph_that_tensorrt_does_not_take_is_told_with_its_reason(tmp_path: P
     model = attention_graph("operator")
     model.graph.node[3].op_type = "Loudness"
     with pytest.raises(
-        BuildError, match=r"model\.onnx with tensorrt-rtx .*does not parse the graph: .*\(Loudness node ''\)"
+        BuildError, match=r"model\.onnx with tensorrt-rtx .*cannot parse the graph: .*\(Loudness node ''\)"
     ):
         build_engines(model_dir(tmp_path, model), options=RTX)
 

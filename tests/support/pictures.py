@@ -1,0 +1,39 @@
+"""Small PNG files whose label map is known."""
+
+from __future__ import annotations
+
+import io
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from tests.support.brightness_model import LEVELS
+
+
+class Png(Protocol):
+    """Makes a PNG of three vertical stripes."""
+
+    def __call__(self, height: int = 32, width: int = 96) -> bytes: ...
+
+
+class Solid(Protocol):
+    """Makes a PNG of one brightness."""
+
+    def __call__(self, level: int) -> bytes: ...
+
+
+def striped_png(height: int = 32, width: int = 96) -> bytes:
+    """PNG of three vertical stripes: dark, grey, bright."""
+    levels = np.repeat(np.array(LEVELS, np.uint8), width // 3)
+    pixels = np.broadcast_to(levels[None, :, None], (height, width, 3))
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def solid_png(level: int) -> bytes:
+    """PNG of 32x64 pixels of one brightness."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 32), (level, level, level)).save(stream, "PNG")
+    return stream.getvalue()
