@@ -1,4 +1,4 @@
-"""What is in a model directory, an ONNX file or an engine, without running or deserialising any of it."""
+"""Inspection of a model directory, an ONNX file or an engine, without running or deserialising any of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What an ONNX file holds.
+    """Facts of an ONNX file.
 
     Attributes:
         path: The file.
@@ -85,7 +85,7 @@ class GraphFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the manifest beside an engine says, and whether it may be loaded here.
+    """Facts of an engine by its manifest, and the reason why it may not be loaded here.
 
     Attributes:
         info: The manifest.
@@ -101,13 +101,13 @@ class EngineFacts:
 
     @property
     def obstacle(self) -> str | None:
-        """Why the service would not load it here, or None."""
+        """The reason why the service would not load it here, or None."""
         return "; ".join(fault for fault in (self.machine_fault, self.signature_fault) if fault) or None
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryFacts:
-    """What a model directory holds.
+    """Facts of a model directory.
 
     Attributes:
         directory: The folder.

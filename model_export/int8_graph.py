@@ -24,7 +24,7 @@ _OPERATORS = sorted(_LAYER_OPERATORS | _FOLLOWING_OPERATORS)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What can be INT8: the name of a node, and that of its weight, which tells where in the network it is."""
+    """A layer that can be INT8: the name of its node, and of its weight, which shows its place in the network."""
 
     node: str
     weight: str

@@ -39,15 +39,16 @@ from service.model_directory.manifest import (
     write_manifest,
 )
 from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
-from trainer.checkpoint import CheckpointError, load_model_and_entries
+from trainer.checkpoint import CheckpointError
 from trainer.model.ecenet import ECENet
+from trainer.weights.network import load_model_and_entries
 
 _GOLDEN_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a manifest says of a model beyond its graphs.
+    """The fields of a manifest beside the graphs.
 
     Attributes:
         name: Model name.
@@ -64,7 +65,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class GraphForms:
-    """Which graphs to write: every size in every precision, sizes first; the first one is the default.
+    """The graphs to write: every size in every precision, sizes first; the first one is the default.
 
     Attributes:
         sizes: (height, width) of inputs in pixels; empty for the one that the checkpoint was trained for.

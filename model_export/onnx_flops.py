@@ -50,7 +50,7 @@ def _at_batch_1(model: onnx.ModelProto) -> onnx.ModelProto:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].HasField("dim_value"):
             dims[0].dim_value = 1
-    # What the exporter noted of the values is for any batch, and would win over what follows from this one.
+    # The exporter's shapes are for any batch, and would win over those inferred for this one.
     del copy.graph.value_info[:]
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")

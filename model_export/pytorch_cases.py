@@ -20,10 +20,11 @@ from service.imaging.segmentation import labels_of
 from service.model_directory.agreement import Agreement, labels_agreement, logits_agreement
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import Size
-from trainer.checkpoint import CheckpointError, load_model
+from trainer.checkpoint import CheckpointError
 from trainer.datasets import SegmentationDataset, read_image
 from trainer.model.ecenet import ECENet
 from trainer.prediction.open_model import open_model
+from trainer.weights.network import load_model
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 """An image (H, W, 3) uint8 of any size, and its label map (H, W) if it has one."""

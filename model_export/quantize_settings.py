@@ -1,4 +1,4 @@
-"""How graphs are quantised. Standard library only, so that the command's help is quick."""
+"""Settings of the quantisation. Standard library only, so that the command's help is quick."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.model_directory.sizes import Size
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSettings:
-    """How graphs are quantised.
+    """Settings of the quantisation.
 
     Attributes:
         sizes: Input sizes whose float32 graphs are quantised; empty for all that the directory has.

@@ -1,4 +1,4 @@
-"""What each layer loses by INT8 alone, and which layers therefore stay in float32."""
+"""Loss of each layer by INT8 alone, and the layers that therefore stay in float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QuantizationError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What a layer loses: the share of labels, 0..1, that change when it alone is INT8."""
+    """Loss of a layer: the share of labels, 0..1, that change when it alone is INT8."""
 
     layer: Layer
     changed_labels: float
@@ -28,7 +28,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which layers stay in float32.
+    """The layers that stay in float32.
 
     Attributes:
         floats: They, the worst first.

@@ -8,7 +8,7 @@ from service.model_directory.manifest import Manifest, file_sha256
 
 
 def checkpoint_fault(directory: Path, manifest: Manifest) -> str | None:
-    """Why the checkpoint that the manifest states cannot be taken from where it was, or None."""
+    """The reason why the checkpoint cannot be read from the path that the manifest states, or None."""
     if manifest.checkpoint is None:
         return "the manifest does not state its checkpoint"
     path = directory / manifest.checkpoint.file

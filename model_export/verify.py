@@ -34,7 +34,7 @@ MAX_MIOU_LOST: Mapping[Precision, float] = {"fp16": 0.1, "bf16": 0.3, "int8": 0.
 
 
 class VerifyError(ValueError):
-    """What cannot be verified as it was asked for; the text tells what to do."""
+    """A verification that cannot run; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Absent:
 
 
 def fault_of(graph: GraphInfo, agreement: Agreement, miou_lost: float | None = None) -> str | None:
-    """What is beyond the bounds, in words, or None; NaN is beyond.
+    """A sentence about the first value beyond the bounds, or None; NaN is beyond.
 
     Args:
         graph: Has bounds of its own.
@@ -150,12 +150,12 @@ def choose_pairs(
     asked: Sequence[RuntimeName],
     obstacle_of: Callable[[RuntimeName, GraphInfo], str | None],
 ) -> tuple[list[Pair], list[Absent]]:
-    """What to verify, by runtimes, and what cannot be used here.
+    """Pairs of runtime and graph to verify, and the runtimes that cannot be used here.
 
     Args:
         graphs: To be verified.
         asked: The runtimes that were asked for; all that can be used if none.
-        obstacle_of: Why a runtime cannot run a graph here, or None.
+        obstacle_of: The reason why a runtime cannot run a graph here, or None.
 
     Raises:
         VerifyError: A runtime that was asked for can run none of the graphs.
@@ -181,7 +181,7 @@ class Engines:
         self._num_threads = num_threads
 
     def obstacle(self, runtime: RuntimeName, graph: GraphInfo) -> str | None:
-        """Why a runtime cannot run a graph here, or None."""
+        """The reason why a runtime cannot run a graph here, or None."""
         return obstacles(self._directory, self._alone(graph), self._options(runtime, graph), [runtime])[runtime]
 
     def open(self, runtime: RuntimeName, graph: GraphInfo) -> Engine:

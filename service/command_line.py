@@ -34,7 +34,7 @@ example:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What a process was started with.
+    """The command line of a process.
 
     Attributes:
         settings: The effective settings.
@@ -53,7 +53,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
 
 
 def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
-    """What the command line, the environment and the settings file say.
+    """Settings from the command line, the environment and the settings file.
 
     Args:
         arguments: Command line without the program's name; that of the process if not given.
@@ -116,7 +116,8 @@ def _metavar(name: str, annotation: Any) -> str:
     if annotation is bool:
         return "{true,false}"
     choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    return "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
+    unit = name.removesuffix("_in_flight").rpartition("_")[2]
+    return "{" + ",".join(choices) + "}" if choices else unit.upper()
 
 
 def _explain(entry: ErrorDetails, sources: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@
     │   └── NotReady                503
     └── DeadlineExceeded            504
 
-An error is told to the client as a problem document (RFC 9457), ``problem()``.
+The client receives an error as a problem document (RFC 9457), ``problem()``.
 """
 
 # ruff: noqa: N818 - named after the condition, as the HTTP statuses are
@@ -74,7 +74,7 @@ class BadRequest(ServiceError):
 
 
 class NotAnImage(BadRequest):
-    """The bytes are no image, or one that is truncated or corrupt."""
+    """The bytes are not an image, or the image is truncated or corrupt."""
 
     slug = "not-an-image"
     title = "Not a readable image"
@@ -89,7 +89,7 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The service takes no such request from anybody, as it is set."""
+    """The settings of the service forbid this request to every client."""
 
     status = 403
     slug = "forbidden"
@@ -105,7 +105,7 @@ class UnknownModel(ServiceError):
 
 
 class NotAcceptable(ServiceError):
-    """The client takes no kind of answer that the service has."""
+    """The client accepts none of the media types that the service can answer with."""
 
     status = 406
     slug = "not-acceptable"
@@ -121,7 +121,7 @@ class PayloadTooLarge(ServiceError):
 
 
 class UnsupportedMedia(ServiceError):
-    """A content type that the service does not take."""
+    """A content type that the service does not accept."""
 
     status = 415
     slug = "unsupported-media-type"
@@ -144,11 +144,11 @@ class InvalidParameter(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """A client sends faster than it may; another process would not take more either."""
+    """A client sends faster than its rate limit; another process would refuse it too."""
 
     status = 429
     slug = "rate-limited"
-    title = "Too many requests of one client"
+    title = "Too many requests from one client"
 
 
 class ClientGone(ServiceError):
@@ -167,14 +167,14 @@ class EngineFailure(ServiceError):
 
 
 class LoadFailure(ServiceError):
-    """A version of a model is not fit to serve; what served before goes on."""
+    """A version of a model cannot serve; the version that serves continues."""
 
     slug = "load-failure"
     title = "The model cannot be loaded"
 
 
 class Unavailable(ServiceError):
-    """The service does not take work now. With ``retry_after_s`` the answer has a ``Retry-After`` in whole seconds."""
+    """The service accepts no work now. With ``retry_after_s`` the answer has a ``Retry-After`` in whole seconds."""
 
     status = 503
     slug = "unavailable"
@@ -188,7 +188,7 @@ class Unavailable(ServiceError):
 
 
 class Overloaded(Unavailable):
-    """The queue is full; a later try may pass, after one second unless told otherwise."""
+    """Too many requests are in the service; a retry after ``retry_after_s`` may succeed."""
 
     slug = "overloaded"
     title = "Too many requests are waiting"
@@ -198,7 +198,7 @@ class Overloaded(Unavailable):
 
 
 class PixelsOverloaded(Overloaded):
-    """The images inside have too many pixels to take another."""
+    """The images in the service have too many pixels to accept another."""
 
     slug = "overloaded-pixels"
     title = "Too many pixels are waiting"
@@ -212,7 +212,7 @@ class EngineDown(Unavailable):
 
 
 class Draining(Unavailable):
-    """The process is about to stop and finishes what it has accepted."""
+    """The process is stopping and finishes the requests that it has accepted."""
 
     slug = "draining"
     title = "The service is stopping"
@@ -226,7 +226,7 @@ class NotReady(Unavailable):
 
 
 class DeadlineExceeded(ServiceError):
-    """The answer did not come in the time that the request had."""
+    """The request's time was over before its answer."""
 
     status = 504
     slug = "deadline-exceeded"

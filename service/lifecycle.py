@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """What the process does; ``/readyz`` answers 200 in ``READY`` only."""
+    """The phase of the process; ``/readyz`` answers 200 in ``READY`` only."""
 
     STARTING = "starting"
     READY = "ready"
@@ -47,7 +47,7 @@ class Lifecycle:
             ValueError: The step would go backwards.
         """
         if state is not self.state and state not in _NEXT[self.state]:
-            raise ValueError(f"no way from {self.state} to {state}")
+            raise ValueError(f"the state cannot change from {self.state} to {state}")
         self.state = state
 
     def fail(self, reason: str) -> None:

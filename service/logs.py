@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``ts``, ``level``, ``logger``, ``message``, ``request_id`` and the line's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; what JSON does not know is told as text."""
+        """The line; values that JSON does not know become text."""
         line: dict[str, Any] = {
             "ts": timestamp(record.created),
             "level": record.levelname.lower(),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from service.connection import REFUSALS, Refusal
 from service.errors import (
     Draining,
     EngineDown,
@@ -61,6 +62,12 @@ class Metrics:
             "ecenet_requests_expired",
             "Requests whose time was over before the answer, by the stage that they were in.",
             ["stage"],
+            registry=registry,
+        )
+        self._refused_connections = Counter(
+            "ecenet_connections_refused",
+            "Connections closed before a route saw a request, by the limit that they exceeded.",
+            ["limit"],
             registry=registry,
         )
         self._in_flight = Gauge("ecenet_in_flight", "Requests inside the service.", registry=registry)
@@ -117,6 +124,10 @@ class Metrics:
         """See ``AdmissionObserver``."""
         self._expired.labels(stage).inc()
 
+    def connection_refused(self, refusal: Refusal) -> None:
+        """Count a connection that a limit closed."""
+        self._refused_connections.labels(refusal).inc()
+
     def _initialise_labels(self) -> None:
         for answer_format, status in itertools.product((TENSORS, NO_FORMAT), STATUSES):
             self._families.requests.labels(NO_MODEL, answer_format, str(status))
@@ -125,3 +136,5 @@ class Metrics:
             self._expired.labels(work_stage)
         for error in _REJECTIONS:
             self._rejected.labels(error.slug)
+        for refusal in REFUSALS:
+            self._refused_connections.labels(refusal)

@@ -1,4 +1,4 @@
-"""What is measured of one model, in the registry of ``service.metrics``."""
+"""Metrics of one model, in the registry of ``service.metrics``."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ class ModelFamilies:
 
 
 class ModelMetrics:
-    """The metrics of one model, whichever of its versions serves; also the observer of its batcher.
+    """Metrics of one model across its versions; also the observer of its batcher.
 
-    They stay when the model is unloaded, so that nothing that was counted is lost; only what tells of a version that
-    serves does not: ``ecenet_model_info``, ``ecenet_engine_up`` and ``ecenet_queue_depth``.
+    Counts stay when the model is unloaded. The series of a version that serves go: ``ecenet_model_info``,
+    ``ecenet_engine_up`` and ``ecenet_queue_depth``.
     """
 
     def __init__(self, families: ModelFamilies, name: str) -> None:
@@ -111,11 +111,11 @@ class ModelMetrics:
         self._initialise_labels()
 
     def load_finished(self, result: LoadResult) -> None:
-        """A version was loaded, or could not be."""
+        """Count a load of a version."""
         self._families.model_loads.labels(self._name, result).inc()
 
     def serve(self, manifest: Manifest, engine: str, graph: GraphInfo, batcher: Batcher) -> None:
-        """A version has begun to serve: name it and what runs it, and read its gauges at every scrape."""
+        """Show the version that serves and its engine, and read its gauges at every scrape."""
         size = format_size(graph.input_size)
         self._info = (manifest.name, manifest.version, engine, graph.precision, size)
         self._families.info.labels(*self._info).set(1)
@@ -123,7 +123,7 @@ class ModelMetrics:
         self._families.engine_up.labels(self._name).set_function(lambda: not batcher.down)
 
     def leave(self) -> None:
-        """The version that served does not any more."""
+        """Remove the series of the version that served."""
         if self._info is not None:
             self._families.info.remove(*self._info)
             self._families.queue_depth.remove(self._name)

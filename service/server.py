@@ -16,11 +16,14 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.connection import ConnectionGuard, ConnectionLimits, LimitedProtocol
 from service.lifecycle import State
 from service.models.model import Model
 from service.runtime import Runtime, release
@@ -30,9 +33,6 @@ logger = logging.getLogger(__name__)
 
 # For answers that are already made when the drain is over.
 _WRITE_TIMEOUT_S = 1
-# Longer than load balancers keep idle connections (60 s is common): the side that reuses one must be the side that
-# closes it, or a request is sent into a connection that has just been closed.
-_KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -49,13 +49,13 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime))),
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 server_header=False,
                 access_log=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=settings.keep_alive_timeout_s,
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
             )
@@ -132,8 +132,15 @@ class Server(uvicorn.Server):
 
     @property
     def _logs_json(self) -> bool:
-        """Whether everything that is said should be JSON."""
+        """True if every line of output must be JSON."""
         return self._runtime.settings.log_format == "json"
+
+
+def _guard(runtime: Runtime) -> ConnectionGuard:
+    settings = runtime.settings
+    per_client = settings.max_connections_per_client or -(-settings.max_connections // 2)
+    limits = ConnectionLimits(settings.max_connections, per_client, settings.header_timeout_s).within_handles()
+    return ConnectionGuard(limits, runtime.metrics.connection_refused)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -156,7 +163,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def banner(settings: Settings, model: Model, bound: socket.socket) -> str:
-    """What a newcomer needs: where, which model, and a command to try."""
+    """The first lines for a new user: address, model, and a command to try."""
     address, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
     url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"

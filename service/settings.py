@@ -36,103 +36,149 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, protected_namespaces=()
     )
 
-    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8000
+    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")] = 8000
     model_dir: Annotated[
         Path | None,
-        Field(
-            description="Folder with model.onnx and manifest.json, or folder of several such; the bundled model if not "
-            "given."
-        ),
+        Field(description="Model directory, or a folder of model directories. Default: the bundled model."),
     ] = None
     default_model: Annotated[
         str | None,
-        Field(description="Name of the model that answers requests which name none; the first by name if not given."),
+        Field(description="Name of the model that answers requests without a model name. Default: the first name."),
     ] = None
     engine: Annotated[
-        EngineName, Field(description="Runtime of the model; auto takes the fastest that can be used, and logs why.")
+        EngineName, Field(description="Runtime of the model; auto takes the fastest usable one and logs the reason.")
     ] = "auto"
     precision: Annotated[
         PrecisionName,
-        Field(description="Arithmetic of the graph; auto takes the fastest that was exported, and bf16 is OpenVINO's."),
+        Field(description="Arithmetic of the graph; auto takes the fastest exported one; bf16 needs OpenVINO."),
     ] = "auto"
     input_size: Annotated[
-        Size | None, NoDecode, Field(description="HEIGHTxWIDTH of the graph to serve; the model's first if not given.")
+        Size | None,
+        NoDecode,
+        Field(description="HEIGHTxWIDTH in pixels of the graph to serve. Default: the first of the model."),
     ] = None
     engine_dir: Annotated[
-        Path | None, Field(description="Folder of engines built from the model; its own folder engines if not given.")
+        Path | None, Field(description="Folder of the TensorRT engines. Default: engines in the model directory.")
     ] = None
     engine_file: Annotated[
         Path | None,
-        Field(description="An engine built elsewhere, which you trust: loading an engine can run code that is in it."),
+        Field(
+            description="TensorRT engine built elsewhere. Loading it can run code from the file: name only one "
+            "that you trust."
+        ),
     ] = None
     build_engine: Annotated[
         bool,
         Field(
-            description="Build a TensorRT engine that is missing at the start, into engine_dir; with it auto takes "
-            "TensorRT or stops."
+            description="Build a missing TensorRT engine into engine_dir at start; auto then takes TensorRT or "
+            "the start fails."
         ),
     ] = False
     state_dir: Annotated[
         Path | None,
-        Field(description="Folder of the key that signs engines; the user's state folder if not given."),
+        Field(description="Folder of the key that signs engines. Default: the user's state folder."),
     ] = None
     max_image_bytes: Annotated[
-        int, Field(ge=1024, le=1 << 30, description="Largest image file in bytes; a larger one is answered 413.")
+        int, Field(ge=1024, le=1 << 30, description="Bytes of an image file at most; a larger file gets 413.")
     ] = 20 * 1024 * 1024
     max_image_pixels: Annotated[
-        int, Field(ge=1, le=1 << 30, description="Largest image in pixels (width x height); a larger one: 413.")
+        int,
+        Field(ge=1, le=1 << 30, description="Pixels (width x height) of an image at most; a larger image gets 413."),
     ] = 50_000_000
     cache_bytes: Annotated[
         int,
-        Field(ge=0, le=1 << 36, description="Bytes of the latest answers to keep for equal requests; 0 keeps none."),
+        Field(
+            ge=0,
+            le=1 << 36,
+            description="Bytes of cached answers; the least recently used ones are dropped. 0 disables the cache.",
+        ),
     ] = 0
     max_batch_images: Annotated[
-        int, Field(ge=1, le=10_000, description="Images of one request to /segment/batch; one more: 400.")
+        int, Field(ge=1, le=10_000, description="Images of one request to /segment/batch at most; more get 400.")
     ] = 64
     max_batch_bytes: Annotated[
         int,
-        Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch; a larger one: 413."),
+        Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch at most; more get 413."),
     ] = 64 * 1024 * 1024
     batch_memory_bytes: Annotated[
         int,
         Field(
             ge=1024,
             le=1 << 36,
-            description="Bytes that all requests to /segment/batch hold, images and answers; one more: 503. One alone "
-            "may have max_batch_bytes.",
+            description="Bytes of images and answers of all requests to /segment/batch together; a request "
+            "beyond them gets 503. A single request may always use max_batch_bytes.",
         ),
     ] = 256 * 1024 * 1024
     max_batch_size: Annotated[
-        int | None, Field(ge=1, le=256, description="Images that the model takes at once; what pays if not given.")
+        int | None,
+        Field(
+            ge=1,
+            le=256,
+            description="Images of one model run at most. Default: chosen from the timings of the warm-up.",
+        ),
     ] = None
     batch_window_ms: Annotated[
         float | None,
         Field(
             ge=0,
             le=1000,
-            description="Milliseconds that a batch waits to fill, from its oldest image; what pays if not given.",
+            description="Milliseconds that a batch waits for more images, from its oldest one. Default: chosen "
+            "from the timings of the warm-up.",
         ),
     ] = None
     max_requests_in_flight: Annotated[
-        int, Field(ge=1, le=10_000, description="Requests inside the service at once, in any stage; one more: 503.")
+        int,
+        Field(
+            ge=1, le=10_000, description="Requests in the service at most, in all stages together; one more gets 503."
+        ),
     ] = 64
     max_pixels_in_flight: Annotated[
         int,
         Field(
             ge=1,
             le=1 << 40,
-            description="Decoded pixels of all requests inside the service; one image more: 503. An image alone may "
-            "have max_image_pixels.",
+            description="Decoded pixels of all requests in the service at most; one image more gets 503. A "
+            "single image may always have max_image_pixels.",
         ),
     ] = 400_000_000
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Open connections at most; one more gets 503. File handles may lower the limit.",
+        ),
+    ] = 2048
+    max_connections_per_client: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Open connections of one client address at most; one more gets 503. Default: half of "
+            "max_connections.",
+        ),
+    ] = None
+    header_timeout_s: Annotated[
+        float,
+        Field(gt=0, le=3600, description="Seconds for the headers of a request to arrive; then 408, and it is closed."),
+    ] = 10.0
+    keep_alive_timeout_s: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=86_400,
+            description="Seconds that an idle connection stays open; longer than a load balancer keeps its own (60 s "
+            "is common), or it sends requests into closed ones.",
+        ),
+    ] = 75
     request_timeout_s: Annotated[
         float,
         Field(
             gt=0,
             le=3600,
-            description="Seconds from a request's arrival to its answer; then 504. X-Request-Timeout-Ms asks for "
-            "another time.",
+            description="Seconds from a request's arrival to its answer at most; then 504. The header "
+            "X-Request-Timeout-Ms overrides it.",
         ),
     ] = 30.0
     max_request_timeout_s: Annotated[
@@ -140,8 +186,7 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Longest time in seconds that X-Request-Timeout-Ms may ask for; request_timeout_s if not "
-            "given.",
+            description="Seconds that X-Request-Timeout-Ms may ask for at most. Default: request_timeout_s.",
         ),
     ] = None
     engine_timeout_s: Annotated[
@@ -149,8 +194,8 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds that the engine has for a batch; then /healthz is 503 and all who wait are told; 10 "
-            "times the slowest batch of the warm-up, at least 10, if not given.",
+            description="Seconds of one model run at most; then /healthz is 503 and all waiting requests fail. "
+            "Default: 10 times the slowest warm-up run, at least 10.",
         ),
     ] = None
     load_timeout_s: Annotated[
@@ -158,20 +203,20 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=86_400,
-            description="Seconds that a model has to be loaded and to prove itself, the build of its engine included; "
-            "then the start has failed, or the change of a model, and what served before goes on.",
+            description="Seconds of loading and proving a model at most, the build of its engine included; then"
+            " the start or the change fails, and the version that serves continues.",
         ),
     ] = 1200.0
     drain_timeout_s: Annotated[
-        float, Field(ge=0, le=3600, description="Seconds from SIGTERM until unanswered requests are given up.")
+        float, Field(ge=0, le=3600, description="Seconds from SIGTERM until unanswered requests are dropped.")
     ] = 20.0
     drain_delay_s: Annotated[
         float,
         Field(
             ge=0,
             le=600,
-            description="Seconds of drain_timeout_s in which new requests are still served while /readyz is 503: "
-            "the time a load balancer needs to notice.",
+            description="Seconds of drain_timeout_s in which new requests are still served while /readyz is "
+            "503, so that a load balancer notices.",
         ),
     ] = 1.0
     codec_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode and encode images.")] = Field(
@@ -182,38 +227,44 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[
         SecretStr | None,
-        Field(description="Keys that clients must send, NAME:KEY or NAME:sha256:HEX, separated by commas or lines."),
+        Field(
+            description="API keys that clients must send: NAME:KEY or NAME:sha256:HEX, separated by commas or lines."
+        ),
     ] = None
     api_keys_file: Annotated[
         Path | None,
-        Field(description="File of such keys, one a line, # for comments; read again within a second of a change."),
+        Field(description="File of API keys, one a line, # for comments; a change takes effect within a second."),
     ] = None
     rate_limit_per_s: Annotated[
-        float | None, Field(gt=0, le=1e6, description="Requests a second of each API key; one more is answered 429.")
+        float | None, Field(gt=0, le=1e6, description="Requests per second of each API key at most; more get 429.")
     ] = None
     rate_limit_burst: Annotated[
         int | None,
-        Field(ge=1, le=1_000_000, description="Requests that an idle key may send at once; one second's if not given."),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Requests that an idle API key may send at once. Default: those of one second.",
+        ),
     ] = None
     cors_origins: Annotated[
         tuple[str, ...] | None,
         NoDecode,
-        Field(description="Web pages that may call the service: origins separated by commas, or * for all."),
+        Field(description="Origins of web pages that may call the service, separated by commas; * is every origin."),
     ] = None
     tls_cert: Annotated[
-        Path | None, Field(description="Certificate chain, PEM; with it the service speaks HTTPS alone.")
+        Path | None, Field(description="Certificate chain, PEM; with it the service speaks HTTPS only.")
     ] = None
     tls_key: Annotated[Path | None, Field(description="Private key of tls_cert, PEM, without a passphrase.")] = None
-    log_level: Annotated[LogLevel, Field(description="Least severe message to log.")] = "info"
-    log_format: Annotated[LogFormat, Field(description="Lines for people, or one JSON object a line for machines.")] = (
-        "console"
-    )
+    log_level: Annotated[LogLevel, Field(description="Least severe messages to log.")] = "info"
+    log_format: Annotated[
+        LogFormat, Field(description="console: lines for people; json: one JSON object per line.")
+    ] = "console"
     otlp_endpoint: Annotated[
         str | None,
         Field(
             pattern="^https?://",
-            description="URL of an OpenTelemetry collector for traces, OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if "
-            "not given, and none without that.",
+            description="URL of an OpenTelemetry collector (OTLP over HTTP) for traces. Default: "
+            "OTEL_EXPORTER_OTLP_ENDPOINT; without both, no traces.",
         ),
     ] = None
 
@@ -286,7 +337,7 @@ class Environment(EnvSettingsSource):
 
 
 def is_secret(name: str) -> bool:
-    """Whether a field must not be shown."""
+    """True for a field whose value must not be shown."""
     annotation = Settings.model_fields[name].annotation
     return SecretStr in (annotation, *get_args(annotation))
 
@@ -297,5 +348,5 @@ def variable(name: str) -> str:
 
 
 def option(name: str) -> str:
-    """What to call a field: ``--max-batch-size``, or the variable of a secret, as everybody can read command lines."""
+    """The public name of a field: ``--max-batch-size``, or the variable of a secret, since command lines are public."""
     return variable(name) if is_secret(name) else "--" + name.replace("_", "-")

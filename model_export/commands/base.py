@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Types that the commands share."""
 
 from __future__ import annotations
 

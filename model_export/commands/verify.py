@@ -40,7 +40,7 @@ _FIGURES = frozenset(_HEAD[4:10])
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """What to compare with: the cases, how many images of each size (None: as many as are stored), and its name."""
+    """A reference: its cases, the number of images of each size (None: all that are stored), and its name."""
 
     cases: Cases
     count: int | None

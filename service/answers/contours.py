@@ -1,9 +1,9 @@
 """Borders of classes as polygons on the edges of pixels: exact, so that filling them gives the label map back.
 
-Only corners are looked at. Around a lattice point lie four pixels; a class has a corner there where its pixels among
-the four are one, three, or two on a diagonal (then it has two corners, so polygons touch there and do not cross).
-Sorted along a row, corners with a border on the same side are its ends in pairs; so they are along a column, and both
-pairings together are closed rings. Nothing is approximated or smoothed.
+Only corners are computed. Four pixels lie around a lattice point. A class has a corner there if one or three of them
+are its own; two corners if two on a diagonal are, so that polygons touch there and do not cross. Corners with a border
+on the same side, sorted along a row, are in pairs the ends of borders; the same holds along columns. Both pairings
+together are closed rings. Nothing is approximated or smoothed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ACROSS = (_LOWER_RIGHT, _LOWER_LEFT, _UPPER_RIGHT, _UPPER_LEFT)
 
 # About 300 MB while they are linked, and 25 MB of JSON; label maps of photos stay far below.
 MAX_CORNERS = 2_000_000
-# Rows of pixels whose lattice points are looked at in one go.
+# Rows of pixels whose lattice points are examined at once.
 _STRIP_ROWS = 256
 # No pixel: differs from every class.
 _OUTSIDE = -1
@@ -52,7 +52,7 @@ class _Corners:
 
 
 def trace(labels: NDArray[np.uint8]) -> dict[int, list[Polygon]]:
-    """The polygons of every class that is there.
+    """Trace the polygons of every class in the label map.
 
     Args:
         labels: (H, W) uint8 class ids.
@@ -81,7 +81,7 @@ def trace(labels: NDArray[np.uint8]) -> dict[int, list[Polygon]]:
 
 
 def _find_corners(labels: NDArray[np.uint8]) -> _Corners:
-    """Corners of every class, strip by strip: a whole image of lattice points could fill the memory."""
+    """Find the corners of every class, strip by strip: lattice points of a whole image could fill the memory."""
     height = len(labels)
     strips: list[tuple[NDArray[np.generic], ...]] = []
     count = 0
@@ -90,15 +90,15 @@ def _find_corners(labels: NDArray[np.uint8]) -> _Corners:
         count += len(strips[-1][0])
         if count > MAX_CORNERS:
             raise InvalidParameter(
-                f"format is 'contours', and the label map's polygons have more than {MAX_CORNERS} corners: ask for "
-                "size=model or other classes, or take the pixels of format=labels",
+                f"the polygons of this label map have more than {MAX_CORNERS} corners, the limit of format=contours; "
+                "ask for size=model or fewer classes, or use format=labels",
                 extra={"parameter": "format", "value": "contours", "limit": MAX_CORNERS, "unit": "corners"},
             )
     return _Corners(*(np.concatenate(columns) for columns in zip(*strips, strict=True)))
 
 
 def _strip_corners(labels: NDArray[np.uint8], top: int, bottom: int) -> tuple[NDArray[np.generic], ...]:
-    """Corners at the lattice points of the rows ``top`` to ``bottom``, without ``bottom``."""
+    """Find the corners at the lattice points of rows ``top`` to ``bottom``, without ``bottom``."""
     height, width = labels.shape
     padded = np.full((bottom - top + 1, width + 2), _OUTSIDE, np.int16)
     first, last = max(top - 1, 0), min(bottom, height)
@@ -116,7 +116,7 @@ def _strip_corners(labels: NDArray[np.uint8], top: int, bottom: int) -> tuple[ND
 def _quadrant_corners(
     quadrant: int, around: tuple[NDArray[np.int16], ...], x: NDArray[np.int32], y: NDArray[np.int32]
 ) -> Iterator[tuple[NDArray[np.generic], ...]]:
-    """Corners that a class has in this quadrant: those that fill it, and those that fill the three others."""
+    """Give the corners of classes that fill this quadrant, and of those that fill the three others."""
     own, beside, below, across = (around[place[quadrant]] for place in (range(4), _BESIDE, _BELOW, _ACROSS))
     is_upper, is_left = quadrant in {_UPPER_LEFT, _UPPER_RIGHT}, quadrant in {_UPPER_LEFT, _LOWER_LEFT}
     filled = (own != _OUTSIDE) & (own != beside) & (own != below)
@@ -132,7 +132,7 @@ def _quadrant_corners(
 
 
 def _orders(corners: _Corners, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All corners along the rows and along the columns; in each, two in a row are the ends of one border."""
+    """Sort the corners along rows and along columns; two in a row are the ends of one border."""
     height, width = shape
     classes = corners.class_id.astype(np.int64) * 2
     rows = ((classes + corners.is_above) * (height + 1) + corners.y) * (width + 1) + corners.x
@@ -141,7 +141,7 @@ def _orders(corners: _Corners, shape: tuple[int, ...]) -> tuple[NDArray[np.int64
 
 
 def _following(corners: _Corners, by_row: NDArray[np.int64], by_column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The next corner of each on the way along the border."""
+    """Find the next corner of each corner along the border."""
     following = np.empty(len(corners.x), np.int64)
     for order, leaves in ((by_row, corners.leaves_by_row), (by_column, ~corners.leaves_by_row)):
         pairs = order.reshape(-1, 2)
@@ -152,7 +152,7 @@ def _following(corners: _Corners, by_row: NDArray[np.int64], by_column: NDArray[
 
 
 def _collect(following: NDArray[np.int64], firsts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The corners ring by ring, and where each ring begins; ``firsts`` is the order in which rings are looked for."""
+    """Order the corners ring by ring, with the start of each ring; ``firsts`` is the order of the search."""
     after = following.tolist()
     seen = bytearray(len(after))
     order: list[int] = []
@@ -170,7 +170,7 @@ def _collect(following: NDArray[np.int64], firsts: NDArray[np.int64]) -> tuple[N
 
 
 class _Rings:
-    """All rings in one array.
+    """Rings in one array.
 
     Attributes:
         ring_of: The ring of each corner.
@@ -200,12 +200,12 @@ class _Rings:
 
 
 class _Owners:
-    """Finds the outer ring around a hole: from the hole's left end go left, within its class, to the next border."""
+    """Finds the outer ring around a hole: from the hole's left end leftwards, within its class, to the next border."""
 
     def __init__(
         self, labels: NDArray[np.uint8], corners: _Corners, by_column: NDArray[np.int64], rings: _Rings
     ) -> None:
-        # Upper ends of the vertical borders with their class to the right, which a way to the left ends at.
+        # Upper ends of the vertical borders with their class to the right, at which the search ends.
         borders = by_column.reshape(-1, 2)
         upper = borders[~corners.is_left[borders[:, 0]], 0]
         self._labels = labels
@@ -215,7 +215,7 @@ class _Owners:
         self._owner_of: dict[int, int] = {}
 
     def find(self, hole: int) -> int:
-        """The outer ring of a hole; every hole that lies further to the left must have been asked for before."""
+        """Give the outer ring of a hole; holes further to the left must have been looked up before."""
         class_id = self._rings.class_of(hole)
         x, y = self._rings.left_ends[hole].tolist()
         others = np.flatnonzero(self._labels[y, :x] != class_id)
@@ -231,6 +231,6 @@ class _Owners:
 
 
 def signed_area(ring: Ring) -> int:
-    """Pixels inside a ring by the shoelace formula, negative for a hole."""
+    """Count the pixels inside a ring by the shoelace formula, negative for a hole."""
     x, y = ring.astype(np.int64).T
     return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2

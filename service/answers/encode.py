@@ -41,7 +41,7 @@ def encode_answer(
     """Encode a segmentation.
 
     Args:
-        options: What was asked for; ``classes`` has been applied to the segmentation.
+        options: Options of the answer; ``classes`` has been applied to the segmentation.
         segmentation: Of any size.
         manifest: The model's names and colours.
         processing: How the image went through the model.

@@ -1,4 +1,4 @@
-"""Which form an answer has where the request names none: by the ``Accept`` header (RFC 9110, section 12.5.1)."""
+"""Content negotiation: the ``Accept`` header chooses the format of an answer (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from service.answers.schemas import AnswerFormat
 from service.errors import NotAcceptable
 
-# Media types of the answers to one image, the dearest to the service first.
+# Media types of the answers to one image, in the service's order of preference.
 OFFERS: tuple[tuple[str, AnswerFormat], ...] = (
     ("image/png", AnswerFormat.LABELS),
     ("application/json", AnswerFormat.JSON),
@@ -23,17 +23,17 @@ _RANGE = re.compile(r"[^\s/;,]+/[^\s/;,]+")
 
 
 def negotiate(accept: str | None, offers: Sequence[tuple[str, T]], parameter: str) -> tuple[str, T]:
-    """The offer, a media type and what it stands for, that the client likes best; among equals the first.
+    """Choose the offer that the client prefers; among equals the first.
 
-    A media type has the quality of the most specific range that names it. Entries that cannot be read count as absent.
+    A media type has the quality of the most specific range that names it. Entries that cannot be parsed are ignored.
 
     Args:
         accept: The header.
-        offers: What the service has, the dearest to it first.
-        parameter: What chooses without the header.
+        offers: Media types with their values, in the service's order of preference.
+        parameter: Name of the parameter that overrides the header, for the message of the error.
 
     Raises:
-        NotAcceptable: The client takes nothing that the service has.
+        NotAcceptable: The client accepts none of the offers.
     """
     if accept is None or not accept.strip():
         return offers[0]
@@ -44,8 +44,8 @@ def negotiate(accept: str | None, offers: Sequence[tuple[str, T]], parameter: st
     if quality == 0:
         offered = [media_type for media_type, _ in offers]
         raise NotAcceptable(
-            f"the Accept header is {accept!r}, answers are {', '.join(offered)}; ?{parameter}= chooses without the "
-            "header",
+            f"the Accept header {accept!r} allows none of {', '.join(offered)}; change it, or choose with "
+            f"?{parameter}=",
             extra={"value": accept, "accepted": offered},
         )
     return best

@@ -25,13 +25,13 @@ class AnswerOptions:
     Attributes:
         format: Form of the answer.
         media_type: Its content type.
-        palette: Whether label PNGs have colours.
+        palette: Colours of a PNG of labels.
         alpha: Weight of the colours in overlays, 0..1.
         classes: Ids of the classes to keep, ascending; None for all.
-        size: Whether the answer has the size of the image or of the model's input.
-        mode: How the image goes to the model.
+        size: Size of the answer: of the image, or of the model's input.
+        mode: Way of the image through the model.
         background: RGB behind transparent pixels, 0..255.
-        rle: Whether JSON has the masks.
+        rle: True to add the masks to JSON.
     """
 
     format: AnswerFormat = AnswerFormat.LABELS

@@ -1,7 +1,7 @@
 """Masks of classes as COCO's compressed run lengths, the way ``pycocotools.mask`` writes and reads them.
 
-Runs go down the columns, zeros first. From the fourth on a count is told as its difference to the one two before; each
-number becomes groups of 5 bits, the lowest first, in characters from ``0`` on.
+Runs go down the columns, zeros first. From the fourth on a count is stored as its difference to the count two places
+before; each number becomes groups of 5 bits, the lowest first, in characters from ``0`` on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _SIGN = _MORE >> 1
 
 
 def class_rles(labels: NDArray[np.uint8], class_ids: Iterable[int]) -> dict[int, str]:
-    """``counts`` of the mask ``labels == id`` for every id asked for; its ``size`` is ``[H, W]``.
+    """Compute ``counts`` of the mask ``labels == id`` for every id; the mask's ``size`` is ``[H, W]``.
 
     Args:
         labels: (H, W) uint8 class ids.
-        class_ids: 0..255; an id that no pixel has gives a mask of zeros.
+        class_ids: 0..255; an id without pixels gives a mask of zeros.
     """
     columns = labels.T.ravel()
     starts = np.concatenate(([0], np.flatnonzero(columns[1:] != columns[:-1]) + 1))
@@ -33,10 +33,10 @@ def class_rles(labels: NDArray[np.uint8], class_ids: Iterable[int]) -> dict[int,
 def _counts(
     starts: NDArray[np.int64], ends: NDArray[np.int64], wanted: NDArray[np.bool_], total: int
 ) -> NDArray[np.int64]:
-    """Lengths of zeros and ones in turn, of a mask whose ones are the wanted runs."""
+    """Compute the alternating lengths of zeros and ones of a mask whose ones are the wanted runs."""
     borders = np.stack((starts[wanted], ends[wanted]), axis=1).ravel()
     counts = np.diff(borders, prepend=0, append=total)
-    # No zeros are told after the last ones.
+    # The zeros after the last ones are left out.
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, as the OpenAPI document shows them."""
+"""Schemas of requests and answers, as the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AnswerFormat(StrEnum):
-    """What a segmentation is answered with."""
+    """Format of an answer."""
 
     LABELS = "labels"
     COLOR = "color"
@@ -32,21 +32,21 @@ _MEDIA_TYPES = {
 
 
 class LabelPalette(StrEnum):
-    """Whether a PNG of labels has colours."""
+    """Colours of a PNG of labels."""
 
     CLASSES = "classes"
     NONE = "none"
 
 
 class AnswerSize(StrEnum):
-    """Whose size the answer has."""
+    """Size of an answer."""
 
     INPUT = "input"
     MODEL = "model"
 
 
 class InputMode(StrEnum):
-    """How an image goes to the model."""
+    """Way of an image through the model."""
 
     RESIZE = "resize"
     TILE = "tile"
@@ -147,7 +147,7 @@ class ClassSummary(ClassLabel):
 
 
 class Processing(BaseModel):
-    """What the model saw of an image."""
+    """Way of an image through the model."""
 
     mode: InputMode = Field(description="`resize` also where `tile` was asked for and one window holds the image")
     windows: int = Field(description="times that the model was run")
@@ -161,14 +161,14 @@ class SegmentationSummary(BaseModel):
     size: ImageSize = Field(description="size of the label map")
     model: ModelInfo
     classes: list[ClassSummary]
-    processing: Processing | None = Field(None, description="what the model saw of the image")
+    processing: Processing | None = Field(None, description="way of the image through the model")
     timings_ms: dict[str, float] = Field(
         description="milliseconds of the stages before the answer was written; the header Server-Timing has all"
     )
 
 
 class MultiPolygon(BaseModel):
-    """All regions of one class; a polygon is its outer ring, then its holes, each closed by its first point."""
+    """Regions of one class; a polygon is its outer ring, then its holes, each closed by its first point."""
 
     type: Literal["MultiPolygon"]
     coordinates: list[list[list[tuple[int, int]]]] = Field(
@@ -207,15 +207,15 @@ class Labels(BaseModel):
 
 
 class ServedModel(ModelInfo):
-    """A model and what runs it."""
+    """A model and the engine that runs it."""
 
     input_size: ImageSize = Field(description="size to which images are stretched for the model")
     precision: str = Field(description="arithmetic of the graph", examples=["fp32"])
     engine: str = Field(description="runtime", examples=["onnxruntime"])
     num_classes: int
-    formats: list[AnswerFormat] = Field(description="values of `format` that it can answer")
-    modes: list[InputMode] = Field(description="values of `mode` that it can be used in")
-    default: bool = Field(description="whether it answers requests that name no model")
+    formats: list[AnswerFormat] = Field(description="values of `format` that it supports")
+    modes: list[InputMode] = Field(description="values of `mode` that it supports")
+    default: bool = Field(description="true for the model of requests that name none")
 
 
 class Models(BaseModel):
@@ -232,7 +232,7 @@ class Problem(BaseModel):
     type: str = Field(description="stable name of the kind of problem", examples=["not-an-image"])
     title: str = Field(description="the kind of problem in words", examples=["Not a readable image"])
     status: int = Field(description="HTTP status", examples=[400])
-    detail: str = Field(description="this occurrence, with value and limit")
+    detail: str = Field(description="this occurrence of the problem, with value and limit")
     instance: str = Field(description="path of the request", examples=["/segment"])
     request_id: str = Field(description="as in the X-Request-ID header")
 

@@ -1,4 +1,4 @@
-"""What the service answers, as arrays and typed documents."""
+"""Answers of the service, as arrays and typed documents."""
 
 from __future__ import annotations
 

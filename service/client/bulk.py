@@ -18,7 +18,7 @@ _HOPELESS_STATUSES = frozenset({401, 403, 404, 405})
 
 @dataclass(slots=True)
 class Report:
-    """What became of the jobs.
+    """The outcome of the jobs.
 
     Attributes:
         written: Results that were written.

@@ -18,7 +18,7 @@ from service.client.retry import RETRIED_STATUSES, RetryPolicy, retry_after_s
 TIMEOUT_S = 120.0
 _DEFAULT_RETRY = RetryPolicy()
 
-# What a script asks for: a request to be sent, or seconds to be waited. What it is told: how the request went.
+# A script yields a request to send, or seconds to wait, and receives the outcome of the request.
 Step = httpx.Request | float
 Outcome = httpx.Response | httpx.HTTPError | None
 Script = Generator[Step, Outcome, Answer]

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the service.
+"""Errors between a client and the service.
 
 ClientError
 ├── Unreachable         no answer came: no connection, a broken one, or too late

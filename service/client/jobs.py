@@ -1,4 +1,4 @@
-"""Which images are segmented, and where each result goes: known before anything is sent."""
+"""The list of images to segment, with the path of each result; complete before anything is sent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Failure:
 
 
 def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tuple[list[Job], list[Failure]]:
-    """What to do for files and, with all that lies below them, folders.
+    """The jobs for files and, with everything below them, folders.
 
     The result of a file lies in ``output``; that of an image in a folder at the same place below ``output``. Images
     that are results of this command are not taken from folders. What is named twice is done once.

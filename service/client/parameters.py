@@ -1,4 +1,4 @@
-"""What a client sends: an image, and the parameters of ``POST /segment``."""
+"""The request of a client: an image, and the parameters of ``POST /segment``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a service that is busy or away is waited for.
+    """The time to wait for a service that is busy or unreachable.
 
     Attributes:
         max_tries: Times that a request is sent.
@@ -27,7 +27,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.max_tries < 1 or self.first_wait_s < 0 or self.max_wait_s < 0:
-            raise ValueError(f"{self} is no policy: at least one try and waits of 0 s or more are expected")
+            raise ValueError(f"{self} is invalid: expected at least one try and waits of 0 s or more")
 
     def wait_s(self, tries: int, random: Callable[[], float]) -> float:
         """Seconds to wait after ``tries`` tries: from half of the doubled wait to all of it, by ``random`` 0..1.

@@ -1,4 +1,4 @@
-"""What an engine is, and the trial run that shows that it keeps its promises."""
+"""The protocol of an engine, and the warm-up that checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which graph of a model directory serves, and on which runtime. Pure functions: what is there is their argument."""
+"""Choice of the graph and of its runtime. Pure functions: what a machine offers is their argument."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def choose_graph(manifest: Manifest, runtime: RuntimeName, precision: PrecisionN
 
 
 def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | None:
-    """Why a runtime does not compute in a precision, whatever the graphs are, or None."""
+    """The reason why a runtime cannot compute in a precision, or None."""
     if precision == "bf16" and runtime != "openvino":
         return "it does not compute in bf16, only --engine openvino does"
     return None

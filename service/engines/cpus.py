@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity mask, cut by the CPU quota of its cgroups.
+"""The number of CPUs that this process may use: its affinity mask, cut by the CPU quota of its cgroups.
 
 ONNX Runtime and ``os.cpu_count`` see the whole machine; threads beyond a container's quota are throttled together.
 """

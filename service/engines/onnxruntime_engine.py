@@ -67,7 +67,7 @@ class OnnxRuntimeEngine:
 
 
 def cpu_obstacle() -> str | None:
-    """Why ONNX Runtime cannot be used, or None."""
+    """The reason why ONNX Runtime cannot be used, or None."""
     try:
         import onnxruntime  # noqa: F401, PLC0415
     except ImportError as error:
@@ -76,7 +76,7 @@ def cpu_obstacle() -> str | None:
 
 
 def cuda_obstacle() -> str | None:
-    """Why ONNX Runtime cannot use a GPU, or None; whether CUDA starts is only known once a model is loaded."""
+    """The reason why ONNX Runtime cannot use a GPU, or None; that CUDA starts shows only when a model is loaded."""
     if (obstacle := cpu_obstacle()) is not None:
         return obstacle
     import onnxruntime  # noqa: PLC0415
@@ -87,7 +87,7 @@ def cuda_obstacle() -> str | None:
 
 
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> list[tuple[str, str]]:
-    """(provider, operator) of every node of a session that was told to record them."""
+    """(provider, operator) of every node of a session that records them."""
     parts = session.get_provider_graph_assignment_info()
     return [(part.ep_name, node.op_type) for part in parts for node in part.get_nodes()]
 
@@ -129,7 +129,7 @@ def _load(graph: Path, num_threads: int, device: Device) -> onnxruntime.Inferenc
 
 
 def _check_cuda(session: onnxruntime.InferenceSession) -> None:
-    """Where CUDA fails, or lacks a kernel, ONNX Runtime goes on with the CPU without an error."""
+    """Refuse a session that runs on the CPU: ONNX Runtime falls back to it without an error."""
     if session.get_providers()[0] != _CUDA_PROVIDER:
         raise EngineError(
             "onnxruntime could not start CUDA and would run on the CPU: check nvidia-smi, CUDA and cuDNN "

@@ -82,7 +82,7 @@ class OpenVinoEngine:
 
 
 def openvino_obstacle(precision: PrecisionName) -> str | None:
-    """Why OpenVINO cannot be used, or cannot compute in a precision, or None."""
+    """The reason why OpenVINO cannot be used, or cannot compute in a precision, or None."""
     try:
         core = _core(_openvino())
     except EngineError as error:
@@ -103,7 +103,7 @@ def _openvino() -> Any:
     Raises:
         EngineError: It is not installed, or cannot be loaded.
     """
-    # What an import of it then raises; openvino has a stub for that, and leaves no files in the user's home either.
+    # An import of it then raises. openvino has a stub for that case, and leaves no files in the user's home either.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino  # noqa: PLC0415
@@ -175,7 +175,7 @@ def _type_name(port: Any) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says, without the places in its sources that it names before."""
+    """The message of OpenVINO, without the source locations before it."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return " ".join(said or lines)

@@ -1,4 +1,4 @@
-"""What an engine has to show before anything is answered with it."""
+"""The proof of an engine before it serves: its outputs equal PyTorch's on the golden inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
     """
     repeats = 1 if engine.name in CPU_RUNTIMES else _GPU_REPEATS
     if manifest.golden is None:
-        logger.warning("%s has no golden inputs: the engine is tried out, but not compared with PyTorch", model_dir)
+        logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
         return warm_up(engine, repeats)
     try:
         golden = read_golden(model_dir, manifest, engine.graph.input_size)

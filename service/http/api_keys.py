@@ -66,7 +66,7 @@ class ApiKeys:
 
     @property
     def are_set(self) -> bool:
-        """Whether there is any."""
+        """True if there is a key."""
         return bool(self._fixed or self._in_file)
 
     def owner(self, key: bytes) -> str | None:
@@ -86,7 +86,7 @@ class ApiKeys:
             if content != self._content:
                 self._in_file = _parse_file(content, self._file)
                 self._content = content
-                logger.info("the API keys were read again from %s; it has %d", self._file, len(self._in_file))
+                logger.info("reloaded the API keys from %s: %d keys", self._file, len(self._in_file))
             self._problem = ""
         except ApiKeysError as error:
             self._report(str(error))
@@ -94,7 +94,7 @@ class ApiKeys:
     def _report(self, problem: str) -> None:
         """Log a problem once, not every second."""
         if problem != self._problem:
-            logger.error("%s; the %d keys that it had stay valid", problem, len(self._in_file))
+            logger.error("%s; its %d earlier keys stay valid", problem, len(self._in_file))
         self._problem = problem
 
 
@@ -128,7 +128,7 @@ def parse_api_keys(text: str, source: str, unit: str = "line") -> tuple[ApiKey, 
             continue
         key = _parse_entry(entry, f"{unit} {number} of {source}")
         if key.digest in keys:
-            raise ApiKeysError(f"{unit} {number} of {source} has the key of {keys[key.digest].name!r} once more")
+            raise ApiKeysError(f"{unit} {number} of {source} repeats the key of {keys[key.digest].name!r}")
         keys[key.digest] = key
     if not keys:
         raise ApiKeysError(f"{source} has no API key; write NAME:KEY, with a key such as openssl rand -hex 32 makes")

@@ -49,7 +49,7 @@ def _decode(text: str) -> bytes:
         return binascii.a2b_base64("".join(text.split()), strict_mode=True)
     except ValueError as error:
         raise _invalid(
-            f"image is {_short(text)}, which is no base64: {str(error)[:1].lower()}{str(error)[1:]}", text
+            f"image is {_short(text)}, which is not base64: {str(error)[:1].lower()}{str(error)[1:]}", text
         ) from None
 
 

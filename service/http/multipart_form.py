@@ -23,7 +23,7 @@ _MAX_FIELDS = 16
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
-    """A file of a form: its name as the client told it, and its content."""
+    """A file of a form: the name that the client sent, and the content."""
 
     name: str
     content: bytes
@@ -74,7 +74,7 @@ class _Form:
         self._ended = False
 
     def callbacks(self) -> MultipartCallbacks:
-        """What the parser calls."""
+        """The callbacks of the parser."""
         return {
             "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),

@@ -31,7 +31,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 def tracer_provider(settings: Settings) -> TracerProvider | None:
-    """What sends spans to the endpoint that the settings or OpenTelemetry's variables name; None if none is.
+    """Make the provider that sends spans to the endpoint of the settings or of OpenTelemetry's variables, if any.
 
     Raises:
         SettingsError: An endpoint is named, but OpenTelemetry is not installed.

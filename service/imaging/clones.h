@@ -1,3 +1,21 @@
+/* What the compiled functions share: their prototypes, their results, and how they are compiled. */
+#ifndef ECENET_CLONES_H
+#define ECENET_CLONES_H
+
+#include <stdint.h>
+
+enum { OK = 0, NOT_FINITE = 1, NO_MEMORY = 2, BAD_SIZE = 3 };
+enum { MAX_CLASSES = 256 };
+
+/* Label (new_height, new_width) pixels from logits (classes, height, width); BAD_SIZE unless all sides are 1 or more
+ * and classes 1 to MAX_CLASSES. */
+int label_map(const float *logits, int64_t classes, int64_t height, int64_t width, int64_t new_height,
+              int64_t new_width, uint8_t *labels);
+
+/* Resize pixels (height, width, 3) to (new_height, new_width, 3); BAD_SIZE unless all sides are 1 or more. */
+int resize(const uint8_t *pixels, int64_t height, int64_t width, int64_t new_height, int64_t new_width,
+           uint8_t *resized);
+
 /* Functions that are compiled once per instruction set, of which the loader takes the best that the machine has. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
 #if __has_attribute(target_clones)
@@ -10,3 +28,5 @@
 
 /* Inlined into such a function, so that each of its clones compiles them for its own instruction set. */
 #define INLINE static inline __attribute__((always_inline))
+
+#endif

@@ -231,7 +231,7 @@ def _open(data: bytes) -> tuple[ImageFile, str]:
         if signature.match(data[:1024]):
             raise UnsupportedImage(f"the image is {name}, accepted are {', '.join(FORMATS)}", extra={"value": name})
     start = f"they start with {data[:8]!r}" if data else "there are none"
-    raise NotAnImage(f"the bytes are no image of {', '.join(FORMATS)}: {start}")
+    raise NotAnImage(f"the bytes are not an image of {', '.join(FORMATS)}: {start}")
 
 
 def _upright(image: ImageFile) -> Image.Image:

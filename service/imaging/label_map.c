@@ -10,29 +10,27 @@
  */
 #include <float.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clones.h"
 
-enum { OK = 0, NOT_FINITE = 1, NO_MEMORY = 2 };
-enum { MAX_CLASSES = 256, CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
+enum { CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
 
 /* Pixels start[c] .. start[c + 1] - 1 lie between cell c, of weight near, and the next cell, of weight far. */
 typedef struct {
-    int64_t cells, pixels;
+    int64_t from, to; /* cells, pixels */
     int64_t *start;
     double *near, *far;
 } axis;
 
 typedef struct {
-    const float *logits; /* (classes, rows.cells, columns.cells) */
+    const float *logits; /* (classes, rows.from, columns.from) */
     int64_t classes, padded;
     axis rows, columns;
-    uint8_t *winners;  /* (rows.cells, columns.cells) class of each cell */
+    uint8_t *winners;  /* (rows.from, columns.from) class of each cell */
     float *vectors[2]; /* (TILE + 1, padded) logits of a run of cells and of those below them */
-    uint8_t *labels;   /* (rows.pixels, columns.pixels) */
+    uint8_t *labels;   /* (rows.to, columns.to) */
 } job;
 
 typedef struct {
@@ -50,25 +48,25 @@ static int64_t common_divisor(int64_t a, int64_t b) {
 }
 
 static void axis_fill(axis *self) {
-    int64_t divisor = common_divisor(self->cells, self->pixels), cell = 0;
-    int64_t in = self->cells / divisor, out = self->pixels / divisor;
+    int64_t divisor = common_divisor(self->from, self->to), cell = 0;
+    int64_t cells = self->from / divisor, pixels = self->to / divisor;
     self->start[0] = 0;
-    for (int64_t i = 0; i < self->pixels; i++) {
-        int64_t position = (2 * i + 1) * in - out;
+    for (int64_t pixel = 0; pixel < self->to; pixel++) {
+        int64_t position = (2 * pixel + 1) * cells - pixels;
         if (position < 0) position = 0;
-        while (cell < position / (2 * out)) self->start[++cell] = i;
-        self->far[i] = (double)(position % (2 * out));
-        self->near[i] = (double)(2 * out) - self->far[i];
+        while (cell < position / (2 * pixels)) self->start[++cell] = pixel;
+        self->far[pixel] = (double)(position % (2 * pixels));
+        self->near[pixel] = (double)(2 * pixels) - self->far[pixel];
     }
-    while (cell < self->cells) self->start[++cell] = self->pixels;
+    while (cell < self->from) self->start[++cell] = self->to;
 }
 
-static int axis_init(axis *self, int64_t cells, int64_t pixels) {
-    self->cells = cells;
-    self->pixels = pixels;
-    self->start = malloc(sizeof(int64_t) * (size_t)(cells + 1));
-    self->near = calloc((size_t)(pixels + PIXELS), sizeof(double)); /* label_pixels reads PIXELS at a time */
-    self->far = calloc((size_t)(pixels + PIXELS), sizeof(double));
+static int axis_init(axis *self, int64_t from, int64_t to) {
+    self->from = from;
+    self->to = to;
+    self->start = malloc((size_t)(from + 1) * sizeof *self->start);
+    self->near = calloc((size_t)(to + PIXELS), sizeof *self->near); /* label_quad reads PIXELS at a time */
+    self->far = calloc((size_t)(to + PIXELS), sizeof *self->far);
     if (!self->start || !self->near || !self->far) return NO_MEMORY;
     axis_fill(self);
     return OK;
@@ -80,45 +78,45 @@ static void axis_free(axis *self) {
     free(self->far);
 }
 
-INLINE int64_t next_cell(const axis *self, int64_t cell) { return cell + 1 < self->cells ? cell + 1 : cell; }
+INLINE int64_t next_cell(const axis *self, int64_t cell) { return cell + 1 < self->from ? cell + 1 : cell; }
 
-/* Class of each of n <= CHUNK cells; the lowest class wins ties. */
-INLINE int chunk_winners(const float *restrict logits, int64_t classes, int64_t stride, int64_t n,
+/* Class of each of count <= CHUNK cells, of planes that are stride apart; the lowest class wins ties. */
+INLINE int chunk_winners(const float *restrict logits, int64_t classes, int64_t stride, int64_t count,
                          uint8_t *restrict winners) {
     float best[CHUNK];
     int32_t winner[CHUNK], not_finite = 0;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < count; i++) {
         best[i] = -INFINITY;
         winner[i] = 0;
     }
     for (int64_t k = 0; k < classes; k++) {
         const float *restrict plane = logits + k * stride;
-        for (int64_t i = 0; i < n; i++) {
+        for (int64_t i = 0; i < count; i++) {
             int32_t above = plane[i] > best[i];
             not_finite |= !(fabsf(plane[i]) <= FLT_MAX);
             best[i] = above ? plane[i] : best[i];
             winner[i] = above ? (int32_t)k : winner[i];
         }
     }
-    for (int64_t i = 0; i < n; i++) winners[i] = (uint8_t)winner[i];
+    for (int64_t i = 0; i < count; i++) winners[i] = (uint8_t)winner[i];
     return not_finite ? NOT_FINITE : OK;
 }
 
 INLINE int find_winners(const job *self) {
-    int64_t cells = self->rows.cells * self->columns.cells;
-    for (int64_t i = 0; i < cells; i += CHUNK) {
-        int64_t n = cells - i < CHUNK ? cells - i : CHUNK;
-        if (chunk_winners(self->logits + i, self->classes, cells, n, self->winners + i)) return NOT_FINITE;
+    int64_t stride = self->rows.from * self->columns.from;
+    for (int64_t start = 0; start < stride; start += CHUNK) {
+        int64_t count = stride - start < CHUNK ? stride - start : CHUNK;
+        if (chunk_winners(self->logits + start, self->classes, stride, count, self->winners + start)) return NOT_FINITE;
     }
     return OK;
 }
 
-/* Copy the logits of cells x .. x + n - 1 of row y to class vectors. */
-INLINE void gather_vectors(const job *self, int64_t y, int64_t x, int64_t n, float *restrict vectors) {
-    int64_t plane = self->rows.cells * self->columns.cells;
-    const float *restrict cells = self->logits + y * self->columns.cells + x;
+/* Copy the logits of count cells from (y, x) on to class vectors. */
+INLINE void gather_vectors(const job *self, int64_t y, int64_t x, int64_t count, float *restrict vectors) {
+    int64_t stride = self->rows.from * self->columns.from;
+    const float *restrict logits = self->logits + y * self->columns.from + x;
     for (int64_t k = 0; k < self->classes; k++)
-        for (int64_t i = 0; i < n; i++) vectors[i * self->padded + k] = cells[k * plane + i];
+        for (int64_t i = 0; i < count; i++) vectors[i * self->padded + k] = logits[k * stride + i];
 }
 
 /* Clear keep for those of LANES classes from k on that are below class winner in all four corners. */
@@ -147,15 +145,15 @@ INLINE int list_candidates(const quad *at, int64_t classes, int32_t candidates[M
     return count;
 }
 
-/* Interpolate n candidates at PIXELS pixels; left and right hold them at the pixel row, in both cell columns. */
-INLINE void choose(const double *near, const double *far, const double *left, const double *right, int n,
+/* Interpolate count candidates at PIXELS pixels; left and right hold them at the pixel row, in both cell columns. */
+INLINE void choose(const double *near, const double *far, const double *left, const double *right, int count,
                    int64_t chosen[PIXELS]) {
     double best[PIXELS];
     for (int p = 0; p < PIXELS; p++) {
         best[p] = near[p] * left[0] + far[p] * right[0];
         chosen[p] = 0;
     }
-    for (int c = 1; c < n; c++) {
+    for (int c = 1; c < count; c++) {
         for (int p = 0; p < PIXELS; p++) {
             double value = near[p] * left[c] + far[p] * right[c];
             int64_t above = value > best[p];
@@ -177,11 +175,11 @@ INLINE void label_quad(const job *self, int64_t y, int64_t x, const quad *at) {
             left[c] = rows->near[row] * at->corner[0][k] + rows->far[row] * at->corner[2][k];
             right[c] = rows->near[row] * at->corner[1][k] + rows->far[row] * at->corner[3][k];
         }
-        for (int64_t i = columns->start[x], end = columns->start[x + 1]; i < end; i += PIXELS) {
+        for (int64_t column = columns->start[x], end = columns->start[x + 1]; column < end; column += PIXELS) {
             int64_t chosen[PIXELS];
-            choose(columns->near + i, columns->far + i, left, right, count, chosen);
-            for (int64_t p = 0; p < PIXELS && i + p < end; p++)
-                self->labels[row * columns->pixels + i + p] = (uint8_t)candidates[chosen[p]];
+            choose(columns->near + column, columns->far + column, left, right, count, chosen);
+            for (int64_t p = 0; p < PIXELS && column + p < end; p++)
+                self->labels[row * columns->to + column + p] = (uint8_t)candidates[chosen[p]];
         }
     }
 }
@@ -189,10 +187,10 @@ INLINE void label_quad(const job *self, int64_t y, int64_t x, const quad *at) {
 /* Label the quads x .. end - 1 of row y, TILE at most, whose corners differ. */
 INLINE void label_run(const job *self, int64_t y, int64_t x, int64_t end) {
     const axis *columns = &self->columns;
-    int64_t below = next_cell(&self->rows, y), cells = next_cell(columns, end - 1) - x + 1;
-    const uint8_t *upper = self->winners + y * columns->cells, *lower = self->winners + below * columns->cells;
-    gather_vectors(self, y, x, cells, self->vectors[0]);
-    gather_vectors(self, below, x, cells, self->vectors[1]);
+    int64_t below = next_cell(&self->rows, y), count = next_cell(columns, end - 1) - x + 1;
+    const uint8_t *upper = self->winners + y * columns->from, *lower = self->winners + below * columns->from;
+    gather_vectors(self, y, x, count, self->vectors[0]);
+    gather_vectors(self, below, x, count, self->vectors[1]);
     for (int64_t i = x; i < end; i++) {
         int64_t next = next_cell(columns, i), near = (i - x) * self->padded, far = (next - x) * self->padded;
         const float *const *vectors = (const float *const *)self->vectors;
@@ -204,8 +202,8 @@ INLINE void label_run(const job *self, int64_t y, int64_t x, int64_t end) {
 
 /* Fill a pixel row by runs of equal cells; label_run corrects the mixed quads. */
 INLINE void fill_row(const axis *columns, const uint8_t *winners, uint8_t *labels) {
-    for (int64_t x = 0, end; x < columns->cells; x = end) {
-        for (end = x + 1; end < columns->cells && winners[end] == winners[x];) end++;
+    for (int64_t x = 0, end; x < columns->from; x = end) {
+        for (end = x + 1; end < columns->from && winners[end] == winners[x];) end++;
         memset(labels + columns->start[x], winners[x], (size_t)(columns->start[end] - columns->start[x]));
     }
 }
@@ -220,34 +218,35 @@ INLINE int is_mixed(const axis *columns, const uint8_t *upper, const uint8_t *lo
 /* Label the pixel rows between cell row y and the next one. */
 INLINE void label_band(const job *self, int64_t y) {
     const axis *columns = &self->columns;
-    const uint8_t *upper = self->winners + y * columns->cells;
-    const uint8_t *lower = self->winners + next_cell(&self->rows, y) * columns->cells;
-    int64_t start = self->rows.start[y], height = self->rows.start[y + 1] - start;
-    uint8_t *labels = self->labels + start * columns->pixels;
-    if (height == 0) return;
+    const uint8_t *upper = self->winners + y * columns->from;
+    const uint8_t *lower = self->winners + next_cell(&self->rows, y) * columns->from;
+    int64_t start = self->rows.start[y], count = self->rows.start[y + 1] - start;
+    uint8_t *labels = self->labels + start * columns->to;
+    if (count == 0) return;
     fill_row(columns, upper, labels);
-    for (int64_t row = 1; row < height; row++)
-        memcpy(labels + row * columns->pixels, labels, (size_t)columns->pixels);
-    for (int64_t x = 0, end; x < columns->cells; x = end + (end == x)) {
-        for (end = x; end < columns->cells && end - x < TILE && is_mixed(columns, upper, lower, end);) end++;
+    for (int64_t row = 1; row < count; row++)
+        memcpy(labels + row * columns->to, labels, (size_t)columns->to);
+    for (int64_t x = 0, end; x < columns->from; x = end + (end == x)) {
+        for (end = x; end < columns->from && end - x < TILE && is_mixed(columns, upper, lower, end);) end++;
         if (end > x) label_run(self, y, x, end);
     }
 }
 
 CLONES static int label_all(const job *self) {
     if (find_winners(self)) return NOT_FINITE;
-    for (int64_t y = 0; y < self->rows.cells; y++) label_band(self, y);
+    for (int64_t y = 0; y < self->rows.from; y++) label_band(self, y);
     return OK;
 }
 
-/* Label (height, width) pixels from logits (classes, h, w), all sides 1 or more, at most MAX_CLASSES classes. */
-int label_map(const float *logits, int64_t classes, int64_t h, int64_t w, int64_t height, int64_t width,
-              uint8_t *labels) {
+int label_map(const float *logits, int64_t classes, int64_t height, int64_t width, int64_t new_height,
+              int64_t new_width, uint8_t *labels) {
+    if (classes < 1 || classes > MAX_CLASSES || height < 1 || width < 1 || new_height < 1 || new_width < 1)
+        return BAD_SIZE;
     job self = {.logits = logits, .classes = classes, .labels = labels};
     self.padded = (classes + LANES - 1) / LANES * LANES;
-    self.winners = malloc((size_t)(h * w));
+    self.winners = malloc((size_t)(height * width));
     for (int i = 0; i < 2; i++) self.vectors[i] = calloc((size_t)((TILE + 1) * self.padded), sizeof(float));
-    int status = axis_init(&self.rows, h, height) | axis_init(&self.columns, w, width);
+    int status = axis_init(&self.rows, height, new_height) | axis_init(&self.columns, width, new_width);
     if (!self.winners || !self.vectors[0] || !self.vectors[1]) status = NO_MEMORY;
     if (status == OK) status = label_all(&self);
     axis_free(&self.columns);

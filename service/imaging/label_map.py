@@ -9,13 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imaging.native import check_size, library
-
-MAX_CLASSES = 256
-
-# Results of the C function.
-_NOT_FINITE = 1
-_NO_MEMORY = 2
+from service.imaging.native import MAX_CLASSES, Status, check_size, library
 
 
 def label_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -26,7 +20,7 @@ def label_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
     class wins an exact tie, while rounding decides there. (Exact up to some 4000 pixels a side, float64 beyond.)
 
     Args:
-        logits: (K, h, w) float32, finite, with 1 <= K <= 256; copied first if not contiguous.
+        logits: (K, h, w) float32, finite, with 1 <= K <= 256; copied first if not contiguous and aligned.
         size: (H, W) of the result, larger or smaller than (h, w), 1 or more each.
 
     Returns:
@@ -37,14 +31,14 @@ def label_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
         MemoryError: No room for the scratch, some ``h * w + 24 * (H + W)`` bytes and a tile of ``K`` planes.
     """
     _check(logits, size)
-    num_classes, rows, columns = logits.shape
-    contiguous = np.ascontiguousarray(logits)
+    aligned = np.require(logits, requirements=["C_CONTIGUOUS", "ALIGNED"])
     labels = np.empty(size, np.uint8)
-    status = library.label_map(contiguous.ctypes.data, num_classes, rows, columns, *size, labels.ctypes.data)
-    if status == _NOT_FINITE:
+    status = library.label_map(aligned.ctypes.data, *logits.shape, *size, labels.ctypes.data)
+    if status == Status.NOT_FINITE:
         raise ValueError("logits hold NaN or infinity, expected finite values")
-    if status == _NO_MEMORY:
+    if status == Status.NO_MEMORY:
         raise MemoryError(f"no memory to label {size[0]}x{size[1]} pixels")
+    assert status == Status.OK
     return labels
 
 

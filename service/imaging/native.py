@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("_native.so")
+MAX_CLASSES = 256
+
+
+class Status(IntEnum):
+    """Results of the functions, as ``clones.h`` numbers them."""
+
+    OK = 0
+    NOT_FINITE = 1
+    NO_MEMORY = 2
 
 
 def load_library(path: Path) -> ctypes.CDLL:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.imaging.label_map import label_map
 
 OVERLAP = 0.25
-# Rows of cells that are painted in one go: what a paint needs besides its result grows with them.
+# Rows of cells that are painted at once; the scratch memory of a paint grows with them.
 _STRIP_CELLS = 32
 
 T = TypeVar("T")
@@ -48,13 +48,13 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """Where the windows of an image lie.
+    """Places of the windows of an image.
 
     Attributes:
         size: (H, W) of the image.
         window: (height, width) of every window; at the image's lower and right border it may reach beyond.
         stride: Pixels of a cell of the logits, along each side.
-        transposed: Whether bands run from left to right; from top to bottom otherwise.
+        transposed: True if bands run from left to right, False from top to bottom.
         bands: First cell of each band along the image's longer side.
         across: First cell of each window across a band.
     """
@@ -166,7 +166,7 @@ class Mosaic:
         Args:
             cells: (K, h, w) logits, w the whole width of a band.
             first: Where the first row of them lies.
-            is_last: Whether the image ends with them.
+            is_last: True if the image ends with them.
         """
         stride = self.plan.stride
         # Pixels from the edge of a cell to its centre: from there on the next cell has a part in a bilinear resize.
@@ -197,7 +197,7 @@ async def segment_tiles(
         max_in_flight: Windows that are with ``infer`` at once, or wait to be blended.
 
     Raises:
-        Exception: What ``infer`` or the mosaic raised; the windows in flight are given up then.
+        Exception: Any exception of ``infer`` or the mosaic; the windows in flight are cancelled.
     """
 
     plan = mosaic.plan

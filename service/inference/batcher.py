@@ -286,7 +286,7 @@ class Batcher:
                     await self._wait_for_batch()
                     self._begin_batch(group)
                     self._note_idle()
-        except Exception:  # a bug, of which nobody else would hear
+        except Exception:  # a bug; this task has no caller that would report it
             logger.exception("the batcher has stopped")
             self._engine.mark_down(_STOPPED)
 

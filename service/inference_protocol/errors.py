@@ -1,4 +1,4 @@
-"""Errors as the protocol tells them: an HTTP status and ``{"error": text}``."""
+"""Errors in the protocol's form: an HTTP status and ``{"error": text}``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATUSES = {422: 400}
 
 
 def speaks_protocol(path: str) -> bool:
-    """Whether errors on ``path`` are told in the protocol's form."""
+    """True if errors on ``path`` have the protocol's form."""
     return path == PATH or path.startswith(PATH + "/")
 
 

@@ -39,7 +39,7 @@ class WantedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What a request wants.
+    """The parsed request.
 
     Attributes:
         id: The client's name for the request, given back to it; None if it has none.
@@ -149,7 +149,7 @@ def _outputs(request: InferenceRequest, signature: Signature, *, default: bool) 
         if output.name not in known:
             raise BadRequest(f"output {_quote(output.name)} is unknown, expected some of {', '.join(known)}")
         if names.count(output.name) > 1:
-            raise BadRequest(f"output '{output.name}' is asked for {names.count(output.name)} times, expected once")
+            raise BadRequest(f"output '{output.name}' is requested {names.count(output.name)} times, expected once")
         parameters = output.parameters or messages.OutputParameters()
         parameters.refuse(f"output '{output.name}'", "shared_memory_region", "classification")
         is_binary = default if parameters.binary_data is None else parameters.binary_data

@@ -134,7 +134,7 @@ class ModelReady(BaseModel):
 
 
 class ServerMetadata(BaseModel):
-    """What the server is, and the extensions that it speaks."""
+    """Name, version and extensions of the server."""
 
     name: str
     version: str
@@ -150,7 +150,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What the model is, takes and gives."""
+    """Name, versions, inputs and outputs of the model."""
 
     name: str
     versions: list[str]
@@ -230,9 +230,9 @@ def _validated(kind: type[Message], data: bytes) -> Message:
         first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     if not where:
-        raise BadRequest(f"the request is no {_name_of(kind)} in JSON: {first['msg']}")
+        raise BadRequest(f"the body is not valid JSON for the {_name_of(kind)}: {first['msg']}")
     if first["type"] == "missing":
-        raise BadRequest(f"the request has no {where}, which the protocol requires")
+        raise BadRequest(f"the request lacks {where}, which the protocol requires")
     raise BadRequest(f"{where} is {reprlib.repr(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}")
 
 

@@ -1,4 +1,4 @@
-"""What the server and the model tell of themselves."""
+"""Metadata of the server and of the model."""
 
 from __future__ import annotations
 

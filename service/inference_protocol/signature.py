@@ -1,4 +1,4 @@
-"""What the model takes and gives, in the words of the protocol."""
+"""Inputs and outputs of the model, in the words of the protocol."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Signature:
 
 
 def signature_of(graph: GraphInfo, num_classes: int) -> Signature:
-    """What can be sent to a graph, and what it answers."""
+    """Inputs and outputs of a graph."""
     height, width = graph.input_size
     inputs = (TensorInfo(IMAGES, "UINT8", (-1, height, width, 3)), TensorInfo(IMAGE_BYTES, "BYTES", (-1,)))
     labels = TensorInfo(LABELS, "UINT8", (-1, height, width))

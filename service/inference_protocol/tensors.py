@@ -124,5 +124,5 @@ def _from_base64(name: str, index: int, element: Any) -> bytes:
         return binascii.a2b_base64(element, strict_mode=True)
     except ValueError as error:
         raise BadRequest(
-            f"element {index} of input '{name}' is no base64 ({error}): send image files in base64 or as binary data"
+            f"element {index} of input '{name}' is not base64 ({error}): send image files in base64 or as binary data"
         ) from None

@@ -1,4 +1,4 @@
-"""How well the rows of a runtime agree with PyTorch's, and what is close enough. NumPy only."""
+"""Agreement of a runtime's rows with PyTorch's, and its bounds. NumPy only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Agreement:
     max_logit_error: float | None = None
 
     def fault(self, bounds: Bounds) -> str | None:
-        """What is beyond the bounds, in words, or None; NaN is beyond."""
+        """A sentence about the first value beyond the bounds, or None; NaN is beyond."""
         faults = []
         if not self.equal_labels >= bounds.min_equal_labels:
             faults.append(f"equal labels {self.equal_labels:.3%} (at least {bounds.min_equal_labels:.1%})")

@@ -1,4 +1,4 @@
-"""Where the model that comes with the package is."""
+"""The directory of the model that comes with the package."""
 
 from __future__ import annotations
 

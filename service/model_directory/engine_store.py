@@ -1,4 +1,4 @@
-"""Engines on disk: each beside a JSON manifest that tells what it is valid for and who built it.
+"""Engines on disk, each beside a JSON manifest that states its target and is signed by its builder.
 
 To deserialise an engine is to execute code that is in it. So an engine is only given out if its manifest was signed by
 this installation, or if the user names the file. Standard library only.
@@ -39,7 +39,7 @@ class EngineStoreError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """What an engine depends on; any other value of any field is another engine.
+    """The key of an engine; another value of any field is another engine.
 
     Attributes:
         graph_sha256: SHA-256 of the ONNX graph in the model directory.
@@ -223,7 +223,8 @@ def read_engine_info(path: Path) -> EngineInfo:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineStoreError(
-            f"{source} is no manifest of an engine ({error!r}); build it again with ecenet-export tensorrt DIR --force"
+            f"{source} is not the manifest of an engine ({error!r}); build it again with "
+            "ecenet-export tensorrt DIR --force"
         ) from error
 
 
@@ -288,7 +289,7 @@ def _engines(folder: Path, faults: list[str]) -> list[EngineInfo]:
 
 
 def _fault(info: EngineInfo, machine: Machine) -> str | None:
-    """Why an engine must not be loaded on a machine, or None."""
+    """The reason why an engine must not be loaded on a machine, or None."""
     if (misfit := info.key.machine.misfit(machine)) is not None:
         return misfit
     if not _is_ours(info):
@@ -305,7 +306,7 @@ def _is_ours(info: EngineInfo) -> bool:
 
 
 def _fields(info: EngineInfo) -> dict[str, Any]:
-    """What is signed: all but the signature and the place."""
+    """The signed content: all fields but the signature and the path."""
     return {name: value for name, value in asdict(info).items() if name not in ("signature", "path")}
 
 
@@ -333,7 +334,7 @@ def _installation_key(*, create: bool) -> bytes:
         raise
     except OSError as error:
         raise EngineStoreError(
-            f"this installation's key {path} cannot be made or read ({error}); name a folder of your own for it with "
+            f"this installation's key {path} cannot be created or read ({error}); name another folder for it with "
             f"{STATE_VARIABLE}"
         ) from error
     if len(key) != _KEY_BYTES:
@@ -344,7 +345,7 @@ def _installation_key(*, create: bool) -> bytes:
 
 
 def _create_key(path: Path) -> None:
-    """Make the key whole or not at all, once, whoever else does so at the same time."""
+    """Create the key in one step; of several processes that try, one wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
@@ -358,7 +359,7 @@ def _create_key(path: Path) -> None:
 
 
 def state_folder() -> Path:
-    """Where this installation keeps its key: ``$ECENET_STATE_DIR``, or ``ecenet`` in the user's state folder.
+    """The folder of this installation's key: ``$ECENET_STATE_DIR``, or ``ecenet`` in the user's state folder.
 
     Raises:
         EngineStoreError: Neither is named, and the user has no home.

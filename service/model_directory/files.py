@@ -9,7 +9,7 @@ PART_SUFFIX = ".part"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever reads it meanwhile sees the one before, and a failure leaves that.
+    """Write a file in one step: readers see the old file until the new one is whole, and a failure leaves the old one.
 
     Folders are made.
 

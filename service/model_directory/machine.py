@@ -1,4 +1,4 @@
-"""What a TensorRT engine is tied to: the runtime, and the GPU that it finds.
+"""The machine that a TensorRT engine is tied to: the runtime, and the GPU that it finds.
 
 Nothing is loaded at import, and no GPU is needed until one is asked for.
 """
@@ -35,7 +35,7 @@ _CUDA_ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where engines are built and run.
+    """The runtime and the GPU that build and run engines.
 
     Attributes:
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
@@ -52,7 +52,7 @@ class Machine:
     driver_version: str = ""
 
     def misfit(self, here: Machine) -> str | None:
-        """Why an engine that was built on this machine does not run on that one, or None.
+        """The reason why an engine that was built on this machine does not run on that one, or None.
 
         One built without a GPU is compiled to the end where it runs, so driver and name of that GPU do not matter.
         """
@@ -105,7 +105,7 @@ def detect_machine(runtime: EngineRuntime) -> Machine:
 
 
 def detect_builder(runtime: EngineRuntime) -> Machine:
-    """Where an engine is built for: this machine's GPU, or any that TensorRT-RTX supports where there is none.
+    """The target of a build: this machine's GPU, or, without one, every GPU that TensorRT-RTX supports.
 
     Raises:
         MachineError: No runtime, or no GPU for ``tensorrt``, whose engines are built on the GPU that runs them.

@@ -56,7 +56,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How far a graph may be from PyTorch in float32.
+    """Bounds of a graph's difference from PyTorch in float32.
 
     Attributes:
         min_equal_labels: Share of equal labels, 0..1, at least.
@@ -190,7 +190,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ManifestError(f"{directory} is no model directory: it has no {MANIFEST_NAME}") from None
+        raise ManifestError(f"{directory} is not a model directory: it has no {MANIFEST_NAME}") from None
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
     manifest = parse_manifest(raw, source=str(path))

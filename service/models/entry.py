@@ -1,4 +1,4 @@
-"""A model's name, which of its versions serves, and what is known of the others."""
+"""A model's name, the version that serves, and the state of its other versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ModelState = Literal["READY", "LOADING", "UNAVAILABLE"]
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What is known of a version.
+    """The state of a version.
 
     Attributes:
         name: Of the model.
@@ -60,12 +60,12 @@ class ModelEntry:
 
     @property
     def is_coming(self) -> bool:
-        """Whether a version is about to serve."""
+        """True if a version is about to serve."""
         return self.is_due or self.loading is not None
 
     @property
     def failure(self) -> str:
-        """Why no version serves."""
+        """The reason why no version serves."""
         if self.is_unloaded:
             return "it was unloaded"
         if len(self.failures) == 1:
@@ -118,7 +118,7 @@ class ModelEntry:
         return [*newer, *(entry for entry in same if entry not in newer and entry.manifest != serving.manifest)]
 
     def index(self, versions: Sequence[FoundModel]) -> list[IndexEntry]:
-        """What is known of the versions that are there, newest first, and of the one that serves."""
+        """The state of every available version and of the one that serves, newest first."""
         there = {entry.version: entry for entry in versions}
         if self.serving is not None:
             there.setdefault(self.serving.version, self.serving.found)
@@ -134,7 +134,7 @@ class ModelEntry:
         return IndexEntry(self.name, found.version, "UNAVAILABLE", self._obstacle(found))
 
     def _obstacle(self, found: FoundModel) -> str:
-        """Why a version does not serve."""
+        """The reason why a version does not serve."""
         known = self.failures.get(found.version) or found.problem
         if known:
             return known
@@ -144,7 +144,7 @@ class ModelEntry:
 
 
 def _is_place_of(found: FoundModel, serving: Model) -> bool:
-    """Whether it is the version that serves, or in its folder a manifest that cannot be read."""
+    """True for the version that serves, and for an unreadable manifest in its folder."""
     if found.version == serving.version:
         return True
     return found.manifest is None and bool(set(found.directories) & set(serving.found.directories))

@@ -93,7 +93,7 @@ class Repository:
             raise self._absent(name, entry)
         model = entry.serving
         if version not in (None, model.version):
-            raise UnknownModel(f"version {version!r} of '{name}' is not served, '{model.version}' is")
+            raise UnknownModel(f"version {version!r} of '{name}' is not served; '{model.version}' is")
         if model.batcher.down:
             raise EngineDown(model.batcher.down, retry_after_s=1)
         return model
@@ -212,7 +212,7 @@ class Repository:
         wanted = [found_version for found_version in versions if version in (None, found_version.version)]
         if not wanted:
             there = ", ".join(found_version.version for found_version in versions)
-            raise UnknownModel(f"version {version!r} of '{name}' is not there, {there} are")
+            raise UnknownModel(f"version {version!r} of '{name}' does not exist; these do: {there}")
         entry = self._entries.setdefault(name, ModelEntry(name))
         try:
             model = await self._switch(entry, wanted[0])
@@ -233,7 +233,7 @@ class Repository:
         try:
             found = await self._scan()
         except LoadFailure as error:
-            return f"all models stay as they are: {error.detail}"
+            return f"no model changed: {error.detail}"
         self._note_names(found)
         before = self._served()
         failed: list[str] = []
@@ -295,7 +295,7 @@ class Repository:
         logger.info("%s %s is closed", model.manifest.name, model.version)
 
     def _absent(self, name: str, entry: ModelEntry | None) -> NotReady | UnknownModel:
-        """Why a model that is known does not serve."""
+        """The error for a known model that does not serve."""
         if entry is not None and entry.is_coming:
             return NotReady(f"the model is being loaded: {name}", retry_after_s=1)
         reason = "it is no longer there" if entry is None else entry.failure

@@ -1,4 +1,4 @@
-"""Where models come from: a model directory, or a folder of them, ``NAME/manifest.json`` or ``NAME/VERSION/...``.
+"""Sources of models: a model directory, or a folder of them, ``NAME/manifest.json`` or ``NAME/VERSION/...``.
 
 What the folders are called is up to the user: name and version are the manifest's.
 """
@@ -119,7 +119,7 @@ class ModelFolder:
             raise ManifestError(f"{self._root} cannot be read: {error.strerror}") from error
         if not directories:
             raise ManifestError(
-                f"{self._root} is no model directory: it has no {MANIFEST_NAME}, and neither has a folder in it"
+                f"{self._root} is not a model directory: neither it nor a folder in it has a {MANIFEST_NAME}"
             )
         return _joined(_read(self._root, directory) for directory in directories)
 
@@ -213,9 +213,11 @@ def choose_default(found: VersionsByName, wanted: str | None) -> str:
     names = sorted(found)
     if wanted is not None:
         if wanted not in names:
-            raise SettingsError(f"--default-model is {wanted!r}, but there are only {', '.join(names)}")
+            raise SettingsError(f"--default-model is {wanted!r}; the available models are {', '.join(names)}")
         return wanted
     first = next((name for name in names if any(entry.manifest for entry in found[name])), names[0])
     if len(names) > 1:
-        logger.info("the default model is %s: of %s the first; --default-model chooses", first, ", ".join(names))
+        logger.info(
+            "the default model is %s, the first of %s; --default-model chooses another", first, ", ".join(names)
+        )
     return first

@@ -42,7 +42,7 @@ def add_pages(app: FastAPI) -> None:
 
     @app.get(PAGE_PATH, include_in_schema=False, response_model=None)
     async def root(request: Request, runtime: RuntimeOf) -> Response | Welcome:
-        """The page for browsers; where to go from here for everybody else."""
+        """The page for browsers; links for every other client."""
         if _wants_html(request.headers.get("accept", "")):
             return _html(page.substitute(_page_values(runtime)), vary=True)
         return _welcome(request, runtime)

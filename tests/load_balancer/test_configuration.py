@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, PayloadTooLarge, Unavailable
-from service.inference_protocol.errors import MANAGEMENT_PATH
 from service.http.request_context import _REQUEST_ID
 from service.http.upload import FORM_OVERHEAD_BYTES
+from service.inference_protocol.errors import MANAGEMENT_PATH
 from service.server import _KEEP_ALIVE_S
 from service.settings import Settings
 from tests.load_balancer.balancer import KINDS, Kind, command, configuration_of

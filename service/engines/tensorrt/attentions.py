@@ -31,7 +31,7 @@ _BETWEEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AttentionCount:
-    """How many attentions a graph has, by their form.
+    """The number of attentions of a graph, by their form.
 
     Attributes:
         plain: ``Attention`` nodes without a mask: those of the SAUs.
@@ -65,7 +65,7 @@ def count_attentions(model: onnx.ModelProto) -> AttentionCount:
 
 
 def _makes_scores(softmax: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a softmax is over the result of a product, scaled, masked or subtracted from its maximum."""
+    """True if a softmax is over the result of a product, scaled, masked or subtracted from its maximum."""
 
     def before(node: onnx.NodeProto) -> Iterable[onnx.NodeProto]:
         return (producers[name] for name in node.input if name in producers)
@@ -82,7 +82,7 @@ def _makes_scores(softmax: onnx.NodeProto, producers: Mapping[str, onnx.NodeProt
 
 
 def _weighs_values(softmax: onnx.NodeProto, consumers: Mapping[str, list[onnx.NodeProto]]) -> bool:
-    """Whether the weights of a softmax are a factor of a product, maybe behind a cast."""
+    """True if the weights of a softmax are a factor of a product, maybe behind a cast."""
     pending, seen = [softmax.output[0]], set[str]()
     while pending:
         name = pending.pop()

@@ -46,7 +46,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Which engines to build, and how.
+    """Options of a build.
 
     Attributes:
         runtime: ``auto`` takes TensorRT where it and a GPU are there, else TensorRT-RTX.
@@ -87,9 +87,9 @@ class EngineReport:
         info: Its manifest, with the path.
         graph: The graph that it was built from.
         plan_bytes: Size of its file.
-        seconds: Time of its build; 0 if it was there already.
-        fusion: What its layer report told; None if it was there already.
-        memory_bytes: GPU memory of its activations at the largest batch; None if it was there already, or not told.
+        seconds: Time of its build; 0 if the engine was reused.
+        fusion: The result of its layer report; None if the engine was reused.
+        memory_bytes: GPU memory of its activations at the largest batch; None if reused or unknown.
     """
 
     info: EngineInfo
@@ -205,7 +205,7 @@ def builder_machine(runtime: EngineRuntime | Literal["auto"]) -> Machine:
 
 
 def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, allow_unfused: bool) -> EngineKey:
-    """What an engine of a graph depends on."""
+    """The key of an engine of a graph."""
     from service.engines.tensorrt.graph import COPY_VERSION  # noqa: PLC0415
 
     flags = (f"graph-copy-{COPY_VERSION}", "strongly-typed", "profiling-detailed")
@@ -213,7 +213,7 @@ def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, allow_un
 
 
 def target_machine(machine: Machine, precision: Precision) -> Machine:
-    """What an engine is built for: not Turing with int8, as its graphs keep float32 products that RTX has not for it.
+    """The target of a build. int8 excludes Turing: its graphs keep float32 products that RTX cannot run there.
 
     Args:
         machine: The one that builds.

@@ -33,7 +33,7 @@ _WAY_OUT = "to serve without TensorRT choose --engine onnxruntime-cuda, or --eng
 
 
 def is_wanted(options: EngineOptions, wanted: EngineName) -> bool:
-    """Whether an engine that is missing is to be built: not where the options name an engine, or another runtime."""
+    """True if a missing engine must be built: ``build_engine`` is set, and no engine file or other runtime is named."""
     return options.build_engine and options.engine_file is None and wanted in ("auto", *ENGINE_RUNTIMES)
 
 
@@ -62,7 +62,7 @@ def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine
 
 
 def build_options(manifest: Manifest, runtime: EngineRuntime, options: EngineOptions) -> BuildOptions:
-    """What to build: the graph that would serve, for batches of up to ``max_batch_size``.
+    """Options of the build: the graph that would serve, for batches of up to ``max_batch_size``.
 
     Raises:
         EngineError: The model has no such graph, or TensorRT does not fuse its attention or compute in its precision.
@@ -116,9 +116,9 @@ def run_build(command: Sequence[str], longest_silence_s: float = _LONGEST_SILENC
 
 
 def failure(status: int, said: Sequence[str]) -> str:
-    """Why a build failed, by its exit status and its lines, in a sentence without a full stop."""
+    """The reason of a failed build, by its exit status and its lines; a sentence without a full stop."""
     if status < 0:
-        return f"the build was ended by signal {-status} (9: perhaps the memory was not enough)"
+        return f"signal {-status} ended the build (9: probably out of memory)"
     complaints = [line.removeprefix(FAILURE_PREFIX) for line in said if line.startswith(FAILURE_PREFIX)]
     return complaints[-1] if complaints else f"the build ended with status {status}: {said[-1]}"
 

@@ -40,7 +40,7 @@ class Plan:
 
 
 class Log:
-    """What is kept of TensorRT's messages, which may be hundreds of megabytes.
+    """The part of TensorRT's messages that is kept; all of them may be hundreds of megabytes.
 
     Attributes:
         errors: Messages of errors, first line each, in order.
@@ -88,12 +88,12 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)  # holds weights of the network: both have to outlive the build
     if not parser.parse(graph):
-        raise CompileError(f"TensorRT does not parse the graph: {_parser_reason(parser) or log.reason()}")
+        raise CompileError(f"TensorRT cannot parse the graph: {_parser_reason(parser) or log.reason()}")
     config = _config(trt, builder, network, machine, profile)
     keeps_timings = _set_timing_cache(config, machine, timing_cache)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise CompileError(f"TensorRT does not build the graph: {log.reason()}")
+        raise CompileError(f"TensorRT cannot build the graph: {log.reason()}")
     content = bytes(serialized)
     return Plan(
         content,
@@ -110,7 +110,7 @@ def network_flags(trt: Any) -> int:
 
 
 def capability_members(trt: Any, machine: Machine) -> list[Any]:
-    """What TensorRT-RTX is told to build for; ``tensorrt`` builds for the GPU that it finds and is told nothing.
+    """The targets of a TensorRT-RTX build; ``tensorrt`` builds for the GPU of the machine and takes none.
 
     Raises:
         MachineError: TensorRT-RTX does not build for this GPU.
@@ -157,7 +157,7 @@ def _shapes(profile: Profile, sides: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _set_timing_cache(config: Any, machine: Machine, content: bytes | None) -> bool:
-    """Whether this package times kernels and so keeps a cache; TensorRT-RTX does so where the engine runs."""
+    """True if this package times kernels during the build; TensorRT-RTX does so where the engine runs."""
     if machine.runtime == "tensorrt-rtx":
         return False
     cache = config.create_timing_cache(content or b"")
@@ -173,7 +173,7 @@ def _inspected_layers(trt: Any, logger: Any, log: Log, content: bytes) -> str:
     if engine is None:
         raise LayerReportError(
             "TensorRT wrote no layer report into its log, and the engine cannot be loaded to inspect it "
-            f"({log.reason()}), so nobody knows whether attention is fused; build on the GPU that will run it"
+            f"({log.reason()}), so it is unknown whether attention is fused; build on the GPU that will run it"
         )
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE))
 

@@ -36,7 +36,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def gpu_obstacle() -> str | None:
-    """Why no GPU can be used, or None."""
+    """The reason why no GPU can be used, or None."""
     try:
         count = int(call("cudaGetDeviceCount"))
     except EngineError as error:

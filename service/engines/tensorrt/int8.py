@@ -65,7 +65,7 @@ def _has_uint8_steps(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorPr
 
 
 def _relu_before(quantizer: onnx.NodeProto) -> onnx.NodeProto:
-    """What steps from 0 on do to negative values; ONNX Runtime's quantiser leaves the ReLU of a layer to them."""
+    """The ReLU that steps from 0 on imply; ONNX Runtime's quantiser leaves the ReLU of a layer to them."""
     source = quantizer.input[0]
     quantizer.input[0] = f"{quantizer.output[0]}_relu"
     return helper.make_node("Relu", [source], [quantizer.input[0]], name=quantizer.input[0])

@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def is_fused_attention(self) -> bool:
-        """Whether it is one kernel of a whole attention, by the name that TensorRT gives such kernels."""
+        """True for one kernel of a whole attention, by the name that TensorRT gives such kernels."""
         return _FUSED.search(self.name) is not None
 
 
@@ -62,7 +62,7 @@ class AttentionNodes:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """How many attentions of a graph are fused in an engine.
+    """The number of attentions of a graph that are fused in an engine.
 
     Attributes:
         saus: Attentions of SAUs in the graph.
@@ -103,7 +103,7 @@ class Fusion:
 
 
 def is_report(message: str) -> bool:
-    """Whether a message of TensorRT's log is the layer report."""
+    """True if a message of TensorRT's log is the layer report."""
     return message.startswith(_REPORT_START)
 
 

@@ -21,7 +21,7 @@ def tensorrt_logger(runtime: EngineRuntime) -> Any:
     """
     trt = runtime_module(runtime)
     severity = trt.ILogger.Severity
-    # What TensorRT takes for information is of use to who looks for a fault. VERBOSE, thousands of lines, is left out.
+    # TensorRT's information helps to find a fault. VERBOSE, thousands of lines, is left out.
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,

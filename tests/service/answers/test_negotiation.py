@@ -48,7 +48,7 @@ def test_nothing_acceptable_names_the_offers(accept: str) -> None:
     with pytest.raises(NotAcceptable) as caught:
         negotiate(accept, OFFERS, "format")
     assert repr(accept) in caught.value.detail
-    assert "?format= chooses" in caught.value.detail
+    assert "or choose with ?format=" in caught.value.detail
     assert "image/png, application/json, application/geo+json" in caught.value.detail
     assert caught.value.extra["value"] == accept
     assert caught.value.extra["accepted"][0] == "image/png"
