@@ -4,7 +4,9 @@ Written from the published references:
 
 - HTTPRoute: gateway-api.sigs.k8s.io/reference/spec, and config/crd/standard of kubernetes-sigs/gateway-api;
 - ServingRuntime: pkg/apis/serving/v1alpha1/servingruntime_types.go of kserve/kserve;
-- InferenceService: pkg/apis/serving/v1beta1, component.go, podspec.go and predictor.go there.
+- InferenceService: pkg/apis/serving/v1beta1, component.go, podspec.go and predictor.go there;
+- JobSet: config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml of kubernetes-sigs/jobset;
+- ClusterQueue, LocalQueue, ResourceFlavor: apis/kueue/v1beta2 of kubernetes-sigs/kueue.
 
 What they take over from Kubernetes itself, containers and volumes, is checked as a Pod.
 """
@@ -98,7 +100,60 @@ _PREDICTOR = _object(
     terminationGracePeriodSeconds=_COUNT,
     automountServiceAccountToken={"type": "boolean"},
     enableServiceLinks={"type": "boolean"},
+    nodeSelector={"type": "object", "additionalProperties": {"type": "string"}},
 )
+
+_FAILURE_RULE = _object(
+    ("action",),
+    name={"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
+    action={
+        "enum": [
+            "FailJobSet",
+            "RestartJobSet",
+            "RestartJobSetAndIgnoreMaxRestarts",
+            "RestartJob",
+            "RestartJobAndIgnoreMaxRestarts",
+        ]
+    },
+    onJobFailureReasons=_list({"enum": ["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy"]}, 20),
+)
+_JOB_SET = _object(
+    ("replicatedJobs",),
+    network=_object(
+        (), enableDNSHostnames={"type": "boolean"}, publishNotReadyAddresses={"type": "boolean"}, subdomain=_NAME
+    ),
+    failurePolicy=_object(
+        (),
+        maxRestarts=_COUNT,
+        restartStrategy={"enum": ["Recreate", "BlockingRecreate", "InPlaceRestart"]},
+        rules=_list(_FAILURE_RULE, 20),
+    ),
+    # The Job inside is checked as a Job.
+    replicatedJobs=_list(_object(("name", "template"), name=_NAME, replicas=_COUNT, template={"type": "object"}), 64),
+)
+
+_AMOUNT = {"type": "string", "pattern": "^[0-9]+(m|Ki|Mi|Gi|Ti)?$"}
+_FLAVOR_QUOTAS = _object(
+    ("name", "resources"),
+    name=_NAME,
+    resources=_list(_object(("name", "nominalQuota"), name={"type": "string"}, nominalQuota=_AMOUNT), 64),
+)
+_CLUSTER_QUEUE = _object(
+    ("resourceGroups",),
+    namespaceSelector=_object((), matchLabels={"type": "object"}),
+    queueingStrategy={"enum": ["StrictFIFO", "BestEffortFIFO"]},
+    resourceGroups=_list(
+        _object(
+            ("coveredResources", "flavors"),
+            coveredResources=_list({"type": "string"}, 64),
+            flavors=_list(_FLAVOR_QUOTAS, 64),
+        ),
+        16,
+    ),
+)
+_LOCAL_QUEUE = _object(("clusterQueue",), clusterQueue=_NAME)
+_FLAVOR = _object((), nodeLabels={"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 8})
+_KUEUE = "kueue.x-k8s.io/v1beta2"
 
 SCHEMAS = {
     "HTTPRoute": _resource("gateway.networking.k8s.io/v1", "HTTPRoute", _HTTP_ROUTE),
@@ -106,4 +161,8 @@ SCHEMAS = {
     "InferenceService": _resource(
         "serving.kserve.io/v1beta1", "InferenceService", _object(("predictor",), predictor=_PREDICTOR)
     ),
+    "JobSet": _resource("jobset.x-k8s.io/v1alpha2", "JobSet", _JOB_SET),
+    "ClusterQueue": _resource(_KUEUE, "ClusterQueue", _CLUSTER_QUEUE),
+    "LocalQueue": _resource(_KUEUE, "LocalQueue", _LOCAL_QUEUE),
+    "ResourceFlavor": _resource(_KUEUE, "ResourceFlavor", _FLAVOR),
 }

@@ -47,17 +47,30 @@ class Build:
 # Every folder with a kustomization is in one of these at least, components over what they are meant for.
 BUILDS = (
     Build("overlays/cpu"),
-    Build("overlays/cpu-canary"),
     Build("overlays/gpu"),
     Build("overlays/gpu-multi-tenant"),
+    Build("overlays/example"),
+    Build("overlays/example-canary"),
     Build("overlays/cpu", ("gateway-route",)),
-    Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys")),
-    Build("overlays/gpu", ("api-keys", "prometheus-operator", "engine-cache-shared", "no-spare-gpu")),
-    Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys")),
+    Build("overlays/cpu", ("gateway-route", "gateway-canary", "zone-spread", "multi-arch", "private-registry")),
+    Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys")),
+    Build("overlays/cpu", ("prometheus-operator", "gateway-route", "keda", "scale-to-zero-gateway", "no-surge")),
     Build("overlays/cpu", ("prometheus-operator", "keda", "gateway-route", "canary")),
+    Build("overlays/gpu", ("api-keys", "prometheus-operator", "engine-cache-shared", "no-surge", "priority")),
+    Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys")),
+    Build("overlays/gpu-multi-tenant", ("mps",)),
     Build("jobs/build-engine"),
+    Build("jobs/build-engine", ("private-registry", "priority")),
     Build("jobs/training"),
+    Build("jobs/training", ("kueue",)),
+    Build("jobs/training-jobset"),
+    Build("jobs/training-jobset", ("kueue", "private-registry", "priority")),
     Build("kserve"),
+    Build("kserve/model"),
+    Build("platform/tenant"),
+    Build("platform/tenant-shared-gpu"),
+    Build("platform/priorities"),
+    Build("platform/training-queue"),
 )
 
 
@@ -81,12 +94,18 @@ def render_text(build: Build) -> str:
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "namespace": "ecenet",
+            "namespace": _namespace(build.folder),
             "resources": [os.path.relpath(K8S / build.folder, folder)],
             "components": [os.path.relpath(K8S / "components" / part, folder) for part in build.components],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
         return _kustomize(folder)
+
+
+def _namespace(folder: str) -> str:
+    """The namespace that a folder's own kustomization names."""
+    kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    return str(kustomization.get("namespace", "ecenet"))
 
 
 def of_kind(objects: Objects, *kinds: str) -> Objects:

@@ -12,15 +12,15 @@ from typing import Any
 from tests.k8s.manifests import Object, Objects, name_of, of_kind
 from tests.k8s.pods import Pod, pods, selects, serving
 
-_CLUSTER_WIDE = ("Namespace",)
+CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")
 _MANAGEMENT = ("/metrics", "/healthz", "/readyz", "/v2/repository")
 
 
 def namespaces(objects: Objects) -> Iterator[str]:
     """Every object says where it goes, and to one place only."""
-    found = {item["metadata"].get("namespace") for item in objects if item["kind"] not in _CLUSTER_WIDE}
+    found = {item["metadata"].get("namespace") for item in objects if item["kind"] not in CLUSTER_WIDE}
     names = {item["metadata"]["name"] for item in of_kind(objects, "Namespace")}
-    if len(found) != 1 or None in found:
+    if len(found) > 1 or None in found:
         yield f"objects go to {sorted(map(str, found))}"
     if names and names != found:
         yield f"objects go to {sorted(map(str, found))}, the build makes {sorted(names)}"
@@ -90,6 +90,7 @@ def _has_port(owner: str, port: Any, behind: list[Pod]) -> Iterator[str]:
 def backends(objects: Objects) -> Iterator[str]:
     """Routes lead to ports of Services of the build, and not to what operators alone should reach."""
     services = {item["metadata"]["name"]: item["spec"]["ports"] for item in of_kind(objects, "Service")}
+    services |= {f"{name}-canary": ports for name, ports in services.items()}  # of a build of its own
     for owner, path, service, port in _routes(objects):
         known = {value for each in services.get(service, []) for value in (each["name"], each["port"])}
         if port not in known:
@@ -151,7 +152,7 @@ def _bounds(scaler: Object) -> tuple[int, int]:
 
 
 def disruption(objects: Objects) -> Iterator[str]:
-    """A budget names one bound, a number of pods or percent of them, and lets a drain go on."""
+    """Every replica has a budget that names one bound, grows with the number of them, and lets a drain go on."""
     for budget in of_kind(objects, "PodDisruptionBudget"):
         bounds = {key: budget["spec"][key] for key in ("minAvailable", "maxUnavailable") if key in budget["spec"]}
         if len(bounds) != 1:
@@ -161,6 +162,13 @@ def disruption(objects: Objects) -> Iterator[str]:
                 yield f"{name_of(budget)}: {value!r} is no number and no share"
         if bounds.get("maxUnavailable") == 0:
             yield f"{name_of(budget)} blocks every drain"
+        if isinstance(bounds.get("maxUnavailable"), int):
+            yield f"{name_of(budget)} does not grow with the number of replicas"
+    for pod, _, _ in serving(objects):
+        if not any(
+            selects(_labels_of(budget["spec"]), pod.labels) for budget in of_kind(objects, "PodDisruptionBudget")
+        ):
+            yield f"{pod.name} has no budget"
 
 
 def rollout(objects: Objects) -> Iterator[str]:
@@ -179,9 +187,7 @@ def rollout(objects: Objects) -> Iterator[str]:
 
 def network(objects: Objects) -> Iterator[str]:
     """Pods that serve are under a policy for both directions, and none of them gets out."""
-    for pod, container, _ in serving(objects):
-        if container["name"] != "ecenet":
-            continue  # KServe's own components have to reach the others, and it brings its policies
+    for pod, _, _ in serving(objects):
         policies = [p for p in of_kind(objects, "NetworkPolicy") if selects(_labels_of(p["spec"]), pod.labels)]
         if not any({"Ingress", "Egress"} == set(policy["spec"]["policyTypes"]) for policy in policies):
             yield f"{pod.name} is under no policy for both directions"

@@ -21,8 +21,10 @@ _KNOWN = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
 # By pod: made by people before the build is applied, or by another build.
 _FROM_OUTSIDE = {
     "Deployment/ecenet": {("Secret", "ecenet-api-keys")},
-    "Job/ecenet-build-engine": {("PersistentVolumeClaim", "ecenet-engine-cache"), ("ServiceAccount", "ecenet")},
+    "Deployment/ecenet-canary": {("Secret", "ecenet-api-keys")},
+    "Job/ecenet-build-engine": {("PersistentVolumeClaim", "ecenet-engine-cache")},
     "Job/ecenet-train": {("PersistentVolumeClaim", "ecenet-data"), ("PersistentVolumeClaim", "ecenet-runs")},
+    "JobSet/ecenet-train": {("PersistentVolumeClaim", "ecenet-data"), ("PersistentVolumeClaim", "ecenet-runs")},
 }
 _WRITTEN = ("ECENET_ENGINE_DIR", "ECENET_STATE_DIR")
 
@@ -63,15 +65,27 @@ def needs_no_token(objects: Objects) -> Iterator[str]:
 
 
 def resources(objects: Objects) -> Iterator[str]:
-    """Requests equal limits: Guaranteed, and the CPU limit is what the service counts its threads by."""
+    """Everything but CPU is requested whole; the CPU limit is whole cores, which the service counts its threads by."""
     for pod in pods(objects):
         for container in pod.containers:
-            asked = container.get("resources", {})
-            if missing := {"cpu", "memory"} - set(asked.get("limits", {})):
+            requests, limits = (container.get("resources", {}).get(key, {}) for key in ("requests", "limits"))
+            if missing := {"cpu", "memory"} - set(limits):
                 yield f"{pod.name}: no limit of {sorted(missing)}"
-            if asked.get("requests") != asked.get("limits"):
+            if _without_cpu(requests) != _without_cpu(limits):
                 yield f"{pod.name}: requests are not the limits"
-            yield from _scratch_fits(pod, asked.get("limits", {}).get("ephemeral-storage"))
+            yield from _cpu_fits(pod, requests.get("cpu", "0"), limits.get("cpu", "0"))
+            yield from _scratch_fits(pod, limits.get("ephemeral-storage"))
+
+
+def _without_cpu(amounts: dict[str, str]) -> dict[str, str]:
+    return {name: amount for name, amount in amounts.items() if name != "cpu"}
+
+
+def _cpu_fits(pod: Pod, request: str, limit: str) -> Iterator[str]:
+    if quantity(limit) % 1:
+        yield f"{pod.name}: {limit} cores are no whole number of threads"
+    if not quantity(limit) / 2 <= quantity(request) <= quantity(limit):
+        yield f"{pod.name}: asks for {request} cores of {limit}"
 
 
 def _scratch_fits(pod: Pod, limit: str | None) -> Iterator[str]:

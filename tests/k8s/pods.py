@@ -49,6 +49,10 @@ def pods(objects: Objects) -> Iterator[Pod]:
         if item["kind"] in _TEMPLATES:
             template = item["spec"]["template"]
             yield Pod(item, template["metadata"]["labels"], template["spec"], objects)
+        elif item["kind"] == "JobSet":
+            for replicated in item["spec"]["replicatedJobs"]:
+                template = replicated["template"]["spec"]["template"]
+                yield Pod(item, template["metadata"]["labels"], template["spec"], objects)
         elif item["kind"] == "InferenceService":
             predictor = item["spec"]["predictor"]
             (runtime,) = [
@@ -57,9 +61,19 @@ def pods(objects: Objects) -> Iterator[Pod]:
                 if each["kind"] == "ServingRuntime" and each["metadata"]["name"] == predictor["model"]["runtime"]
             ]
             shared = ("containers", "volumes")
-            ours = ("terminationGracePeriodSeconds", "automountServiceAccountToken", "enableServiceLinks")
-            spec = {**{key: runtime["spec"][key] for key in shared}, **{key: predictor[key] for key in ours}}
-            yield Pod(item, item["metadata"]["labels"], spec, objects)
+            theirs = {
+                "minReplicas",
+                "maxReplicas",
+                "scaleMetric",
+                "scaleTarget",
+                "timeout",
+                "deploymentStrategy",
+                "model",
+            }
+            own = {key: value for key, value in predictor.items() if key not in theirs}
+            spec = {**{key: runtime["spec"][key] for key in shared}, **own}
+            labels = {"serving.kserve.io/inferenceservice": item["metadata"]["name"], "component": "predictor"}
+            yield Pod(item, {**item["metadata"]["labels"], **labels}, spec, objects)
 
 
 def serving(objects: Objects) -> Iterator[tuple[Pod, dict[str, Any], dict[str, str]]]:

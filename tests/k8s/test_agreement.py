@@ -9,21 +9,24 @@ import tomllib
 import pytest
 import yaml
 
-from model_export.manifest import FORMAT_VERSION, read_manifest
-from service.api_keys import parse_api_keys
-from service.bundled_model import bundled_model_dir
+from service.http.api_keys import parse_api_keys
+from service.http.upload import FORM_OVERHEAD_BYTES
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import FORMAT_VERSION, read_manifest
 from service.settings import Settings
-from service.upload import FORM_OVERHEAD_BYTES
-from tests.conftest import LiveService
 from tests.k8s.manifests import K8S, ROOT, Build, of_kind, render
 from tests.k8s.object_checks import published
 from tests.k8s.pod_checks import settings_of
 from tests.k8s.pods import pods, quantity, serving
+from tests.support.live_service import LiveService
 
 CPU = Build("overlays/cpu")
 GATEWAY = Build("overlays/cpu", ("gateway-route",))
 GPU = Build("overlays/gpu")
 TENANT = Build("overlays/gpu-multi-tenant")
+TIME_SLICING = Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys"))
+MPS = Build("overlays/gpu-multi-tenant", ("mps",))
+KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys"))
 README = (K8S / "README.md").read_text(encoding="utf-8")
 NGINX = "nginx.ingress.kubernetes.io/"
 
@@ -102,7 +105,7 @@ def test_memory_has_room_for_what_the_settings_let_in() -> None:
 
 def test_gpu_pods_get_one_device_and_build_for_it() -> None:
     devices = {GPU: "nvidia.com/gpu", TENANT: "nvidia.com/mig-1g.10gb"}
-    devices[Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys"))] = "nvidia.com/gpu.shared"
+    devices[TIME_SLICING] = devices[MPS] = "nvidia.com/gpu"
     for build, device in devices.items():
         ((pod, container, variables),) = serving(render(build))
         asked = {name: count for name, count in container["resources"]["limits"].items() if name.startswith("nvidia")}
@@ -110,13 +113,6 @@ def test_gpu_pods_get_one_device_and_build_for_it() -> None:
         assert variables["ECENET_ENGINE"] == pod.labels["wanted_engine"] == "tensorrt"
         assert variables["ECENET_BUILD_ENGINE"] == "true"
         assert pod.spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-
-
-def test_the_quota_of_a_tenant_has_room_for_a_rollout() -> None:
-    objects = render(TENANT)
-    (quota,) = of_kind(objects, "ResourceQuota")
-    (scaler,) = of_kind(objects, "HorizontalPodAutoscaler")
-    assert int(quota["spec"]["hard"]["requests.nvidia.com/mig-1g.10gb"]) == scaler["spec"]["maxReplicas"] + 1
 
 
 def test_the_prebuild_job_builds_for_the_pods_that_serve() -> None:
@@ -134,7 +130,7 @@ def test_the_prebuild_job_builds_for_the_pods_that_serve() -> None:
 
 
 def test_stable_and_canary_have_nothing_in_common() -> None:
-    stable, canary = render(CPU), render(Build("overlays/cpu-canary"))
+    stable, canary = render(Build("overlays/example")), render(Build("overlays/example-canary"))
     identity = {(item["kind"], item["metadata"]["name"]) for item in canary}
     assert identity.isdisjoint({(item["kind"], item["metadata"]["name"]) for item in stable})
     (service,) = of_kind(stable, "Service")
@@ -143,6 +139,13 @@ def test_stable_and_canary_have_nothing_in_common() -> None:
     (ingress,) = of_kind(canary, "Ingress")
     assert ingress["metadata"]["annotations"][NGINX + "canary"] == "true"
     assert ingress["spec"]["rules"][0]["host"] == of_kind(stable, "Ingress")[0]["spec"]["rules"][0]["host"]
+
+
+def test_the_weights_of_a_gateway_are_shares_of_all_requests() -> None:
+    build = Build("overlays/cpu", ("gateway-route", "gateway-canary", "zone-spread", "multi-arch", "private-registry"))
+    (route,) = of_kind(render(build), "HTTPRoute")
+    weights = {backend["name"]: backend["weight"] for backend in route["spec"]["rules"][0]["backendRefs"]}
+    assert weights == {"ecenet": 90, "ecenet-canary": 10}
 
 
 def test_kserve_finds_the_model_under_its_own_name() -> None:
@@ -164,7 +167,8 @@ def test_kserve_finds_the_model_under_its_own_name() -> None:
 
 def test_images_are_of_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    for build in (CPU, GPU, TENANT, Build("jobs/build-engine"), Build("jobs/training"), Build("kserve")):
+    jobs = (Build("jobs/build-engine"), Build("jobs/training"), Build("jobs/training-jobset"), Build("kserve/model"))
+    for build in (CPU, GPU, TENANT, Build("overlays/example"), Build("kserve"), *jobs):
         for pod in pods(render(build)):
             for container in pod.containers:
                 assert re.search(rf":{re.escape(version)}(-cpu|-gpu)?$", container["image"])
@@ -186,7 +190,7 @@ def test_the_example_of_keys_parses_and_is_not_applied() -> None:
     (name,) = example["stringData"]
     (key,) = parse_api_keys(example["stringData"][name], "the example")
     assert key.digest == bytes(32)
-    objects = render(Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys")))
+    objects = render(KEDA)
     assert of_kind(objects, "Secret") == []
     ((pod, container, variables),) = serving(objects)
     folder = next(mount for mount in container["volumeMounts"] if mount["name"] == "api-keys")["mountPath"]
@@ -218,8 +222,8 @@ def test_the_autoscalers_aim_at_the_utilisation_that_sizes_are_for() -> None:
     sizing = runpy.run_path(str(K8S / "sizing.py"))
     busy = sizing["UTILISATION"]
     inside = busy + busy**2 / (2 - 2 * busy)  # M/D/1
-    objects = render(Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys")))
-    by_rate, by_requests = of_kind(objects, "ScaledObject")[0]["spec"]["triggers"]
+    objects = render(KEDA)
+    by_requests, by_rate = of_kind(objects, "ScaledObject")[0]["spec"]["triggers"]
     assert float(by_requests["metadata"]["threshold"]) == round(inside)
     assert float(by_rate["metadata"]["threshold"]) == round(sizing["DEVICES"][0].images_per_s)
 
@@ -236,20 +240,3 @@ def test_a_replica_is_as_fast_as_the_slower_of_engine_and_codecs() -> None:
     assert cpu.replicas(2 * cpu.images_per_s) == 2 + sizing["SPARE_REPLICAS"]
     hourly = 2 * sizing["DOLLARS_PER_CORE_HOUR"]
     assert cpu.dollars_per_million == pytest.approx(1e6 / cpu.images_per_s / 3600 * hourly)
-
-
-def test_the_way_to_traffic_has_five_commands() -> None:
-    section = README.partition("## From an empty cluster")[2].partition("## ")[0]
-    assert len(re.findall(r"^\$ ", section, re.MULTILINE)) == 5
-
-
-def test_every_folder_and_file_that_the_readme_names_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    applied = re.findall(r"(?:apply|delete) -k k8s/([\w/-]+)", README.replace("\n", " "))
-    rows = re.findall(r"^\| `([a-z/-]+)`(?:, `([a-z/-]+)`)? \|", README, re.MULTILINE)
-    folders = {name for row in rows for name in row if name}
-    assert [link for link in links if not (K8S / link).exists()] == []
-    assert [name for name in applied if not (K8S / name / "kustomization.yaml").exists()] == []
-    assert [name for name in folders if not ((K8S / name).is_dir() or (K8S / "components" / name).is_dir())] == []
-    assert {path.name for path in (K8S / "components").iterdir()} <= folders
-    assert {f"overlays/{path.name}" for path in (K8S / "overlays").iterdir()} <= folders

@@ -15,7 +15,7 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-from tests.k8s import object_checks, pod_checks
+from tests.k8s import cluster_checks, object_checks, pod_checks
 from tests.k8s.crd_schemas import SCHEMAS
 from tests.k8s.manifests import BUILDS, K8S, Build, Object, Objects, name_of, render
 from tests.k8s.pods import pods
@@ -41,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     pod_checks.settings,
     pod_checks.volumes,
     pod_checks.written_folders,
+    *cluster_checks.CHECKS,
 )
 MODELS = {model.__name__: model for model in (ScaledObject, PrometheusRule, ServiceMonitor)}
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
@@ -67,7 +68,7 @@ def _used(folder: Path) -> Iterator[str]:
     yield str(folder.relative_to(K8S))
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
     for name in (*kustomization.get("resources", ()), *kustomization.get("components", ())):
-        if (folder / name).is_dir():
+        if (folder / name).is_dir() and (folder / name).resolve().is_relative_to(K8S):
             yield from _used((folder / name).resolve())
 
 
@@ -93,7 +94,13 @@ def test_pods_of_custom_resources_are_pods(build: Build) -> None:
 
 def test_the_base_and_the_overlays_need_no_crd() -> None:
     for build in BUILDS:
-        if build.folder.startswith(("overlays", "jobs")) and not build.components:
+        if build.folder in {
+            "overlays/cpu",
+            "overlays/gpu",
+            "overlays/gpu-multi-tenant",
+            "jobs/build-engine",
+            "jobs/training",
+        } and (not build.components):
             assert {item["kind"] for item in render(build)}.isdisjoint({*MODELS, *SCHEMAS}), build
 
 
@@ -108,6 +115,8 @@ def validate(item: Object) -> None:
     kind = item["kind"]
     if kind in SCHEMAS:
         jsonschema.validate(item, SCHEMAS[kind])
+        for job in _jobs_of(item):
+            validate(job)
     elif kind in MODELS:
         model = MODELS[kind].model_validate(item)
         lost = _lost(item, model.model_dump(by_alias=True, exclude_unset=True, mode="json"))
@@ -115,6 +124,14 @@ def validate(item: Object) -> None:
     else:
         for version in VERSIONS:
             kubernetes_validate.validate(item, version, strict=True)
+
+
+def _jobs_of(item: Object) -> Iterator[Object]:
+    """The Jobs that a JobSet makes."""
+    if item["kind"] == "JobSet":
+        for replicated in item["spec"]["replicatedJobs"]:
+            metadata = {"name": f"{item['metadata']['name']}-{replicated['name']}-0"}
+            yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, **replicated["template"]}
 
 
 def _lost(given: Any, kept: Any, path: str = "") -> list[str]:

@@ -11,22 +11,28 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import LiveService
 from tests.k8s.manifests import K8S, ROOT, Build, Object, of_kind, render
 from tests.observability.promql import Catalogue, catalogue_of, complaints
+from tests.support.live_service import LiveService
 
 ADAPTER = yaml.safe_load((K8S / "components/hpa/prometheus-adapter-values.yaml").read_text(encoding="utf-8"))
 PLAIN = Build("overlays/cpu")
-SLEEPING = Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys"))
-AWAKE = Build("overlays/gpu", ("api-keys", "prometheus-operator", "engine-cache-shared", "no-spare-gpu"))
+SLEEPING = Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys"))
+BEHIND_GATEWAY = Build(
+    "overlays/cpu", ("prometheus-operator", "gateway-route", "keda", "scale-to-zero-gateway", "no-surge")
+)
+AWAKE = Build("overlays/gpu", ("api-keys", "prometheus-operator", "engine-cache-shared", "no-surge", "priority"))
 DASHBOARDS = ROOT / "docker" / "observability" / "grafana" / "dashboards"
-# Of the Ingress controller; what else is there a replica tells itself.
-INGRESS: Catalogue = {"nginx_ingress_controller_requests": {"exported_namespace": set(), "ingress": set()}}
+# Of ingress-nginx and of Envoy Gateway's proxies; what else is there a replica tells itself.
+PROXIES: Catalogue = {
+    "nginx_ingress_controller_requests": {"exported_namespace": set(), "ingress": set()},
+    "envoy_http_downstream_rq_total": {"envoy_http_conn_manager_prefix": set()},
+}
 
 
 @pytest.fixture
 def catalogue(live_service: LiveService) -> Catalogue:
-    return {**catalogue_of(live_service.metrics), **INGRESS}
+    return {**catalogue_of(live_service.metrics), **PROXIES}
 
 
 def the(kind: str, build: Build) -> Object:
@@ -40,8 +46,8 @@ def alerts(build: Build) -> set[str]:
     return {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
 
 
-def queries() -> list[str]:
-    return [trigger["metadata"]["query"] for trigger in the("ScaledObject", SLEEPING)["spec"]["triggers"]]
+def queries(build: Build = SLEEPING) -> list[str]:
+    return [trigger["metadata"]["query"] for trigger in the("ScaledObject", build)["spec"]["triggers"]]
 
 
 def adapter_query(rule: dict[str, Any], series: str) -> str:
@@ -50,12 +56,20 @@ def adapter_query(rule: dict[str, Any], series: str) -> str:
     return query.replace("<<.LabelMatchers>>", 'namespace="ecenet"')
 
 
-def test_keda_asks_for_what_is_there(catalogue: Catalogue) -> None:
-    namespace = the("ScaledObject", SLEEPING)["metadata"]["namespace"]
-    assert len(queries()) == 2
-    for query in queries():
+@pytest.mark.parametrize("build", [SLEEPING, BEHIND_GATEWAY], ids=str)
+def test_keda_asks_for_what_is_there(catalogue: Catalogue, build: Build) -> None:
+    namespace = the("ScaledObject", build)["metadata"]["namespace"]
+    assert len(queries(build)) == 2
+    for query in queries(build):
         assert complaints(query, catalogue) == []
-        assert f'namespace="{namespace}"' in query
+        assert f'namespace="{namespace}"' in query or "envoy_" in query
+
+
+def test_requests_to_the_whole_gateway_wake_one_replica_and_no_more() -> None:
+    trigger = the("ScaledObject", BEHIND_GATEWAY)["spec"]["triggers"][1]["metadata"]
+    assert float(trigger["activationThreshold"]) == 0
+    # Replicas wanted are requests a second over the threshold, rounded up.
+    assert float(trigger["threshold"]) >= 100_000
 
 
 def test_a_metric_that_nobody_has_is_found(catalogue: Catalogue) -> None:
@@ -76,7 +90,7 @@ def test_the_adapter_makes_the_autoscalers_metric_of_one_that_is_there(catalogue
 def test_both_autoscalers_want_the_same() -> None:
     hpa, keda = the("HorizontalPodAutoscaler", PLAIN)["spec"], the("ScaledObject", SLEEPING)["spec"]
     target = hpa["metrics"][0]["pods"]["target"]["averageValue"]
-    assert keda["triggers"][1]["metadata"]["threshold"] == target
+    assert keda["triggers"][0]["metadata"]["threshold"] == target
     assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
 
 

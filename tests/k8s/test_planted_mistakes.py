@@ -7,14 +7,27 @@ from typing import Any
 
 import pytest
 
-from tests.k8s import object_checks, pod_checks
+from tests.k8s import cluster_checks, object_checks, pair_checks, pod_checks
 from tests.k8s.manifests import Build, Object, Objects, of_kind, render
+from tests.k8s.pods import pods
+from tests.k8s.scheduler import requests
 from tests.k8s.test_builds import CHECKS, Check, validate
 
 CPU = Build("overlays/cpu")
-CANARY = Build("overlays/cpu-canary")
 GATEWAY = Build("overlays/cpu", ("gateway-route",))
-KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "api-keys"))
+KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys"))
+GATEWAY_KEDA = Build(
+    "overlays/cpu", ("prometheus-operator", "gateway-route", "keda", "scale-to-zero-gateway", "no-surge")
+)
+ZONES = Build("overlays/cpu", ("gateway-route", "gateway-canary", "zone-spread", "multi-arch", "private-registry"))
+GPU = Build("overlays/gpu")
+TIME_SLICING = Build("overlays/gpu-multi-tenant", ("time-slicing", "api-keys"))
+TRAINING, JOB_SET = Build("jobs/training"), Build("jobs/training-jobset")
+ENGINES, MODEL = Build("jobs/build-engine"), Build("kserve/model")
+EXAMPLE, CANARY = Build("overlays/example"), Build("overlays/example-canary")
+OTHER_CANARY = Build("overlays/cpu", ("canary",))
+MPS = Build("overlays/gpu-multi-tenant", ("mps",))
+PLATFORM = Build("platform/tenant")
 TENANT = Build("overlays/gpu-multi-tenant")
 KSERVE = Build("kserve")
 
@@ -70,7 +83,38 @@ def elsewhere(objects: Objects) -> None:
     one(objects, "Service")["metadata"]["namespace"] = "default"
 
 
+def zone_first(objects: Objects) -> None:
+    """The base's constraint once more, over zones, with nothing that keeps pods to nodes which have one."""
+    constraints = one(objects, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    constraints.insert(0, {**constraints[0], "topologyKey": "topology.kubernetes.io/zone"})
+
+
+def script(old: str, new: str) -> Mutate:
+    """Changes the script of the training's pods."""
+
+    def mutate(objects: Objects) -> None:
+        container = one(objects, "Job")["spec"]["template"]["spec"]["containers"][0]
+        assert old in container["args"][0]
+        container["args"] = [container["args"][0].replace(old, new)]
+
+    return mutate
+
+
+def changeable(objects: Objects) -> None:
+    del one(objects, "ConfigMap")["immutable"]
+
+
+def annotated(kind: str, key: str, value: str) -> Mutate:
+    """Sets an annotation of an object."""
+    return lambda objects: one(objects, kind)["metadata"]["annotations"].update({key: value})
+
+
 CONTAINER = "template.spec.containers.0"
+MODE = "serving.kserve.io/deploymentMode"
+NODE = "replicatedJobs.0.template.spec"
+NGINX_RATE = 'sum(rate(nginx_ingress_controller_requests{exported_namespace="ecenet"}[1m]))'
+DNS_PORTS = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+KUBE_SYSTEM = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
 HPA = {
     "kind": "HorizontalPodAutoscaler",
     "metadata": {"name": "second"},
@@ -82,6 +126,60 @@ HPA = {
 }
 
 MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
+    (cluster_checks.architecture, CPU, at("Deployment", "template.spec.nodeSelector", None), "another architecture"),
+    (
+        cluster_checks.architecture,
+        JOB_SET,
+        at("JobSet", f"{NODE}.template.spec.nodeSelector", {}),
+        "another architecture",
+    ),
+    (cluster_checks.change_cause, CPU, annotated("Deployment", "kubernetes.io/change-cause", "0.0.9"), "is 0.0.9"),
+    (cluster_checks.claims, MODEL, at("PersistentVolumeClaim", "accessModes", ["ReadWriteOnce"]), "on one node"),
+    (cluster_checks.configuration, TRAINING, changeable, "changed under a run"),
+    (cluster_checks.deployment_mode, KSERVE, annotated("InferenceService", MODE, "RawDeployment"), "RawDeployment"),
+    (cluster_checks.eviction, CPU, at("Deployment", "template.metadata.annotations", {}), "is not true"),
+    (cluster_checks.eviction, ENGINES, at("Job", "template.metadata.annotations", {}), "is not false"),
+    (
+        cluster_checks.fits,
+        CPU,
+        at("Deployment", f"{CONTAINER}.resources.requests.cpu", "2"),
+        "no room on e2-standard-2",
+    ),
+    (cluster_checks.fits, GPU, at("Deployment", f"{CONTAINER}.resources.requests.cpu", "4"), "no room on g6.xlarge"),
+    (cluster_checks.fits, TIME_SLICING, at("Deployment", f"{CONTAINER}.resources.requests.memory", "12Gi"), "1 of 4"),
+    (
+        cluster_checks.fits,
+        TIME_SLICING,
+        at(
+            "Deployment", f"{CONTAINER}.resources.requests", {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu.shared": "1"}
+        ),
+        "no node",
+    ),
+    (cluster_checks.jobs, TRAINING, at("Job", "podFailurePolicy", None), "counts a drain"),
+    (cluster_checks.jobs, TRAINING, at("Job", "podReplacementPolicy", "TerminatingOrFailed"), "beside a pod that ends"),
+    (cluster_checks.jobs, TRAINING, at("Job", "backoffLimit", 12), "gives up after 12"),
+    (cluster_checks.jobs, JOB_SET, at("JobSet", "failurePolicy.maxRestarts", 3), "gives up after 3"),
+    (cluster_checks.jobs, JOB_SET, at("JobSet", f"{NODE}.podFailurePolicy", None), "counts a drain"),
+    (cluster_checks.jobs, ENGINES, at("Job", "ttlSecondsAfterFinished", 86400), "removes itself"),
+    (cluster_checks.name_servers, TRAINING, at("NetworkPolicy", "egress.1.ports", DNS_PORTS), "OpenShift"),
+    (cluster_checks.name_servers, TRAINING, at("NetworkPolicy", "egress.1.to", KUBE_SYSTEM), "NodeLocal DNSCache"),
+    (cluster_checks.shutdown, TRAINING, script("--shutdown-timeout=240", ""), "after 30 s of 300 s"),
+    (
+        cluster_checks.shutdown,
+        TRAINING,
+        at("Job", "template.spec.terminationGracePeriodSeconds", 250),
+        "240 s of 250 s",
+    ),
+    (cluster_checks.spread, CPU, zone_first, "two replicas on one node"),
+    (cluster_checks.spread, CPU, at("Deployment", "template.spec.topologySpreadConstraints", []), "is not spread"),
+    (cluster_checks.spread, ZONES, at("Deployment", "template.spec.affinity", {}), "two replicas on one node"),
+    (cluster_checks.wakes, GATEWAY_KEDA, at("ScaledObject", "triggers.1", None), "wakes it from zero"),
+    (
+        cluster_checks.wakes,
+        GATEWAY_KEDA,
+        at("ScaledObject", "triggers.1.metadata.query", NGINX_RATE),
+        "envoy_http_downstream",
+    ),
     (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "minReplicas", 11), "bounded by 11 and 10"),
     (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "minReplicas", 0), "bounded by 0 and 10"),
     (object_checks.autoscaling, CPU, at("HorizontalPodAutoscaler", "scaleTargetRef.name", "ecnet"), "not there"),
@@ -101,10 +199,13 @@ MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
     (object_checks.disruption, CPU, at("PodDisruptionBudget", "maxUnavailable", "50 %"), "no share"),
     (object_checks.disruption, CPU, at("PodDisruptionBudget", "maxUnavailable", 0), "blocks"),
     (object_checks.disruption, CPU, at("PodDisruptionBudget", "minAvailable", 1), "has bounds"),
+    (object_checks.disruption, CPU, at("PodDisruptionBudget", "maxUnavailable", 1), "does not grow"),
+    (object_checks.disruption, KSERVE, drop("PodDisruptionBudget"), "has no budget"),
     (object_checks.names, CPU, add({"kind": "Service", "metadata": {"name": "ecenet"}}), "twice"),
     (object_checks.names, CPU, add({"kind": "ConfigMap", "metadata": {"name": "Ecenet"}}), "no valid name"),
     (object_checks.namespaces, CPU, elsewhere, "default"),
     (object_checks.network, CPU, drop("NetworkPolicy"), "under no policy"),
+    (object_checks.network, KSERVE, drop("NetworkPolicy"), "under no policy"),
     (object_checks.network, CPU, lambda objects: at("NetworkPolicy", "egress", [{}])(objects[::-1]), "out"),
     (
         object_checks.network,
@@ -140,6 +241,8 @@ MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
     (pod_checks.references, TENANT, drop("PersistentVolumeClaim"), "PersistentVolumeClaim ecenet-engine-cache"),
     (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.limits.cpu", None), "no limit of ['cpu']"),
     (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.limits.memory", "4Gi"), "not the limits"),
+    (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.limits.cpu", "2500m"), "no whole number"),
+    (pod_checks.resources, CPU, at("Deployment", f"{CONTAINER}.resources.requests.cpu", "500m"), "500m cores of 2"),
     (
         pod_checks.resources,
         CPU,
@@ -175,6 +278,51 @@ def test_a_mistake_is_found(check: Check, build: Build, mutate: Mutate, words: s
     assert words in "\n".join(set(check(objects)) - set(before))
 
 
+def test_a_canary_without_keys_is_found() -> None:
+    stable, canary = render(EXAMPLE), render(CANARY)
+    assert list(pair_checks.canary_differs(stable, canary)) == []
+    at("Deployment", f"{CONTAINER}.env", [])(canary)
+    assert list(pair_checks.canary_differs(stable, canary)) == [
+        "Deployment/ecenet-canary differs in ['spec.template.spec.containers.0.env']"
+    ]
+    # Over another overlay than the stable one, which is where such a canary comes from.
+    assert "spec.template.spec.volumes" in "".join(pair_checks.canary_differs(stable, render(OTHER_CANARY)))
+
+
+@pytest.mark.parametrize(
+    ("platform", "tenant"),
+    [("platform/tenant", TENANT), ("platform/tenant-shared-gpu", TIME_SLICING), ("platform/tenant-shared-gpu", MPS)],
+    ids=str,
+)
+def test_a_quota_without_room_for_a_rollout_and_a_build_is_found(platform: str, tenant: Build) -> None:
+    quota, serving, job = render(Build(platform)), render(tenant), render(ENGINES)
+    device = next(name for name in requests(next(pods(serving))) if name.startswith("nvidia.com/"))
+    if device != "nvidia.com/mig-1g.10gb":
+        at("Job", f"{CONTAINER}.resources", {"requests": {device: "1"}})(job)
+    assert list(pair_checks.quota_has_room(quota, serving, job)) == []
+    at("ResourceQuota", "hard", {f"requests.{device}": "5"})(quota)
+    assert list(pair_checks.quota_has_room(quota, serving, job)) == [
+        f"ResourceQuota/ecenet: 6 requests.{device}, the quota is 5"
+    ]
+
+
+@pytest.mark.parametrize("build", [TENANT, TIME_SLICING, MPS, ENGINES], ids=str)
+def test_what_a_tenant_may_not_apply_is_found(build: Build) -> None:
+    objects = render(build)
+    assert list(pair_checks.needs_the_platform_team(objects)) == []
+    objects += render(PLATFORM)
+    assert list(pair_checks.needs_the_platform_team(objects)) == ["Namespace/ecenet", "ResourceQuota/ecenet"]
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [(GATEWAY, {"Ingress/ecenet"}), (KEDA, {"HorizontalPodAutoscaler/ecenet"}), (CPU, set())],
+    ids=str,
+)
+def test_what_a_switch_of_components_leaves_behind_is_found(after: Build, left: set[str]) -> None:
+    assert pair_checks.left_behind(render(CPU), render(after)) == left
+
+
 def test_every_check_has_a_mistake_to_find() -> None:
     assert {mistake[0] for mistake in MISTAKES} == set(CHECKS)
 
@@ -189,6 +337,9 @@ def test_every_check_has_a_mistake_to_find() -> None:
         (KEDA, at("PrometheusRule", "groups.0.rules.0.expression", "up")),
         (GATEWAY, at("HTTPRoute", "rules.0.retries", 3)),
         (GATEWAY, at("HTTPRoute", "rules.0.timeouts.request", "1 minute")),
+        (JOB_SET, at("JobSet", "failurePolicy.maxRestart", 3)),
+        (JOB_SET, at("JobSet", f"{NODE}.backofLimit", 3)),
+        (Build("platform/training-queue"), at("ClusterQueue", "cohort", "all")),
         (KSERVE, at("ServingRuntime", "securityContext", {})),
         (KSERVE, at("InferenceService", "predictor.model.storageUri", "/models")),
     ],
