@@ -244,7 +244,7 @@ def test_labels_that_are_void_all_over_fail(mine: Mine) -> None:
     status, text = mine.check()
     assert status == 1
     assert "all labels of train are void: no pixel counts" in text
-    assert '"id"' in mended(text, "are void")
+    assert '"id"' in mended(text, "are void: no pixel")
 
 
 def test_one_void_image_of_several_is_told_and_passes(mine: Mine) -> None:

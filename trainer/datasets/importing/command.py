@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         with opened_export(args.export) as path:
-            source = Source(path, tuple(args.images), args.classes)
+            source = Source(path, tuple(Path(os.path.normpath(folder)) for folder in args.images), args.classes)
             imported = convert(args.tool, source, args.output, options, _progress)
     except (DatasetError, OSError) as error:
         print(f"ecenet-train data import: {error}", file=sys.stderr)  # noqa: T201

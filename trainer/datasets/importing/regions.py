@@ -1,8 +1,7 @@
 """The area of a shape, and how it is painted into a label map.
 
-Polygons and COCO's run lengths are rasterised by pycocotools: a pixel belongs to a polygon where its centre does, so
-that polygons on the edges of pixels give the pixels back. Polygons whose corners are pixels, edges included, are drawn
-by Pillow.
+Polygons are rasterised by pycocotools: a pixel belongs to a polygon where its centre does, so that polygons on the
+edges of pixels give the pixels back. Polygons whose corners are pixels, edges included, are drawn by Pillow.
 """
 
 from __future__ import annotations
@@ -98,13 +97,12 @@ class CocoRle:
         labels[self._decoded()] = value
 
     def _decoded(self) -> NDArray[np.bool_]:
-        if isinstance(self.counts, str):
-            _check_compressed(self.counts, self.size, self.where)
-            return np.asarray(_masks().decode({"size": list(self.size), "counts": self.counts.encode()}), bool)
-        runs = np.array(self.counts, np.int64)
-        _check_total(int(runs.sum()), self.size, self.where)
-        values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return values.reshape(self.size, order="F")
+        runs = compressed_runs(self.counts, self.where) if isinstance(self.counts, str) else self.counts
+        total, pixels = sum(runs), self.size[0] * self.size[1]
+        if total != pixels:
+            expected = f"{self.size[1]}x{self.size[0]} = {pixels:,}"
+            raise ImportingError(f"{self.where} has runs of {total:,} pixels, expected {expected}")
+        return _filled(runs, self.size)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, degrees: float = 0) -> Polygon:
@@ -131,9 +129,14 @@ def turned(ring: Ring, center: Ring | Sequence[float], degrees: float) -> Ring:
 def _edge_polygon(ring: Ring, size: tuple[int, ...]) -> NDArray[np.bool_]:
     if len(ring) < 3:
         return np.zeros(size, bool)
-    masks = _masks()
-    (encoded,) = masks.frPyObjects([ring.ravel().tolist()], *size)
-    return np.asarray(masks.decode(encoded), bool)
+    (encoded,) = _masks().frPyObjects([ring.ravel().tolist()], *size)
+    return _filled(compressed_runs(encoded["counts"].decode(), "a polygon"), size)
+
+
+def _filled(runs: Sequence[int], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels (H, W) of runs down the columns."""
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, np.asarray(runs, np.int64))
+    return values.reshape(size, order="F")
 
 
 def _pixel_polygon(ring: Ring, size: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -143,11 +146,14 @@ def _pixel_polygon(ring: Ring, size: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.asarray(image).astype(bool)
 
 
-def _check_compressed(counts: str, size: tuple[int, int], where: str) -> None:
-    """Refuse what pycocotools would decode past its end.
+def compressed_runs(counts: str, where: str) -> list[int]:
+    """The lengths of COCO's compressed runs, that of zeros first.
 
     A run is written in characters of 5 bits, low ones first, with a sign bit; from the fourth on it is the difference
-    to the run two before.
+    to the run two before (``rleToString`` in COCO's ``maskApi.c``).
+
+    Raises:
+        ImportingError: There are other characters, or a run is cut short or negative.
     """
     runs: list[int] = []
     value = shift = 0
@@ -163,14 +169,7 @@ def _check_compressed(counts: str, size: tuple[int, int], where: str) -> None:
             value = shift = 0
     if shift or any(run < 0 for run in runs):
         raise ImportingError(f"{where} has broken 'counts': {counts[:40]!r}")
-    _check_total(sum(runs), size, where)
-
-
-def _check_total(total: int, size: tuple[int, int], where: str) -> None:
-    if total != size[0] * size[1]:
-        raise ImportingError(
-            f"{where} has runs of {total:,} pixels, expected {size[1]}x{size[0]} = {size[0] * size[1]:,}"
-        )
+    return runs
 
 
 def _masks() -> Any:

@@ -124,9 +124,10 @@ def path_split(name: str) -> str | None:
 
 def relative_name(path: Path, roots: Iterable[Path]) -> str:
     """A path below the first of the roots that holds it; its name if none does."""
+    resolved = path.resolve()
     for root in roots:
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
+        if resolved.is_relative_to(root.resolve()):
+            return resolved.relative_to(root.resolve()).as_posix()
     return path.name
 
 
