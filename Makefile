@@ -8,7 +8,7 @@ PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deployment lint format types lock bench clean
+.PHONY: help serve test test-deployment lint format types sanitize lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,14 @@ format: $(DEV_VENV)/.installed  ## ruff: mend what can be mended
 
 types: $(DEV_VENV)/.installed  ## mypy, strict
 	$(DEV_VENV)/bin/mypy
+
+# ASan, UBSan and the compiler's warnings, with Debian's gcc alone. Allocations go through the test, which lets them fail.
+sanitize:  ## the C code under sanitizers, on random shapes; another seed in ARGS=2
+	@mkdir -p build
+	$(CC) -std=c11 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Wconversion -Werror \
+	  -fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all \
+	  -Wl,--wrap=malloc,--wrap=calloc -o build/sanitize $(wildcard service/imaging/*.c) tests/service/imaging/sanitize.c -lm
+	build/sanitize $(ARGS)
 
 lock: $(DEV_VENV)/.installed  ## the images' dependencies, resolved anew under constraints.txt, with hashes
 	docker/lock $(DEV_VENV)/bin/uv

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from service.imaging import label_map as label_map_module
+from service.imaging import native
 from service.imaging.label_map import MAX_CLASSES, label_map
 
 FUNCFLAG_PYTHONAPI = 4  # ctypes: the call keeps the GIL
@@ -140,11 +142,20 @@ def test_views_are_labelled_like_their_copies(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(label_map(view, size), label_map(view.copy(), size))
 
 
-def test_logits_at_an_odd_address_are_labelled_like_their_copy() -> None:
+def test_the_library_is_handed_aligned_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(2).normal(size=(5, 9, 11)).astype(np.float32)
     odd = np.frombuffer(b"\0" + logits.tobytes(), np.float32, offset=1).reshape(logits.shape)
-    assert not odd.flags.aligned
+    addresses = []
+
+    class Recorder:
+        def label_map(self, address: int, *arguments: int) -> int:
+            addresses.append(address)
+            return int(native.library.label_map(address, *arguments))
+
+    monkeypatch.setattr(label_map_module, "library", Recorder())
     np.testing.assert_array_equal(label_map(odd, (27, 40)), label_map(logits, (27, 40)))
+    assert not odd.flags.aligned
+    assert [address % 4 for address in addresses] == [0, 0]
 
 
 def test_input_is_left_as_it_was() -> None:
