@@ -44,7 +44,9 @@ _EXAMPLES: tuple[ServiceError, ...] = (
     NotAnImage("the PNG image is truncated or corrupt: image file is truncated"),
     BadRequest("the multipart form is cut off: its closing boundary is missing"),
     _UNKNOWN_MODEL,
-    NotAcceptable("the Accept header is 'text/html', answers are image/png, application/json"),
+    NotAcceptable(
+        "the Accept header 'text/html' allows none of image/png, application/json; change it, or choose with ?format="
+    ),
     PayloadTooLarge("the image has 30000000 bytes, at most 20971520 are accepted"),
     UnsupportedMedia("content type is text/plain, accepted are multipart/form-data, image/*, application/json"),
     UnsupportedImage("the image is PSD, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"),
