@@ -1,10 +1,11 @@
-"""Checkpoints: our own files, and loading any file that holds ECENet's weights."""
+"""This trainer's checkpoints: the network's configuration, its weights, and what a run adds to them."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,29 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from trainer.weights.mindspore import read_mindspore_checkpoint
-from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.weights.released import StateDictError, build_from_released
+from trainer.model.ecenet import ModelConfig
 
 FORMAT = "ecenet-checkpoint-1"
 _PICKLE_MAGIC = b"\x80"
-# What a broken pickle may raise, by the documentation of pickle.UnpicklingError, and what was seen.
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or that cannot be read or written."""
+    """A file of weights that cannot be read or written, or that holds none."""
 
 
 def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any], **entries: Any) -> None:
@@ -64,55 +51,29 @@ def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any],
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read one of our checkpoints as ``save_checkpoint`` wrote it.
+    """Read a checkpoint as ``save_checkpoint`` wrote it.
 
     Raises:
-        CheckpointError: Not a checkpoint of ours.
+        CheckpointError: It is no checkpoint of this trainer.
     """
-    content = _read_torch_file(Path(path))
+    path = Path(path)
+    if not is_torch_file(path):
+        raise CheckpointError(f"{path} is no torch file")
+    content = read_torch_file(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this trainer: its format is {content.get('format')!r}")
     return content
 
 
-def load_model(path: Path | str) -> nn.Module:
-    """Load the network of any file that holds ECENet's weights; sizes, heads, depths and windows follow from it.
-
-    Args:
-        path: A checkpoint of ours, the authors' MindSpore ``.ckpt``, or a torch file with the released state dict.
-
-    Returns:
-        In eval mode. The whole network takes normalised images (B, 3, H, W) float32 and gives logits at stride 4; a
-        file with the decode head alone gives the head, which takes the four stage features; one with the Swin backbone
-        alone gives the backbone.
-
-    Raises:
-        CheckpointError: No checkpoint at all.
-        StateDictError: Missing, extra or misshapen keys; the text lists them all.
-    """
-    return load_model_and_entries(path)[0]
-
-
-def load_model_and_entries(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
-    """``load_model``, and what the file says besides its weights: see ``read_entries``."""
-    path = Path(path)
-    if not _is_torch_file(path):
-        return _build_mindspore(path), {}
-    content = _read_torch_file(path)
-    if content.get("format") == FORMAT:
-        return _build_own(content), entries_of(content)
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name")
-    return build_from_released(tensors), {}
-
-
 def read_entries(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint of ours says besides its weights: classes, input size, metrics."""
+    """Read the entries of a checkpoint beside its weights and its training: classes, input size, metrics."""
     return entries_of(read_checkpoint(path))
+
+
+def entries_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a checkpoint's content beside its weights and its training."""
+    hidden = {"format", "config", "weights", "training"}
+    return {key: value for key, value in content.items() if key not in hidden}
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
@@ -121,44 +82,34 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(**values)
 
 
-def entries_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the content of a checkpoint of ours says besides its weights and its training."""
-    hidden = {"format", "config", "weights", "training"}
-    return {key: value for key, value in content.items() if key not in hidden}
+def is_torch_file(path: Path) -> bool:
+    """Tell a file of ``torch.save`` from others, by its first bytes.
 
-
-def _build_mindspore(path: Path) -> nn.Module:
-    try:
-        return build_from_released(read_mindspore_checkpoint(path))
-    except StateDictError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{path} is neither a torch file nor a MindSpore checkpoint: {error}") from error
-
-
-def _build_own(content: Mapping[str, Any]) -> ECENet:
-    model = ECENet(model_config(content["config"]))
-    try:
-        model.load_state_dict(content["weights"])
-    except RuntimeError as error:
-        raise StateDictError(str(error)) from error
-    return model.eval()
-
-
-def _is_torch_file(path: Path) -> bool:
+    Raises:
+        CheckpointError: There is no such file.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is no file")
     with path.open("rb") as stream:
         return zipfile.is_zipfile(path) or stream.read(1) == _PICKLE_MAGIC
 
 
-def _read_torch_file(path: Path) -> dict[str, Any]:
-    if not _is_torch_file(path):
-        raise CheckpointError(f"{path} is no torch file")
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """Read a dictionary that ``torch.save`` wrote. No code of the file is run.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds something else than a dictionary of tensors and plain values.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_UNPICKLING_ERRORS, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments beside the weights
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle may raise anything
+        detail = re.search("WeightsUnpickler error: (.*)", str(error))  # PyTorch wraps it in advice for other callers
+        reason = detail[1] if detail else str(error).split("\n", 1)[0]
+        raise CheckpointError(
+            f"{path} cannot be read: {reason} (a file with other objects than tensors has to be saved anew with its "
+            "state dict alone)"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     return content

@@ -20,8 +20,8 @@ from service.imaging.label_map import label_map
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
-from trainer.checkpoint import load_model
 from trainer.datasets import CAMVID_CLASSES
+from trainer.weights.network import load_model
 
 SIZE = (72, 90)
 

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_export.exportable import Exportable
 from model_export.onnx_flops import FlopsError, count_flops
 from model_export.trace import trace
-from trainer.checkpoint import load_model
 from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.weights.network import load_model
 
 SMALL_SWIN = ModelConfig("swin", 11, 16, embed_dim=8, depths=(1, 1, 2, 1), swin_heads=(1, 2, 2, 4), window_size=4)
 

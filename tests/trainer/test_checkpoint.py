@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.checkpoint import CheckpointError, load_model, read_checkpoint, read_entries, save_checkpoint
+from trainer.checkpoint import CheckpointError, read_checkpoint, read_entries, save_checkpoint
 from trainer.model import build_model
-from trainer.weights.released import StateDictError
+from trainer.weights.network import load_model
+from trainer.weights.released_keys import StateDictError
 
 
 def test_round_trip_gives_the_same_network_in_eval_mode(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model_directory.sizes import Size
-from trainer.checkpoint import CheckpointError, load_model_and_entries
+from trainer.checkpoint import CheckpointError
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.prediction.mode import PredictionMode
 from trainer.prediction.model import ModelError, OpenModel, stated_names
 from trainer.prediction.predictor import Network, network_predictor
 from trainer.prediction.sliding_window import Infer
+from trainer.weights.network import load_model_and_entries
 
 
 def normalise(images: Tensor, config: ModelConfig) -> Tensor:

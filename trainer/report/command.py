@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from service.model_directory.files import write_whole
 from service.model_directory.manifest import ClassInfo
-from trainer.checkpoint import load_model_and_entries
 from trainer.config import parse_config
 from trainer.datasets import SegmentationDataset, open_dataset
 from trainer.metrics import Counts
@@ -30,6 +29,7 @@ from trainer.prediction.pytorch import pytorch_network
 from trainer.report.examples import Example, ExampleCollector
 from trainer.report.page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
 from trainer.report.style import CSS
+from trainer.weights.network import load_model_and_entries
 
 BEST, LOG, REPORT = "best.pt", "log.jsonl", "report.html"
 PACKAGES = ("ecenet", "torch", "timm", "numpy", "pillow")

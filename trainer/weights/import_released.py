@@ -12,14 +12,16 @@ import torch
 
 from service.model_directory.manifest import ClassInfo, file_sha256
 from service.model_directory.sizes import size_argument
-from trainer.checkpoint import load_model_and_entries, save_checkpoint
+from trainer.checkpoint import entries_of, save_checkpoint
 from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder
 from trainer.datasets.folder_spec import SPEC_NAME, read_spec
 from trainer.model.ecenet import NAMED_SIZES, ECENet, ModelConfig
-from trainer.weights.released import build_network, released_name
-from trainer.weights.released_keys import DERIVED, ReleasedWeights, StateDictError, released_weights, torch_style
 from trainer.weights.files import OWN, WeightFile, read_weights
+from trainer.weights.network import network_of
+from trainer.weights.released import build_network
+from trainer.weights.released_keys import DERIVED, ReleasedWeights, StateDictError, released_weights, torch_style
+from trainer.weights.released_names import released_name
 
 RELEASED_SIZE = (640, 640)  # the crop that the authors train on and slide over the image
 FOLDER = "folder"
@@ -36,13 +38,13 @@ class ImportWeightsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import read and wrote; as text, a table whose counts add up to the keys of the file.
+    """Account of an import; as text, a table whose counts add up to the keys of the file.
 
     Attributes:
-        file: What was read.
+        file: The file that was read.
         weights: Its keys, accounted for.
         our_names: The name of each weight in ``weights`` to ours.
-        summary: What was written.
+        summary: A line on the checkpoint that was written.
     """
 
     file: WeightFile
@@ -100,7 +102,7 @@ def import_weights(
             not fit.
         StateDictError: Missing, extra or misshapen keys, or two names of one tensor; the text lists them all.
         DatasetError: The dataset or the ``classes.json`` is none.
-        WeightFileError: The file cannot be read.
+        CheckpointError: The file cannot be read.
     """
     if output.exists():
         raise ImportWeightsError(f"{output} exists already; remove it or name another file")
@@ -129,9 +131,9 @@ def _check_finite(file: WeightFile) -> None:
 
 
 def _read_network(file: WeightFile) -> tuple[ECENet, ReleasedWeights, dict[str, Any]]:
-    """The network of a file, its keys, and what else a checkpoint of ours says."""
+    """The network of a file, its keys, and the other entries of a checkpoint of ours."""
     if file.kind == OWN:
-        network, entries = load_model_and_entries(file.path)
+        network, entries = network_of(file), entries_of(file.checkpoint)
         derived = tuple(name for name in file.tensors if name.endswith(DERIVED))
         tensors = {name: tensor for name, tensor in file.tensors.items() if name not in derived}
         weights = ReleasedWeights(tensors, {name: name for name in tensors}, derived, ())

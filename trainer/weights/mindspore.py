@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
@@ -26,6 +26,26 @@ _DTYPES = {
     "Int64": torch.int64,
     "UInt8": torch.uint8,
 }
+_SCHEMA = """
+name: "ecenet_mindspore_checkpoint.proto" package: "ecenet.mindspore"
+message_type {
+  name: "TensorProto"
+  field { name: "dims" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+  field { name: "tensor_type" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "tensor_content" number: 3 label: LABEL_OPTIONAL type: TYPE_BYTES }
+}
+message_type {
+  name: "Value"
+  field { name: "tag" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field {
+    name: "tensor" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".ecenet.mindspore.TensorProto"
+  }
+}
+message_type {
+  name: "Checkpoint"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".ecenet.mindspore.Value" }
+}
+"""
 _CHECKSUM_MARK = b"crc_num"
 _CHECKSUM_BYTES = 17  # the mark and ten digits
 
@@ -39,7 +59,7 @@ def read_mindspore_checkpoint(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     if content[-_CHECKSUM_BYTES:].startswith(_CHECKSUM_MARK):
         content = content[:-_CHECKSUM_BYTES]
-    message = _checkpoint_class()()
+    message = checkpoint_message()()
     try:
         message.ParseFromString(content)
     except DecodeError as error:
@@ -70,26 +90,8 @@ def _tensor(tag: str, slices: list[Any]) -> Tensor:
 
 
 @cache
-def _checkpoint_class() -> Any:
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="ecenet_mindspore_checkpoint.proto", package="ecenet.mindspore")
-    tensor = file.message_type.add(name="TensorProto")
-    tensor.field.add(name="dims", number=1, label=field.LABEL_REPEATED, type=field.TYPE_INT64)
-    tensor.field.add(name="tensor_type", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    tensor.field.add(name="tensor_content", number=3, label=field.LABEL_OPTIONAL, type=field.TYPE_BYTES)
-    value = file.message_type.add(name="Value")
-    value.field.add(name="tag", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    value.field.add(
-        name="tensor",
-        number=2,
-        label=field.LABEL_OPTIONAL,
-        type=field.TYPE_MESSAGE,
-        type_name=".ecenet.mindspore.TensorProto",
-    )
-    checkpoint = file.message_type.add(name="Checkpoint")
-    checkpoint.field.add(
-        name="value", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".ecenet.mindspore.Value"
-    )
+def checkpoint_message() -> Any:
+    """The protobuf class of a checkpoint."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("ecenet.mindspore.Checkpoint"))

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from trainer.weights.backbone_layouts import BY_ORDER, classifier_state, find_layout, match_in_order
-from trainer.checkpoint import load_model
+from trainer.checkpoint import CheckpointError
 from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.weights.released import build_from_released
-from trainer.weights.released_keys import DERIVED, is_bookkeeping, list_keys, refuse_twins, torch_style
-from trainer.weights.files import MINDSPORE, OWN, WeightFile, WeightFileError, read_weights
+from trainer.model.timm_loader import import_timm
+from trainer.weights.backbone_layouts import Layout, find_layout, layout_in_order
+from trainer.weights.files import MINDSPORE, OWN, WeightFile, read_weights
+from trainer.weights.network import network_of
+from trainer.weights.released_keys import (
+    DERIVED,
+    StateDictError,
+    check_keys,
+    is_bookkeeping,
+    misfit,
+    refuse_twins,
+    torch_style,
+)
 
 NONE, IMAGENET = "none", "imagenet"
 
@@ -33,12 +43,12 @@ class PretrainedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of each tensor of a file, and of each tensor of the network that it left as it was.
+    """The use of each tensor of a file, and the tensors of the network that keep their first values.
 
     Attributes:
         source: The file.
-        layout: What it was read as.
-        loaded: How many tensors were loaded.
+        layout: The layout by which it was read.
+        loaded: The number of tensors that were loaded.
         resized: Our names of those among them that are position tables of another window.
         dropped: Keys of the file that belong beside the backbone.
         derived: Keys of the file that follow from the configuration, or count batches.
@@ -74,7 +84,7 @@ def initialise(model: ECENet, source: str) -> str:
             classes; the tensors whose shape depends on it then stay as they are.
 
     Returns:
-        What was loaded and what was not, key by key.
+        A text that lists the keys that were loaded, and those that were not.
 
     Raises:
         PretrainedError: There are no such weights, or they do not fit.
@@ -85,10 +95,11 @@ def initialise(model: ECENet, source: str) -> str:
         if not isinstance(model.backbone, ConvBackbone):
             raise PretrainedError("there are no packaged ImageNet weights for a Swin backbone; name a file")
         return str(load_imagenet_weights(model.backbone, model.config.backbone))
-    file = _read(Path(source))
-    if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
-        return str(_load_network(model, file))
-    return str(_load_backbone(model.backbone, file))
+    with _pretrained_errors():
+        file = read_weights(Path(source))
+        if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
+            return str(_load_network(model, file))
+        return str(_load_backbone(model.backbone, file))
 
 
 def load_pretrained(backbone: ConvBackbone | SwinBackbone, source: Path | str) -> LoadReport:
@@ -98,13 +109,14 @@ def load_pretrained(backbone: ConvBackbone | SwinBackbone, source: Path | str) -
     Classifiers and other heads are dropped; position tables of another window are interpolated, as Swin's authors do.
 
     Returns:
-        What was loaded and what was not.
+        The keys that were loaded, and those that were not.
 
     Raises:
         PretrainedError: The file cannot be read, or its tensors do not fit; every missing, extra and misshapen key is
             listed, by its name in the file.
     """
-    return _load_backbone(backbone, _read(Path(source)))
+    with _pretrained_errors():
+        return _load_backbone(backbone, read_weights(Path(source)))
 
 
 def load_imagenet_weights(backbone: ConvBackbone, name: str) -> LoadReport:
@@ -115,41 +127,49 @@ def load_imagenet_weights(backbone: ConvBackbone, name: str) -> LoadReport:
     Raises:
         PretrainedError: The package is not installed, or its tensors do not fit.
     """
-    file = _read(_weights_path(name))
-    own = backbone.state_dict()
-    names = match_in_order(own, classifier_state(backbone), file.tensors)
-    if names is None:
-        raise PretrainedError(f"{file} does not fit {name}: kinds or shapes of its {len(file.tensors)} tensors differ")
-    backbone.load_state_dict({ours: file.tensors[there] for there, ours in names.items()}, strict=False)
-    rest = [there for there in file.tensors if there not in names]
-    return LoadReport(
-        str(file),
-        BY_ORDER,
-        len(names),
-        dropped=tuple(name for name in rest if not name.endswith(DERIVED)),
-        derived=tuple(name for name in rest if name.endswith(DERIVED)),
-    )
+    with _pretrained_errors():
+        file = read_weights(_packaged_weights(name))
+        layout = layout_in_order(backbone, file.tensors)
+        if layout is None:
+            raise PretrainedError(
+                f"{file} does not fit {name}: kinds or shapes of its {len(file.tensors)} tensors differ"
+            )
+        return _load_tensors(backbone, file, file.tensors, layout)
+
+
+@contextmanager
+def _pretrained_errors() -> Iterator[None]:
+    """Raise ``PretrainedError`` for files that cannot be read, and for keys that do not fit."""
+    try:
+        yield
+    except (CheckpointError, StateDictError, OSError) as error:
+        raise PretrainedError(str(error)) from error
 
 
 def _load_backbone(backbone: ConvBackbone | SwinBackbone, file: WeightFile) -> LoadReport:
-    own = backbone.state_dict()
     tensors = _torch_styled(file)
-    layout = find_layout(backbone, tensors)
+    return _load_tensors(backbone, file, tensors, find_layout(backbone, tensors))
+
+
+def _load_tensors(
+    backbone: ConvBackbone | SwinBackbone, file: WeightFile, tensors: dict[str, Tensor], layout: Layout
+) -> LoadReport:
+    own = backbone.state_dict()
     there = {ours: name for name in tensors if (ours := layout.our_name(name)) is not None}
     weights = {ours: layout.convert(name, tensors[name]) for ours, name in there.items()}
     resized = tuple(name for name in weights if _has_other_window(name, weights[name], own[name]))
-    weights |= {name: resize_position_table(weights[name], len(own[name])) for name in resized}
+    weights |= {name: _resize_position_table(weights[name], own[name]) for name in resized}
     unplaced = [name for name in tensors if layout.our_name(name) is None]
     derived = tuple(name for name in unplaced if name.endswith(DERIVED))
     dropped = [n for n in unplaced if n not in derived and (layout.is_beside(n) or is_bookkeeping(n))]
     absent = [name for name in own if name not in weights and not name.endswith(DERIVED)]
     initialised = tuple(name for name in absent if name.startswith(_OWN_NORMS))
     file_names = {ours: layout.prefix + name for name, ours in layout.names.items()}
-    _refuse_unfit(
+    check_keys(
         f"{file}, read as {layout.title}, does not fit the backbone",
         missing=[file_names[name] for name in absent if name not in initialised],
         extra=[name for name in unplaced if name not in {*dropped, *derived}],
-        misshapen=[_misfit(there[n], tensors[there[n]], own[n]) for n in weights if weights[n].shape != own[n].shape],
+        misshapen=[misfit(there[n], tensors[there[n]], own[n]) for n in weights if weights[n].shape != own[n].shape],
     )
     backbone.load_state_dict(weights, strict=False)
     return LoadReport(str(file), layout.title, len(weights), resized, (*dropped, *file.others), derived, initialised)
@@ -163,11 +183,11 @@ def _load_network(model: ECENet, file: WeightFile) -> LoadReport:
     other_classes = source.config.num_classes
     shapes = _shapes(replace(model.config, num_classes=other_classes))
     initialised = tuple(name for name in misshapen if given[name].shape == shapes[name])
-    _refuse_unfit(
+    check_keys(
         f"{file} is another network than the model",
         missing=sorted(own.keys() - given.keys()),
         extra=sorted(given.keys() - own.keys()),
-        misshapen=[_misfit(name, given[name], own[name]) for name in misshapen if name not in initialised],
+        misshapen=[misfit(name, given[name], own[name]) for name in misshapen if name not in initialised],
     )
     weights = {name: tensor for name, tensor in given.items() if name not in initialised}
     model.load_state_dict(weights, strict=False)
@@ -177,7 +197,7 @@ def _load_network(model: ECENet, file: WeightFile) -> LoadReport:
 
 def _whole_network(file: WeightFile) -> ECENet:
     try:
-        network = load_model(file.path) if file.kind == OWN else build_from_released(file.tensors)
+        network = network_of(file)
     except ValueError as error:
         raise PretrainedError(f"{file}: {error}") from error
     if not isinstance(network, ECENet):
@@ -196,49 +216,31 @@ def _torch_styled(file: WeightFile) -> dict[str, Tensor]:
     names = {name: torch_style(name) for name in file.tensors}
     try:
         refuse_twins(names)
-    except ValueError as error:
+    except StateDictError as error:
         raise PretrainedError(f"{file}: {error}") from error
     return {names[name]: tensor for name, tensor in file.tensors.items()}
 
 
 def _has_other_window(name: str, table: Tensor, own: Tensor) -> bool:
-    """Whether a tensor is a position table that differs from ours in its window alone."""
+    """Tell a position table that differs from ours in its window alone."""
     is_table = name.endswith(_TABLE) and table.ndim == own.ndim == 2 and table.shape[1] == own.shape[1]
     return is_table and len(table) != len(own) and len(table) > 0 and math.isqrt(len(table)) ** 2 == len(table)
 
 
-def resize_position_table(table: Tensor, rows: int) -> Tensor:
-    """Interpolate a table of relative positions bicubically to another window, as Swin's authors do.
+def _resize_position_table(table: Tensor, own: Tensor) -> Tensor:
+    """A table of relative positions, bicubic in the window of ours, as Swin's authors do it.
 
     Args:
         table: ((2 w - 1)², heads) of a window of w tokens.
-        rows: (2 v - 1)² of the window of v tokens.
-
-    Returns:
-        (rows, heads) float32.
+        own: ((2 v - 1)², heads) of a window of v tokens.
     """
-    sides = math.isqrt(len(table)), math.isqrt(rows)
-    maps = table.float().T.reshape(1, -1, sides[0], sides[0])  # (1, heads, 2 w - 1, 2 w - 1)
-    return F.interpolate(maps, size=(sides[1], sides[1]), mode="bicubic", align_corners=False).flatten(2)[0].T
+    window = (math.isqrt(len(own)) + 1) // 2
+    resize = import_timm().layers.resize_rel_pos_bias_table_simple
+    resized: Tensor = resize(table.float(), (window, window), own.shape)
+    return resized
 
 
-def _refuse_unfit(what: str, *, missing: list[str], extra: list[str], misshapen: list[str]) -> None:
-    if missing or extra or misshapen:
-        raise PretrainedError(f"{what}; {list_keys(missing, extra, misshapen)}")
-
-
-def _misfit(name: str, tensor: Tensor, own: Tensor) -> str:
-    return f"{name} {tuple(tensor.shape)}, expected {tuple(own.shape)}"
-
-
-def _read(path: Path) -> WeightFile:
-    try:
-        return read_weights(path)
-    except (WeightFileError, OSError) as error:
-        raise PretrainedError(str(error)) from error
-
-
-def _weights_path(name: str) -> Path:
+def _packaged_weights(name: str) -> Path:
     package = _PACKAGES.get(name)
     if package is None:
         raise PretrainedError(

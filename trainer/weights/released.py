@@ -1,7 +1,4 @@
-"""The authors' released weights: their key names, and the network that their shapes describe.
-
-Source of the names: the ECENet release for MindSpore, ``decode_head.*`` and ``backbone.*`` (Swin).
-"""
+"""The network that the shapes of the authors' released weights describe."""
 
 from __future__ import annotations
 
@@ -18,55 +15,14 @@ from trainer.weights.released_keys import (
     DERIVED,
     HEAD_PREFIX,
     ReleasedWeights,
-    StateDictError,
-    list_keys,
+    check_keys,
+    misfit,
     released_weights,
 )
-
-__all__ = ["StateDictError", "build_from_released", "build_network", "infer_config", "patch_order", "released_name"]
+from trainer.weights.released_names import patch_order, released_name
 
 _RELEASED_HEADS = 4
-
-# Our names to the release's, first match wins.
-_HEAD_NAMES = [
-    (r"classifier\.", "conv_seg."),
-    (r"class_presence\.", "trans."),
-    (r"initial_masks\.", "learner."),
-    (r"class_extraction\.(\d)\.projection\.", r"token_emb.\1.cls_learner."),
-    (r"semantics_attention\.(\d)\.norm_features\.", r"transfer.\1.norm_low."),
-    (r"semantics_attention\.(\d)\.norm_classes\.", r"transfer.\1.norm_high."),
-    (r"semantics_attention\.(\d)\.query\.0\.", r"transfer.\1.cross_attn.q.depthwise_conv.conv."),
-    (r"semantics_attention\.(\d)\.query\.2\.", r"transfer.\1.cross_attn.q.pointwise_conv.conv."),
-    (r"semantics_attention\.(\d)\.key_value\.", r"transfer.\1.cross_attn.kv."),
-    (r"semantics_attention\.(\d)\.projection\.", r"transfer.\1.cross_attn.proj."),
-    (r"semantics_attention\.(\d)\.mlp\.3\.", r"transfer.\1.mlp.4."),
-    (r"semantics_attention\.", "transfer."),
-    (r"updater\.(\d)\.input_output\.", r"gated_tokens.\1.dynamic_layer."),
-    (r"updater\.(\d)\.current\.", r"gated_tokens.\1.input_layer."),
-    (r"updater\.(\d)\.gate\.", r"gated_tokens.\1.update_gate."),
-    (r"updater\.(\d)\.norm_gate\.", r"gated_tokens.\1.norm_in."),
-    (r"updater\.(\d)\.norm_output\.", r"gated_tokens.\1.norm_out."),
-    (r"updater\.(\d)\.projection\.", r"gated_tokens.\1.fc_layer."),
-    (r"updater\.(\d)\.norm\.", r"gated_tokens.\1.fc_norm."),
-    (r"upsample\.(\d)\.(\d)\.(primary|cheap)\.0\.", r"ghost_up_layers.\1.layers.\2.\3.conv."),
-    (r"upsample\.(\d)\.(\d)\.(primary|cheap)\.1\.", r"ghost_up_layers.\1.layers.\2.\3.bn."),
-    (r"fuse\.0\.", "proj.conv."),
-    (r"fuse\.1\.", "proj.bn."),
-    (r"feature_reconstruction\.(\d)\.norm\.", r"norms.\1."),
-    (r"feature_reconstruction\.(\d)\.intrinsic\.", r"layer_slcts.\1.primary."),
-    (r"feature_reconstruction\.(\d)\.diverse\.", r"layer_slcts.\1.cheap."),
-    (r"feature_reconstruction\.(\d)\.gate\.", r"layer_slcts.\1.layer_channel_slct."),
-    (r"feature_reconstruction\.(\d)\.fuse\.", r"layer_slcts.\1.conv_out."),
-]
-_BACKBONE_NAMES = [
-    (r"features\.patch_embed\.proj\.", "patch_embed.projection."),
-    (r"features\.patch_embed\.", "patch_embed."),
-    (r"features\.layers_(\d)\.blocks\.(\d+)\.attn\.", r"stages.\1.blocks.\2.attn.w_msa."),
-    (r"features\.layers_(\d)\.blocks\.(\d+)\.mlp\.fc1\.", r"stages.\1.blocks.\2.ffn.layers.0.0."),
-    (r"features\.layers_(\d)\.blocks\.(\d+)\.mlp\.fc2\.", r"stages.\1.blocks.\2.ffn.layers.1."),
-    (r"features\.layers_(\d)\.blocks\.", r"stages.\1.blocks."),
-    (r"norms\.(\d)\.", r"norm\1."),
-]
+_UNFIT = "the weights do not fit the network that they describe"
 
 
 def build_from_released(state: Mapping[str, Tensor]) -> nn.Module:
@@ -95,21 +51,13 @@ def build_network(weights: ReleasedWeights) -> nn.Module:
     return module.eval()
 
 
-def released_name(name: str) -> str:
-    """The release's name of one of our ``decode_head.*`` or ``backbone.*`` tensors."""
-    for prefix, table in ((HEAD_PREFIX, _HEAD_NAMES), (BACKBONE_PREFIX, _BACKBONE_NAMES)):
-        if name.startswith(prefix):
-            return prefix + _translate(name.removeprefix(prefix), table)
-    raise ValueError(f"{name!r} belongs to neither backbone nor decode head")
-
-
 def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
-    """The configuration that the shapes of a released state dict tell.
+    """The configuration of the network, by the shapes of a released state dict.
 
     Each value is read from several tensors and the majority counts, so that one misshapen tensor is reported as such.
 
     Raises:
-        StateDictError: None of the tensors that tell a value is there.
+        StateDictError: All the tensors that a value can be read from are missing.
     """
     head = _Shapes(state, HEAD_PREFIX)
     swin = _Shapes(state, BACKBONE_PREFIX)
@@ -141,7 +89,7 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
 
 
 class _Shapes:
-    """Shapes of the tensors below a prefix, and what they tell."""
+    """Shapes of the tensors below a prefix, and values read from them."""
 
     def __init__(self, state: Mapping[str, Tensor], prefix: str) -> None:
         self.prefix = prefix
@@ -157,17 +105,18 @@ class _Shapes:
             shape = self.shapes.get(name, ())
             lengths.update(shape[int(axis) : int(axis) + 1])
         if not lengths:
-            raise StateDictError(_report([self.prefix + source.rsplit(":", 1)[0] for source in sources], [], []))
+            missing = [self.prefix + source.rsplit(":", 1)[0] for source in sources]
+            check_keys(_UNFIT, missing, [], [])
         return lengths.most_common(1)[0][0]
 
     def count(self, pattern: str) -> int:
-        """How many numbers 0, 1, 2, … the group of ``pattern`` takes without a gap; at least one."""
+        """The count of numbers 0, 1, 2, … that the group of ``pattern`` takes without a gap; at least one."""
         found = {int(match[1]) for match in map(re.compile(pattern).match, self.shapes) if match}
         return next(number for number in range(len(found) + 1) if number not in found) or 1
 
 
 def _num_heads(channels: int, group_width: int) -> int:
-    """Heads of the head's attention; where the one tensor that tells them is misshapen, the release's."""
+    """Attention heads of the decode head; the release's number if the one tensor that states it is misshapen."""
     if group_width and channels % group_width == 0:
         return channels // group_width
     return math.gcd(channels, _RELEASED_HEADS)
@@ -188,38 +137,10 @@ def _load(module: nn.Module, prefix: str, weights: ReleasedWeights) -> None:
     missing = sorted(names.keys() - state.keys())
     extra = sorted(origins[name] for name in state.keys() - names.keys())
     misshapen = [
-        f"{origins[name]} {tuple(state[name].shape)}, expected {tuple(own[ours].shape)}"
+        misfit(origins[name], state[name], own[ours])
         for name, ours in names.items()
         if name in state and state[name].shape != own[ours].shape
     ]
-    if missing or extra or misshapen:
-        raise StateDictError(_report(missing, extra, misshapen))
+    check_keys(_UNFIT, missing, extra, misshapen)
     loaded = {ours: patch_order(name, state[name]) for name, ours in names.items()}
     module.load_state_dict(loaded, strict=False)  # strictness is above; only derived buffers are left
-
-
-def _report(missing: list[str], extra: list[str], misshapen: list[str]) -> str:
-    return f"the weights do not fit the network that they describe; {list_keys(missing, extra, misshapen)}"
-
-
-def patch_order(name: str, tensor: Tensor) -> Tensor:
-    """Patch merging's four neighbours: the release and mmsegmentation order (channel, kh, kw), timm (kw, kh, channel).
-
-    Args:
-        name: Of a tensor of the Swin backbone; those of other layers are given back as they are.
-        tensor: (..., 4 C), in the release's order.
-    """
-    if ".downsample." not in name:
-        return tensor
-    return tensor.reshape(*tensor.shape[:-1], -1, 2, 2).transpose(-3, -1).flatten(-3)
-
-
-def _translate(name: str, table: list[tuple[str, str]]) -> str:
-    merging = re.match(r"features\.layers_(\d)\.downsample\.(.*)", name)
-    if merging:  # the release merges at the end of a stage, timm at the start of the next
-        return f"stages.{int(merging[1]) - 1}.downsample.{merging[2]}"
-    for pattern, replacement in table:
-        renamed, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            return renamed
-    return name

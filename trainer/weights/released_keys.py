@@ -24,7 +24,7 @@ _MINDSPORE_SUFFIXES = {
     "moving_variance": "running_var",
 }
 _WRAPPER = re.compile(rf"((?:\w+\.)+?)(?={re.escape(BACKBONE_PREFIX)}|{re.escape(HEAD_PREFIX)})")
-# What MindSpore's optimisers (mindspore/nn/optim), loss scalers and checkpoint callback keep beside the weights.
+# State that MindSpore's optimisers (mindspore/nn/optim), loss scalers and checkpoint callback keep beside the weights.
 _BOOKKEEPING = re.compile(
     r"(optimizer\.)?("
     r"(moments|moment1|moment2|vhat|adam_m|adam_v|lamb_m|lamb_v|accum|stat|mean_square|mean_gradient)\..+"
@@ -83,7 +83,7 @@ def released_weights(state: Mapping[str, Tensor]) -> ReleasedWeights:
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Whether a MindSpore parameter belongs to the training and not to the network."""
+    """Tell a MindSpore parameter of the training from one of the network."""
     return _BOOKKEEPING.fullmatch(name) is not None
 
 
@@ -94,10 +94,13 @@ def torch_style(name: str) -> str:
 
 
 def refuse_twins(names: Mapping[str, str]) -> None:
-    """Refuse names, each with what it stands for, if two stand for the same.
+    """Refuse two names of a file for one tensor.
+
+    Args:
+        names: Each name in the file to the name of its tensor.
 
     Raises:
-        StateDictError: They do; the text lists them.
+        StateDictError: There are such names; the text lists them.
     """
     counts = Counter(names.values())
     twins = sorted(name for name, plain in names.items() if counts[plain] > 1)
@@ -105,10 +108,21 @@ def refuse_twins(names: Mapping[str, str]) -> None:
         raise StateDictError(f"these keys name the same tensors more than once: {', '.join(twins)}")
 
 
-def list_keys(missing: Collection[str], extra: Collection[str], misshapen: Collection[str]) -> str:
-    """``missing: a, b; extra: c``, without the groups that are empty."""
+def check_keys(text: str, missing: Collection[str], extra: Collection[str], misshapen: Collection[str]) -> None:
+    """Refuse weights with any missing, extra or misshapen key.
+
+    Raises:
+        StateDictError: There are such keys; ``text`` opens the message, which lists them all.
+    """
     groups = {"missing": missing, "extra": extra, "misshapen": misshapen}
-    return "; ".join(f"{title}: {', '.join(names)}" for title, names in groups.items() if names)
+    listed = "; ".join(f"{title}: {', '.join(names)}" for title, names in groups.items() if names)
+    if listed:
+        raise StateDictError(f"{text}; {listed}")
+
+
+def misfit(name: str, tensor: Tensor, own: Tensor) -> str:
+    """An entry of the misshapen keys: name, shape, and the shape that was expected."""
+    return f"{name} {tuple(tensor.shape)}, expected {tuple(own.shape)}"
 
 
 def _plain_name(name: str) -> str:

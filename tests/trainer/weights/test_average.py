@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.weights.average import AverageError, average_weights, main
-from trainer.checkpoint import load_model, read_checkpoint, read_entries, save_checkpoint
+from trainer.checkpoint import read_checkpoint, read_entries, save_checkpoint
 from trainer.model.ecenet import ECENet
+from trainer.weights.average import AverageError, average_weights, main
+from trainer.weights.network import load_model
 
 CLASSES = [{"id": index, "name": str(index), "color": [index, 0, 0]} for index in range(11)]
 

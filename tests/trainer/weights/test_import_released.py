@@ -12,13 +12,14 @@ from torch import Tensor
 
 from model_export.onnx_export import ModelFacts, export_onnx
 from service.model_directory.manifest import read_manifest
-from trainer.checkpoint import load_model, read_checkpoint, read_entries
+from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.datasets import dataset_classes
-from trainer.weights.import_released import main
-from trainer.weights.mindspore import _checkpoint_class
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.weights.released import released_name
+from trainer.weights.import_released import main
+from trainer.weights.mindspore import checkpoint_message
+from trainer.weights.network import load_model
 from trainer.weights.released_keys import DERIVED
+from trainer.weights.released_names import released_name
 
 TINY = ModelConfig(
     backbone="swin",
@@ -48,7 +49,7 @@ def state(model: ECENet) -> dict[str, Tensor]:
 
 def write_mindspore(path: Path, state: dict[str, Tensor], *, slice_rows: int = 0) -> Path:
     """Write a MindSpore checkpoint; tensors of more rows than ``slice_rows`` in several values."""
-    message = _checkpoint_class()()
+    message = checkpoint_message()()
     kinds = {torch.float32: "Float32", torch.float16: "Float16", torch.int32: "Int32", torch.int64: "Int64"}
     for name, tensor in state.items():
         for part in tensor.split(slice_rows) if slice_rows and tensor.ndim else [tensor]:

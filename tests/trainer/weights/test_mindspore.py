@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.weights.mindspore import _checkpoint_class, read_mindspore_checkpoint
+from trainer.weights.mindspore import checkpoint_message, read_mindspore_checkpoint
 
 
 def message(*values: tuple[str, tuple[int, ...], str, bytes]) -> bytes:
-    checkpoint = _checkpoint_class()()
+    checkpoint = checkpoint_message()()
     for tag, dims, kind, content in values:
         value = checkpoint.value.add(tag=tag)
         value.tensor.dims.extend(dims)

@@ -24,10 +24,9 @@ from trainer.weights.pretrained import (
     initialise,
     load_imagenet_weights,
     load_pretrained,
-    resize_position_table,
 )
-from trainer.weights.released import released_name
 from trainer.weights.released_keys import DERIVED
+from trainer.weights.released_names import released_name
 
 LITE = "tf_efficientnet_lite0"
 SWIN: dict[str, Any] = {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 2}
@@ -235,9 +234,13 @@ def test_position_tables_of_another_window_are_interpolated(timm_swin: nn.Module
     assert name in str(report)
 
 
-def test_a_constant_position_table_stays_constant() -> None:
-    table = torch.tensor([[1.0, -2.0]]).repeat(169, 1)
-    torch.testing.assert_close(resize_position_table(table, 529), table[:1].repeat(529, 1))
+def test_a_constant_position_table_stays_constant(tmp_path: Path) -> None:
+    name = "features.layers_1.blocks.0.attn.relative_position_bias_table"
+    state = dict(swin(window_size=7).state_dict())
+    state[name] = torch.tensor([[1.0, -2.0]]).repeat(169, 1)
+    backbone = swin(window_size=12)
+    load_pretrained(backbone, saved(state, tmp_path / "swin.pth"))
+    torch.testing.assert_close(backbone.state_dict()[name], state[name][:1].repeat(529, 1))
 
 
 def test_weights_of_the_package_arrive_in_order() -> None:

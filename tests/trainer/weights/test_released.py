@@ -14,8 +14,8 @@ from trainer import load_model
 from trainer.model.backbone import SwinBackbone
 from trainer.model.decode_head import DecodeHead
 from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.weights.released import StateDictError, released_name
-from trainer.weights.released_keys import is_bookkeeping
+from trainer.weights.released_keys import StateDictError, is_bookkeeping
+from trainer.weights.released_names import released_name
 
 TOLERANCE = 1e-4
 MINDSPORE_SUFFIXES = {
