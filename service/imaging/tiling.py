@@ -6,12 +6,9 @@ longer side: what is held besides image and labels is one row of windows across 
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +19,10 @@ OVERLAP = 0.25
 # Rows of cells that are painted at once; the scratch memory of a paint grows with them.
 _STRIP_CELLS = 32
 
-T = TypeVar("T")
 Size = tuple[int, int]
 Logits = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-InferWindow = Callable[[Pixels], Awaitable[Logits]]
 Paint = Callable[[Logits, Size], NDArray[np.uint8]]
-
-
-class RunInThread(Protocol):
-    """Runs a job beside the event loop."""
-
-    def __call__(self, job: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,54 +166,6 @@ class Mosaic:
         for paint, canvas in zip(self._paints, self._canvases, strict=True):
             target = canvas[offset + start : offset + end]
             target[...] = paint(cells, size)[start : start + len(target), : target.shape[1]]
-
-
-async def segment_tiles(
-    pixels: Pixels,
-    mosaic: Mosaic,
-    *,
-    infer: InferWindow,
-    run_in_thread: RunInThread,
-    max_in_flight: int,
-) -> None:
-    """Segment an image (H, W, 3) window by window: the mosaic has the result then.
-
-    Args:
-        pixels: The image.
-        mosaic: Begun for this image.
-        infer: Logits (K, h, w) of a window (height, width, 3); raises once the request's time is over.
-        run_in_thread: For the work of the CPU.
-        max_in_flight: Windows that are with ``infer`` at once, or wait to be blended.
-
-    Raises:
-        Exception: Any exception of ``infer`` or the mosaic; the windows in flight are cancelled.
-    """
-
-    plan = mosaic.plan
-
-    async def logits_of(tile: Tile) -> Logits:
-        return await infer(await run_in_thread(lambda: cut(pixels, tile, plan.window)))
-
-    async def blend_first() -> None:
-        tile, task = ahead[0]
-        logits = await task
-        ahead.popleft()
-        await run_in_thread(lambda: mosaic.add(tile, logits))
-        if tile.across == len(plan.across) - 1:
-            await run_in_thread(lambda: mosaic.finish(tile.band))
-
-    ahead: deque[tuple[Tile, asyncio.Task[Logits]]] = deque()
-    try:
-        for tile in plan.tiles():
-            if len(ahead) == max_in_flight:
-                await blend_first()
-            ahead.append((tile, asyncio.create_task(logits_of(tile))))
-        while ahead:
-            await blend_first()
-    finally:
-        for _, task in ahead:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
 def _starts(cells: int, window: int, overlap: float) -> tuple[int, ...]:

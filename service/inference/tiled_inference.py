@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineFailure, InvalidParameter
-from service.imaging.tiling import Mosaic, Paint, TilePlan, segment_tiles
+from service.imaging.tiling import Logits, Mosaic, Paint, Pixels, Tile, TilePlan, cut
 from service.inference.admission import Ticket
 from service.inference.batcher import Batcher
 
 T = TypeVar("T")
+InferWindow = Callable[[Pixels], Awaitable[Logits]]
 # One batch runs while the next one is cut and the one before is blended.
 BATCHES_IN_FLIGHT = 2
 # Factor by which the estimate of the engine's time may be wrong.
 _TOLERANCE = 2
+
+
+class RunInThread(Protocol):
+    """Runs a job beside the event loop."""
+
+    def __call__(self, job: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 class TiledInference:
@@ -91,3 +99,51 @@ class TiledInference:
 
     async def _run_in_thread(self, job: Callable[[], T], /) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._codec, job)
+
+
+async def segment_tiles(
+    pixels: Pixels,
+    mosaic: Mosaic,
+    *,
+    infer: InferWindow,
+    run_in_thread: RunInThread,
+    max_in_flight: int,
+) -> None:
+    """Segment an image (H, W, 3) window by window: the mosaic has the result then.
+
+    Args:
+        pixels: The image.
+        mosaic: Begun for this image.
+        infer: Logits (K, h, w) of a window (height, width, 3); raises once the request's time is over.
+        run_in_thread: For the work of the CPU.
+        max_in_flight: Windows that are with ``infer`` at once, or wait to be blended.
+
+    Raises:
+        Exception: Any exception of ``infer`` or the mosaic; the windows in flight are cancelled.
+    """
+
+    plan = mosaic.plan
+
+    async def logits_of(tile: Tile) -> Logits:
+        return await infer(await run_in_thread(lambda: cut(pixels, tile, plan.window)))
+
+    async def blend_first() -> None:
+        tile, task = ahead[0]
+        logits = await task
+        ahead.popleft()
+        await run_in_thread(lambda: mosaic.add(tile, logits))
+        if tile.across == len(plan.across) - 1:
+            await run_in_thread(lambda: mosaic.finish(tile.band))
+
+    ahead: deque[tuple[Tile, asyncio.Task[Logits]]] = deque()
+    try:
+        for tile in plan.tiles():
+            if len(ahead) == max_in_flight:
+                await blend_first()
+            ahead.append((tile, asyncio.create_task(logits_of(tile))))
+        while ahead:
+            await blend_first()
+    finally:
+        for _, task in ahead:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)

@@ -1,11 +1,8 @@
-"""Windows that cover an image, blends that add up, bands without seams, and a driver that holds little."""
+"""Windows that cover an image, blends that add up, and bands without seams."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from typing import TypeVar
 from unittest import mock
 
 import numpy as np
@@ -14,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.errors import EngineFailure
 from service.imaging.label_map import label_map
 from service.imaging.segmentation import confidence_map
-from service.imaging.tiling import Mosaic, Paint, TilePlan, cut, plan_tiles, segment_tiles
-from tests.support.brightness_model import Infer
+from service.imaging.tiling import Mosaic, Paint, TilePlan, cut, plan_tiles
 
-T = TypeVar("T")
 WINDOW = (32, 48)
 
 sizes = st.tuples(st.integers(1, 150), st.integers(1, 200))
@@ -32,10 +26,6 @@ def planned(size: tuple[int, int], window: tuple[int, int] = WINDOW, overlap: fl
     plan = plan_tiles(size, window, 4, overlap)
     assert plan is not None
     return plan
-
-
-async def run_at_once(job: Callable[[], T]) -> T:
-    return job()
 
 
 def window_logits(plan: TilePlan, num_classes: int, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -163,89 +153,6 @@ def test_beyond_the_image_its_border_goes_on() -> None:
     np.testing.assert_array_equal(window[:30, :30], pixels[40:])
     np.testing.assert_array_equal(window[30:, :30], np.broadcast_to(pixels[-1], (2, 30, 3)))
     np.testing.assert_array_equal(window[:30, 30:], np.broadcast_to(pixels[40:, -1:], (30, 18, 3)))
-
-
-class Windows:
-    """An engine for windows that says how many were with it at once, and can answer late or fail."""
-
-    def __init__(self, plan: TilePlan, answer: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]]) -> None:
-        self.mosaic = Mosaic(plan, 3)
-        self.inside = self.most_inside = self.begun = self.cancelled = 0
-        self._answer = answer
-
-    async def infer(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.begun += 1
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        try:
-            return await self._answer(window)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.inside -= 1
-
-    async def segment(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        await segment_tiles(pixels, self.mosaic, infer=self.infer, run_in_thread=run_at_once, max_in_flight=4)
-        return self.mosaic.painted[0]
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("size", [(131, 90), (90, 131)])
-async def test_windows_that_answer_in_any_order_give_the_same_labels(
-    size: tuple[int, int], brightness_logits: Infer
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    plan = planned(size)
-    delays = np.random.default_rng(1).integers(0, 9, plan.num_windows).tolist()
-
-    async def answer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
-        for _ in range(delays.pop()):
-            await asyncio.sleep(0)
-        return brightness_logits(window[None])[0]
-
-    windows = Windows(plan, answer)
-    labels = await windows.segment(pixels)
-    padded = np.pad(pixels, ((0, -size[0] % 4), (0, -size[1] % 4), (0, 0)), mode="edge")
-    expected = label_map(brightness_logits(padded[None])[0], padded.shape[:2])[: size[0], : size[1]]
-    assert (labels == expected).mean() > 0.999  # but for rounding
-    assert windows.begun == plan.num_windows
-    assert windows.most_inside == 4
-
-
-@pytest.mark.anyio
-async def test_a_failing_window_ends_the_image_and_gives_up_the_others() -> None:
-    async def answer(_: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if windows.begun == 3:
-            raise EngineFailure("poisoned")
-        if windows.begun > 3:
-            await asyncio.Event().wait()
-        return np.zeros((3, 8, 12), np.float32)
-
-    windows = Windows(planned((400, 400)), answer)
-    with pytest.raises(EngineFailure, match="poisoned"):
-        await windows.segment(np.zeros((400, 400, 3), np.uint8))
-    assert windows.inside == 0
-    assert windows.begun < 10
-
-
-@pytest.mark.anyio
-async def test_a_cancelled_image_gives_up_its_windows_and_begins_no_more() -> None:
-    entered = asyncio.Event()
-
-    async def answer(_: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if windows.begun == 4:
-            entered.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    windows = Windows(planned((400, 400)), answer)
-    task = asyncio.create_task(windows.segment(np.zeros((400, 400, 3), np.uint8)))
-    await entered.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (windows.begun, windows.cancelled, windows.inside) == (4, 4, 0)
 
 
 def test_bands_run_across_the_shorter_side() -> None:

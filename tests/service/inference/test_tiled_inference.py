@@ -1,4 +1,4 @@
-"""``mode=tile`` of the whole service: what is answered, what is refused, and how much memory it takes."""
+"""``mode=tile``: answers of the whole service, refusals, memory, and a driver that holds few windows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.errors import EngineFailure
+from service.imaging.label_map import label_map
+from service.imaging.tiling import Mosaic, TilePlan, plan_tiles
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.batcher import Batcher
-from service.inference.tiled_inference import TiledInference
+from service.inference.tiled_inference import TiledInference, segment_tiles
 from tests.support.api import Serving
+from tests.support.brightness_model import Infer
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Png, Solid
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 
 def picture(pixels: NDArray[np.uint8]) -> bytes:
@@ -175,6 +182,97 @@ async def test_a_large_image_leaves_room_in_the_queue(serving: Serving, engine: 
         answers = await asyncio.gather(first, second, small)
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     np.testing.assert_array_equal(api.pixels(answers[0]), api.pixels(answers[1]))
+
+
+def planned(size: tuple[int, int]) -> TilePlan:
+    plan = plan_tiles(size, (32, 48), 4)
+    assert plan is not None
+    return plan
+
+
+async def run_at_once(job: Callable[[], T]) -> T:
+    return job()
+
+
+class Windows:
+    """An engine for windows that says how many were with it at once, and can answer late or fail."""
+
+    def __init__(self, plan: TilePlan, answer: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]]) -> None:
+        self.mosaic = Mosaic(plan, 3)
+        self.inside = self.most_inside = self.begun = self.cancelled = 0
+        self._answer = answer
+
+    async def infer(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.begun += 1
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            return await self._answer(window)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+
+    async def segment(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        await segment_tiles(pixels, self.mosaic, infer=self.infer, run_in_thread=run_at_once, max_in_flight=4)
+        return self.mosaic.painted[0]
+
+
+@pytest.mark.parametrize("size", [(131, 90), (90, 131)])
+async def test_windows_that_answer_in_any_order_give_the_same_labels(
+    size: tuple[int, int], brightness_logits: Infer
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    plan = planned(size)
+    delays = np.random.default_rng(1).integers(0, 9, plan.num_windows).tolist()
+
+    async def answer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
+        for _ in range(delays.pop()):
+            await asyncio.sleep(0)
+        logits: NDArray[np.float32] = brightness_logits(window[None])[0]
+        return logits
+
+    windows = Windows(plan, answer)
+    labels = await windows.segment(pixels)
+    padded = np.pad(pixels, ((0, -size[0] % 4), (0, -size[1] % 4), (0, 0)), mode="edge")
+    expected = label_map(brightness_logits(padded[None])[0], padded.shape[:2])[: size[0], : size[1]]
+    assert (labels == expected).mean() > 0.999  # but for rounding
+    assert windows.begun == plan.num_windows
+    assert windows.most_inside == 4
+
+
+async def test_a_failing_window_ends_the_image_and_gives_up_the_others() -> None:
+    async def answer(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if windows.begun == 3:
+            raise EngineFailure("poisoned")
+        if windows.begun > 3:
+            await asyncio.Event().wait()
+        return np.zeros((3, 8, 12), np.float32)
+
+    windows = Windows(planned((400, 400)), answer)
+    with pytest.raises(EngineFailure, match="poisoned"):
+        await windows.segment(np.zeros((400, 400, 3), np.uint8))
+    assert windows.inside == 0
+    assert windows.begun < 10
+
+
+async def test_a_cancelled_image_gives_up_its_windows_and_begins_no_more() -> None:
+    entered = asyncio.Event()
+
+    async def answer(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if windows.begun == 4:
+            entered.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    windows = Windows(planned((400, 400)), answer)
+    task = asyncio.create_task(windows.segment(np.zeros((400, 400, 3), np.uint8)))
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (windows.begun, windows.cancelled, windows.inside) == (4, 4, 0)
 
 
 MEASURE = """
