@@ -80,7 +80,7 @@ def check_count(table: ClassTable) -> None:
     if not 2 <= count <= MAX_CLASSES:
         shown = ", ".join(map(repr, table.names[:5])) or "none"
         hint = "; --unlabelled background makes the rest a class" if count == 1 else ""
-        raise ImportingError(f"the export has {count} classes ({shown}), expected 2..{MAX_CLASSES}{hint}")
+        raise ImportingError(f"the number of classes is {count} ({shown}), expected 2..{MAX_CLASSES}{hint}")
 
 
 def _colors(categories: Collection[Category]) -> tuple[Color, ...]:

@@ -134,8 +134,8 @@ def _draw_all(
     export: Export, table: ClassTable, folder: Path, options: Options, progress: Progress
 ) -> tuple[list[_Entry], list[str]]:
     """Every image's label map in a file; and what was left out."""
-    bare = [image for image in export.images if not image.layers and options.unlabelled == "void"]
-    images = [image for image in export.images if image.layers or options.unlabelled != "void"]
+    bare = [image.name for image in export.images if not image.layers]
+    images = [image for image in export.images if image.layers or options.unlabelled == "background"]
     taken: set[str] = set()
     keys = [unique_key(key_of(image.name), taken) for image in images]
 
@@ -154,8 +154,8 @@ def _draw_all(
         raise ImportingError(f"no image can be used: {summary([it for it in done if isinstance(it, str)])}")
     notes = [entry for entry in done if isinstance(entry, str)]
     if bare:
-        names = summary([image.name for image in bare], 3)
-        notes.append(f"{plural(len(bare), 'image')} without a shape left out, as all of their pixels are void: {names}")
+        fate = "background all over" if options.unlabelled == "background" else "void all over, and left out"
+        notes.append(f"{plural(len(bare), 'image')} without a shape, {fate}: {summary(bare, 3)}")
     return entries, notes
 
 

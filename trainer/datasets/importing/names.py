@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 from trainer.datasets.folder_files import IMAGE_EXTENSIONS
-from trainer.datasets.split_names import split_of
+from trainer.datasets.split_names import folder_split
 
 IMAGE_FOLDERS = frozenset({"images", "img", "jpegimages"})
 """Folders that tools keep images in, which say nothing about them."""
@@ -27,11 +27,17 @@ def original_stem(stem: str) -> str:
     return _ROBOFLOW.sub("", _UPLOAD_HASH.sub("", stem))
 
 
+def original_name(name: str) -> str:
+    """A path without extension as ``original_stem`` has its name: equal for all versions of a photo."""
+    path = PurePosixPath(name)
+    return str(path.with_name(original_stem(path.name)))
+
+
 def key_of(name: str) -> str:
     """The path of an image in a data set, without extension: relative, visible, without folders of splits or tools."""
     parts = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/"))).parts
     *folders, last = [part for part in map(_plain, parts) if part]
-    kept = [part for part in folders if part.lower() not in IMAGE_FOLDERS and split_of(part) is None]
+    kept = [part for part in folders if part.lower() not in IMAGE_FOLDERS and folder_split(part) is None]
     path = PurePosixPath(last)
     return "/".join([*kept, path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else last])
 

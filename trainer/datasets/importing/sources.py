@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from trainer.datasets.errors import MissingFileError, UnreadableFileError
 from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 from trainer.datasets.importing.errors import ImportingError
-from trainer.datasets.split_names import split_of
+from trainer.datasets.split_names import folder_split
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
 MAX_UNPACKED_BYTES = 1 << 38
@@ -38,7 +38,8 @@ def opened_export(path: Path) -> Iterator[Path]:
         try:
             _unpack(path, Path(folder))
         except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-            raise UnreadableFileError(f"{path} cannot be unpacked: {error}") from error
+            why = str(error).partition("\n")[0].rstrip(":")
+            raise UnreadableFileError(f"{path} cannot be unpacked: {why}") from error
         yield Path(folder)
 
 
@@ -119,7 +120,7 @@ def missing_image(reference: str, source: Path) -> str:
 def path_split(name: str) -> str | None:
     """The split that a folder of a path tells: train, val or test."""
     parts = PurePosixPath(name.replace("\\", "/")).parts[:-1]
-    return next((split for part in parts if (split := split_of(part))), None)
+    return next((split for part in parts if (split := folder_split(part))), None)
 
 
 def relative_name(path: Path, roots: Iterable[Path]) -> str:

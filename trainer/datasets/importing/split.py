@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from trainer.datasets.files import summary
 from trainer.datasets.importing.errors import ImportingError
+from trainer.datasets.importing.names import original_name
 from trainer.datasets.importing.sequences import sequences
 
 TRAIN, VAL = "train", "val"
@@ -92,7 +93,7 @@ def _choose_val(items: Sequence[Item], share: float, by: str) -> tuple[list[int]
 
 
 def _units(items: Sequence[Item], groups: Sequence[str] | None) -> list[_Unit]:
-    """Images with equal content, and those of a sequence, as one unit each."""
+    """Images with equal content, versions of one photo, and frames of a sequence, as one unit each."""
     owner = list(range(len(items)))
 
     def root(index: int) -> int:
@@ -103,7 +104,7 @@ def _units(items: Sequence[Item], groups: Sequence[str] | None) -> list[_Unit]:
 
     first: dict[object, int] = {}
     for index, item in enumerate(items):
-        for key in (item.digest, *([groups[index]] if groups else [])):
+        for key in (item.digest, ("photo", original_name(item.name)), *([groups[index]] if groups else [])):
             owner[root(index)] = root(first.setdefault(key, index))
     members: dict[int, list[int]] = {}
     for index in range(len(items)):

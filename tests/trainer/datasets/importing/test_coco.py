@@ -226,8 +226,10 @@ def test_an_image_without_shapes_is_background_or_left_out(workshop: Workshop, d
     workshop.json("a.json", content)
     dataset = workshop.convert("coco", "--unlabelled", "void", "--split", "0")
     assert dataset.splits == {"train": ["a"]}
-    assert "1 image without a shape left out, as all of their pixels are void: b.jpg" in dataset.output
+    assert "note: 1 image without a shape, void all over, and left out: b.jpg" in dataset.output
     (workshop.output / "x").mkdir()
     assert "is there already and not empty" in workshop.run("coco")[2]
     workshop.output = workshop.output.with_name("other")
-    assert workshop.convert("coco").drawn("b") == drawing()
+    dataset = workshop.convert("coco")
+    assert dataset.drawn("b") == drawing()
+    assert "note: 1 image without a shape, background all over: b.jpg" in dataset.output
