@@ -15,7 +15,9 @@ from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
 from model_export.__main__ import _parser as export_parser
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
+from trainer.datasets.importing.command import _parser as import_parser
 from trainer.evaluate import _parser as evaluate_parser
+from trainer.inspect_data import _parser as check_parser
 from trainer.train import COMMANDS
 from trainer.train import _parser as train_parser
 
@@ -76,7 +78,10 @@ def test_every_extra_and_command_is_in_the_readme() -> None:
 def test_the_commands_of_all_readmes_parse() -> None:
     parsers = {"ecenet-train": train_parser(), "ecenet-evaluate": evaluate_parser(), "ecenet-export": export_parser()}
     for command, (module, _) in COMMANDS.items():
-        parsers[f"ecenet-train {command}"] = importlib.import_module(module)._parser()
+        if command != "data":
+            parsers[f"ecenet-train {command}"] = importlib.import_module(module)._parser()
+    parsers["ecenet-train data import"] = import_parser()
+    parsers["ecenet-train data check"] = check_parser()
     names = "|".join(sorted(parsers, reverse=True))  # the longer first
     commands = re.findall(rf"^\$ ({names}) (.*)$", ALL, re.MULTILINE)
     assert {name for name, _ in commands} == set(parsers)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.inference_protocol.answer import assemble, encode_row
 from service.inference_protocol.inference_request import WantedOutput
@@ -12,7 +14,7 @@ from service.inference_protocol.signature import TensorInfo
 
 LABELS = TensorInfo("labels", "UINT8", (-1, 1, 2))
 LOGITS = TensorInfo("logits", "FP32", (-1, 3, 1, 1))
-ROWS = [
+ROWS: list[dict[str, NDArray[Any]]] = [
     {
         "labels": np.array([[index, 9]], np.uint8),
         "logits": np.array([[[0.5]], [[index]], [[-1]]], np.float32),

@@ -227,7 +227,7 @@ async def test_limits_of_files_hold(api: Api, png: Png) -> None:
         (png(400, 300), "120000 pixels (300x400)", 413),
         (b"P6 1 1 255\n123", "PNM", 415),
         (png()[:-30], "truncated or corrupt", 400),
-        (b"", "no image", 400),
+        (b"", "not an image", 400),
     ]:
         body, headers = whole(*files_tensor(png(), file))
         assert words in error_of(await api.http.post(INFER, content=body, headers=headers), status)

@@ -152,7 +152,7 @@ def test_logits_of_a_graph_that_gives_labels_are_unknown() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b"\xff", b'{"id": "\\ud800"}', b"[" * 100_000, b"NaN"])
 def test_text_that_is_no_request_is_refused(text: bytes) -> None:
-    with pytest.raises(BadRequest, match="no inference request in JSON"):
+    with pytest.raises(BadRequest, match="not valid JSON for the inference request"):
         read_inference(text, None, SIGNATURE, 4)
 
 

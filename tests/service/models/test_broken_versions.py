@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from service.http.app import create_app
 from service.model_directory.golden import make_golden, write_golden
@@ -77,7 +78,7 @@ async def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
     words: str,
 ) -> None:
     write_model(tmp_path / "brightness" / "1.0.0", version="1.0.0")
-    settings = Settings(model_dir=tmp_path, engine="onnxruntime", codec_threads=1, api_keys=f"ops:{KEY}")
+    settings = Settings(model_dir=tmp_path, engine="onnxruntime", codec_threads=1, api_keys=SecretStr(f"ops:{KEY}"))
     async with running(create_app(settings)) as api:
         api.http.headers["X-API-Key"] = KEY
         first = (await api.post(png())).content

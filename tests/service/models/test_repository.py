@@ -138,7 +138,7 @@ async def test_another_name_without_a_version_that_works_is_left_out(shelf: Shel
 async def test_loads_switch_forth_and_back_and_close_what_served(shelf: Shelf, shelving: Shelving) -> None:
     shelf.put("street", "1", "2")
     async with shelving() as api:
-        first = api.runtime.models.serving().engine
+        first = shelf.engines["street", "2"]
         assert (await api.runtime.models.load("street", "1")).version == "1"
         assert await asyncio.to_thread(first.closed.wait, 20)
         with pytest.raises(UnknownModel, match="version '2' of 'street' is not served; '1' is"):
@@ -195,7 +195,7 @@ async def test_an_unloaded_model_is_unknown_until_it_is_loaded(shelf: Shelf, she
     shelf.put("street", "1", "2")
     async with shelving() as api:
         await settled(api)
-        engine = api.runtime.models.serving("street").engine
+        engine = shelf.engines["street", "2"]
         await api.runtime.models.unload("street")
         await api.runtime.models.unload("street")
         assert await asyncio.to_thread(engine.closed.wait, 20)

@@ -45,7 +45,9 @@ def test_both_layouts_are_found_and_the_manifest_gives_the_name(tmp_path: Path, 
 
 def test_a_model_directory_is_one_model_whatever_else_is_in_it(tmp_path: Path, put: Put) -> None:
     put("engines/old", version="0.9")
-    write_manifest(tmp_path, replace(find(tmp_path)[0].manifest, version="3"))  # type: ignore[type-var]
+    manifest = find(tmp_path)[0].manifest
+    assert manifest is not None
+    write_manifest(tmp_path, replace(manifest, version="3"))
     assert [found.version for found in find(tmp_path)] == ["3"]
 
 
