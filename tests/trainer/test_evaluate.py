@@ -197,9 +197,9 @@ def test_the_table_has_a_row_per_class_and_the_means() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--crop", "1x2x3"], "'1x2x3' is no size, expected pixels: 640, or 360x480"),
-        (["--stride", "-4"], "'-4' is no size"),
-        (["--scales", "1,two"], "'1,two' is no list of scales"),
+        (["--crop", "1x2x3"], "'1x2x3' is not a size; give pixels, e.g. 640 or 360x480"),
+        (["--stride", "-4"], "'-4' is not a size"),
+        (["--scales", "1,two"], "'1,two' is not a list of scales"),
         (["--mode", "squint"], "invalid choice: 'squint'"),
     ],
 )

@@ -102,7 +102,8 @@ def test_counts_add_up_over_images(boundary: bool) -> None:
 
 
 def test_sums_written_into_the_arrays_are_the_counts() -> None:
-    counts = counted(*random_maps(0, 4), 4, boundary=True)
+    labels, predictions = random_maps(0, 4)
+    counts = counted(labels, predictions, 4, boundary=True)
     doubled = counts + counts
     for array in counts.arrays():
         torch.from_numpy(array).mul_(2)
@@ -120,7 +121,8 @@ def test_counts_of_other_classes_do_not_add_up() -> None:
 
 def test_nothing_counted_gives_nan() -> None:
     scores: Scores = Counts.zeros(2, boundary=True).scores()
-    assert np.isnan([scores.miou, scores.accuracy, scores.mean_accuracy, scores.boundary_miou]).all()
+    values = (scores.miou, scores.accuracy, scores.mean_accuracy, scores.boundary_miou)
+    assert all(value is not None and np.isnan(value) for value in values)
 
 
 def test_boundary_figures_are_those_of_the_summed_regions() -> None:

@@ -61,12 +61,12 @@ def test_moving_average_follows_weights_and_statistics() -> None:
     average = MovingAverage(model, 0.5)
     with torch.no_grad():
         model.weight.fill_(3.0)
-        model.running_mean.fill_(2.0)
-    model.num_batches_tracked.fill_(7)
+        model.get_buffer("running_mean").fill_(2.0)
+    model.get_buffer("num_batches_tracked").fill_(7)
     average.update(model, step=100)
     assert average.model.weight.tolist() == [2.0, 2.0]
-    assert average.model.running_mean.tolist() == [1.0, 1.0]
-    assert int(average.model.num_batches_tracked) == 7
+    assert average.model.get_buffer("running_mean").tolist() == [1.0, 1.0]
+    assert int(average.model.get_buffer("num_batches_tracked")) == 7
     assert not average.model.weight.requires_grad
 
 

@@ -275,11 +275,16 @@ def test_a_compiled_network_is_the_one_that_is_trained(
     tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Compiled] = []
-    monkeypatch.setattr(torch, "compile", lambda network: made.append(Compiled(network)) or made[-1])
+
+    def compiled(network: torch.nn.Module) -> Compiled:
+        made.append(Compiled(network))
+        return made[-1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
     logs = []
-    for name, compiled in (("plain", "false"), ("compiled", "true")):
+    for name, wanted in (("plain", "false"), ("compiled", "true")):
         run = tmp_path / name
-        assert main(arguments(tiny_camvid, run, schedule__epochs="1", runtime__compile=compiled)) == 0
+        assert main(arguments(tiny_camvid, run, schedule__epochs="1", runtime__compile=wanted)) == 0
         (entry,) = read_log(run)
         logs.append(entry["loss_cross_entropy"])
     assert logs[0] == logs[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,8 @@ def test_each_image_is_told_after_it_was_counted(tiny_camvid: Path) -> None:
     told: list[tuple[int, Sample, Pixels]] = []
     shown: list[int] = []
 
-    def progress(indices: object) -> list[int]:
-        shown.extend(indices)  # type: ignore[call-overload]
+    def progress(indices: Sequence[int]) -> list[int]:
+        shown.extend(indices)
         return shown
 
     evaluate(by_grey, dataset, indices=[5, 2], progress=progress, on_image=lambda *image: told.append(image))

@@ -33,7 +33,7 @@ def test_the_ratio_is_kept_and_the_long_side_bounded(
         ({"slide": True, "stride": (32, -1)}, "the stride is 32x-1"),
         ({"short_side": 0}, "1 pixel or more"),
         ({"scales": ()}, r"the scales are \[\]"),
-        ({"scales": (1.0, 1.0)}, "none of them twice"),
+        ({"scales": (1.0, 1.0)}, "each of them once"),
         ({"scales": (0.5, 0.0)}, "a scale is 0, expected above 0 and at most 8"),
         ({"scales": (float("nan"),)}, "a scale is nan"),
         ({"scales": (9.0,)}, "a scale is 9"),

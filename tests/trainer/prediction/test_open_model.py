@@ -179,7 +179,7 @@ def test_classes_have_to_be_those_of_the_dataset() -> None:
 )
 def test_a_service_gives_no_logits(mode: PredictionMode) -> None:
     with (
-        pytest.raises(PredictionModeError, match=r"http://host gives labels, and .* need logits"),
+        pytest.raises(PredictionModeError, match=r"http://host gives labels, but .* need logits"),
         open_model("http://host", mode),
     ):
         pass
@@ -189,12 +189,17 @@ def test_arguments_and_files_that_do_not_fit_are_told(
     checkpoint: Callable[..., Path], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     path, directory = str(checkpoint(input_size=[48, 64])), str(tiny_model_dir)
-    cases: list[tuple[str, dict[str, str], type[Exception], str]] = [
-        (path, {"engine": "auto"}, ModelError, "is no model directory; an engine"),
-        (directory, {"device": "cpu"}, ModelError, "is no checkpoint; a device"),
+    cases: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+        (path, {"engine": "auto"}, ModelError, "is not a model directory; an engine"),
+        (directory, {"device": "cpu"}, ModelError, "is not a checkpoint; a device"),
         (path, {"device": "abacus"}, ModelError, "device 'abacus' cannot be used"),
         (directory, {"engine": "abacus"}, ModelError, "unknown engine 'abacus'; the engines are auto, tensorrt,"),
-        (str(tmp_path / "absent.pt"), {}, ModelError, "absent.pt does not exist; if it is a running service, its URL"),
+        (
+            str(tmp_path / "absent.pt"),
+            {},
+            ModelError,
+            "absent.pt does not exist; the URL of a running service begins with",
+        ),
         (str(tmp_path), {}, ManifestError, "has no manifest.json"),
     ]
     for source, options, error, message in cases:

@@ -136,7 +136,7 @@ def test_the_releases_window_is_the_default() -> None:
             PredictionMode(slide=True, crop=(32, 32)),
             "the crop is 32x32, but the graph takes windows of 32x64 only",
         ),
-        (Network(channels, None), PredictionMode(), "does not tell its input size"),
+        (Network(channels, None), PredictionMode(), "does not state its input size"),
         (
             Network(channels, None),
             PredictionMode(slide=True, crop=(32, 32), stride=(32, 33)),

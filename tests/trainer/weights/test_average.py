@@ -71,7 +71,7 @@ def test_one_checkpoint_and_a_file_that_is_there_are_refused(
 ) -> None:
     one, other = str(write("a.pt")), str(write("b.pt", 1.0))
     assert main([one, "-o", "mean.pt"]) == 1
-    assert "1 checkpoint has no mean with others, expected two or more" in capsys.readouterr().err
+    assert "a mean needs two or more checkpoints, got 1" in capsys.readouterr().err
     before = Path(other).read_bytes()
     assert main([one, other, "-o", other]) == 1
     assert "b.pt exists already" in capsys.readouterr().err

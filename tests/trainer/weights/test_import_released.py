@@ -105,6 +105,7 @@ def test_an_imported_checkpoint_exports_like_any_other(reference_dir: Path, tmp_
     options = ("--classes", str(tmp_path / "classes.json"), "--size", "64x96")
     imported(source, tmp_path / "ours.pt", *options)
     (report,) = export_onnx(tmp_path / "ours.pt", tmp_path / "served", ModelFacts("tiny", "1.0.0"))
+    assert report.agreement.max_logit_error is not None
     assert report.agreement.max_logit_error < 1e-3
     manifest = read_manifest(tmp_path / "served")
     assert manifest.graph.input_size == (64, 96)

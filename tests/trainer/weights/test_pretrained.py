@@ -36,8 +36,8 @@ NORMS = tuple(f"norms.{stage}.{kind}" for stage in range(4) for kind in ("weight
 def randomised(model: nn.Module) -> nn.Module:
     """Every parameter and running statistic random, so that two mixed up are seen."""
     generator = torch.Generator().manual_seed(0)
-    for tensor in model.parameters():
-        nn.init.normal_(tensor, std=0.3, generator=generator)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
     for name, tensor in model.named_buffers():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2, generator=generator)
@@ -123,7 +123,7 @@ def test_swin_of_torchvision_agrees_with_torchvision(image: Tensor, tmp_path: Pa
     report = load_pretrained(backbone, saved(theirs.state_dict(), tmp_path / "swin.pth"))
     features, x = [], image
     with torch.no_grad():
-        for index, layer in enumerate(theirs.features):
+        for index, layer in enumerate(theirs.get_submodule("features").children()):
             x = layer(x)
             features += [x] if index % 2 else []
     assert_features(backbone, image, features)
@@ -193,7 +193,8 @@ def test_convolutional_backbones_load_torchvisions_classifiers(
     model = randomised(getattr(torchvision.models, theirs)())
     backbone = ConvBackbone(name).eval()
     load_pretrained(backbone, saved(model.state_dict(), tmp_path / "conv.pth"))
-    body = model.features[:8] if hasattr(model, "features") else nn.Sequential(*list(model.children())[:-2])
+    features = [*model.get_submodule("features").children()] if hasattr(model, "features") else [*model.children()][:-2]
+    body = nn.Sequential(*features)
     with torch.no_grad():
         torch.testing.assert_close(backbone(image)[-1], body(image), rtol=1e-5, atol=0)
 
@@ -338,7 +339,7 @@ def test_initialise_refuses_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"absent\.pth does not exist"):
         initialise(model, str(tmp_path / "absent.pth"))
     (tmp_path / "broken.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(PretrainedError, match=r"broken\.safetensors is no safetensors file"):
+    with pytest.raises(PretrainedError, match=r"broken\.safetensors is not a safetensors file"):
         initialise(model, str(tmp_path / "broken.safetensors"))
     with pytest.raises(PretrainedError, match=r"holds no tensors by name; its entries are epoch, optimizer"):
         initialise(model, str(saved({"epoch": 1, "optimizer": {"state": {}}}, tmp_path / "empty.pth")))

@@ -99,6 +99,7 @@ def test_whole_network_agrees(kind: str, reference_dir: Path, tmp_path: Path) ->
 def test_configuration_follows_from_the_shapes(reference_dir: Path, tmp_path: Path) -> None:
     case = Case(reference_dir / "ecenet_swin_tiny_scale.npz")
     config = load_model(saved(case.state(), tmp_path)).config
+    assert isinstance(config, ModelConfig)
     assert (config.channels, config.num_classes) == (case.config("channels"), case.config("num_classes"))
     assert config.embed_dim == case.config("embed_dim")
     assert list(config.depths) == case.config("depths")

@@ -68,7 +68,7 @@ def test_run_lengths_keep_every_pixel_and_holes(workshop: Workshop, compressed: 
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[1:11, 2:14], mask[4:8, 5:9], mask[0, 0] = 1, 0, 1
     encoded = coco_mask.encode(np.asfortranarray(mask))
-    counts: Any = encoded["counts"].decode()
+    counts: Any = str(encoded["counts"], "ascii")
     if not compressed:
         flat = np.concatenate(([0], mask.ravel("F")))
         edges = np.flatnonzero(np.diff(flat))
@@ -84,7 +84,7 @@ def test_random_run_lengths_come_back(workshop: Workshop) -> None:
     rng = np.random.default_rng(1)
     mask = (rng.random((HEIGHT, WIDTH)) < 0.5).astype(np.uint8)
     workshop.photo("a.jpg")
-    counts = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    counts = str(coco_mask.encode(np.asfortranarray(mask))["counts"], "ascii")
     workshop.json("a.json", coco(annotation(1, {"size": [HEIGHT, WIDTH], "counts": counts})))
     assert np.array_equal(workshop.convert("coco").labels("a") == 1, mask)
 
@@ -102,6 +102,21 @@ def test_an_annotation_without_a_segmentation_is_its_box(workshop: Workshop, dra
     workshop.photo("a.jpg")
     workshop.json("a.json", coco(annotation(1, [], bbox=[2, 3, 5, 4])))
     assert workshop.convert("coco").drawn("a") == drawing(("c", 2, 3, 7, 7))
+
+
+def test_polygons_without_an_area_are_left_out(workshop: Workshop, drawing: Draw) -> None:
+    workshop.photo("a.jpg")
+    workshop.json("a.json", coco(annotation(1, [[], [1, 2, 3, 4], box(2, 2, 8, 8)]), annotation(7, [[1, 2]])))
+    dataset = workshop.convert("coco")
+    assert dataset.drawn("a") == drawing(("c", 2, 2, 8, 8))
+    assert "1 shape left out" in dataset.output
+
+
+def test_more_classes_than_labels_can_hold_are_refused(workshop: Workshop) -> None:
+    workshop.photo("a.jpg")
+    many = [{"id": number, "name": f"class {number}"} for number in range(300)]
+    workshop.json("a.json", coco(annotation(1, [box(2, 2, 8, 8)]), categories=many))
+    assert workshop.refused("coco").startswith("the number of classes is 301 ('background', 'class 0', ")
 
 
 def test_what_reaches_over_the_edge_is_cut(workshop: Workshop, drawing: Draw) -> None:
@@ -167,7 +182,10 @@ def test_images_may_lie_elsewhere(workshop: Workshop) -> None:
         ({"category_id": 2}, "annotations[0]: 'category_id' is 2, which no entry of 'categories' has"),
         ({"category_id": "car"}, "annotations[0]: 'category_id' is 'car', expected a whole number from 0"),
         ({"segmentation": [[1, 2, 3]]}, "segmentation[0] is [1, 2, 3], expected x, y of 3 or more corners"),
-        ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "segmentation[0] is [[1, 2], [3, 4], [5, 'x']], expected 3 or more"),
+        (
+            {"segmentation": [[1, 2, 3, 4, 5, "x"]]},
+            "segmentation[0] is [[1, 2], [3, 4], [5, 'x']], expected pairs of numbers",
+        ),
         ({"segmentation": {"size": [9, 9], "counts": [81]}}, "'size' is [9, 9], its image has [12, 16]"),
         ({"segmentation": {"size": [12, 16], "counts": [5, 6]}}, "runs of 11 pixels, expected 16x12 = 192"),
         ({"segmentation": {"size": [12, 16], "counts": "~"}}, "has the character '~' in 'counts'"),

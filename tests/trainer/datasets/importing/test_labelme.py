@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tests.trainer.datasets.importing.conftest import HEIGHT, WIDTH, Workshop
 Draw = Callable[..., list[str]]
 
 
-def shape(label: str, points: list[list[float]], kind: str = "polygon", **keys: Any) -> dict[str, Any]:
+def shape(label: str, points: Sequence[Sequence[float]], kind: str = "polygon", **keys: Any) -> dict[str, Any]:
     return {
         "label": label,
         "points": points,

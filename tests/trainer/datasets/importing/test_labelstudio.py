@@ -116,6 +116,18 @@ def test_labels_may_stand_in_a_result_of_their_own(workshop: Workshop, drawing: 
     assert workshop.convert("labelstudio").drawn("a") == drawing(("c", 2, 2, 8, 8))
 
 
+def test_relations_and_key_points_are_not_drawn(workshop: Workshop, drawing: Draw) -> None:
+    relation = {"from_id": "p", "to_id": "k", "type": "relation", "direction": "right"}
+    choice = {"id": "c", "type": "choices", "value": {"choices": ["blurred"]}, "from_name": "q", "to_name": "image"}
+    point = region("keypointlabels", "car", "k", x=10, y=10, width=0.5)
+    workshop.photo("a.jpg")
+    workshop.json("export.json", [task(point, polygon("car", 2, 2, 8, 8), relation, choice)])
+    dataset = workshop.convert("labelstudio")
+    assert dataset.drawn("a") == drawing(("c", 2, 2, 8, 8))
+    assert "1 shape left out" in dataset.output
+    assert "keypointlabels is no polygon, rectangle, ellipse or brush" in dataset.output
+
+
 def test_json_min_is_read_too(workshop: Workshop, drawing: Draw) -> None:
     shape = polygon("car", 2, 2, 8, 8)
     content = [

@@ -140,6 +140,11 @@ def test_versions_of_a_photo_stay_together() -> None:
     assert split.of.count("val") == 3
 
 
+def test_photos_that_all_have_one_name_can_be_split() -> None:
+    names = [f"image_jpg.rf.{version}" for version in "abcdefghij"]
+    assert split_images(items(names), 0.2).of.count("val") == 2
+
+
 def test_one_video_is_cut_into_runs_of_frames() -> None:
     names = [f"frame_{number:04}" for number in range(100)]
     split = split_images(items(names), 0.2)
