@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.checkpoint import read_checkpoint
@@ -16,6 +17,8 @@ from trainer.config import ConfigError, TrainConfig, changed_keys
 from trainer.distributed import Ranks
 from trainer.engine import TrainingState
 from trainer.model.ecenet import ECENet, named_config
+from trainer.model.feature_reconstruction import FeatureReconstruction
+from trainer.model.initialisation import stage_covariances, start_ghost_bilinear, start_reconstruction
 from trainer.precision import keep_depthwise_in_float
 from trainer.pretrained import initialise
 from trainer.schedule import MovingAverage, build_optimizer
@@ -24,8 +27,11 @@ from trainer.sync_batchnorm import synchronise_batchnorm
 logger = logging.getLogger(__name__)
 
 
-def build_model(config: TrainConfig, num_classes: int) -> ECENet:
+def build_model(config: TrainConfig, num_classes: int) -> tuple[ECENet, bool]:
     """The network of a configuration with its first weights, in training mode.
+
+    Returns:
+        The network, and whether its head is new: not one that ``model.pretrained`` brought.
 
     Raises:
         ValueError: The size is unknown, or the pretrained weights do not fit.
@@ -33,8 +39,16 @@ def build_model(config: TrainConfig, num_classes: int) -> ECENet:
     section = config.model
     given = {name: value for name in ("dropout", "drop_path") if (value := getattr(section, name)) is not None}
     model = ECENet(replace(named_config(section.name, num_classes), **given))
+    if section.bilinear_start:
+        start_ghost_bilinear(model.decode_head)
+    drawn = _lateral_weights(model)
     logger.info(initialise(model, section.pretrained))
-    return model.train()
+    return model.train(), torch.equal(_lateral_weights(model), drawn)  # a backbone's file leaves the head as it is
+
+
+def _lateral_weights(model: ECENet) -> Tensor:
+    """A copy of weights that belong to every head, whatever its classes."""
+    return nn.utils.parameters_to_vector(model.decode_head.laterals.parameters()).detach().clone()
 
 
 def build_state(
@@ -43,7 +57,8 @@ def build_state(
     """The network, its moving average, the optimiser and the learning rate's schedule, on the rank's device."""
     schedule, runtime = config.schedule, config.runtime
     torch.manual_seed(schedule.seed)
-    model = build_model(config, num_classes).to(ranks.device)
+    model, has_new_head = build_model(config, num_classes)
+    model = model.to(ranks.device)
     if runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = MovingAverage(model, schedule.ema_decay)
@@ -56,6 +71,7 @@ def build_state(
         model,
         lr=schedule.lr,
         head_lr_multiple=schedule.head_lr_multiple,
+        classifier_lr_multiple=schedule.classifier_lr_multiple,
         weight_decay=schedule.weight_decay,
         layer_decay=schedule.layer_decay,
         total_steps=schedule.epochs * steps_per_epoch,
@@ -64,7 +80,27 @@ def build_state(
     )
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
     network = _wrap(model, ranks, compiled=runtime.compile)
-    return TrainingState(model, average, optimizer, scheduler, scaler, network=network)
+    return TrainingState(model, average, optimizer, scheduler, scaler, network=network, has_new_head=has_new_head)
+
+
+@torch.no_grad()
+def start_at_principal_directions(state: TrainingState, images: Iterable[Tensor], ranks: Ranks, *, seed: int) -> None:
+    """Start Feature Reconstruction of the network and its average from the backbone's features on a few batches.
+
+    Args:
+        state: Of a run that has done no step.
+        images: This rank's batches of normalised images (B, 3, H, W); the features of all ranks count.
+        ranks: All get the weights that the first one computes, so that they are equal whatever the machines are.
+        seed: Of the random orthogonal matrices.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    covariances = stage_covariances(state.model.backbone, images)
+    for module, sums in zip(state.model.decode_head.feature_reconstruction, covariances, strict=True):
+        assert isinstance(module, FeatureReconstruction)
+        start_reconstruction(module, ranks.total(sums), generator)
+        for weight in module.parameters():
+            weight.copy_(ranks.total(weight if ranks.is_first else torch.zeros_like(weight)))
+    state.average.model.load_state_dict(state.model.state_dict())
 
 
 def training_state(state: TrainingState) -> dict[str, Any]:
@@ -88,7 +124,8 @@ def load_training_state(state: TrainingState, content: dict[str, Any]) -> None:
     state.scheduler.load_state_dict(training["scheduler"])
     state.scaler.load_state_dict(training["scaler"])
     state.step = training["step"]
-    state.epoch_sums = training["epoch_sums"]
+    sums = training["epoch_sums"]
+    state.epoch_sums.zero_()[: len(sums)] = sums  # an older checkpoint has fewer terms
 
 
 def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_changes: bool) -> dict[str, Any]:

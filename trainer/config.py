@@ -16,6 +16,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from trainer.config_sections import (
     CHOICES,
     RANGES,
+    RELEASED,
+    SCALE_FREE,
     DataSection,
     LossWeights,
     ModelSection,
@@ -25,6 +27,8 @@ from trainer.config_sections import (
 
 __all__ = [
     "CONFIG_DIR",
+    "RELEASED",
+    "SCALE_FREE",
     "ConfigError",
     "DataSection",
     "LossWeights",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SCALE_FREE, RELEASED = "scale-free", "released"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSection:
@@ -15,12 +17,17 @@ class ModelSection:
             backbone in timm's, torchvision's or mmsegmentation's layout, or a checkpoint of a whole network.
         dropout: Share of the fused channels dropped before the classifier, 0..1; the size's own if absent.
         drop_path: Largest rate of stochastic depth in the backbone, 0..1; the size's own if absent.
+        bilinear_start: Whether the upsampling of a new head starts as an enlargement, not at random.
+        principal_start: Whether Feature Reconstruction of a new head starts at the principal directions of the
+            backbone's features on the first training views, not at random.
     """
 
     name: str = "ecenet-lite0"
     pretrained: str = "imagenet"
     dropout: float | None = None
     drop_path: float | None = None
+    bilinear_start: bool = True
+    principal_start: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class ScheduleSection:
         accumulate: Parts that a process computes the gradient of a step in; each averages its own losses.
         lr: Base rate of AdamW for the backbone.
         head_lr_multiple: The head's rate per backbone's rate.
+        classifier_lr_multiple: The rate of the head's last layer per backbone's rate; 3072 / width of the head if
+            absent, which is 48 for the compact sizes and 12 for the Swin ones.
         layer_decay: Rate of each transformer block per rate of the next one, 0..1; 1 for convolutional backbones.
         weight_decay: Decay of everything but norms, biases and position tables.
         warmup_epochs: Epochs of linear warm-up.
@@ -87,7 +96,8 @@ class ScheduleSection:
     batch_size: int = 8
     accumulate: int = 1
     lr: float = 3e-4
-    head_lr_multiple: float = 4.0
+    head_lr_multiple: float = 8.0
+    classifier_lr_multiple: float | None = None
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     warmup_epochs: float = 1.0
@@ -101,7 +111,7 @@ class ScheduleSection:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of the loss terms, the released ones by default; a term of weight 0 is not computed.
+    """Weights and forms of the loss terms; a term of weight 0 is not computed.
 
     Attributes:
         cross_entropy: Weight of the cross entropy of the logits.
@@ -110,6 +120,9 @@ class LossWeights:
         focal: Weight of its focal term.
         dice: Weight of its dice term.
         diversity: Weight of the diversity loss.
+        diversity_form: ``scale-free`` for the peaks of channels at one amplitude, ``released`` for those of the
+            channels as they are, which a larger amplitude alone lowers without end.
+        presence: Weight of the cross entropy of each present class's embedding against its class; not in the release.
         class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
     """
 
@@ -119,6 +132,8 @@ class LossWeights:
     focal: float = 5.0
     dice: float = 2.0
     diversity: float = 0.2
+    diversity_form: str = SCALE_FREE
+    presence: float = 0.3
     class_balance: bool = False
 
 
@@ -152,6 +167,7 @@ class RuntimeSection:
 
 
 CHOICES = {
+    "loss.diversity_form": (SCALE_FREE, RELEASED),
     "data.evaluation": ("whole", "slide"),
     "schedule.precision": ("auto", "fp32", "bf16", "fp16"),
     "runtime.device": ("auto", "cpu", "cuda"),
@@ -174,6 +190,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "schedule.accumulate": (1, 1e6),
     "schedule.lr": (0, 10),
     "schedule.head_lr_multiple": (0, 1e4),
+    "schedule.classifier_lr_multiple": (0, 1e4),
     "schedule.layer_decay": (0.01, 1),
     "schedule.weight_decay": (0, 10),
     "schedule.warmup_epochs": (0, 1e6),
@@ -187,6 +204,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss.focal": (0, 1e6),
     "loss.dice": (0, 1e6),
     "loss.diversity": (0, 1e6),
+    "loss.presence": (0, 1e6),
     "runtime.workers": (0, 256),
     "runtime.evaluate_every": (1, 1e6),
     "runtime.checkpoint_every": (0, 1e9),

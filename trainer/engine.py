@@ -88,6 +88,7 @@ class TrainingState:
         step: Steps done since the start of the run.
         epoch_sums: Sum of each loss term over the steps of the epoch so far.
         network: What computes: ``model``, compiled or in DistributedDataParallel where a run asks for that.
+        has_new_head: Whether the head's weights are none of a file.
     """
 
     model: ECENet
@@ -98,6 +99,7 @@ class TrainingState:
     step: int = 0
     epoch_sums: Tensor = field(default_factory=lambda: torch.zeros(len(Losses._fields)))
     network: nn.Module | None = None
+    has_new_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.build import build_state, check_resumable, load_training_state, training_state
+from trainer.build import (
+    build_state,
+    check_resumable,
+    load_training_state,
+    start_at_principal_directions,
+    training_state,
+)
 from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.engine import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
-from trainer.inference import evaluate, torch_infer
+from trainer.inference import evaluate, normalise, torch_infer
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
@@ -30,6 +36,8 @@ from trainer.run_folder import LAST, RunFolder
 from trainer.stopping import StoppedError, stop_requests
 from trainer.tensorboard import TensorBoard
 from trainer.transforms import Augmentation
+
+START_STEPS = 12  # whose views the first weights of Feature Reconstruction are fitted to
 
 
 @dataclass(slots=True)
@@ -87,6 +95,8 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         ranks.wait()
         if resume:
             restore(run, accept_changes=accept_changes)
+        elif config.model.principal_start and run.state.has_new_head:
+            _start_from_views(run)
         if ranks.is_first:
             run.folder.begin(config, run.log)
         with stop_requests() as stop:
@@ -126,6 +136,14 @@ def restore(run: Run, *, accept_changes: bool) -> None:
     content = check_resumable(run.folder.path / LAST, run.config, images=len(run.train), accept_changes=accept_changes)
     load_training_state(run.state, content)
     run.log, run.best_miou = list(content["training"]["log"]), float(content["training"]["best_miou"])
+
+
+def _start_from_views(run: Run) -> None:
+    """Fit the first weights of Feature Reconstruction to the views of the first steps."""
+    parts = START_STEPS * run.config.schedule.accumulate
+    device, model = run.ranks.device, run.state.model.config
+    images = (normalise(batch.to(device), model) for batch, _ in _batches(run, 0, slice(parts)))
+    start_at_principal_directions(run.state, images, run.ranks, seed=run.config.schedule.seed)
 
 
 def _train_epochs(run: Run, stop: threading.Event) -> None:
@@ -172,6 +190,12 @@ def _stopped(run: Run) -> StoppedError:
 
 def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
     """The batches of this rank in an epoch, from the first step that is not done."""
+    done = (run.state.step - epoch * run.steps_per_epoch) * run.config.schedule.accumulate
+    return _batches(run, epoch, slice(done, None))
+
+
+def _batches(run: Run, epoch: int, part: slice) -> DataLoader[Batch]:
+    """Some of the batches of this rank in an epoch."""
     data, schedule = run.config.data, run.config.schedule
     augmentation = Augmentation(
         data.input_size,
@@ -186,8 +210,7 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
     )
     views = AugmentedViews(run.train, augmentation, schedule.seed, epoch, data.class_mix)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
-    done = (run.state.step - epoch * run.steps_per_epoch) * schedule.accumulate
-    return load_batches(views, batches[done:], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")
+    return load_batches(views, batches[part], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")
 
 
 def _evaluate(run: Run, events: _Events) -> Scores:

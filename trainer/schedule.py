@@ -17,10 +17,31 @@ from trainer.model.ecenet import ECENet
 M = TypeVar("M", bound=nn.Module)
 
 
+CLASSIFIER = "decode_head.classifier."
+# The classifier's rate per backbone's rate, times the width of the head: 48 at the width 64 where it was measured.
+_CLASSIFIER_SPEED = 48 * 64
+
+
+def classifier_multiple(width: int) -> float:
+    """The default of ``schedule.classifier_lr_multiple`` for a width of the head.
+
+    AdamW moves each weight by about its rate, so a logit of C channels moves by rate times C. At the head's rate the
+    logits are what training waits for: after 150 steps of seed 0 the head at 12 times the backbone's rate has 40.5, at
+    8 times with the classifier at 48 times 42.6. A wider head gets the same speed of its logits at a lower rate.
+    """
+    return _CLASSIFIER_SPEED / width
+
+
 def parameter_groups(
-    model: ECENet, *, lr: float, head_lr_multiple: float, weight_decay: float, layer_decay: float = 1.0
+    model: ECENet,
+    *,
+    lr: float,
+    head_lr_multiple: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    classifier_lr_multiple: float | None = None,
 ) -> list[dict[str, object]]:
-    """AdamW's groups: the head learns faster, transformer blocks the slower the earlier they stand.
+    """AdamW's groups: the head learns faster, its classifier fastest, earlier transformer blocks more slowly.
 
     Norms, biases (one axis or none) and tables of relative positions do not decay, as in Swin's recipe.
 
@@ -30,10 +51,13 @@ def parameter_groups(
         head_lr_multiple: The head's rate per ``lr``.
         weight_decay: Decay of the rest.
         layer_decay: Rate of a block per rate of the next one.
+        classifier_lr_multiple: The rate of the head's last layer per ``lr``; ``classifier_multiple`` if None.
 
     Raises:
         ConfigError: Layer decay is asked of a convolutional backbone.
     """
+    if classifier_lr_multiple is None:
+        classifier_lr_multiple = classifier_multiple(model.config.channels)
     if layer_decay != 1 and not isinstance(model.backbone, SwinBackbone):
         raise ConfigError(f"schedule.layer_decay is {layer_decay}, expected 1: the backbone is no transformer")
     depth = sum(model.config.depths)
@@ -42,7 +66,8 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         layer = transformer_layer(name, model.config.depths)
-        rate = lr * (head_lr_multiple if layer is None else layer_decay ** (depth + 1 - layer))
+        in_head = classifier_lr_multiple if name.startswith(CLASSIFIER) else head_lr_multiple
+        rate = lr * (in_head if layer is None else layer_decay ** (depth + 1 - layer))
         decays = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
         groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
@@ -58,6 +83,7 @@ def build_optimizer(
     warmup_steps: int,
     power: float,
     layer_decay: float = 1.0,
+    classifier_lr_multiple: float | None = None,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over ``parameter_groups``, and the scheduler that gives its rates ``lr_factor``.
 
@@ -65,7 +91,12 @@ def build_optimizer(
         ConfigError: Layer decay is asked of a convolutional backbone.
     """
     groups = parameter_groups(
-        model, lr=lr, head_lr_multiple=head_lr_multiple, weight_decay=weight_decay, layer_decay=layer_decay
+        model,
+        lr=lr,
+        head_lr_multiple=head_lr_multiple,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        classifier_lr_multiple=classifier_lr_multiple,
     )
     optimizer = torch.optim.AdamW(groups)
     scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -90,6 +90,7 @@ def test_what_changed_is_told_but_for_the_runtime() -> None:
         ({"loss": 3}, r"\[loss\] is 3, expected a table"),
         ({"schedule": {"workers": 2}}, r"unknown key schedule\.workers; did you mean runtime\.workers\?"),
         ({"schedule": {"precision": "fp8"}}, r"precision is 'fp8', expected one of auto, fp32, bf16, fp16"),
+        ({"loss": {"diversity_form": "free"}}, r"diversity_form is 'free', expected one of scale-free, released"),
         ({"schedule": {"lr": -1}}, r"schedule\.lr is -1, expected 0 to 10"),
         ({"data": {"crop_size": [352, 8]}}, r"data\.crop_size is 8, expected 32 to 65536"),
         ({"data": {"scale": [2.0, 0.5]}}, r"data\.scale is \[2\.0, 0\.5\], expected the smaller one first"),

@@ -161,4 +161,4 @@ def test_a_predictor_answers_in_the_images_size(tiny_model: ECENet) -> None:
 
 
 def test_losses_are_named() -> None:
-    assert Losses._fields == ("cross_entropy", "overlap", "auxiliary", "diversity")
+    assert Losses._fields == ("cross_entropy", "overlap", "auxiliary", "diversity", "presence")

@@ -10,10 +10,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.config import LossWeights
+from trainer.config import RELEASED, LossWeights
 from trainer.datasets import CamVid
-from trainer.losses import balanced_class_weights, class_pixels, criterion, diversity_loss, mask_loss, overlap_loss
+from trainer.losses import (
+    balanced_class_weights,
+    class_pixels,
+    criterion,
+    diversity_loss,
+    mask_loss,
+    overlap_loss,
+    presence_loss,
+    present_classes,
+)
 from trainer.model.decode_head import HeadOutput
+from trainer.model.feature_reconstruction import FeatureReconstruction
 
 
 def written_out(masks: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
@@ -96,21 +106,93 @@ def test_diversity_loss_counts_channels_with_a_peak_of_their_own() -> None:
     assert float(diversity_loss(together, 4)) == 0.75
 
 
+def test_presence_loss_equals_a_case_by_hand() -> None:
+    """Two images, three classes: the first image has classes 0 and 2, the second class 1 and void."""
+    labels = torch.tensor([[[0, 2], [2, 0]], [[1, 255], [1, 1]]])
+    shares = torch.tensor(
+        [
+            [[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.75, 0.05, 0.2]],
+            [[0.9, 0.05, 0.05], [0.2, 0.4, 0.4], [0.3, 0.3, 0.4]],
+        ]
+    )
+    loss, pairs = presence_loss(shares.log() + 3, labels)  # a constant changes no softmax
+    assert int(pairs) == 3
+    assert float(loss) == pytest.approx(-(math.log(0.5) + math.log(0.2) + math.log(0.4)), rel=1e-5)
+    output = HeadOutput(torch.zeros(2, 3, 1, 1), torch.zeros(2, 3, 1, 1), (), shares.log())
+    weighted = criterion(output, labels, LossWeights(auxiliary=0, diversity=0, presence=0.3)).presence
+    assert float(weighted) == pytest.approx(0.3 * float(loss) / 3, rel=1e-5)
+
+
+def test_classes_that_are_present_are_those_with_a_pixel() -> None:
+    labels = torch.full((2, 3, 3), 255)
+    labels[0, 0, 0], labels[0, 1, 1] = 3, 0
+    assert present_classes(labels, 4).tolist() == [[True, False, False, True], [False] * 4]
+
+
+def test_presence_of_void_alone_is_zero_and_has_a_gradient() -> None:
+    logits = torch.randn(1, 3, 3, requires_grad=True)
+    loss, pairs = presence_loss(logits, torch.full((1, 4, 4), 255))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pairs.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def diversity(diverse: torch.Tensor, **options: str) -> torch.Tensor:
+    """The diversity term of one stage (B, C, H, W)."""
+    output = HeadOutput(torch.zeros(len(diverse), 2, 1, 1), torch.empty(0), (diverse,), torch.empty(0))
+    weights = LossWeights(cross_entropy=0, auxiliary=0, diversity=1, presence=0, **options)  # type: ignore[arg-type]
+    return criterion(output, torch.zeros(len(diverse), 4, 4, dtype=torch.long), weights).diversity
+
+
+def test_diversity_does_not_depend_on_the_scale_but_in_the_released_form() -> None:
+    torch.manual_seed(0)
+    diverse = torch.randn(2, 6, 5, 7)
+    scales = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0, 100.0])[:, None, None]
+    torch.testing.assert_close(diversity(diverse * scales), diversity(diverse), rtol=0, atol=1e-4)
+    assert diversity(100 * diverse, diversity_form=RELEASED) < diversity(diverse, diversity_form=RELEASED) - 0.2
+
+
+def test_released_diversity_is_that_of_the_peaks_as_they_are() -> None:
+    torch.manual_seed(0)
+    diverse = torch.randn(2, 6, 5, 7)
+    peaks = diverse.flatten(2).softmax(2).amax(1)
+    expected = 1 - peaks.sum(1).mean() / 6
+    torch.testing.assert_close(diversity(diverse, diversity_form=RELEASED), expected)
+
+
+def test_a_gate_of_exactly_zero_gives_numbers() -> None:
+    torch.manual_seed(0)
+    reconstruction = FeatureReconstruction(8)
+    torch.nn.init.zeros_(reconstruction.gate[2].weight)
+    _, diverse = reconstruction(torch.randn(2, 8, 5, 7))
+    assert not diverse.any()
+    loss = diversity(diverse)
+    assert float(loss.detach()) == pytest.approx(1 - 1 / 4)  # 35 positions of 1/35 each, over 4 channels
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in reconstruction.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_criterion_weighs_its_terms() -> None:
     torch.manual_seed(0)
-    output = HeadOutput(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), (torch.full((1, 4), 0.5),), (4,))
+    output = random_output(1)
     labels = torch.randint(0, 3, (1, 16, 16))
-    once, twice = (criterion(output, labels, LossWeights(w, w, w, 5, 2, w)) for w in (1, 2))
+    once, twice = (
+        criterion(output, labels, LossWeights(w, w, w, 5, 2, w, diversity_form=RELEASED, presence=w)) for w in (1, 2)
+    )
     torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
     logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
     assert float(once.cross_entropy) == pytest.approx(float(F.cross_entropy(logits, labels)))
     focal, dice, pairs = mask_loss(output.auxiliary_masks, labels[:, 2::4, 2::4])
     assert float(once.auxiliary) == pytest.approx(float((5 * focal + 2 * dice) / pairs))
-    assert float(once.diversity) == pytest.approx(0.5)
+    assert float(once.diversity) == pytest.approx(1 - float(output.diverse_peaks[0].sum()) / 4)
 
 
 def random_output(batch: int) -> HeadOutput:
-    return HeadOutput(torch.randn(batch, 3, 4, 4), torch.randn(batch, 3, 4, 4), (torch.rand(batch, 4),), (4,))
+    logits, masks = torch.randn(2, batch, 3, 4, 4)
+    return HeadOutput(logits, masks, (torch.randn(batch, 4, 2, 2),), torch.randn(batch, 3, 3))
 
 
 def test_class_weights_weigh_the_mean() -> None:
@@ -123,15 +205,16 @@ def test_class_weights_weigh_the_mean() -> None:
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
-    output = HeadOutput(torch.randn(1, 3, 4, 4), torch.empty(0), (), ())
-    losses = criterion(output, torch.zeros(1, 16, 16, dtype=torch.long), LossWeights(auxiliary=0, diversity=0))
+    output = HeadOutput(torch.randn(1, 3, 4, 4), torch.empty(0), (), torch.empty(0))
+    weights = LossWeights(auxiliary=0, diversity=0, presence=0)
+    losses = criterion(output, torch.zeros(1, 16, 16, dtype=torch.long), weights)
     assert losses.cross_entropy > 0
-    assert losses.auxiliary == losses.diversity == 0
+    assert losses.auxiliary == losses.diversity == losses.presence == 0
 
 
 def test_a_batch_of_void_alone_has_no_loss_but_diversity() -> None:
     losses = criterion(random_output(1), torch.full((1, 16, 16), 255), LossWeights())
-    assert losses.cross_entropy == losses.auxiliary == 0
+    assert losses.cross_entropy == losses.auxiliary == losses.presence == 0
     assert losses.diversity > 0
 
 
@@ -143,7 +226,10 @@ def test_the_mean_of_two_ranks_is_the_loss_of_all_their_images() -> None:
     whole = criterion(output, labels, LossWeights(overlap=1))
     parts = [
         HeadOutput(
-            output.logits[i : i + 1], output.auxiliary_masks[i : i + 1], (output.diverse_peaks[0][i : i + 1],), (4,)
+            output.logits[i : i + 1],
+            output.auxiliary_masks[i : i + 1],
+            (output.diverse[0][i : i + 1],),
+            output.presence_logits[i : i + 1],
         )
         for i in range(2)
     ]

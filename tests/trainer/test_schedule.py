@@ -7,7 +7,7 @@ import torch
 
 from trainer.config import ConfigError
 from trainer.model.ecenet import ECENet, build_model
-from trainer.schedule import MovingAverage, lr_factor, parameter_groups
+from trainer.schedule import MovingAverage, classifier_multiple, lr_factor, parameter_groups
 
 
 def test_rate_warms_up_and_decays_to_nothing() -> None:
@@ -16,7 +16,7 @@ def test_rate_warms_up_and_decays_to_nothing() -> None:
 
 
 def test_norms_and_biases_do_not_decay_and_the_head_is_faster(tiny_model: ECENet) -> None:
-    groups = parameter_groups(tiny_model, lr=1e-3, head_lr_multiple=10, weight_decay=0.05)
+    groups = parameter_groups(tiny_model, lr=1e-3, head_lr_multiple=10, classifier_lr_multiple=10, weight_decay=0.05)
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {
         (1e-3, 0.05),
         (1e-3, 0.0),
@@ -29,7 +29,9 @@ def test_norms_and_biases_do_not_decay_and_the_head_is_faster(tiny_model: ECENet
 
 
 def test_earlier_blocks_learn_more_slowly(tiny_model: ECENet) -> None:
-    groups = parameter_groups(tiny_model, lr=1.0, head_lr_multiple=3, weight_decay=0.05, layer_decay=0.5)
+    groups = parameter_groups(
+        tiny_model, lr=1.0, head_lr_multiple=3, classifier_lr_multiple=6, weight_decay=0.05, layer_decay=0.5
+    )
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}  # type: ignore[attr-defined]
     named = dict(tiny_model.named_parameters())
     expected = {  # depths 1, 2, 1, 1: five blocks
@@ -39,16 +41,25 @@ def test_earlier_blocks_learn_more_slowly(tiny_model: ECENet) -> None:
         "backbone.features.layers_1.blocks.1.attn.qkv.weight": 0.5**3,
         "backbone.features.layers_3.blocks.0.mlp.fc2.bias": 0.5,
         "backbone.norms.0.weight": 1.0,
-        "decode_head.classifier.weight": 3.0,
+        "decode_head.laterals.0.weight": 3.0,
+        "decode_head.classifier.weight": 6.0,
+        "decode_head.classifier.bias": 6.0,
     }
     assert {name: rates[id(named[name])] for name in expected} == expected
 
 
 def test_position_tables_do_not_decay(tiny_model: ECENet) -> None:
-    groups = parameter_groups(tiny_model, lr=1.0, head_lr_multiple=1, weight_decay=0.05)
+    groups = parameter_groups(tiny_model, lr=1.0, head_lr_multiple=1, classifier_lr_multiple=1, weight_decay=0.05)
     (free,) = [group["params"] for group in groups if group["weight_decay"] == 0]
     table = dict(tiny_model.named_parameters())["backbone.features.layers_0.blocks.0.attn.relative_position_bias_table"]
     assert any(parameter is table for parameter in free)  # type: ignore[attr-defined]
+
+
+def test_the_classifier_has_the_rate_of_its_width(tiny_model: ECENet) -> None:
+    assert [classifier_multiple(width) for width in (64, 256)] == [48, 12]
+    groups = parameter_groups(tiny_model, lr=0.5, head_lr_multiple=3, weight_decay=0.05)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}  # type: ignore[attr-defined]
+    assert rates[id(tiny_model.decode_head.classifier.weight)] == 0.5 * 3072 / 16
 
 
 def test_layer_decay_is_for_transformers() -> None:

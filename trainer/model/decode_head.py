@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.model.class_extraction import ClassExtraction
-from trainer.model.feature_reconstruction import FeatureReconstruction, diverse_peaks
+from trainer.model.feature_reconstruction import FeatureReconstruction, diverse_peaks, scale_free
 from trainer.model.layers import conv_bn
 from trainer.model.semantics_attention import EmbeddingUpdater, SemanticsAttention
 
@@ -24,14 +24,24 @@ class HeadOutput:
     Attributes:
         logits: (B, K, H/4, W/4).
         auxiliary_masks: Logits of the class masks of all stages but the finest, summed, (B, K, H/4, W/4).
-        diverse_peaks: Per stage (B, h·w), see ``feature_reconstruction.diverse_peaks``.
-        diverse_channels: Per stage, how many channels the peaks were taken over.
+        diverse: Per stage the gated diverse half of FR, (B, C_i/2, h, w).
+        presence_logits: Which class each class embedding speaks for, (B, K, K); row k is of the embedding of class k.
     """
 
     logits: Tensor
     auxiliary_masks: Tensor
-    diverse_peaks: tuple[Tensor, ...]
-    diverse_channels: tuple[int, ...]
+    diverse: tuple[Tensor, ...]
+    presence_logits: Tensor
+
+    @property
+    def diverse_peaks(self) -> tuple[Tensor, ...]:
+        """Per stage (B, h·w), see ``feature_reconstruction.diverse_peaks``."""
+        return tuple(map(diverse_peaks, self.diverse))
+
+    @property
+    def scale_free_peaks(self) -> tuple[Tensor, ...]:
+        """The peaks of the diverse halves at one amplitude per channel."""
+        return tuple(diverse_peaks(scale_free(diverse)) for diverse in self.diverse)
 
 
 class GhostUpsample(nn.Module):
@@ -85,29 +95,22 @@ class DecodeHead(nn.Module):
         Returns:
             Logits (B, K, H_0, W_0) in eval mode, a ``HeadOutput`` in training.
         """
-        return self.forward_auxiliary(stage_features) if self.training else self._decode(stage_features)[0]
+        return self.forward_auxiliary(stage_features) if self.training else self._decode(stage_features).logits
 
     def forward_auxiliary(self, stage_features: Sequence[Tensor]) -> HeadOutput:
         """Logits with the terms of the auxiliary losses, in either mode."""
-        logits, auxiliary, diverse = self._decode(stage_features)
-        peaks, channels = tuple(map(diverse_peaks, diverse)), tuple(branch.shape[1] for branch in diverse)
-        return HeadOutput(logits, auxiliary, peaks, channels)
+        return self._decode(stage_features)
 
-    def _decode(self, stage_features: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits and auxiliary masks, and the diverse branch of each stage."""
+    def _decode(self, stage_features: Sequence[Tensor]) -> HeadOutput:
         rebuilt = [module(x) for module, x in zip(self.feature_reconstruction, stage_features, strict=True)]
         laterals = [module(x) for module, (x, _) in zip(self.laterals, rebuilt, strict=True)]
         features, masks, classes = self._attend(laterals)
         size = features[0].shape[2:]
         auxiliary = sum((_resize(mask, size) for mask in masks[1:]), torch.zeros_like(masks[0]))
         logits = self.classifier(self.dropout(self._aggregate(features)))
-        logits = logits + self._presence(classes)[:, :, None, None] * torch.sigmoid(auxiliary + masks[0])
-        return logits, auxiliary, [diverse for _, diverse in rebuilt]
-
-    def _presence(self, classes: Tensor) -> Tensor:
-        """How much each class embedding speaks for its own class: (B, K, C) to (B, K), 0..1."""
-        shares: Tensor = self.class_presence(classes).softmax(-1)
-        return (shares * torch.eye(shares.shape[1]).to(shares)).sum(-1)  # the diagonal, in two nodes of ONNX
+        presence_logits = self.class_presence(classes)
+        logits = logits + class_presence(presence_logits)[:, :, None, None] * torch.sigmoid(auxiliary + masks[0])
+        return HeadOutput(logits, auxiliary, tuple(diverse for _, diverse in rebuilt), presence_logits)
 
     def _attend(self, laterals: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """From the coarsest stage to the finest: features and masks per stage, and the last class embeddings."""
@@ -125,6 +128,12 @@ class DecodeHead(nn.Module):
         size = features[0].shape[2:]
         upsampled = [_resize(module(x), size) for module, x in zip(self.upsample, features[1:], strict=True)]
         return torch.relu(self.fuse(torch.cat([features[0], *upsampled], 1)))
+
+
+def class_presence(presence_logits: Tensor) -> Tensor:
+    """How much each class embedding speaks for its own class, ``p``: (B, K, K) to (B, K), 0..1."""
+    shares = presence_logits.softmax(-1)
+    return (shares * torch.eye(shares.shape[1]).to(shares)).sum(-1)  # the diagonal, in two nodes of ONNX
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
