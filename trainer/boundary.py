@@ -37,9 +37,9 @@ def boundary_width(size: tuple[int, ...]) -> int:
 
 
 def boundary_region(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
-    """Which pixels of a label map (H, W) lie in the boundary region of their class, for all classes at once.
+    """Mark the pixels of a label map (H, W) in the boundary region of their class, for all classes at once.
 
-    A pixel does not if the window of ``2 * width + 1`` pixels around it is inside the image and holds no change of
+    A pixel is outside it if the window of ``2 * width + 1`` pixels around it is inside the image and holds no change of
     class; changes are counted by running sums, so that the time does not depend on ``width``.
     """
     region = np.ones(labels.shape, np.bool_)
@@ -54,7 +54,7 @@ def boundary_region(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
 
 
 def _window_sums(marks: NDArray[np.bool_], height: int, width: int) -> NDArray[np.int32]:
-    """How many marks each window of a size holds, by the window's upper left pixel."""
+    """Count the marks in each window of a size, by the window's upper left pixel."""
     sums = np.zeros((marks.shape[0] + 1, marks.shape[1] + 1), np.int32)
     marks.cumsum(0, np.int32).cumsum(1, out=sums[1:, 1:])
     return sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]

@@ -7,13 +7,14 @@ import contextlib
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from service.model_directory.manifest import ClassInfo
 from trainer.model.ecenet import ModelConfig
 
 FORMAT = "ecenet-checkpoint-1"
@@ -54,14 +55,14 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint as ``save_checkpoint`` wrote it.
 
     Raises:
-        CheckpointError: It is no checkpoint of this trainer.
+        CheckpointError: It is not a checkpoint of this trainer.
     """
     path = Path(path)
     if not is_torch_file(path):
-        raise CheckpointError(f"{path} is no torch file")
+        raise CheckpointError(f"{path} is not a torch file")
     content = read_torch_file(path)
     if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this trainer: its format is {content.get('format')!r}")
+        raise CheckpointError(f"{path} is not a checkpoint of this trainer: its format is {content.get('format')!r}")
     return content
 
 
@@ -74,6 +75,11 @@ def entries_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a checkpoint's content beside its weights and its training."""
     hidden = {"format", "config", "weights", "training"}
     return {key: value for key, value in content.items() if key not in hidden}
+
+
+def class_entries(classes: Iterable[ClassInfo]) -> list[dict[str, Any]]:
+    """Classes as the entry ``classes`` of a checkpoint."""
+    return [{"id": info.id, "name": info.name, "color": list(info.color)} for info in classes]
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
@@ -89,7 +95,7 @@ def is_torch_file(path: Path) -> bool:
         CheckpointError: There is no such file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is no file")
+        raise CheckpointError(f"{path} does not exist or is not a file")
     with path.open("rb") as stream:
         return zipfile.is_zipfile(path) or stream.read(1) == _PICKLE_MAGIC
 

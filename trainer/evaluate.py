@@ -134,7 +134,7 @@ def _mode(args: argparse.Namespace) -> PredictionMode:
 def _check_update(model: str, mode: PredictionMode) -> None:
     """Refuse an update of a manifest that could not be written after the evaluation."""
     if not Path(model).is_dir():
-        raise ManifestError(f"{model} is no model directory; --update-manifest needs one")
+        raise ManifestError(f"{model} is not a model directory; --update-manifest needs one")
     if mode != SERVICE_MODE:
         raise PredictionModeError("--update-manifest states what the service answers: whole images, one scale, no flip")
 
@@ -162,7 +162,7 @@ def _number(value: float) -> float | None:
 def _size(text: str) -> Size:
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected pixels: 640, or 360x480 (height x width)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give pixels, e.g. 640 or 360x480 (height x width)")
     return int(sides[0]), int(sides[-1])
 
 
@@ -170,7 +170,7 @@ def _scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(scale) for scale in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales, expected e.g. 0.5,0.75,1.0") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of scales, e.g. 0.5,0.75,1.0") from None
 
 
 def _parser() -> argparse.ArgumentParser:

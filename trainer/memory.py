@@ -1,4 +1,4 @@
-"""How the C library handles the memory of a training step on a CPU."""
+"""Handling of the memory of a training step on a CPU, by the C library."""
 
 from __future__ import annotations
 

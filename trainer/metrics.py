@@ -41,7 +41,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What an evaluation counts, over pixels whose label is not ``IGNORE_INDEX``.
+    """Counts of an evaluation, over pixels whose label is not ``IGNORE_INDEX``.
 
     Attributes:
         confusion: Pixels by [label, prediction], (K, K) int64.

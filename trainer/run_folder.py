@@ -79,5 +79,5 @@ class RunFolder:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether a folder holds a run that can be resumed."""
+    """Tell a folder of a run that can be resumed."""
     return (path / LAST).exists()

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: scalars per step, scores and sample predictions per evaluation."""
+"""TensorBoard's view of a run: scalars per step, scores and sample predictions per evaluation."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class PredictionModeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PredictionMode:
-    """How an image becomes inputs of a network; by default one: the image stretched to the network's input size.
+    """The way from an image to a network's inputs; by default one input, the image stretched to the input size.
 
     Attributes:
         slide: Windows of the image, which is resized only if ``short_side`` is given.
@@ -53,7 +53,7 @@ class PredictionMode:
             if size is not None and min(size) < 1:
                 raise PredictionModeError(f"the {name} is {format_size(size)}, expected 1 pixel or more")
         if not self.scales or len(set(self.scales)) < len(self.scales):
-            raise PredictionModeError(f"the scales are {list(self.scales)}, expected one or more, none of them twice")
+            raise PredictionModeError(f"the scales are {list(self.scales)}, expected one or more, each of them once")
         for scale in self.scales:
             if not 0 < scale <= MAX_SCALE:
                 raise PredictionModeError(f"a scale is {scale:g}, expected above 0 and at most {MAX_SCALE:g}")
@@ -86,7 +86,7 @@ def check_labels_suffice(mode: PredictionMode, model: str) -> None:
     """
     if mode != SERVICE_MODE:
         raise PredictionModeError(
-            f"{model} gives labels, and sliding windows, other sizes, scales and flips need logits: evaluate the "
+            f"{model} gives labels, but sliding windows, other sizes, scales and flips need logits: evaluate the "
             "checkpoint, or a model directory whose graph gives logits"
         )
 

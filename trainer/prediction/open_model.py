@@ -31,11 +31,11 @@ def open_model(
     path = Path(source)
     is_directory, is_graph = path.is_dir(), path.suffix == ".onnx"
     if not is_url(source) and not path.exists():
-        raise ModelError(f"{source} does not exist; if it is a running service, its URL begins with http://")
+        raise ModelError(f"{source} does not exist; the URL of a running service begins with http://")
     if engine is not None and not is_directory:
-        raise ModelError(f"{source} is no model directory; an engine can be chosen for these only")
+        raise ModelError(f"{source} is not a model directory; an engine can be chosen for model directories only")
     if device is not None and (is_directory or is_graph or is_url(source)):
-        raise ModelError(f"{source} is no checkpoint; a device can be chosen for these only")
+        raise ModelError(f"{source} is not a checkpoint; a device can be chosen for checkpoints only")
     if is_url(source):
         return open_service(source, mode)
     if is_directory:

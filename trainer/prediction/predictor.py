@@ -126,7 +126,7 @@ def _check(network: Network, mode: PredictionMode) -> None:
             "the checkpoint that it came from"
         )
     elif network.input_size is None and mode.short_side is None:
-        raise PredictionModeError("the network does not tell its input size: give --short-side, or --mode slide")
+        raise PredictionModeError("the network does not state its input size: give --short-side, or --mode slide")
 
 
 def _check_windows(required: Size | None, mode: PredictionMode) -> None:

@@ -83,7 +83,7 @@ class FixedExamples:
 
     @property
     def examples(self) -> list[Example]:
-        """What was found, by index."""
+        """The examples found, by index."""
         return [self._found[index] for index in sorted(self._found)]
 
 

@@ -56,7 +56,7 @@ def label_uri(labels: NDArray[np.uint8], palette: bytes) -> str:
 
 
 def errors_uri(labels: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> str:
-    """Where the prediction is wrong, in ``WRONG_COLOR``; what is right or void is transparent. A palette PNG."""
+    """Pixels that are predicted wrongly, in ``WRONG_COLOR``; right ones and void are transparent. A palette PNG."""
     wrong = np.where((labels != prediction) & (labels != IGNORE_INDEX), np.uint8(_WRONG), np.uint8(_RIGHT))
     palette = bytes((0, 0, 0, *WRONG_COLOR)).ljust(768, b"\0")
     return _uri(_with_palette(_shrink_ids(wrong), palette), "PNG", optimize=True, transparency=_RIGHT)

@@ -40,7 +40,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
         CheckpointError: A file is no checkpoint of ours, or cannot be written.
     """
     if len(sources) < 2:
-        raise AverageError(f"{len(sources)} checkpoint has no mean with others, expected two or more")
+        raise AverageError(f"a mean needs two or more checkpoints, got {len(sources)}")
     if output.exists():
         raise AverageError(f"{output} exists already; remove it or name another file")
     contents = [read_checkpoint(source) for source in sources]

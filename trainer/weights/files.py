@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
     return _refuse_empty(WeightFile(path, SAFETENSORS, "", tensors))
 
 

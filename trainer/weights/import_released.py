@@ -12,7 +12,7 @@ import torch
 
 from service.model_directory.manifest import ClassInfo, file_sha256
 from service.model_directory.sizes import size_argument
-from trainer.checkpoint import entries_of, save_checkpoint
+from trainer.checkpoint import class_entries, entries_of, save_checkpoint
 from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder
 from trainer.datasets.folder_spec import SPEC_NAME, read_spec
@@ -101,7 +101,7 @@ def import_weights(
         ImportWeightsError: The output exists, the file holds no whole network, a weight is no number, or the classes do
             not fit.
         StateDictError: Missing, extra or misshapen keys, or two names of one tensor; the text lists them all.
-        DatasetError: The dataset or the ``classes.json`` is none.
+        DatasetError: The dataset is unknown, or the ``classes.json`` is not valid.
         CheckpointError: The file cannot be read.
     """
     if output.exists():
@@ -171,7 +171,7 @@ def _class_entries(
         name, infos = fitting, dataset_classes(fitting)
     if len(infos) != num_classes:
         raise ImportWeightsError(f"{classes or name} has {len(infos)} classes, the weights have {num_classes}")
-    return {"dataset": name, "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in infos]}
+    return {"dataset": name, "classes": class_entries(infos)}
 
 
 def _read_classes(path: Path) -> tuple[ClassInfo, ...]:
@@ -243,8 +243,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="the MindSpore checkpoint, or a torch file with the same keys")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--dataset", help="dataset of the classes; default: the one with as many classes")
-    classes.add_argument("--classes", type=Path, help=f"{SPEC_NAME} with the classes' names and colours instead")
+    classes.add_argument("--dataset", help="dataset of the classes (default: the one with as many classes)")
+    classes.add_argument(
+        "--classes", type=Path, help=f"{SPEC_NAME} with names and colours of the classes, in place of --dataset"
+    )
     parser.add_argument("--size", type=size_argument, help="HEIGHTxWIDTH of the input in pixels (default: 640x640)")
     parser.add_argument("--keys", action="store_true", help="list each key with our name for it and its shape")
     return parser

@@ -63,7 +63,7 @@ def read_mindspore_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         message.ParseFromString(content)
     except DecodeError as error:
-        raise ValueError(f"{path} is no MindSpore checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a MindSpore checkpoint: {error}") from error
     parts: dict[str, list[Any]] = {}
     for value in message.value:
         parts.setdefault(value.tag, []).append(value.tensor)

@@ -198,7 +198,7 @@ def test_arguments_and_files_that_do_not_fit_are_told(
             str(tmp_path / "absent.pt"),
             {},
             ModelError,
-            "absent.pt does not exist; the URL of a running service begins with",
+            "absent.pt does not exist; the URL of a running service begins",
         ),
         (str(tmp_path), {}, ManifestError, "has no manifest.json"),
     ]
