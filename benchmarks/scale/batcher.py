@@ -45,7 +45,7 @@ class Batcher:
         limits: Limits,
         engine_seconds: Callable[[int], float],
         handoff_seconds: Callable[[int], float],
-        somebody_comes: Callable[[], bool],
+        expects_more: Callable[[], bool],
     ) -> None:
         """Begin to run batches.
 
@@ -55,14 +55,14 @@ class Batcher:
             engine_seconds: How long a batch of a size takes; asked once per batch.
             handoff_seconds: How long after a batch of a size the next can begin if it was not formed ahead; asked once
                 per batch.
-            somebody_comes: Whether a request is on its way to the queue; if not, the window is not waited for.
+            expects_more: True while a request is on its way to the queue; without one the window is skipped.
         """
         self.log = BatchLog()
         self._env = env
         self._limits = limits
         self._engine_seconds = engine_seconds
         self._handoff_seconds = handoff_seconds
-        self._somebody_comes = somebody_comes
+        self._expects_more = expects_more
         self._queue: deque[Work] = deque()
         self._changed: Event | None = None
         self._runs = False
@@ -83,7 +83,7 @@ class Batcher:
         """Queue an image."""
         work = Work(self._env.event(), self._env.now + self._limits.window_s)
         self._queue.append(work)
-        self.look_again()
+        self.wake()
         return work
 
     def withdraw(self, work: Work) -> None:
@@ -91,8 +91,8 @@ class Batcher:
         if work in self._queue:
             self._queue.remove(work)
 
-    def look_again(self) -> None:
-        """What decides on the next batch may have changed."""
+    def wake(self) -> None:
+        """Check again if a batch should form."""
         if self._changed is not None and not self._changed.triggered:
             self._changed.succeed()
 
@@ -125,7 +125,7 @@ class Batcher:
         """Whether waiting would not make the batch a larger one; asked while the engine is idle."""
         if not self._queue:
             return False
-        return self._is_full() or self._queue[0].window_end <= self._env.now or not self._somebody_comes()
+        return self._is_full() or self._queue[0].window_end <= self._env.now or not self._expects_more()
 
     def _change(self) -> Event:
         """Happens when there is a reason to look again, at the latest when the oldest image's window is over."""

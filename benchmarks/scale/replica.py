@@ -136,7 +136,7 @@ class Replica:
             self._coming -= 1
         else:
             self._batcher.withdraw(visit.work)
-        self._batcher.look_again()
+        self._batcher.wake()
 
     def _engine_seconds(self, size: int) -> float:
         return self._slowdown * self._costs.draw_engine_s(size, self._random)

@@ -272,7 +272,7 @@ async def test_a_drain_answers_requests_of_all_models_and_of_old_versions(
         assert await asyncio.to_thread(engine.closed.wait, 20)
 
 
-async def test_a_batcher_knows_who_comes_to_its_own_model(shelf: Shelf, shelving: Shelving) -> None:
+async def test_a_batcher_expects_requests_to_its_own_model_alone(shelf: Shelf, shelving: Shelving) -> None:
     """A window is waited for only while somebody comes."""
     shelf.put("night", "1")
     shelf.put("street", "1")
