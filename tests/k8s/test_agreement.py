@@ -37,8 +37,8 @@ def effective(build: Build) -> Settings:
     return settings_of(variables)
 
 
-@pytest.fixture
-def annotations() -> dict[str, str]:
+@pytest.fixture(name="annotations")
+def annotations_of_the_ingress() -> dict[str, str]:
     (ingress,) = of_kind(render(CPU), "Ingress")
     return {name.removeprefix(NGINX): value for name, value in ingress["metadata"]["annotations"].items()}
 
