@@ -1,4 +1,4 @@
-"""Every metric, in a registry of its own, with all label sets there from the start.
+"""Metrics of the process, in a registry of their own, with all label sets from the start.
 
 A counter that first appears with its first event has no earlier value for ``rate()`` to start from.
 """
@@ -27,7 +27,7 @@ from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ModelFamilies, M
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SEGMENT_PATH = "/segment"
 MANY_IMAGES_PATH = "/segment/batch"
-# Of a request that came to no model.
+# Label of a request without a known model.
 NO_MODEL = "none"
 _REJECTIONS: tuple[type[ServiceError], ...] = (
     Overloaded,
@@ -40,7 +40,7 @@ _REJECTIONS: tuple[type[ServiceError], ...] = (
 
 
 class Metrics:
-    """The metrics of one app; also the observer of its admission."""
+    """Metrics of one application; also the observer of its admission."""
 
     def __init__(self, release: str = "") -> None:
         """``release`` is the version of the package."""
@@ -81,7 +81,7 @@ class Metrics:
         self._initialise_labels()
 
     def expose(self) -> bytes:
-        """Everything in Prometheus's text format."""
+        """Give all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def watch(
@@ -103,11 +103,11 @@ class Metrics:
         return self._models[name]
 
     def request_answered(self, model: str, answer_format: str, status: int) -> None:
-        """A request was answered; ``model`` and ``answer_format`` are ``none`` where it named no valid one."""
+        """Count an answer; ``model`` and ``answer_format`` are ``none`` if the request named no valid one."""
         self._families.requests.labels(model, answer_format, str(status)).inc()
 
     def request_succeeded(self, model: str, stopwatch: Stopwatch) -> None:
-        """A request to a model went through all its stages."""
+        """Count a request to a model that went through all its stages, and observe its times."""
         self._families.request_seconds.labels(model).observe(stopwatch.total_s())
         for stage, seconds in stopwatch.seconds.items():
             self._families.stage_seconds.labels(model, stage).observe(seconds)

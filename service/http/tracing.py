@@ -56,7 +56,7 @@ def tracer_provider(settings: Settings) -> TracerProvider | None:
 
 
 async def close_provider(provider: TracerProvider | None) -> None:
-    """Send what is left, in bounded time: a collector that does not answer must not hold up the end."""
+    """Send the remaining spans in bounded time: a collector that does not answer must not delay the exit."""
     if provider is not None:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(provider.shutdown), _CLOSE_TIMEOUT_S)
@@ -73,14 +73,14 @@ class BatchSpans:
         self._tracer = provider.get_tracer("service")
 
     def caller(self) -> SpanContext:
-        """The span of the request that calls."""
+        """Give the span of the request that calls."""
         from opentelemetry.trace import get_current_span  # noqa: PLC0415
 
         return get_current_span().get_span_context()
 
     @contextmanager
     def batch(self, callers: Sequence[SpanContext]) -> Iterator[None]:
-        """A span around the block."""
+        """Make a span around the block."""
         from opentelemetry.context import Context  # noqa: PLC0415
         from opentelemetry.trace import Link, NonRecordingSpan, set_span_in_context  # noqa: PLC0415
 
