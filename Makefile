@@ -7,8 +7,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
+# One process per core, each with one thread for its matrix products.
+PYTEST := OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
+# Tests without PyTorch, without processes and without a browser.
+FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
+  tests/trainer/datasets tests/k8s tests/test_docs.py
+
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deployment lint format types sanitize lock bench clean
+.PHONY: help serve check test test-deployment lint format types sanitize lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -17,7 +23,15 @@ serve: $(SERVE_VENV)/.installed  ## serve the bundled model on 127.0.0.1:8000; o
 	@exec $(SERVE_VENV)/bin/ecenet-serve $(ARGS)
 
 test: $(DEV_VENV)/.installed  ## the whole default suite; options in ARGS="-k batcher"
-	$(DEV_VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Rules, types and tests run beside each other; the output of each stays in one piece.
+check: $(DEV_VENV)/.installed  ## what one wants before a commit, in a minute: lint, types, and the tests that start nothing
+	@$(MAKE) --no-print-directory --output-sync=target -j3 lint types test-fast
+
+.PHONY: test-fast
+test-fast: $(DEV_VENV)/.installed
+	$(PYTEST) -q -m 'not slow and not deployment' $(FAST_TESTS) $(ARGS)
 
 test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
 	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)

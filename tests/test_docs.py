@@ -33,6 +33,7 @@ READMES = {
     )
 }
 README = READMES["README.md"]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ALL = "\n".join(READMES.values())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -107,3 +108,46 @@ def test_every_make_target_of_the_readme_exists() -> None:
 def test_every_field_of_the_model_directory_is_documented(described: type[Any]) -> None:
     text = READMES["model_export/README.md"]
     assert [field.name for field in fields(described) if f"`{field.name}`" not in text] == []
+
+
+def test_every_path_of_the_contributors_page_exists() -> None:
+    paths = set(re.findall(r"`((?:service|trainer|model_export|tests|benchmarks)/[\w./]*)`", CONTRIBUTING))
+    assert {"service/imaging/", "trainer/datasets/voc.py", "tests/service/test_settings.py"} <= paths
+    templates = {path for path in paths if "NAME" in path}
+    assert [path for path in sorted(paths - templates) if not (ROOT / path).exists()] == []
+    assert [path for path in sorted(templates) if not (ROOT / path).parent.is_dir()] == []
+
+
+def test_every_link_of_the_contributors_page_exists() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", CONTRIBUTING)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_make_target_of_the_contributors_page_exists() -> None:
+    targets = set(re.findall(r"`make ([a-z-]+)`", CONTRIBUTING))
+    assert {"serve", "test", "check", "lint", "types", "sanitize", "bench", "lock"} <= targets
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_every_room_of_the_service_is_on_the_contributors_map() -> None:
+    rooms = {f"service/{path.parent.name}/" for path in (ROOT / "service").glob("*/__init__.py")}
+    assert rooms == set(re.findall(r"^\| `(service/\w+/)`", CONTRIBUTING, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("service/engines/runtimes.py", ("RuntimeName", "EngineName", "PREFERRED_PRECISIONS", "CPU_RUNTIMES")),
+        ("service/engines/create.py", ("create_engine", "_obstacle")),
+        ("service/answers/schemas.py", ("AnswerFormat",)),
+        ("trainer/datasets/base.py", ("PublishedDataset",)),
+        ("trainer/model/ecenet.py", ("NAMED_SIZES", "build_backbone")),
+    ],
+)
+def test_every_name_that_a_recipe_changes_is_where_it_says(path: str, names: tuple[str, ...]) -> None:
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    for name in names:
+        assert f"`{name}`" in CONTRIBUTING
+        assert hasattr(module, name)

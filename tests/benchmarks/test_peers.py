@@ -20,6 +20,7 @@ from benchmarks.peers.peers import OURS, PEERS, Call, Peer, form_call, triton_an
 from benchmarks.peers.running import Exam, PeerError, RunningPeer, exam_of, running
 from benchmarks.peers.scenarios import STOP_LIMIT_S, faults, steady
 from benchmarks.peers.work import BrokenImageError, Work, images
+from benchmarks.scale.readme import filled
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -153,7 +154,9 @@ def test_server_that_ends_is_an_error_with_what_it_said(exam: Exam, tmp_path: Pa
 def test_form_holds_the_file() -> None:
     call = form_call(b"\xff\xd8 image \r\n")
     message = message_from_bytes(f"Content-Type: {call.headers['Content-Type']}\r\n\r\n".encode() + call.body)
-    (part,) = message.get_payload()
+    parts = message.get_payload()
+    assert isinstance(parts, list)
+    (part,) = parts
     assert isinstance(part, type(message))
     assert part.get_param("name", header="content-disposition") == "file"
     assert part.get_filename() == "image.jpg"
@@ -180,7 +183,7 @@ def test_each_server_is_pinned_and_has_its_program() -> None:
 
 def test_readme_holds_the_tables_of_the_results_that_are_kept() -> None:
     text, parts = table.README.read_text(encoding="utf-8"), table.parts()
-    assert table.filled(text, parts) == text, "python -m benchmarks.peers.table"
+    assert filled(text, parts) == text, "python -m benchmarks.peers.table"
     content = json.loads(run.RESULTS.read_text(encoding="utf-8"))
     assert [row["peer"] for row in content["faults"]] == [peer.name for peer in PEERS]
     assert content["requirements"] == {peer.name: peer.requirement for peer in PEERS}

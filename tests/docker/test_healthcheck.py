@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "docker" / "healthcheck.py"
 def check(**variables: str) -> tuple[int, str]:
     """Exit status and output."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ECENET_")}
-    command = [sys.executable, "-I", PROGRAM]
+    command = [sys.executable, "-I", str(PROGRAM)]
     environment = {**inherited, **variables}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
     assert result.stderr == ""

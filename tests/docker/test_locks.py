@@ -87,7 +87,7 @@ def resolve(path: Path, machine: str, python: str, target: Path, *options: str) 
     """Check that a lock can be installed from wheels on a machine of another kind, by the index's lists of files."""
     uv = Path(sys.executable).with_name("uv")
     command = [
-        uv,
+        str(uv),
         "pip",
         "install",
         "--dry-run",
@@ -97,7 +97,7 @@ def resolve(path: Path, machine: str, python: str, target: Path, *options: str) 
         "--only-binary",
         ":all:",
     ]
-    platform = ["--python-platform", f"{machine}-manylinux_2_39", "--python-version", python, "--target", target]
+    platform = ["--python-platform", f"{machine}-manylinux_2_39", "--python-version", python, "--target", str(target)]
     result = subprocess.run([*command, *options, *platform, "-r", path], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (

@@ -124,5 +124,5 @@ def test_auto_takes_a_built_engine_and_says_so(model_dir: Path, runtime: str, ca
         engine = create_engine(model_dir, read_manifest(model_dir), EngineOptions())
     engine.close()
     assert engine.name in ENGINE_RUNTIMES
-    assert ENGINE_RUNTIMES.index(engine.name) <= ENGINE_RUNTIMES.index(runtime)  # type: ignore[arg-type]
+    assert ENGINE_RUNTIMES.index(engine.name) <= ENGINE_RUNTIMES.index(runtime)
     assert f"engine {engine.name} runs " in caplog.text

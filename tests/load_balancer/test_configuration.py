@@ -13,7 +13,6 @@ from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, PayloadTooLarge
 from service.http.request_context import _REQUEST_ID
 from service.http.upload import FORM_OVERHEAD_BYTES
 from service.inference_protocol.errors import MANAGEMENT_PATH
-from service.server import _KEEP_ALIVE_S
 from service.settings import Settings
 from tests.load_balancer.balancer import KINDS, Kind, command, configuration_of
 from tests.load_balancer.shipped import HAPROXY, NGINX, _replace, haproxy_by_dns, nginx_by_dns
@@ -106,7 +105,7 @@ def test_request_that_met_a_frozen_replica_gets_another_try() -> None:
 def test_balancer_ends_an_idle_connection_before_the_service_does() -> None:
     # With the word upstream before it: clients' connections have a keepalive_timeout too.
     (idle_s,) = re.findall(r"keepalive 64;\n(?:.*#.*\n)*? *keepalive_timeout (\d+)s;", TEXTS["nginx"])
-    assert int(idle_s) < _KEEP_ALIVE_S
+    assert int(idle_s) < Settings().keep_alive_timeout_s
     assert "pool-purge-delay" not in TEXTS["haproxy"]  # its default is 5 s
 
 

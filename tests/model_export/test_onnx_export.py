@@ -15,7 +15,8 @@ import torch
 from model_export import onnx_export
 from model_export.__main__ import main
 from model_export.images import generated_images
-from model_export.onnx_export import ExportError, GraphForms
+from model_export.onnx_export import GraphForms
+from model_export.trace import ExportError
 from service.imaging.label_map import label_map
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden

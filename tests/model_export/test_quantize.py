@@ -21,7 +21,8 @@ from model_export import quantize as quantize_module
 from model_export.__main__ import main
 from model_export.images import generated_images
 from model_export.int8_graph import Layer, QuantizableGraph
-from model_export.quantize import QuantizeSettings, quantize, spread
+from model_export.quantize import quantize, spread
+from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import Damage, QuantizationError, choose_floats, rank
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.model_directory.golden import make_golden, write_golden
@@ -62,7 +63,12 @@ def write_network(path: Path, output: str) -> None:
     arrays["wide"][0] = 5000
     arrays["narrow"][:, 0] = 0
     biases = {f"{name}.bias": rng.normal(0, 0.1, len(array)).astype(np.float32) for name, array in arrays.items()}
-    constants = {"mean": np.float32([127]), "std": np.float32([64]), "zero": np.float32(0), "six": np.float32(6)}
+    constants = {
+        "mean": np.array([127], np.float32),
+        "std": np.array([64], np.float32),
+        "zero": np.float32(0),
+        "six": np.float32(6),
+    }
 
     def conv(name: str, source: str, stride: int = 1) -> onnx.NodeProto:
         pads = [arrays[name].shape[2] // 2 if stride == 1 else 0] * 4
@@ -90,7 +96,7 @@ def write_network(path: Path, output: str) -> None:
         conv("classifier", "fine"),
         helper.make_node("Resize", ["classifier", "", "scales"], ["logits"], mode="linear"),
     ]
-    constants["scales"] = np.float32([1, 1, 1, 1])
+    constants["scales"] = np.array([1, 1, 1, 1], np.float32)
     result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, 16, 24])
     if output == "labels":
         nodes += [
@@ -319,7 +325,7 @@ def test_a_directory_without_a_float_graph_or_a_manifest_is_refused(
     assert main(command(model_dir, calibration)) == 1
     assert "has no fp32 graph to quantise; it has 64x96 fp16: export one" in capsys.readouterr().err
     assert main(command(tmp_path, calibration)) == 1
-    assert "is no model directory" in capsys.readouterr().err
+    assert "is not a model directory" in capsys.readouterr().err
 
 
 def test_images_that_are_missing_or_too_few_are_told(

@@ -99,4 +99,4 @@ def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
         assert (image == 7).all()
     first, second = (sample_images(None, SIZE, 2) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not np.array_equal(*first)
+    assert not np.array_equal(first[0], first[1])

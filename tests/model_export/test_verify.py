@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +35,7 @@ from model_export.verify import (
 )
 from service.engines.base import EngineError
 from service.engines.openvino_engine import openvino_obstacle
+from service.engines.runtimes import RuntimeName
 from service.imaging.segmentation import labels_of
 from service.model_directory.agreement import Agreement, logits_agreement
 from service.model_directory.manifest import (
@@ -126,8 +128,8 @@ def test_every_graph_is_compared_with_pytorch(exported_dir: Path, checkpoint: Pa
 def test_runtimes_that_are_not_here_are_listed_once_with_the_reason(
     exported_dir: Path, run: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def obstacles(*arguments: object) -> dict[str, str | None]:
-        (runtime,) = arguments[-1]  # type: ignore[misc,attr-defined]
+    def obstacles(*arguments: Any) -> dict[str, str | None]:
+        (runtime,) = arguments[-1]
         return {runtime: None if runtime == "onnxruntime" else f"no {runtime} today"}
 
     monkeypatch.setattr("model_export.verify.obstacles", obstacles)
@@ -290,7 +292,9 @@ def test_labels_hold_fp32_to_the_bound_of_the_whole_export_whatever_the_manifest
 def test_agreements_are_pooled() -> None:
     assert pooled([Agreement(1.0, 0.25), Agreement(0.5, 0.125)]) == Agreement(0.75, 0.25)
     assert pooled([Agreement(1.0), Agreement(0.5)]) == Agreement(0.75, None)
-    assert np.isnan(pooled([Agreement(1.0, float("nan")), Agreement(1.0, 1.0)]).max_logit_error)
+    error = pooled([Agreement(1.0, float("nan")), Agreement(1.0, 1.0)]).max_logit_error
+    assert error is not None
+    assert np.isnan(error)
 
 
 def test_a_runtime_that_was_asked_for_has_to_run_one_graph_at_least() -> None:
@@ -366,7 +370,7 @@ def label_map_of(logits: NDArray[np.float32], graph: GraphInfo) -> NDArray[np.ui
 
 def test_images_go_one_by_one_through_all_engines_and_pytorch_once() -> None:
     events: list[str] = []
-    pairs = [("tensorrt", FP32), ("onnxruntime", FP16)]
+    pairs: list[tuple[RuntimeName, GraphInfo]] = [("tensorrt", FP32), ("onnxruntime", FP16)]
     rows = verify(pairs, lambda _, graph: FakeEngine(graph, 0.25, events=events), cases(events), 2)
     assert events == [
         *("pytorch 0", "model.onnx 0", "half.onnx 0", "pytorch 1", "model.onnx 1", "half.onnx 1"),
@@ -389,6 +393,7 @@ def test_miou_is_compared_at_the_size_of_the_labels() -> None:
     (same,) = verify([("onnxruntime", FP16)], lambda _, graph: FakeEngine(graph), cases([], labelled=True), 2)
     assert (row.miou, same.miou_lost, same.fault) == (0.0, 0.0, None)
     assert same.miou == pytest.approx(0.25, abs=0.05)
+    assert same.miou is not None
     assert row.miou_lost == pytest.approx(100 * same.miou)
     assert row.fault == f"{row.miou_lost:.2f} points of mIoU lost (at most 0.1)"
 
@@ -402,7 +407,7 @@ def test_an_engine_that_fails_fails_alone() -> None:
             raise EngineError("the graph is broken")
         return engines[graph]
 
-    pairs = [("onnxruntime", graph) for graph in (FP32, FP16, other)]
+    pairs: list[tuple[RuntimeName, GraphInfo]] = [("onnxruntime", graph) for graph in (FP32, FP16, other)]
     rows = {row.graph: row for row in verify(pairs, open_engine, cases([]), 2)}
     assert rows[other] == Row("onnxruntime", other, fault="it cannot be opened: the graph is broken")
     assert rows[FP32] == Row("onnxruntime", FP32, fault="it failed on image 1: MemoryError")

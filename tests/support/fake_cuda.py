@@ -11,6 +11,7 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cuda.bindings import runtime
@@ -34,8 +35,8 @@ class FakeCuda:
         self.live: dict[tuple[str, int], Any] = {}
         self.launches = 0
         self.stream = 0
-        self._queue: list[Callable[[], None]] = []
-        self._captured: list[Callable[[], None]] | None = None
+        self._queue: list[Callable[[], object]] = []
+        self._captured: list[Callable[[], object]] | None = None
         self._handles = itertools.count(1)
 
     def __getattr__(self, name: str) -> Any:
@@ -45,7 +46,7 @@ class FakeCuda:
         effect = getattr(type(self), f"_{name}")
         return lambda *arguments: self._call(name, inspect.signature(real).bind(*arguments).args, effect)
 
-    def put(self, stream: int, work: Callable[[], None]) -> None:
+    def put(self, stream: int, work: Callable[[], object]) -> None:
         """Put work on the stream, or into the graph that is being captured."""
         assert stream == self.stream
         (self._queue if self._captured is None else self._captured).append(work)
@@ -93,7 +94,7 @@ class FakeCuda:
         to_device = kind == runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.memory(dst, count, "cudaFree" if to_device else "cudaFreeHost")
         self.memory(src, count, "cudaFreeHost" if to_device else "cudaFree")
-        self.put(int(stream), lambda: ctypes.memmove(dst, src, count) and None)
+        self.put(int(stream), partial(ctypes.memmove, dst, src, count))
 
     def _cudaEventRecord(self, event: Any, stream: Any) -> None:  # noqa: N802
         assert ("cudaEventDestroy", int(event)) in self.live

@@ -60,7 +60,7 @@ class FakeTensorRt:
         self.refuse: set[str] = set()
         self.modes = {"images": trt.TensorIOMode.INPUT, "logits": trt.TensorIOMode.OUTPUT}
         self.dtypes = {"images": trt.DataType.UINT8, "logits": trt.DataType.FLOAT}
-        self.shapes = {"images": (-1, 32, 64, 3), "logits": (-1, 3, 8, 16)}
+        self.shapes: dict[str, tuple[int, ...]] = {"images": (-1, 32, 64, 3), "logits": (-1, 3, 8, 16)}
         self.profiles = [(1, 4, 8)]
         self.configs: list[Any] = []
         self.contexts: list[SimpleNamespace] = []
@@ -190,7 +190,8 @@ def checked(method: Any, effect: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fits(argument: Any, type_name: str) -> bool:
     plain = {"str": str, "typing.SupportsInt": int, "tuple": tuple, "list": list, "typing_extensions.Buffer": bytes}
-    return isinstance(argument, plain.get(type_name) or getattr(trt, type_name.rpartition(".")[2], ()))
+    expected: Any = plain.get(type_name) or getattr(trt, type_name.rpartition(".")[2], ())
+    return isinstance(argument, expected)
 
 
 class Bench:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 import numpy as np
 import ray
@@ -59,7 +60,9 @@ def main(engine_name: str) -> None:
     """Serve until a signal."""
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1]), "request_timeout_s": 60})
-    serve.run(Segmenter.bind(engine_name, EngineDeployment.bind(engine_name)), route_prefix="/segment")
+    segmenter: Any = Segmenter
+    engine: Any = EngineDeployment
+    serve.run(segmenter.bind(engine_name, engine.bind(engine_name)), route_prefix="/segment")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()

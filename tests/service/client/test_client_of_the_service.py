@@ -66,6 +66,7 @@ async def test_documents(asked: AsyncClient, png: Png) -> None:
     (grey,) = summary.classes
     assert (grey.id, grey.name, grey.color) == (1, "grey", (40, 50, 60))
     assert grey.share == pytest.approx(1 / 3, abs=0.1)
+    assert grey.rle is not None
     assert grey.rle.size == (32, 96)
     contours = (await asked.segment(png(), "contours")).contours()
     assert [feature.properties.name for feature in contours.features] == ["dark", "grey", "bright"]

@@ -15,6 +15,7 @@ from service.engines.create import create_engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine
 from service.engines.options import EngineOptions
+from service.engines.runtimes import RuntimeName
 from service.model_directory.manifest import GRAPH_NAME, ClassInfo, Manifest, read_manifest
 from tests.support.brightness_model import Infer
 
@@ -46,7 +47,7 @@ def engine(kind: Kind, tiny_model_dir: Path) -> Iterator[OnnxRuntimeEngine | Ope
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_logits_are_those_of_the_graph(
-    name: str, tiny_model_dir: Path, images: Images, brightness_logits: Infer
+    name: RuntimeName, tiny_model_dir: Path, images: Images, brightness_logits: Infer
 ) -> None:
     settings = EngineOptions(engine=name, num_threads=1)
     engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), settings)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from service.engines import create
 from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.errors import NotReady
@@ -57,7 +58,12 @@ def test_graphs_of_a_gpu_are_replayed(
     engine = create_engine(tiny_model_dir, manifest, EngineOptions(max_batch_size=1))
     sizes: list[int] = []
     monkeypatch.setattr(engine, "name", name)
-    monkeypatch.setattr(engine, "infer", lambda images: (sizes.append(len(images)), brightness_logits(images))[1])
+
+    def counted(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        sizes.append(len(images))
+        return brightness_logits(images)
+
+    monkeypatch.setattr(engine, "infer", counted)
     prove_engine(engine, tiny_model_dir, manifest)
     assert sizes == [1] * runs
 
@@ -94,8 +100,13 @@ def test_the_service_is_ready_only_after_the_proof(
 ) -> None:
     add_golden(tiny_model_dir, brightness_logits, shift)
     closed: list[Engine] = []
-    close = create.OnnxRuntimeEngine.close
-    monkeypatch.setattr(create.OnnxRuntimeEngine, "close", lambda engine: (closed.append(engine), close(engine)))
+    close = OnnxRuntimeEngine.close
+
+    def noted_close(engine: OnnxRuntimeEngine) -> None:
+        closed.append(engine)
+        close(engine)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", noted_close)
 
     async def start() -> None:
         app = create_app(Settings(model_dir=tiny_model_dir))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from service.http.api_keys import ApiKeys, ApiKeysError, parse_api_keys
 from service.http.app import create_app
@@ -137,7 +138,7 @@ def test_only_the_management_folder_is_management() -> None:
 async def test_refused_body_is_not_read(
     engine: FakeEngine, manifest: Manifest, exchange: type[Exchange], solid: Solid
 ) -> None:
-    app = create_app(Settings(codec_threads=1, api_keys=f"ci:{KEY}"), engine, manifest)
+    app = create_app(Settings(codec_threads=1, api_keys=SecretStr(f"ci:{KEY}")), engine, manifest)
     refused = exchange(app, {"content-type": "image/png"}, solid(128))
     await refused.run()
     assert (refused.status, refused.received) == (401, 0)
@@ -160,7 +161,7 @@ def test_open_service_on_a_public_address_is_warned_of_once(
     engine: FakeEngine, manifest: Manifest, caplog: pytest.LogCaptureFixture, host: str, warned: int
 ) -> None:
     create_app(Settings(host=host, codec_threads=1), engine, manifest)
-    create_app(Settings(host=host, codec_threads=1, api_keys=f"ci:{KEY}"), engine, manifest)
+    create_app(Settings(host=host, codec_threads=1, api_keys=SecretStr(f"ci:{KEY}")), engine, manifest)
     assert [(record.levelname, host in record.getMessage()) for record in caplog.records] == [
         ("WARNING", True)
     ] * warned

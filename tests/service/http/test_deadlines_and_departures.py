@@ -61,10 +61,10 @@ async def until_codec_idle(api: Api) -> None:
 
 
 @pytest.fixture
-async def narrow(serving: Serving) -> AsyncIterator[Any]:
+async def narrow(serving: Serving, engine: FakeEngine) -> AsyncIterator[Api]:
     """An app with one codec thread."""
     async with serving(codec_threads=1) as api:
-        api.runtime.models.serving().engine.batch_sizes.clear()
+        engine.batch_sizes.clear()
         yield api
 
 
@@ -87,7 +87,13 @@ STAGES = [
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
-    stage: Stage, gate: Callable[[str], Gate], narrow: Any, exchange: type[Exchange], solid: Solid
+    *,
+    stage: Stage,
+    gate: Callable[[str], Gate],
+    narrow: Api,
+    engine: FakeEngine,
+    exchange: type[Exchange],
+    solid: Solid,
 ) -> None:
     held, after = gate(stage.function), gate(stage.following) if stage.following else None
     request = exchange(narrow.app, PNG, solid(0))
@@ -100,7 +106,7 @@ async def test_departure_is_noticed_at_once_in_stages_of_the_codec_threads(
     held.opened.set()
     await until_codec_idle(narrow)
     assert after is None or after.calls == 0
-    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
+    assert tuple(engine.batch_sizes) == stage.batches
 
 
 async def test_departure_is_noticed_while_the_engine_runs(
@@ -123,7 +129,7 @@ async def test_departure_is_noticed_while_the_engine_runs(
 
 
 async def test_departure_while_in_line_for_a_codec_thread_is_of_the_stage_to_come(
-    gate: Callable[[str], Gate], narrow: Any, exchange: type[Exchange], solid: Solid
+    gate: Callable[[str], Gate], narrow: Api, exchange: type[Exchange], solid: Solid
 ) -> None:
     held = gate("decode")
     first = asyncio.create_task(narrow.post(solid(0)))
@@ -143,7 +149,7 @@ async def test_departure_while_in_line_for_a_codec_thread_is_of_the_stage_to_com
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 async def test_expired_work_goes_no_further(
-    stage: Stage, gate: Callable[[str], Gate], narrow: Any, solid: Solid
+    stage: Stage, gate: Callable[[str], Gate], narrow: Api, engine: FakeEngine, solid: Solid
 ) -> None:
     held, after = gate(stage.function), gate(stage.following) if stage.following else None
     headers = {**PNG, "X-Request-Timeout-Ms": "600"}
@@ -157,7 +163,7 @@ async def test_expired_work_goes_no_further(
     held.opened.set()
     await until_codec_idle(narrow)
     assert after is None or after.calls == 0
-    assert tuple(narrow.runtime.models.serving().engine.batch_sizes) == stage.batches
+    assert tuple(engine.batch_sizes) == stage.batches
 
 
 async def test_expired_work_that_waits_never_reaches_the_engine(

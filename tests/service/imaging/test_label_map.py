@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from service.imaging import label_map as label_map_module
 from service.imaging import native
-from service.imaging.label_map import MAX_CLASSES, label_map
+from service.imaging.label_map import label_map
+from service.imaging.native import MAX_CLASSES
 
 FUNCFLAG_PYTHONAPI = 4  # ctypes: the call keeps the GIL
 

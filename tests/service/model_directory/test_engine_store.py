@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from service.model_directory import engine_store
 from service.model_directory.engine_store import (
     EngineInfo,
     EngineKey,
@@ -68,16 +67,22 @@ def test_what_is_written_is_found_and_read(folder: Path) -> None:
     assert sorted(path.suffix for path in folder.iterdir()) == [".engine", ".json"]
 
 
+def changed(field: str) -> Machine:
+    """L4 with another value in one field."""
+    change: dict[str, Any] = {field: "other"}
+    return replace(L4, **change)
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(Machine)])
 def test_every_field_of_the_machine_makes_another_engine(name: str, folder: Path) -> None:
     engine(folder)
-    other = replace(KEY, machine=replace(L4, **{name: "other"}))
+    other = replace(KEY, machine=changed(name))
     assert other.digest() != KEY.digest()
     assert find_built(folder, other) is None
     with pytest.raises(
         EngineStoreError, match=r"may be used here \(.*built .*\); build one with ecenet-export tensorrt"
     ):
-        find_engine(folder, GRAPH, replace(L4, **{name: "other"}))
+        find_engine(folder, GRAPH, changed(name))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +284,7 @@ def test_installations_that_start_at_once_share_one_key(
         barrier.wait(timeout=20)
         link(*args)
 
-    monkeypatch.setattr(engine_store.os, "link", link_together)
+    monkeypatch.setattr(os, "link", link_together)
     with ThreadPoolExecutor(8) as pool:
         infos = list(pool.map(lambda index: engine(tmp_path / str(index)), range(8)))
     assert len({info.signature for info in infos}) == 1

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.support.pictures import Png
 from tests.support.site import Site, StartSite, Visit
@@ -59,8 +59,8 @@ def test_windows_that_the_page_announces_are_those_of_the_service(
     assert asked.value.headers["x-request-timeout-ms"] == "45000"
     expect(page.locator("#provenance")).to_contain_text(WINDOWS)
     expect(page.locator("#status")).to_have_text(DONE)
-    files = {"file": {"name": "x.png", "mimeType": "image/png", "buffer": stripes}}
-    answer = page.request.post(start.url + "segment?format=json&mode=tile", multipart=files).json()
+    upload: FilePayload = {"name": "x.png", "mimeType": "image/png", "buffer": stripes}
+    answer = page.request.post(start.url + "segment?format=json&mode=tile", multipart={"file": upload}).json()
     assert answer["processing"]["windows"] == 100
 
 

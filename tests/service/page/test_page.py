@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +433,11 @@ def test_axe_finds_nothing(site: StartSite, visit: Visit, stripes: bytes, scheme
 
 def test_dark_is_dark(site: StartSite, visit: Visit) -> None:
     start = site()
-    for scheme, expected in (("light", lambda level: level > 200), ("dark", lambda level: level < 40)):
+    schemes: list[tuple[str, Callable[[int], bool]]] = [
+        ("light", lambda level: level > 200),
+        ("dark", lambda level: level < 40),
+    ]
+    for scheme, expected in schemes:
         page = visit(start, color_scheme=scheme)
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert all(expected(int(level)) for level in re.findall(r"\d+", colour)), colour

@@ -151,7 +151,7 @@ def test_swin_of_mmsegmentation_agrees_with_the_authors(reference_dir: Path, tmp
 
 @pytest.mark.parametrize("name", ["resnet18", LITE])
 def test_convolutional_backbones_load_timms_classifiers(name: str, image: Tensor, tmp_path: Path) -> None:
-    theirs = randomised(import_timm().create_model(name))
+    theirs: Any = randomised(import_timm().create_model(name))
     backbone = ConvBackbone(name).eval()
     report = load_pretrained(backbone, saved({"model": theirs.state_dict()}, tmp_path / "conv.pth"))
     with torch.no_grad():

@@ -29,7 +29,7 @@ from service.engines.tensorrt.build import (
     target_machine,
     timing_cache_path,
 )
-from service.engines.tensorrt.compile import Log, capability_members, compile_plan, network_flags
+from service.engines.tensorrt.compile import Log, Plan, capability_members, compile_plan, network_flags
 from service.model_directory.engine_store import find_engine
 from service.model_directory.machine import Machine, MachineError, detect_builder, runtime_module
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
@@ -71,7 +71,7 @@ def attention_dir(attention: bytes, tmp_path: Path) -> Path:
     for precision in ("fp32", "fp16"):
         path = directory / f"{precision}.onnx"
         path.write_bytes(attention)
-        graphs.append(GraphInfo(path.name, file_sha256(path), (72, 90), precision=precision))  # type: ignore[arg-type]
+        graphs.append(GraphInfo(path.name, file_sha256(path), (72, 90), precision=precision))
     classes = tuple(ClassInfo(index, str(index), (0, 0, 0)) for index in range(11))
     write_manifest(directory, Manifest("small", "1", "none", classes, tuple(graphs)))
     return directory
@@ -261,7 +261,7 @@ def test_timings_of_a_build_are_there_for_the_next(
         caches.append(cache)
         nodes = [node.name for node in onnx.load_from_string(graph).graph.node if node.op_type == "Attention"]
         lines = [REPORT.partition("\n")[2].replace("Layer: a]", f"Layer: {name}]") for name in nodes]
-        return tensorrt_build.Plan(b"plan", "\n".join(["Layers:", *lines]), None, b"timings")
+        return Plan(b"plan", "\n".join(["Layers:", *lines]), None, b"timings")
 
     monkeypatch.setattr(tensorrt_build, "detect_builder", lambda _: L4)
     monkeypatch.setattr(tensorrt_build, "load_runtime", lambda _: None)

@@ -118,7 +118,7 @@ def test_other_runtimes_and_named_engines_need_no_build(tmp_path: Path) -> None:
     assert is_wanted(EngineOptions(build_engine=True), "tensorrt-rtx")
     assert not is_wanted(EngineOptions(), "tensorrt")
     for other in ("onnxruntime", "onnxruntime-cuda", "openvino"):
-        assert not is_wanted(EngineOptions(build_engine=True), other)  # type: ignore[arg-type]
+        assert not is_wanted(EngineOptions(build_engine=True), other)
     assert not is_wanted(EngineOptions(build_engine=True, engine_file=tmp_path / "a.engine"), "tensorrt")
 
 

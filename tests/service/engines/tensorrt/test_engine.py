@@ -118,6 +118,7 @@ def test_labels_come_as_the_graph_says(make_bench: Callable[..., Bench], images:
 
 def test_other_images_are_refused_before_they_reach_the_gpu(bench: Bench, images: Images) -> None:
     engine = bench.load()
+    wrong: Any
     for wrong, text in (
         (images[:1].astype(np.float32), r"float32 \(1, 32, 64, 3\)"),
         (images[:1, :, :1], r"uint8 \(1, 32, 1, 3\)"),

@@ -67,8 +67,8 @@ def test_the_polygons_of_one_annotation_are_joined(workshop: Workshop, drawing: 
 def test_run_lengths_keep_every_pixel_and_holes(workshop: Workshop, compressed: bool, crowd: int) -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[1:11, 2:14], mask[4:8, 5:9], mask[0, 0] = 1, 0, 1
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    counts: Any = str(encoded["counts"], "ascii")
+    encoded: Any = coco_mask.encode(np.asfortranarray(mask))
+    counts: Any = encoded["counts"].decode()
     if not compressed:
         flat = np.concatenate(([0], mask.ravel("F")))
         edges = np.flatnonzero(np.diff(flat))
@@ -84,14 +84,16 @@ def test_random_run_lengths_come_back(workshop: Workshop) -> None:
     rng = np.random.default_rng(1)
     mask = (rng.random((HEIGHT, WIDTH)) < 0.5).astype(np.uint8)
     workshop.photo("a.jpg")
-    counts = str(coco_mask.encode(np.asfortranarray(mask))["counts"], "ascii")
+    encoded: Any = coco_mask.encode(np.asfortranarray(mask))
+    counts = encoded["counts"].decode()
     workshop.json("a.json", coco(annotation(1, {"size": [HEIGHT, WIDTH], "counts": counts})))
     assert np.array_equal(workshop.convert("coco").labels("a") == 1, mask)
 
 
 def test_polygons_are_rasterised_as_pycocotools_does(workshop: Workshop) -> None:
     ring = [1.3, 2.2, 14.6, 0.4, 9.5, 11.7, 6.1, 5.2]
-    (encoded,) = coco_mask.frPyObjects([ring], HEIGHT, WIDTH)
+    rings: Any = [ring]
+    (encoded,) = coco_mask.frPyObjects(rings, HEIGHT, WIDTH)
     expected = pixels(encoded)
     workshop.photo("a.jpg")
     workshop.json("a.json", coco(annotation(1, [ring])))
