@@ -20,9 +20,9 @@ from trainer.model.ecenet import ECENet, named_config
 from trainer.model.feature_reconstruction import FeatureReconstruction
 from trainer.model.initialisation import stage_covariances, start_ghost_bilinear, start_reconstruction
 from trainer.precision import keep_depthwise_in_float
-from trainer.pretrained import initialise
 from trainer.schedule import MovingAverage, build_optimizer
 from trainer.sync_batchnorm import synchronise_batchnorm
+from trainer.weights.pretrained import initialise
 
 logger = logging.getLogger(__name__)
 

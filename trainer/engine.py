@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from trainer.config import LossWeights
 from trainer.datasets import SegmentationDataset
 from trainer.distributed import Ranks
-from trainer.inference import normalise
 from trainer.losses import Losses, criterion
 from trainer.model.ecenet import ECENet
 from trainer.precision import autocast
+from trainer.prediction.pytorch import normalise
 from trainer.schedule import MovingAverage
 from trainer.transforms import Augmentation, mix_classes
 

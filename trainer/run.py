@@ -23,12 +23,14 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.engine import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
-from trainer.inference import evaluate, normalise, torch_infer
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
-from trainer.modes import Network, mode_predictor, trained_mode
 from trainer.precision import choose_precision
+from trainer.prediction.evaluation import evaluate
+from trainer.prediction.mode import validation_mode
+from trainer.prediction.predictor import Network, network_predictor
+from trainer.prediction.pytorch import normalise, pytorch_infer
 from trainer.progress import Progress
 from trainer.report.command import report_run
 from trainer.report.examples import Example, FixedExamples, spread_indices
@@ -216,7 +218,7 @@ def _batches(run: Run, epoch: int, part: slice) -> DataLoader[Batch]:
 def _evaluate(run: Run, events: _Events) -> Scores:
     """Scores of the averaged weights on val; each rank takes every n-th image, and the counts add up."""
     data = run.config.data
-    predict = mode_predictor(Network(torch_infer(run.state.average.model), data.input_size), trained_mode(data))
+    predict = network_predictor(Network(pytorch_infer(run.state.average.model), data.input_size), validation_mode(data))
     own = range(run.ranks.rank, len(run.val), run.ranks.world_size)
     samples = FixedExamples(len(run.val.classes), [own[place] for place in spread_indices(len(own))])
     counts = evaluate(predict, run.val, indices=own, on_image=samples)

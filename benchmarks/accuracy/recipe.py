@@ -1,7 +1,8 @@
-"""The one recipe that every variant is trained by, and the data at half resolution."""
+"""The recipe that all variants share but for the rate of their head, and the data at half resolution."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
 
+from benchmarks.accuracy.unseen import sequence_of
 from trainer.datasets import InMemory, Sample, SegmentationDataset, open_dataset
 from trainer.transforms import Augmentation
 
@@ -24,6 +26,7 @@ class Recipe:
         batch_size: Views per step.
         lr: Base rate of AdamW for the backbone.
         head_lr_multiple: The head's rate per backbone's rate.
+        classifier_lr_multiple: That of ECENet's classifier; a rival's has its head's.
         weight_decay: Decay of everything but norms and biases.
         warmup_steps: Steps of linear warm-up.
         power: Exponent of the polynomial decay.
@@ -39,7 +42,8 @@ class Recipe:
     steps: int
     batch_size: int = 8
     lr: float = 3e-4
-    head_lr_multiple: float = 4.0
+    head_lr_multiple: float = 8.0
+    classifier_lr_multiple: float = 48.0
     weight_decay: float = 0.01
     warmup_steps: int = 45
     power: float = 0.9
@@ -76,6 +80,37 @@ class HalfResolution:
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         return _halved(self._dataset.labels(index), Resampling.NEAREST)
+
+
+class Part:
+    """Some images of a dataset."""
+
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        self._dataset, self._indices = dataset, tuple(indices)
+        self.name, self.classes = dataset.name, dataset.classes
+        self.pairs = [dataset.pairs[index] for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self._indices[index]]
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        return self._dataset.labels(self._indices[index])
+
+
+def hold_out_ends(dataset: SegmentationDataset, share: float = 0.2) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """A dataset in two: its rest, and the last images of each drive, which lie together in time."""
+    drives = [sequence_of(pair) for pair in dataset.pairs]
+    ends = {
+        index
+        for drive in set(drives)
+        for own in [[index for index, name in enumerate(drives) if name == drive]]
+        for index in own[len(own) - round(share * len(own)) :]
+    }
+    rest = [index for index in range(len(dataset)) if index not in ends]
+    return Part(dataset, rest), Part(dataset, sorted(ends))
 
 
 def open_half_resolution(root: Path, split: str) -> SegmentationDataset:

@@ -2,7 +2,8 @@
 
 Each keeps its usual form. Its width is the largest power of two at which the head has no more parameters than ECENet's
 at width 64 on EfficientNet-Lite0 (0.69 M), and a tenth of the channels is dropped before the classifier, as in ECENet.
-FPN, DeepLabV3+ and SegFormer's head are segmentation-models-pytorch's decoders, with that library's first weights.
+FPN, DeepLabV3+, UPerNet and SegFormer's head are segmentation-models-pytorch's decoders, with that library's first
+weights. Hamburger is in ``hamburger.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.accuracy.hamburger import LightHamburger
 from trainer.model.backbone import ConvBackbone
 from trainer.model.decode_head import HeadOutput
 from trainer.model.layers import conv_bn
@@ -26,6 +28,8 @@ DEEPLAB_WIDTH = 128
 # Half of the paper's 6, 12, 18, as the images are at half resolution: at stride 16 a view has 12 x 16 cells.
 DEEPLAB_RATES = (3, 6, 9)
 SEGFORMER_WIDTH = 256  # as in SegFormer-B0 and -B1
+UPERNET_WIDTH = 64
+HAMBURGER_WIDTH = 256  # as in SegNeXt-T and -S
 
 
 class RivalHead(nn.Module):
@@ -49,7 +53,7 @@ class RivalHead(nn.Module):
         """
         height, width = stage_features[0].shape[2:]
         logits: Tensor = self.decoder(self._pad(stage_features))[:, :, :height, :width]
-        return HeadOutput(logits, logits, (), ()) if self.training else logits
+        return HeadOutput(logits, logits, (), logits.new_empty(0)) if self.training else logits
 
     def _pad(self, stage_features: Sequence[Tensor]) -> list[Tensor]:
         """Zeros at the end, so that each stage is a whole multiple of the last: smp's decoders double sizes."""
@@ -100,6 +104,18 @@ def segformer_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
     return RivalHead(_classified(_WithImageSize(decoder), SEGFORMER_WIDTH, num_classes))
 
 
+def upernet_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
+    """UPerNet (Xiao et al., ECCV 2018): a pyramid of pooled grids on the coarsest stage, then an FPN, of width 64."""
+    decoder = _smp("upernet", "UPerNetDecoder", (0, 0, *in_channels), decoder_channels=UPERNET_WIDTH)
+    return RivalHead(_classified(_FromStrideOne(decoder), UPERNET_WIDTH, num_classes))
+
+
+def hamburger_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
+    """SegNeXt's head (Guo et al., NeurIPS 2022) on the last three stages, at stride 8: width 256, as in -T and -S."""
+    decoder = LightHamburger(in_channels[1:], HAMBURGER_WIDTH)
+    return RivalHead(nn.Sequential(_classified(decoder, HAMBURGER_WIDTH, num_classes), _Doubled()))
+
+
 def dilate(backbone: ConvBackbone, name: str) -> ConvBackbone:
     """Let a backbone's last stage run at stride 16 with dilation 2 in place of stride 32; the weights stay.
 
@@ -130,6 +146,11 @@ class _FCN8(nn.Module):
         for skip, feature in zip(self.skips, features[-2:0:-1], strict=True):
             score = _double(score) + skip(feature)
         return _double(score)
+
+
+class _Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _double(x)
 
 
 class _FromStrideOne(nn.Module):

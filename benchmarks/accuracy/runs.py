@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "comparison"
+RATES_FOLDER = Path(__file__).parent / "rates"
 
 
 class RunError(ValueError):

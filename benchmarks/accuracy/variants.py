@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from benchmarks.accuracy.ablations import with_learned_classes, without_reconstruction
-from benchmarks.accuracy.rivals import RivalHead, deeplab_head, dilate, fcn_head, fpn_head, segformer_head
-from trainer.config import LossWeights
+from benchmarks.accuracy.recipe import Recipe
+from benchmarks.accuracy.rivals import (
+    RivalHead,
+    deeplab_head,
+    dilate,
+    fcn_head,
+    fpn_head,
+    hamburger_head,
+    segformer_head,
+    upernet_head,
+)
+from trainer.config import RELEASED, LossWeights
 from trainer.model.backbone import ConvBackbone
 from trainer.model.ecenet import ECENet, build_model
 
 MODEL = "ecenet-lite0"
 FULL = LossWeights(class_balance=True)
-CROSS_ENTROPY = LossWeights(class_balance=True, auxiliary=0.0, diversity=0.0)
+CROSS_ENTROPY = LossWeights(class_balance=True, auxiliary=0.0, diversity=0.0, presence=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One network and its loss.
+    """One network, its start and its loss.
 
     Attributes:
         title: Its row in the tables.
         change: Makes it of an ECENet, in place.
         loss: Weights of the loss terms.
         ablation: Whether it belongs to the ablation and not to the comparison of heads.
+        bilinear_start: Whether the ghost steps start as an enlargement.
+        principal_start: Whether FR starts at the principal directions of its stages.
+        one_rate: Whether the classifier has the rate of the rest of the head.
     """
 
     title: str
     change: Callable[[ECENet], ECENet]
     loss: LossWeights = FULL
     ablation: bool = False
+    bilinear_start: bool = True
+    principal_start: bool = True
+    one_rate: bool = False
+
+    def recipe(self, shared: Recipe) -> Recipe:
+        """The recipe that all variants share, with this one's rate of the classifier."""
+        return replace(shared, classifier_lr_multiple=shared.head_lr_multiple) if self.one_rate else shared
 
 
-def _rival(head: Callable[..., RivalHead]) -> Callable[[ECENet], ECENet]:
+def _with_head(head: Callable[..., RivalHead]) -> Callable[[ECENet], ECENet]:
     def change(model: ECENet) -> ECENet:
         model.decode_head = head(model.backbone.channels, model.config.num_classes)  # type: ignore[assignment]
         return model
@@ -46,30 +67,43 @@ def _rival(head: Callable[..., RivalHead]) -> Callable[[ECENet], ECENet]:
 def _deeplab(model: ECENet) -> ECENet:
     assert isinstance(model.backbone, ConvBackbone)
     dilate(model.backbone, model.config.backbone)
-    return _rival(deeplab_head)(model)
+    return _with_head(deeplab_head)(model)
 
 
 def _same(model: ECENet) -> ECENet:
     return model
 
 
+def _rival(title: str, change: Callable[[ECENet], ECENet]) -> Variant:
+    """A head that has nothing of ECENet's start and losses."""
+    return Variant(title, change, CROSS_ENTROPY, bilinear_start=False, principal_start=False)
+
+
+def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options: Any) -> Variant:
+    return Variant(title, change, ablation=True, **options)
+
+
 VARIANTS: dict[str, Variant] = {
     "ecenet": Variant("ECENet", _same),
-    "fcn": Variant("FCN-8s", _rival(fcn_head), CROSS_ENTROPY),
-    "fpn": Variant("FPN", _rival(fpn_head), CROSS_ENTROPY),
-    "deeplabv3plus": Variant("DeepLabV3+", _deeplab, CROSS_ENTROPY),
-    "segformer": Variant("SegFormer's MLP head", _rival(segformer_head), CROSS_ENTROPY),
-    "no-fr": Variant(
-        "without FR", without_reconstruction, LossWeights(class_balance=True, diversity=0.0), ablation=True
+    "fcn": _rival("FCN-8s", _with_head(fcn_head)),
+    "fpn": _rival("FPN", _with_head(fpn_head)),
+    "deeplabv3plus": _rival("DeepLabV3+", _deeplab),
+    "segformer": _rival("SegFormer's MLP head", _with_head(segformer_head)),
+    "hamburger": _rival("SegNeXt's Hamburger head", _with_head(hamburger_head)),
+    "upernet": _rival("UPerNet", _with_head(upernet_head)),
+    "no-fr": _ablation("without FR", without_reconstruction, loss=replace(FULL, diversity=0.0), principal_start=False),
+    "no-auxiliary": _ablation("without the auxiliary mask loss", loss=replace(FULL, auxiliary=0.0)),
+    "no-diversity": _ablation("without the diversity loss", loss=replace(FULL, diversity=0.0)),
+    "released-diversity": _ablation(
+        "the diversity loss in its released form", loss=replace(FULL, diversity_form=RELEASED)
     ),
-    "no-auxiliary": Variant(
-        "without the auxiliary mask loss", _same, LossWeights(class_balance=True, auxiliary=0.0), ablation=True
-    ),
-    "no-diversity": Variant(
-        "without the diversity loss", _same, LossWeights(class_balance=True, diversity=0.0), ablation=True
-    ),
-    "learned-classes": Variant("class embeddings learned, not explicit", with_learned_classes, ablation=True),
+    "no-presence": _ablation("without the presence loss", loss=replace(FULL, presence=0.0)),
+    "random-ghost": _ablation("ghost steps that start at random", bilinear_start=False),
+    "random-fr": _ablation("FR that starts at random", principal_start=False),
+    "one-rate": _ablation("the classifier at the rate of the head", one_rate=True),
+    "learned-classes": _ablation("class embeddings learned, not explicit", with_learned_classes),
 }
+HEADS = tuple(name for name, variant in VARIANTS.items() if not variant.ablation)
 
 
 def build_variant(name: str, num_classes: int) -> ECENet:

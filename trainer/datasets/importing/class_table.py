@@ -70,17 +70,17 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
     return ClassTable(tuple(ids), _colors(kept), every, rest, adds_background)
 
 
-def check_count(table: ClassTable) -> None:
+def check_count(table: ClassTable, least: int = 2) -> None:
     """Refuse fewer classes than can be told apart, and more than label files hold.
 
     Raises:
-        ImportingError: There are not 2..255.
+        ImportingError: There are not ``least``..255.
     """
     count = len(table.names)
-    if not 2 <= count <= MAX_CLASSES:
+    if not least <= count <= MAX_CLASSES:
         shown = ", ".join(map(repr, table.names[:5])) or "none"
         hint = "; --unlabelled background makes the rest a class" if count == 1 else ""
-        raise ImportingError(f"the number of classes is {count} ({shown}), expected 2..{MAX_CLASSES}{hint}")
+        raise ImportingError(f"the number of classes is {count} ({shown}), expected {least}..{MAX_CLASSES}{hint}")
 
 
 def _colors(categories: Collection[Category]) -> tuple[Color, ...]:

@@ -65,7 +65,7 @@ def _read_file(content: Fields, path: Path, collector: Collector) -> None:
             raise ImportingError(f"{annotation.where}: 'category_id' is {category}, which no entry of 'categories' has")
         regions = list(_regions(annotation, images[image].size()))
         if not regions:
-            collector.leave_out(path, "neither a segmentation nor a box")
+            collector.leave_out(path, "neither a polygon of 3 corners or more, nor run lengths, nor a box")
         shapes[image] += [Shape(names[category], region) for region in regions]
     split = _file_split(path)
     for number, image_fields in images.items():
@@ -115,9 +115,11 @@ def _polygons(annotation: Fields) -> Iterator[Polygon]:
     rings = annotation.list("segmentation")
     for index, flat in enumerate([rings] if isinstance(rings[0], int | float) else rings):
         where = f"{annotation.where}, segmentation[{index}]"
-        if not isinstance(flat, list) or len(flat) % 2 or len(flat) < 6:
+        if not isinstance(flat, list) or len(flat) % 2:
             raise ImportingError(f"{where} is {shown(flat)}, expected x, y of 3 or more corners")
-        yield Polygon(as_ring(where, [flat[at : at + 2] for at in range(0, len(flat), 2)], 3))
+        ring = as_ring(where, [flat[at : at + 2] for at in range(0, len(flat), 2)], 0)
+        if len(ring) > 2:
+            yield Polygon(ring)
 
 
 def _numbers(where: str, values: list[Any], count: int) -> list[float]:

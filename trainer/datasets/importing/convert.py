@@ -114,6 +114,7 @@ def convert(kind: str, source: Source, output: Path, options: Options, progress:
     if not export.images:
         raise ImportingError(f"{source.path} has no image with an annotation{_why(export)}")
     table = class_table(export, options.unlabelled, options.only)
+    check_count(table, least=1)
     with new_folder(output) as folder:
         entries, notes = _draw_all(export, table, folder, options, progress or (lambda drawn, _: drawn))
         notes += _unseen(table, entries)

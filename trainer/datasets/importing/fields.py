@@ -122,7 +122,7 @@ def as_number(value: Any) -> float | None:
 
 def as_ring(where: str, value: Any, least: int) -> Ring:
     """Corners (N, 2) from a list of pairs, at least ``least`` of them."""
-    expected = f"{least} or more pairs of numbers"
+    expected = f"{least} or more pairs of numbers" if least else "pairs of numbers"
     if not isinstance(value, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
         raise ImportingError(f"{where} is {shown(value)}, expected {expected}")
     numbers = [as_number(part) for pair in value for part in pair]

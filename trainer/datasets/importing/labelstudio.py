@@ -121,7 +121,11 @@ def stated_size(task: Fields) -> Size | None:
 
 def _results(task: Fields) -> list[Fields] | None:
     annotation = chosen_annotation(task)
-    return None if annotation is None else list(annotation.objects("result"))
+    if annotation is None:
+        return None
+    return [
+        it for it in annotation.objects("result") if isinstance(it.values.get("value"), dict)
+    ]  # relations have none
 
 
 def chosen_annotation(task: Fields) -> Fields | None:
@@ -152,7 +156,7 @@ def _shapes(task: Fields, collector: Collector, path: Path) -> list[Shape] | Non
         region = _region(result)
         if region is None:
             if _label(result) and number not in seen:
-                collector.leave_out(path, f"{result.values.get('type')} has no area")
+                collector.leave_out(path, f"{result.values.get('type')} is no polygon, rectangle, ellipse or brush")
         elif label is None:
             collector.leave_out(path, "no label")
         elif number is None or number not in seen:
@@ -171,7 +175,7 @@ def _label(result: Fields) -> str | None:
 def _region(result: Fields) -> Region | None:
     """The area of a region; None if it has none."""
     value = result.object("value")
-    if not value.values.keys() & {"points", "rle", "radiusX", "width"}:
+    if not value.values.keys() & {"points", "rle", "radiusX", "height"}:
         return None
     if as_number(result.values.get("image_rotation", 0)) != 0:
         raise result.wrong("image_rotation", "0; turn the image back in Label Studio, or the photo before the upload")

@@ -27,10 +27,11 @@ def original_stem(stem: str) -> str:
     return _ROBOFLOW.sub("", _UPLOAD_HASH.sub("", stem))
 
 
-def original_name(name: str) -> str:
-    """A path without extension as ``original_stem`` has its name: equal for all versions of a photo."""
+def version_of(name: str) -> str | None:
+    """The photo that Roboflow made an image of, as it makes several of one; None for other images."""
     path = PurePosixPath(name)
-    return str(path.with_name(original_stem(path.name)))
+    original = _ROBOFLOW.sub("", path.name)
+    return None if original == path.name else str(path.with_name(original))
 
 
 def key_of(name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from trainer.datasets.files import summary
 from trainer.datasets.importing.errors import ImportingError
-from trainer.datasets.importing.names import original_name
+from trainer.datasets.importing.names import version_of
 from trainer.datasets.importing.sequences import sequences
 
 TRAIN, VAL = "train", "val"
@@ -102,9 +102,11 @@ def _units(items: Sequence[Item], groups: Sequence[str] | None) -> list[_Unit]:
             index = owner[index]
         return index
 
+    photos = len({version_of(item.name) for item in items})
     first: dict[object, int] = {}
     for index, item in enumerate(items):
-        for key in (item.digest, ("photo", original_name(item.name)), *([groups[index]] if groups else [])):
+        version = version_of(item.name) if photos > 1 else None
+        for key in (item.digest, *([("photo", version)] if version else []), *([groups[index]] if groups else [])):
             owner[root(index)] = root(first.setdefault(key, index))
     members: dict[int, list[int]] = {}
     for index in range(len(items)):
