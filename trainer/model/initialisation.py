@@ -78,6 +78,8 @@ def covariance_sums(feature: Tensor) -> Tensor:
 def principal_directions(sums: Tensor, count: int) -> Tensor:
     """The first eigenvectors of a covariance as rows, (count, C), the largest eigenvalue first.
 
+    The largest entry of each is positive, so that machines agree on its sign.
+
     Args:
         sums: ``covariance_sums`` of all batches and ranks, (C + 1, C + 1).
         count: How many.
@@ -87,7 +89,8 @@ def principal_directions(sums: Tensor, count: int) -> Tensor:
     mean = sums[-1, :-1] / positions
     covariance = sums[:-1, :-1] / positions - torch.outer(mean, mean)
     vectors: Tensor = torch.linalg.eigh(covariance).eigenvectors  # columns, the smallest eigenvalue first
-    return vectors.flip(1).T[:count]
+    rows = vectors.flip(1).T[:count]
+    return rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
 @torch.no_grad()
