@@ -15,7 +15,7 @@ from typing import Any
 from trainer.datasets.importing.collector import Collector, Source
 from trainer.datasets.importing.colors import parse_color
 from trainer.datasets.importing.errors import ImportingError
-from trainer.datasets.importing.fields import Fields, as_number, as_object, as_ring, read_json, shown
+from trainer.datasets.importing.fields import MAX_PLACE, Fields, as_number, as_object, as_ring, read_json, shown
 from trainer.datasets.importing.records import Export, Shape
 from trainer.datasets.importing.regions import CocoRle, Polygon, Region, rectangle
 from trainer.datasets.importing.sources import files_below
@@ -123,9 +123,9 @@ def _polygons(annotation: Fields) -> Iterator[Polygon]:
 
 
 def _numbers(where: str, values: list[Any], count: int) -> list[float]:
-    numbers = [number for value in values if (number := as_number(value)) is not None]
+    numbers = [it for value in values if (it := as_number(value)) is not None and abs(it) <= MAX_PLACE]
     if not len(values) == len(numbers) == count:
-        raise ImportingError(f"{where} is {shown(values)}, expected {count} numbers")
+        raise ImportingError(f"{where} is {shown(values)}, expected {count} numbers within -{MAX_PLACE}..{MAX_PLACE}")
     return numbers
 
 

@@ -19,6 +19,8 @@ Ring = NDArray[np.float64]
 """Corners of a polygon, (N, 2) float64 (x, y) in pixels; (0, 0) is the upper left corner of the image."""
 
 SHOWN = 60
+MAX_PLACE = 100_000
+"""How far from the image's corner a shape may lie, in pixels; a rasteriser walks along all of an edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,10 @@ class Fields:
         return int(number)
 
     def number(self, key: str) -> float:
-        """A number."""
+        """A number that may be a place in an image or a length."""
         number = as_number(self.values.get(key))
-        if number is None:
-            raise self.wrong(key, "a number")
+        if number is None or abs(number) > MAX_PLACE:
+            raise self.wrong(key, f"a number within -{MAX_PLACE}..{MAX_PLACE}")
         return number
 
     def list(self, key: str) -> list[Any]:
@@ -129,6 +131,8 @@ def as_ring(where: str, value: Any, least: int) -> Ring:
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers) or len(value) < least:
         raise ImportingError(f"{where} is {shown(value)}, expected {expected}")
+    if any(abs(number) > MAX_PLACE for number in known):
+        raise ImportingError(f"{where} is {shown(value)}, expected numbers within -{MAX_PLACE}..{MAX_PLACE}")
     return np.array(known, np.float64).reshape(-1, 2)
 
 

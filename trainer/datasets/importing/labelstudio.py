@@ -123,9 +123,8 @@ def _results(task: Fields) -> list[Fields] | None:
     annotation = chosen_annotation(task)
     if annotation is None:
         return None
-    return [
-        it for it in annotation.objects("result") if isinstance(it.values.get("value"), dict)
-    ]  # relations have none
+    # Relations between regions are results without a value.
+    return [it for it in annotation.objects("result") if isinstance(it.values.get("value"), dict)]
 
 
 def chosen_annotation(task: Fields) -> Fields | None:

@@ -183,6 +183,7 @@ def test_images_may_lie_elsewhere(workshop: Workshop) -> None:
         ({"image_id": 9}, "annotations[0]: 'image_id' is 9, which no entry of 'images' has"),
         ({"category_id": 2}, "annotations[0]: 'category_id' is 2, which no entry of 'categories' has"),
         ({"category_id": "car"}, "annotations[0]: 'category_id' is 'car', expected a whole number from 0"),
+        ({"segmentation": [], "bbox": [0, 0, 1e300, 1]}, "'bbox' is [0, 0, 1e+300, 1], expected 4 numbers within"),
         ({"segmentation": [[1, 2, 3]]}, "segmentation[0] is [1, 2, 3], expected x, y of 3 or more corners"),
         (
             {"segmentation": [[1, 2, 3, 4, 5, "x"]]},
