@@ -21,6 +21,7 @@ from trainer.datasets.errors import UnreadableFileError
 from trainer.datasets.importing.colors import parse_color
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.fields import as_number, as_object, read_json
+from trainer.datasets.importing.records import IGNORED
 from trainer.datasets.label_coding import LARGEST_ID, Color
 
 LIST_NAMES = ("classes.json", "_classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt", "classes.txt")
@@ -68,6 +69,7 @@ Row = tuple[str, int | None, Color | None]
 
 def _json_rows(path: Path) -> list[Row]:
     content = read_json(path)
+    ignored = content.get("ignore", []) if isinstance(content, dict) else []
     content = content["classes"] if isinstance(content, dict) and "classes" in content else content
     if isinstance(content, dict):
         content = [{"name": name, "color": color} for name, color in content.items()]
@@ -78,7 +80,8 @@ def _json_rows(path: Path) -> list[Row]:
         fields = as_object(f"{path}, class {index}", {"name": entry} if isinstance(entry, str) else entry)
         value = fields.whole("id") if "id" in fields.values else None
         rows.append((fields.text("name"), value, parse_color(fields.where, fields.values.get("color"))))
-    return rows
+    values = ignored if isinstance(ignored, list) else [ignored]
+    return [*rows, *((IGNORED, value, None) for value in values if type(value) is int)]
 
 
 def _csv_rows(path: Path) -> list[Row]:

@@ -42,9 +42,10 @@ def coding_of(masks: Sequence[Path], listed: Sequence[ListedClass] | None) -> Co
 
 def listed_coding(listed: Sequence[ListedClass], *, by_color: bool) -> Coding:
     """The coding of a list; 255, black and Pascal VOC's void count as nothing where no class has them."""
-    colors = {entry.color: entry.name for entry in listed if entry.color is not None}
-    if by_color and len(colors) < len(listed):
-        missing = next((entry.name for entry in listed if entry.color is None), None)
+    classes = [entry for entry in listed if entry.name != IGNORED]
+    colors = {entry.color: entry.name for entry in classes if entry.color is not None}
+    if by_color and len(colors) < len(classes):
+        missing = next((entry.name for entry in classes if entry.color is None), None)
         why = f"class {missing!r} has no colour" if missing else "two classes have one colour"
         raise ImportingError(f"the masks hold colours, but {why}")
     unlabelled = next((entry.name for entry in listed if entry.name.lower() in BACKGROUNDS), None)
@@ -52,7 +53,7 @@ def listed_coding(listed: Sequence[ListedClass], *, by_color: bool) -> Coding:
         ids={IGNORE_INDEX: IGNORED, **{entry.value: entry.name for entry in listed}},
         colors={BLACK: IGNORED, VOC_VOID: IGNORED, **colors},
         by_color=by_color,
-        categories=tuple(Category(entry.name, entry.color) for entry in listed),
+        categories=tuple(Category(entry.name, entry.color) for entry in classes),
         unlabelled=unlabelled,
     )
 

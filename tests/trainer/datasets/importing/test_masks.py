@@ -59,6 +59,16 @@ def test_ids_are_named_by_a_list(workshop: Workshop, drawing: Draw) -> None:
     assert dataset.classes["road"] == ROAD
 
 
+def test_ids_that_classes_json_ignores_are_void(workshop: Workshop, drawing: Draw) -> None:
+    workshop.photo("images/a.jpg")
+    workshop.mask("labels/a.png", square(11))
+    classes = [{"name": "road", "color": ROAD}, {"name": "sky", "color": SKY}]
+    workshop.json("classes.json", {"classes": classes, "ignore": [11, 255]})
+    dataset = workshop.convert("masks")
+    assert dataset.drawn("a") == drawing(("-", 2, 2, 8, 8), ground="r")
+    assert list(dataset.classes) == ["road", "sky"]
+
+
 def test_a_palette_gives_the_colours(workshop: Workshop) -> None:
     workshop.photo("images/a.jpg")
     workshop.mask("masks/a.png", square(1), palette=[*SKY, *ROAD])
