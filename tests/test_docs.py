@@ -35,7 +35,8 @@ READMES = {
 README = READMES["README.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ALL = "\n".join(READMES.values())
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = CONFIGURATION["project"]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -151,3 +152,10 @@ def test_every_name_that_a_recipe_changes_is_where_it_says(path: str, names: tup
     for name in names:
         assert f"`{name}`" in CONTRIBUTING
         assert hasattr(module, name)
+
+
+def test_the_wheel_has_every_package() -> None:
+    roots = ("service", "trainer", "model_export")
+    folders = {file.parent.relative_to(ROOT) for root in roots for file in (ROOT / root).rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders} | {"service.bundled"}
+    assert set(CONFIGURATION["tool"]["setuptools"]["packages"]) == packages

@@ -94,7 +94,7 @@ def initial_state(variant: str, dataset: SegmentationDataset, recipe: Recipe, se
     )
     state = TrainingState(model, average, optimizer, scheduler)
     if own.principal_start:
-        batches = _epoch(dataset, recipe, seed, 0, slice(min(START_STEPS, recipe.steps)))
+        batches = epoch_batches(dataset, recipe, seed, 0, slice(min(START_STEPS, recipe.steps)))
         images = (normalise(images, model.config) for images, _ in batches)
         start_at_principal_directions(state, images, ALONE, seed=seed)
     return state
@@ -124,16 +124,17 @@ def train(
         content = torch.load(checkpoint, weights_only=True)
         load_training_state(state, content)
         curve = Curve(curve.name, recipe.steps, **content["curve"])
-    for losses in _steps(state, dataset, variant, recipe, seed):
+    for losses in train_by(state, dataset, variant, recipe, seed):
         curve(losses)
         if checkpoint is not None and state.step % CHECKPOINT_STEPS == 0:
             _save(state, curve, checkpoint)
     return curve
 
 
-def _steps(
+def train_by(
     state: TrainingState, dataset: SegmentationDataset, variant: str, recipe: Recipe, seed: int
 ) -> Iterator[Losses]:
+    """The remaining steps of a run, by the variant's loss; gives the terms of each."""
     settings = StepSettings(
         VARIANTS[variant].loss,
         balanced_class_weights(class_pixels(dataset)),
@@ -144,14 +145,16 @@ def _steps(
     steps = len(dataset) // recipe.batch_size
     for epoch in count(state.step // steps):
         start = epoch * steps
-        loader = _epoch(dataset, recipe, seed, epoch, slice(state.step - start, recipe.steps - start))
+        loader = epoch_batches(dataset, recipe, seed, epoch, slice(state.step - start, recipe.steps - start))
         for losses, _ in train_steps(state, loader, settings, ALONE):
             yield losses
         if state.step == recipe.steps:
             return
 
 
-def _epoch(dataset: SegmentationDataset, recipe: Recipe, seed: int, epoch: int, part: slice) -> DataLoader[Batch]:
+def epoch_batches(
+    dataset: SegmentationDataset, recipe: Recipe, seed: int, epoch: int, part: slice
+) -> DataLoader[Batch]:
     """Some of the batches of an epoch."""
     views = AugmentedViews(dataset, recipe.augmentation(), seed, epoch)
     batches = rank_batches(views.order(), batch_size=recipe.batch_size, parts=1, ranks=ALONE)

@@ -23,7 +23,7 @@ from typing import Any
 
 import onnx
 
-from benchmarks.accuracy.compare import head_commit
+from benchmarks.accuracy.experiment import head_commit
 from benchmarks.attention.graphs import FORMS, PARTS, Case, Form, Part, export
 from benchmarks.attention.kernels import KernelError, tensorrt_kernels
 from benchmarks.attention.measure import (

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.compare import head_commit
+from benchmarks.accuracy.experiment import head_commit
 from benchmarks.attention.run import processor
 from benchmarks.scale.arrivals import poisson
 from benchmarks.scale.calibration import (

@@ -52,12 +52,14 @@ def test_without_fr_only_a_norm_stands_before_each_lateral() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("ecenet", {"cross_entropy", "auxiliary", "diversity"}),
+        ("ecenet", {"cross_entropy", "auxiliary", "diversity", "presence"}),
         ("fcn", {"cross_entropy"}),
-        ("no-fr", {"cross_entropy", "auxiliary"}),
-        ("no-auxiliary", {"cross_entropy", "diversity"}),
-        ("no-diversity", {"cross_entropy", "auxiliary"}),
-        ("learned-classes", {"cross_entropy", "auxiliary", "diversity"}),
+        ("no-fr", {"cross_entropy", "auxiliary", "presence"}),
+        ("no-auxiliary", {"cross_entropy", "diversity", "presence"}),
+        ("no-diversity", {"cross_entropy", "auxiliary", "presence"}),
+        ("no-presence", {"cross_entropy", "auxiliary", "diversity"}),
+        ("released-diversity", {"cross_entropy", "auxiliary", "diversity", "presence"}),
+        ("learned-classes", {"cross_entropy", "auxiliary", "diversity", "presence"}),
     ],
 )
 def test_each_variant_is_trained_on_its_own_terms(name: str, expected: set[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import compare
-from benchmarks.accuracy.recipe import HalfResolution, Recipe
-from benchmarks.accuracy.runs import lock, read_run, run_path
-from benchmarks.accuracy.variants import VARIANTS
+from benchmarks.accuracy import compare, experiment, training
+from benchmarks.accuracy.experiment import Experiment, Splits
+from benchmarks.accuracy.rates import MULTIPLES, chosen_multiple, grid, rate_path, rates_table
+from benchmarks.accuracy.recipe import HalfResolution, Recipe, hold_out_ends
+from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_run
+from benchmarks.accuracy.variants import HEADS, VARIANTS
 from service.model_directory.manifest import ClassInfo
 from trainer.datasets import Sample
 from trainer.losses import Losses
@@ -46,7 +47,7 @@ class Quarters:
 @pytest.fixture
 def quarters(monkeypatch: pytest.MonkeyPatch) -> Quarters:
     monkeypatch.setattr(compare, "open_half_resolution", lambda _root, _split: Quarters())
-    monkeypatch.setattr(compare, "load_imagenet_weights", lambda _backbone, _name: None)
+    monkeypatch.setattr(training, "load_imagenet_weights", lambda _backbone, _name: None)
     return Quarters()
 
 
@@ -69,20 +70,55 @@ def test_half_resolution_takes_the_mean_of_four_pixels() -> None:
     assert sample.labels.tolist() == [[3]]
 
 
-@pytest.mark.usefixtures("quarters")
-def test_a_run_trains_for_its_steps_over_several_epochs_and_tells_what_it_was() -> None:
-    result = compare.run("fcn", 0, TINY, Path("unused"), "abc")
+def test_a_run_trains_for_its_steps_over_several_epochs_and_tells_what_it_was(
+    quarters: Quarters, tmp_path: Path
+) -> None:
+    result = experiment.run(Experiment("fcn", 0, TINY, tmp_path / "run.json"), (quarters, quarters), "abc")
     assert [entry["step"] for entry in result["losses"]] == [1, 2, 3]
+    assert 0 <= result["boundary_miou"] <= 1
     assert 0 <= result["miou"] <= 1
     assert list(result["class_iou"]) == ["class 0", "class 1", "class 2", "class 3"]
     assert list(result["gflops"]) == ["32x32", "352x480"]
+    assert result["milliseconds"]["352x480"] > 0
     assert result["config"]["steps"] == 3
     assert result["parameters"] > 3e6
     assert json.loads(json.dumps(result))["config"] == result["config"]
 
 
+@pytest.mark.parametrize("stop", [1, 2])  # inside an epoch, and at its end
+def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
+    stop: int, quarters: Quarters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", stop)
+    checkpoint = tmp_path / "run.pt"
+
+    def trained(*, until: int | None = None) -> training.TrainingState:
+        state = training.initial_state("ecenet", quarters, TINY, 0)
+        steps = training.train_by
+
+        def stopped(*args: Any) -> Any:
+            for losses in steps(*args):
+                yield losses
+                if state.step == until:
+                    return
+
+        monkeypatch.setattr(training, "train_by", stopped)
+        curve = training.train(state, quarters, "ecenet", TINY, seed=0, checkpoint=checkpoint)
+        monkeypatch.setattr(training, "train_by", steps)
+        assert curve.done == state.step
+        return state
+
+    whole = trained()
+    checkpoint.unlink()
+    trained(until=stop)
+    rest = trained()
+    assert rest.step == 3
+    for name, value in whole.average.model.state_dict().items():
+        assert torch.equal(rest.average.model.state_dict()[name], value), name
+
+
 def test_a_long_curve_is_logged_in_few_stretches() -> None:
-    curve = compare.Curve("fcn, seed 0", steps=410)
+    curve = training.Curve("fcn, seed 0", steps=410)
     for step in range(410):
         curve(Losses(*torch.full((len(Losses._fields),), float(step))))
     assert len(curve.entries) == 41
@@ -95,16 +131,19 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The runs that were asked for, none of which trains."""
     seen: list[tuple[str, int]] = []
 
-    def fake(variant: str, seed: int, recipe: Recipe, _data: Path, _commit: str) -> dict[str, Any]:
-        seen.append((variant, seed))
-        return {"config": compare.config(variant, seed, recipe)}
+    def fake(asked: Experiment, _splits: Splits, _commit: str) -> dict[str, Any]:
+        seen.append((asked.variant, asked.seed))
+        return {"config": asked.config()}
 
-    monkeypatch.setattr(compare, "run", fake)
+    monkeypatch.setattr(experiment, "run", fake)
     return seen
 
 
 def run_missing(folder: Path, *, steps: int = 10) -> None:
-    compare.run_missing(["ecenet", "fcn"], [0, 1], Recipe(steps), data=Path("unused"), folder=folder, commit="")
+    runs = compare.experiments(
+        ["ecenet", "fcn"], [0, 1], Recipe(steps), folder=folder, rates=Path("unused"), multiple=8.0
+    )
+    experiment.run_missing(runs, (Quarters(), Quarters()), commit="")
 
 
 def test_all_variants_run_with_the_first_seed_before_any_runs_with_the_second(
@@ -126,23 +165,61 @@ def test_finished_runs_and_those_of_another_process_are_left_out(
     assert "ecenet-seed0.json: finished before" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quarters")
 def test_another_number_of_steps_in_the_same_folder_is_an_error(
     tmp_path: Path, recorded: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_missing(tmp_path)
     arguments = ["--data", "unused", "--steps", "20", "--folder", str(tmp_path), "--variants", "fcn", "--threads", "0"]
-    assert compare.main(arguments) == 1
+    assert compare.main([*arguments, "--head-lr-multiple", "8"]) == 1
     assert "steps 10, now 20" in capsys.readouterr().err
     assert len(recorded) == 4
     assert read_run(run_path(tmp_path, "fcn", 0))["config"]["steps"] == 10
 
 
-def test_all_variants_have_the_same_recipe() -> None:
-    configs = [compare.config(name, 0, TINY) for name in VARIANTS]
-    own = {"variant", "loss_weights"}
-    assert all(
-        {k: v for k, v in c.items() if k not in own}
-        == {"seed": 0, "model": "ecenet-lite0", "class_balance": True} | TINY.as_dict()
-        for c in configs
-    )
-    assert math.isclose(configs[0]["loss_weights"]["diversity"], 0.2)
+def write_grid(folder: Path, head: str, *scores: float) -> None:
+    for multiple, miou in zip(MULTIPLES, scores, strict=True):
+        write_run(rate_path(folder, head, multiple), {"config": {}, "miou": miou})
+
+
+def test_each_head_has_the_rate_that_is_best_on_the_held_out_images(tmp_path: Path) -> None:
+    write_grid(tmp_path, "ecenet", 0.5, 0.6, 0.4)
+    write_grid(tmp_path, "fcn", 0.3, 0.4, 0.55)
+    assert (chosen_multiple(tmp_path, "fcn"), chosen_multiple(tmp_path, "no-fr")) == (16.0, 8.0)
+    runs = compare.experiments(["fcn", "no-fr"], [0], TINY, folder=tmp_path, rates=tmp_path, multiple=None)
+    assert [run.config()["head_lr_multiple"] for run in runs] == [16.0, 8.0]
+    with pytest.raises(RunError, match=r"fpn-x4\.json cannot be read"):
+        compare.experiments(["fpn"], [0], TINY, folder=tmp_path, rates=tmp_path, multiple=None)
+    assert "| ECENet | 50.0 | 60.0 | 40.0 |" in rates_table(tmp_path)
+    assert "| FPN | - | - | - |" in rates_table(tmp_path)
+
+
+def test_the_grid_has_every_head_at_every_rate(tmp_path: Path) -> None:
+    runs = grid(HEADS, TINY, tmp_path)
+    assert len(runs) == len({run.path for run in runs}) == 3 * len(HEADS)
+    assert {(run.seed, run.recipe.head_lr_multiple) for run in runs} == {(0, 4.0), (0, 8.0), (0, 16.0)}
+
+
+def test_the_last_images_of_each_drive_are_held_out() -> None:
+    class Drives(Quarters):
+        pairs = tuple((Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n))
+
+        def __len__(self) -> int:
+            return 15
+
+    rest, ends = hold_out_ends(Drives())
+    assert [pair[0].stem for pair in ends.pairs] == ["a_08", "a_09", "b_04"]
+    assert (len(rest), len(ends)) == (12, 3)
+    assert np.array_equal(ends.labels(2), Quarters().labels(14))
+    assert np.array_equal(rest[8].labels, Quarters().labels(10))
+
+
+def test_all_variants_have_the_same_recipe_but_for_what_they_are_named_after() -> None:
+    own = {"variant", "loss_weights", "bilinear_start", "principal_start"}
+    for name in VARIANTS:
+        config = Experiment(name, 0, TINY, Path("unused")).config()
+        shared = {key: value for key, value in config.items() if key not in own}
+        rate = {"classifier_lr_multiple": 8.0} if name == "one-rate" else {}
+        assert shared == {"seed": 0, "model": "ecenet-lite0", "class_balance": True} | TINY.as_dict() | rate
+    weights = Experiment("ecenet", 0, TINY, Path("unused")).config()["loss_weights"]
+    assert (weights["diversity"], weights["presence"], weights["diversity_form"]) == (0.2, 0.3, "scale-free")

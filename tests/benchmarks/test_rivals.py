@@ -40,7 +40,7 @@ def test_every_parameter_gets_a_gradient_and_there_are_no_auxiliary_terms(rival:
     rival.train()
     output = rival(torch.randn(2, 3, 64, 64))
     assert isinstance(output, HeadOutput)
-    assert output.diverse_peaks == output.diverse_channels == ()
+    assert output.diverse == output.diverse_peaks == ()
     output.logits.square().sum().backward()
     assert [name for name, parameter in rival.named_parameters() if parameter.grad is None] == []
 
