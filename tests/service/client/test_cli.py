@@ -130,7 +130,7 @@ def test_of_several_models_here_the_one_that_is_named_runs(
         assert main([*common, "-o", str(out), *model]) == 0
         assert pixels(out / "a.png.labels.png")[16, [16, 48, 80]].tolist() == expected
     assert main([*common, "-o", str(tmp_path / "out"), "--model", "day"]) == 1
-    assert "there are only night, street" in capsys.readouterr().err
+    assert "the available models are night, street" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_used_is_told(
