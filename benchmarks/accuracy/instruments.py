@@ -21,8 +21,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainer.inference import normalise
-from trainer.pretrained import PretrainedError
 
 from benchmarks.accuracy.recipe import Recipe, open_half_resolution
 from benchmarks.accuracy.table import markdown
@@ -36,6 +34,8 @@ from trainer.model.decode_head import HeadOutput, class_presence
 from trainer.model.ecenet import ECENet
 from trainer.model.feature_reconstruction import FeatureReconstruction
 from trainer.model.initialisation import covariance_sums
+from trainer.prediction.pytorch import normalise
+from trainer.weights.pretrained import PretrainedError
 
 PROBE_EPOCH = 1_000_000  # whose views no training reaches
 OWN = tuple(name for name in VARIANTS if name not in HEADS or name == "ecenet")
@@ -68,8 +68,8 @@ def attention_entropy(query: Tensor, key: Tensor, num_heads: int) -> float:
         key: (B, K, C).
         num_heads: Heads that share the channels.
     """
-    q = query.flatten(2).unflatten(1, (num_heads, -1)).transpose(2, 3)  # (B, h, N, d)
-    k = key.unflatten(2, (num_heads, -1)).transpose(1, 2)  # (B, h, K, d)
+    q = query.flatten(2).reshape(len(query), num_heads, query.shape[1] // num_heads, -1).transpose(2, 3)  # (B, h, N, d)
+    k = key.reshape(*key.shape[:2], num_heads, -1).transpose(1, 2)  # (B, h, K, d)
     shares = (-(q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5).softmax(-1)
     return float(-torch.xlogy(shares, shares).sum(-1).mean()) / math.log(key.shape[1])
 

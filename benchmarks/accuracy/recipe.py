@@ -88,7 +88,7 @@ class Part:
     def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, tuple(indices)
         self.name, self.classes = dataset.name, dataset.classes
-        self.pairs = [dataset.pairs[index] for index in indices]
+        self.pairs: Sequence[tuple[Path, Path]] = [dataset.pairs[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -20,6 +20,7 @@ from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_r
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 from service.model_directory.manifest import ClassInfo
 from trainer.datasets import Sample
+from trainer.engine import TrainingState
 from trainer.losses import Losses
 
 TINY = Recipe(steps=3, batch_size=2, input_size=(32, 32), crop_size=(32, 32))
@@ -92,7 +93,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", stop)
     checkpoint = tmp_path / "run.pt"
 
-    def trained(*, until: int | None = None) -> training.TrainingState:
+    def trained(*, until: int | None = None) -> TrainingState:
         state = training.initial_state("ecenet", quarters, TINY, 0)
         steps = training.train_by
 
@@ -202,7 +203,11 @@ def test_the_grid_has_every_head_at_every_rate(tmp_path: Path) -> None:
 
 def test_the_last_images_of_each_drive_are_held_out() -> None:
     class Drives(Quarters):
-        pairs = tuple((Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n))
+        pairs: Sequence[tuple[Path, Path]] = tuple(
+            (Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n)
+        )
+            (Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n)
+        )
 
         def __len__(self) -> int:
             return 15

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_export.manifest import ClassInfo
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from benchmarks.accuracy import instruments, training
 from benchmarks.accuracy.instruments import attention_entropy, effective_rank, measure, variance_inside_cells
+from service.model_directory.manifest import ClassInfo
 from trainer.config import LossWeights
 from trainer.datasets import Sample
 from trainer.model.ecenet import ECENet, ModelConfig

@@ -15,9 +15,9 @@ from trainer.distributed import Ranks
 from trainer.engine import TrainingState
 from trainer.model.ecenet import ECENet, named_config
 from trainer.model.initialisation import principal_directions, stage_covariances
-from trainer.released import released_name
-from trainer.released_keys import DERIVED
 from trainer.run import prepare, train
+from trainer.weights.released_keys import DERIVED
+from trainer.weights.released_names import released_name
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["model.pretrained=none", "schedule.precision=fp32", "runtime.tensorboard=false", "runtime.report=false"]
@@ -74,8 +74,8 @@ def test_the_principal_start_reaches_network_and_average_and_nothing_else() -> N
     for stage, sums in enumerate(stage_covariances(state.model.backbone, images)):
         rows = before[f"decode_head.feature_reconstruction.{stage}.intrinsic.0.weight"]
         expected = principal_directions(sums, len(rows)).float()
-        module = state.model.decode_head.feature_reconstruction[stage]
-        torch.testing.assert_close(module.intrinsic[0].weight.detach().flatten(1), expected)  # type: ignore[index]
+        module = state.model.get_submodule(f"decode_head.feature_reconstruction.{stage}")
+        torch.testing.assert_close(module.get_parameter("intrinsic.0.weight").detach().flatten(1), expected)
 
 
 @pytest.mark.parametrize("kind", ["ours", "the authors'"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,8 +34,8 @@ def head() -> DecodeHead:
     return head.eval()
 
 
-def steps_of(head: DecodeHead) -> list[list[GhostUpsample]]:
-    return [list(branch) for branch in head.upsample]  # type: ignore[arg-type]
+def steps_of(head: DecodeHead) -> list[list[Any]]:
+    return [list(cast(nn.Sequential, branch)) for branch in head.upsample]
 
 
 def shuffled(ghost: GhostUpsample, x: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ def test_a_branch_of_ghost_steps_enlarges_its_first_channels(
     branch = copy.deepcopy(head.upsample[depth - 1])
     for module in branch.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_var.fill_(1 - module.eps)
+            module.get_buffer("running_var").fill_(1 - module.eps)
             module.bias.data.zero_()
-    steps = list(branch)  # type: ignore[arg-type]
+    steps: list[Any] = list(cast(nn.Sequential, branch))
     first = steps[0].primary[0].weight
     first.data.abs_()
     x = torch.rand(1, WIDTH, *size)
@@ -133,7 +134,7 @@ def test_reconstruction_starts_at_the_directions_and_keeps_its_gate() -> None:
     gate = copy.deepcopy(module.gate.state_dict())
     feature = torch.randn(3, 8, 10, 10) * torch.arange(1.0, 9.0)[:, None, None]
     start_reconstruction(module, covariance_sums(feature), torch.Generator().manual_seed(3))
-    rows = module.intrinsic[0].weight.flatten(1)
+    rows = module.get_parameter("intrinsic.0.weight").flatten(1)
     expected = principal_directions(covariance_sums(feature), 4).float()
     torch.testing.assert_close(rows, expected)
     assert rows.abs().argmax(1).tolist() == [7, 6, 5, 4]  # the channels of the largest variance

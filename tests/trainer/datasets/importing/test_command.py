@@ -43,7 +43,7 @@ def test_the_folder_holds_images_as_they_are_labels_and_classes(workshop: Worksh
     assert (workshop.output / f"images/val/{val}.jpg").read_bytes() == (workshop.root / f"{val}.jpg").read_bytes()
     with Image.open(workshop.output / f"labels/val/{val}.png") as labels:
         assert labels.mode == "P"
-        assert labels.getpalette()[:6] == [0, 0, 0, *dataset.classes["car"]]
+        assert (labels.getpalette() or [])[:6] == [0, 0, 0, *dataset.classes["car"]]
     assert json.loads((workshop.output / "classes.json").read_text(encoding="utf-8")) == {
         "classes": [{"name": name, "color": list(color)} for name, color in dataset.classes.items()],
         "ignore": [255],

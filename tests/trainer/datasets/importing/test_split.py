@@ -84,7 +84,7 @@ def test_the_export_s_own_split_is_kept() -> None:
 
 
 def test_val_comes_from_train_where_the_export_has_none() -> None:
-    own: list[str | None] = ["train"] * 10 + ["test"] * 5
+    own: list[str | None] = [*["train"] * 10, *["test"] * 5]
     split = split_images(items(photos(15), splits=own), 0.2)
     assert split.of[10:] == ("test",) * 5
     assert split.of[:10].count("val") == 2
