@@ -206,8 +206,6 @@ def test_the_last_images_of_each_drive_are_held_out() -> None:
         pairs: Sequence[tuple[Path, Path]] = tuple(
             (Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n)
         )
-            (Path(f"{drive}_{i:02}.png"), Path("x")) for drive, n in (("a", 10), ("b", 5)) for i in range(n)
-        )
 
         def __len__(self) -> int:
             return 15
