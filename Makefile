@@ -8,7 +8,7 @@ PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
 # One process per core, each with one thread for its matrix products.
-PYTEST := OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
+PYTEST := $(DEV_VENV)/bin/python -m pytest
 # Tests without PyTorch, without processes and without a browser.
 FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
   tests/trainer/datasets tests/k8s tests/test_docs.py
