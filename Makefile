@@ -7,7 +7,6 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
-# One process per core, each with one thread for its matrix products.
 PYTEST := $(DEV_VENV)/bin/python -m pytest
 # Tests without PyTorch, without processes and without a browser.
 FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
