@@ -1,4 +1,4 @@
-"""What all tests share: where reference arrays and data are, and the brightness model."""
+"""Fixtures of all tests: the folders of reference arrays and data, and the brightness model."""
 
 from __future__ import annotations
 

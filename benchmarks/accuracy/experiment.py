@@ -28,7 +28,7 @@ FULL_SIZE = (352, 480)
 TIMED_PASSES = 15
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
-"""What is learned from, and what is evaluated on."""
+"""The training set and the evaluation set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the head does in its first steps: ranks, scales, attention and gradients on one batch that never changes.
+"""Instruments of the first steps of the head: ranks, scales, attention and gradients on one batch that never changes.
 
     python -m benchmarks.accuracy.instruments --data DATA/camvid --steps 100 --every 20 --threads 1 --output steps.json
 

@@ -67,7 +67,7 @@ class Curve:
             print(f"{self.name}: {self.entries[-1]}, {rate:.3f} s per step", file=sys.stderr, flush=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The state that a checkpoint keeps."""
         return {"entries": self.entries, "recent": self.recent, "done": self.done, "seconds": self.seconds}
 
 

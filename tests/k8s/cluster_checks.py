@@ -1,4 +1,4 @@
-"""What a scheduler, an autoscaler or a controller makes of the objects of a build.
+"""Effects of a scheduler, an autoscaler or a controller on the objects of a build.
 
 Each check takes the objects of a build and gives its complaints.
 """

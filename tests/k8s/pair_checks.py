@@ -1,4 +1,4 @@
-"""What shows only when two builds are laid side by side: canary and stable, tenant and platform, before and after."""
+"""Checks that compare two builds: canary and stable, tenant and platform, before and after."""
 
 from __future__ import annotations
 

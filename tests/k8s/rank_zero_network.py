@@ -45,7 +45,7 @@ class Network:
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def resolves(self, *pods: str) -> None:
-        """What the peer's resolver gives for pod 0, in this order."""
+        """The addresses of pod 0 by the peer's resolver, in this order."""
         lines = ["127.0.0.1 localhost", *(f"{ADDRESSES[pod]} {NAME}" for pod in pods)]
         (self._hosts("peer") / "hosts").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -72,7 +72,7 @@ def _has_all(node: Node, keys: Iterable[str]) -> bool:
 
 
 def admits(node: Node, pod: Pod) -> bool:
-    """Whether nodeSelector and required node affinity let a pod onto a node."""
+    """True if nodeSelector and required node affinity let a pod onto a node."""
     if any(node.label(key) != value for key, value in pod.spec.get("nodeSelector", {}).items()):
         return False
     affinity = pod.spec.get("affinity", {}).get("nodeAffinity", {})
