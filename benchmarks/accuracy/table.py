@@ -17,7 +17,16 @@ from benchmarks.accuracy.variants import VARIANTS
 
 Run = Mapping[str, Any]
 # What runs may differ in: the rest of the recipe is the same for all, or their figures do not compare.
-OWN_KEYS = ("variant", "seed", "class_balance", "loss_weights")
+OWN_KEYS = (
+    "variant",
+    "seed",
+    "class_balance",
+    "loss_weights",
+    "head_lr_multiple",
+    "classifier_lr_multiple",
+    "bilinear_start",
+    "principal_start",
+)
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def test_rows_hold_the_mean_and_each_seed_and_come_in_the_order_of_the_variants(
     write(tmp_path, "fcn", 0, 0.5012)
     write(tmp_path, "fcn", 1, 0.5234)
     write(tmp_path, "ecenet", 0, 0.61)
-    write(tmp_path, "no-fr", 1, 0.6)
+    write(tmp_path, "no-fr", 1, 0.6, head_lr_multiple=16.0)  # a head may have a rate of its own
     comparison, ablation, origin = tables(read_runs(tmp_path)).split("\n\n")
     assert comparison.splitlines() == [
         "| Head | mIoU | seed 0 | seed 1 | parameters, M | GFLOPs at 192x256 | GFLOPs at 352x480 |",
