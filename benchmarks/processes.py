@@ -41,7 +41,7 @@ def cpu_s(pid: int) -> float:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether it has ended, and waits for its parent to notice.
+    """Check whether a process has ended and its parent has not collected its status.
 
     Raises:
         OSError: It is gone.

@@ -1,4 +1,4 @@
-"""Whether the service in this container takes requests: the command of HEALTHCHECK, exit status 0 or 1.
+"""Health check of the service in this container, for HEALTHCHECK: exit status 0 if it takes requests, else 1.
 
 It asks ``/readyz`` on the port of ``ECENET_PORT``, by HTTPS where ``ECENET_TLS_CERT`` is set. Standard library only, as
 it runs every few seconds.

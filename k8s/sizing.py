@@ -31,7 +31,7 @@ RATES = (10, 50, 200, 1000)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What one replica runs on.
+    """Hardware of one replica.
 
     Attributes:
         name: For the tables.
@@ -47,14 +47,14 @@ class Device:
 
     @property
     def engine_images_per_s(self) -> float:
-        """What the network takes at most."""
+        """Images per second of the network alone, at most."""
         if not self.peak_tflops:
             return 1 / CPU_SECONDS_PER_IMAGE
         return GPU_EFFICIENCY * self.peak_tflops * 1000 / GFLOPS_PER_IMAGE
 
     @property
     def images_per_s(self) -> float:
-        """What a replica should get: the slower of engine and codecs, at the chosen utilisation."""
+        """Images per second of a replica: the slower of engine and codecs, at the chosen utilisation."""
         if not self.peak_tflops or self.cores is None:
             return UTILISATION * self.engine_images_per_s
         return UTILISATION * min(self.engine_images_per_s, self.cores / CODEC_CORE_SECONDS_PER_IMAGE)

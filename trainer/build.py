@@ -1,4 +1,4 @@
-"""What a run starts with: the network, its average, the optimiser; and the same from a checkpoint."""
+"""Start of a run: the network, its average and the optimiser, new or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def start_at_principal_directions(state: TrainingState, images: Iterable[Tensor]
 
 
 def training_state(state: TrainingState) -> dict[str, Any]:
-    """What a checkpoint holds for resuming, beside the averaged weights."""
+    """State for resuming, which a checkpoint holds beside the averaged weights."""
     return {
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -150,7 +150,7 @@ def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_chan
 
 
 def _wrap(model: ECENet, ranks: Ranks, *, compiled: bool) -> nn.Module:
-    """What computes: the model itself, compiled or shared out over the ranks as asked."""
+    """Wrap the model for training: in DistributedDataParallel over several ranks, and compiled if asked."""
     network: nn.Module = model
     if ranks.world_size > 1:
         devices = [ranks.device.index] if ranks.device.type == "cuda" else None

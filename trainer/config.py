@@ -125,7 +125,7 @@ def parse_config(raw: Mapping[str, Any]) -> TrainConfig:
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations as dictionaries, ``section.key: old -> new``, but for ``runtime``."""
+    """Differences of two configurations as dictionaries, ``section.key: old -> new``, without ``runtime``."""
     return [
         f"{section}.{key}: {_toml_value(old)} -> {_toml_value(new)}"
         for section, keys in after.items()

@@ -139,7 +139,7 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSection:
-    """How a run is carried out. These may change between a run and its continuation.
+    """Settings of the machine's part of a run. They may change between a run and its continuation.
 
     Attributes:
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.

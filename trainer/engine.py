@@ -77,7 +77,7 @@ def _leave_signals(_worker: int) -> None:
 
 @dataclass(slots=True)
 class TrainingState:
-    """What a run changes, and what resuming restores.
+    """State that training changes and resuming restores.
 
     Attributes:
         model: The network being trained.
@@ -87,7 +87,7 @@ class TrainingState:
         scaler: Of the loss, against fp16's underflow.
         step: Steps done since the start of the run.
         epoch_sums: Sum of each loss term over the steps of the epoch so far.
-        network: What computes: ``model``, compiled or in DistributedDataParallel where a run asks for that.
+        network: The module that computes: ``model``, compiled or in DistributedDataParallel where a run asks for that.
         has_new_head: Whether the head's weights are none of a file.
     """
 
@@ -104,7 +104,7 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """How a step is done.
+    """Settings of a training step.
 
     Attributes:
         loss_weights: Weights of the loss terms.

@@ -104,7 +104,7 @@ def spread(indices: Sequence[int], count: int) -> list[int]:
 
 
 def sheet_file(output: Path) -> Path:
-    """Where the contact sheet goes: a picture file, or a folder in which it is called ``contact-sheet.png``.
+    """Path of the contact sheet: a picture file, or ``contact-sheet.png`` in a folder.
 
     Raises:
         DatasetError: The ending is none of a picture's.

@@ -94,7 +94,7 @@ def overlap_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Which pixels are of which class, (B, K, N), and which are not void, (B, N); both bool."""
+    """One-hot labels (B, K, N), and the pixels that are not void, (B, N); both bool."""
     pixels = labels.flatten(1)
     return pixels[:, None] == torch.arange(num_classes, device=labels.device)[:, None], pixels != IGNORE_INDEX
 
@@ -136,7 +136,7 @@ def presence_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
-    """Which classes have a pixel in labels (B, H, W) int64: (B, K) bool."""
+    """Classes with at least one pixel in labels (B, H, W) int64: (B, K) bool."""
     seen = labels.new_zeros(len(labels), IGNORE_INDEX + 1, dtype=torch.bool)
     return seen.scatter_(1, labels.flatten(1), True)[:, :num_classes]
 
@@ -177,7 +177,7 @@ def balanced_class_weights(pixels: Tensor) -> Tensor:
 
 
 def class_pixels(dataset: SegmentationDataset) -> Tensor:
-    """How many pixels of each class the labels of a dataset hold, (K,) float32."""
+    """Number of pixels of each class in the labels of a dataset, (K,) float32."""
     counts = np.zeros(256, np.int64)
     for index in range(len(dataset)):
         counts += np.bincount(dataset.labels(index).ravel(), minlength=256)

@@ -44,7 +44,7 @@ START_STEPS = 12  # whose views the first weights of Feature Reconstruction are 
 
 @dataclass(slots=True)
 class Run:
-    """What the parts of a run share.
+    """State shared by the parts of a run.
 
     Attributes:
         config: Its configuration.
@@ -182,7 +182,7 @@ def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop
 
 
 def _asked_to_stop(run: Run, stop: threading.Event) -> bool:
-    """Whether any rank was asked to stop; all ranks get the same answer."""
+    """Ask all ranks whether any was told to stop; all get the same answer."""
     return bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
 
 

@@ -106,8 +106,11 @@ def build_optimizer(
 
 
 def transformer_layer(name: str, depths: Sequence[int]) -> int | None:
-    """Where a parameter stands in its backbone: 0 for the patches' embedding, then a number per block, and one more
-    for what follows all blocks (or if there are none); None for the head's parameters."""
+    """Depth of a parameter in its backbone, for layer-wise rates.
+
+    0 is the patch embedding, 1..sum(depths) are the blocks, and sum(depths) + 1 is the rest of the backbone. None for
+    the head's parameters.
+    """
     if not name.startswith("backbone."):
         return None
     if ".patch_embed." in name:

@@ -42,7 +42,7 @@ class Experiment:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run goes on after a stop; gone when it is finished."""
+        """Path of the checkpoint that continues a stopped run; a finished run has none."""
         return self.path.with_name(f".{self.path.stem}.pt")
 
     def config(self) -> dict[str, Any]:

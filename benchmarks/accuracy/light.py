@@ -1,4 +1,4 @@
-"""What a model loses where the light or the camera is another: mIoU on a dataset whose images are changed.
+"""Accuracy in other light and with another camera: mIoU on a dataset whose images are changed.
 
     python -m benchmarks.accuracy.light MODEL [MODEL ...] --data DATA/camvid
 

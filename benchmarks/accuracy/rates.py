@@ -39,7 +39,7 @@ def grid(variants: Iterable[str], recipe: Recipe, folder: Path) -> list[Experime
 
 
 def rate_path(folder: Path, variant: str, multiple: float) -> Path:
-    """Where the run of a head at a rate is written."""
+    """Path of the run of a head at a rate."""
     return folder / f"{variant}-x{multiple:g}.json"
 
 

@@ -33,7 +33,7 @@ HAMBURGER_WIDTH = 256  # as in SegNeXt-T and -S
 
 
 class RivalHead(nn.Module):
-    """What the rivals share: stage features of any size in, what training or inference needs of a head out.
+    """Base of the rivals: takes stage features of any size, and gives what ECENet's decode head gives.
 
     Args:
         decoder: Takes the list of padded stage features, gives logits (B, K, h, w) at stride 4.

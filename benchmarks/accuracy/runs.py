@@ -18,12 +18,12 @@ class RunError(ValueError):
 
 
 def run_path(folder: Path, variant: str, seed: int) -> Path:
-    """Where a run is written."""
+    """Path of a run."""
     return folder / f"{variant}-seed{seed}.json"
 
 
 def is_finished(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a run of this configuration is there.
+    """Check whether a file holds a finished run of this configuration.
 
     Raises:
         RunError: The file holds another configuration; the text names what differs.

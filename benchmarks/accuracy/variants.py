@@ -1,4 +1,4 @@
-"""What is compared: ECENet, rival heads on its backbone, and ECENet with one part taken out."""
+"""Networks of the comparison: ECENet, rival heads on its backbone, and ECENet with one part taken out."""
 
 from __future__ import annotations
 
@@ -118,5 +118,5 @@ def build_variant(name: str, num_classes: int) -> ECENet:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers training sets, batch norms' statistics not counted."""
+    """Number of trained parameters; the statistics of batch norms do not count."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What is measured: the attention alone and a whole stage of the decode head, naive and fused, as ONNX graphs."""
+"""ONNX graphs to measure: the attention alone and a whole stage of the decode head, naive and fused."""
 
 from __future__ import annotations
 

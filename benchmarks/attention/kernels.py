@@ -1,4 +1,4 @@
-"""What TensorRT-RTX makes of a graph, from its builder's report: kernels, fused attentions, memory. Needs no GPU."""
+"""Kernels, fused attentions and memory of a graph in TensorRT-RTX, from its builder's report. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KernelError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What the builder reports.
+    """Figures of the builder's report.
 
     Attributes:
         kernels: Kernels that a run launches.

@@ -53,7 +53,7 @@ _TENSORRT = "tensorrt-rtx-cu13"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure.
+    """Settings of the measurement.
 
     Attributes:
         repeats: Timed calls of each graph.

@@ -75,7 +75,7 @@ class Peer:
         done.write_text(self.requirement, encoding="utf-8")
 
     def command(self, environments: Path, port: int) -> list[str]:
-        """What starts it, in the repository's root."""
+        """Command that starts the server from the repository's root."""
         arguments = [argument.format(port=port) for argument in self.arguments]
         return [str(self.python(environments)), "-m", f"benchmarks.peers.servers.{self.module}", *arguments]
 

@@ -32,7 +32,7 @@ class PeerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What is sent, and what has to come back.
+    """Requests to send, and the answers to expect.
 
     Attributes:
         calls: Requests for images that all differ.

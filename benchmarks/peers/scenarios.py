@@ -1,4 +1,4 @@
-"""What is done to a server: steady load, broken images, a burst, clients that hang up, and the end under load."""
+"""Scenarios for a server: steady load, broken images, a burst, clients that hang up, and a stop under load."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Steady:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What becomes of a server's good requests.
+    """Counts and times of a server's requests in the scenarios with faults.
 
     Attributes:
         good: Requests for whole images among which broken ones were.

@@ -128,7 +128,7 @@ class Work:
 
 
 def max_batch_size(engine_name: str) -> int:
-    """What pays for an engine: a CPU gains nothing by batches."""
+    """Batch size at which an engine is fastest: 1 on a CPU, which gains nothing by batches."""
     return SleepingEngine.max_batch_size if engine_name == "sleeping" else 1
 
 

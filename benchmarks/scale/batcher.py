@@ -30,7 +30,7 @@ class Work:
 
 @dataclass(slots=True)
 class BatchLog:
-    """What the engine has done: the size of each batch, and the seconds of all."""
+    """Record of the engine: the size of each batch, and the seconds of all."""
 
     sizes: list[int] = field(default_factory=list)
     busy_s: float = 0.0
@@ -71,7 +71,7 @@ class Batcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch runs, or images wait for the next one."""
+        """True while a batch runs or images wait for the next one."""
         return self._runs or bool(self._queue)
 
     def delay(self, seconds: float) -> None:
@@ -122,7 +122,7 @@ class Batcher:
         return len(self._queue) >= self._limits.max_batch_size
 
     def _should_form(self) -> bool:
-        """Whether waiting would not make the batch a larger one; asked while the engine is idle."""
+        """Check, while the engine is idle, whether the next batch should start: waiting would add no image to it."""
         if not self._queue:
             return False
         return self._is_full() or self._queue[0].window_end <= self._env.now or not self._expects_more()

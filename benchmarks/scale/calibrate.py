@@ -71,7 +71,7 @@ def origin(module: str, arguments: list[str]) -> Origin:
 
 
 def describe(model: ServiceModel) -> str:
-    """What was measured, in one line."""
+    """Measured times and the capacity, in one line."""
     costs = model.costs
     parts = {
         "overhead": costs.overhead_s,

@@ -47,10 +47,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How measurements came about.
+    """Origin of measurements.
 
     Attributes:
-        command: What was run.
+        command: The command line.
         commit: Of the code, with ``+`` where files differ from it.
         processor: Of the machine.
     """
@@ -158,7 +158,7 @@ def _answered(exchanges: Sequence[Exchange]) -> list[Exchange]:
 
 
 def _overhead_s(exchange: Exchange) -> float:
-    """What a request that is alone takes beside its work in codec threads and in the engine."""
+    """Seconds of a request that is alone, outside the codec threads and the engine."""
     work = sum(exchange.stages_s[stage] for stage in _WORK)
     return max(0.0, exchange.latency_s - work)
 

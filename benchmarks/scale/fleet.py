@@ -28,7 +28,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What serves.
+    """Replicas, and the balancers before them.
 
     Attributes:
         model: Each replica.
@@ -56,7 +56,7 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of all requests.
+    """Outcome of all requests.
 
     Attributes:
         latencies_s: Of the answered ones, in the order of their arrival; seconds.
@@ -160,7 +160,7 @@ class _Balancer:
         self._outstanding = [0] * len(replicas)
 
     def send(self, deadline: float) -> Generator[Event, End, End | None]:
-        """How the request ended; None if nobody would take it."""
+        """Send a request to one replica after the other; gives its end, None if all refused it."""
         untried = list(range(len(self._replicas)))
         for _ in range(min(self._tries, len(untried))):
             index = self._choose(untried, self._outstanding)

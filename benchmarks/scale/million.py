@@ -43,7 +43,7 @@ GPUS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What is not measured.
+    """Assumptions: figures that no measurement here gives.
 
     Attributes:
         flops_per_image: Of the bundled model at 768x576, a multiply-add as two; counted, not assumed.
@@ -61,13 +61,13 @@ class Assumptions:
 
     @property
     def spare(self) -> float:
-        """What all regions hold over what the traffic needs, so that the others can carry that of the lost one."""
+        """Capacity of all regions over the traffic's, such that the others carry the load of a lost one."""
         return self.regions / (self.regions - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """What a fleet needs.
+    """Size of a fleet.
 
     Attributes:
         gpu_images_per_s: One GPU at its assumed share of the peak.

@@ -70,5 +70,5 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def served(row: Row) -> bool:
-    """Whether so few requests were refused or expired that the latencies speak for all."""
+    """Check whether few enough requests were refused or expired for the latencies to speak for all."""
     return bool(row["rejected_share"] + row["expired_share"] <= _MOST_REFUSED)

@@ -1,4 +1,4 @@
-"""Which replica gets the next request. A balancer knows how many of its own requests each replica has not answered."""
+"""Policies that choose a replica. A balancer knows how many of its own requests each replica has not answered."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _calibration(calibration: Calibration) -> str:
 
 
 def origin_text(origin: Origin) -> str:
-    """What was run, where, and of which commit."""
+    """Command, processor and commit of a measurement, as a sentence."""
     return f"`{origin.command}`, {origin.processor}, commit {origin.commit}."
 
 

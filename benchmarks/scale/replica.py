@@ -13,7 +13,7 @@ from benchmarks.scale.service_model import ServiceModel
 
 
 class End(Enum):
-    """How a visit ends."""
+    """Ends of a visit."""
 
     ANSWERED = "answered"
     EXPIRED = "expired"
@@ -34,7 +34,7 @@ class Visit:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended; no further stage begins then."""
+        """True once the visit has ended; no further stage begins then."""
         return self.ended.triggered
 
 
@@ -74,7 +74,7 @@ class Replica:
 
     @property
     def log(self) -> BatchLog:
-        """What its engine has done."""
+        """Record of its engine."""
         return self._batcher.log
 
     def enter(self, deadline: float) -> Visit | None:

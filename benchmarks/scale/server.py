@@ -64,7 +64,7 @@ class RecordedEngine:
         return getattr(self._engine, name)
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
-        """What the other engine gives."""
+        """Run the wrapped engine, and log the batch's size and times."""
         started = time.perf_counter()
         rows = self._engine.infer(images)
         ended = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the simulation knows of one replica: its measured times and its settings."""
+"""Model of one replica for the simulation: its measured times and its settings."""
 
 from __future__ import annotations
 

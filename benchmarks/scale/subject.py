@@ -30,7 +30,7 @@ class SubjectError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the engine did at once.
+    """A batch of the engine.
 
     Attributes:
         size: Images.
@@ -123,7 +123,7 @@ def _command(limits: Limits) -> list[str]:
 
 
 def _url(server: subprocess.Popen[str]) -> str:
-    """Where the service listens, by the banner that it prints when it is ready."""
+    """Read the service's URL from the banner that it prints when it is ready."""
     assert server.stdout is not None
     banner = [server.stdout.readline() for _ in range(4)]
     if " is ready at " not in banner[0]:

@@ -74,7 +74,7 @@ def _over_batch_limits(sweep: SweepName, model: ServiceModel) -> Iterator[Case]:
 
 
 def _events(fleet: Fleet, requests: int) -> Iterator[Case]:
-    """What a fleet that is sized for its mean load meets."""
+    """Cases of bursts and of a death, for a fleet that is sized for its mean load."""
     capacity = fleet.capacity_per_s
     for load in (0.5, 0.7):
         third_s = requests / (load * capacity) / 3

@@ -87,7 +87,7 @@ class Comparison:
 
     @property
     def is_near(self) -> bool:
-        """Whether no error is beyond the bound."""
+        """True if every error is within ``LARGEST_ERROR``."""
         return all(abs(error) <= LARGEST_ERROR for error in self.errors().values())
 
 
@@ -117,7 +117,7 @@ def _compare_at(service: RunningService, name: SubjectName, load: float, seconds
 
 
 def measured_side(exchanges: Sequence[Exchange], batches: Sequence[Batch]) -> Side:
-    """What a real run comes to."""
+    """Sum up a real run."""
     answered = [exchange for exchange in exchanges if exchange.status == 200]
     elapsed_s = max(exchange.sent_s + exchange.latency_s for exchange in exchanges)
     return Side(
@@ -146,7 +146,7 @@ def engine_s_ratio(model: ServiceModel, batches: Sequence[Batch], results: Seque
 
 
 def simulated_side(results: Sequence[Result]) -> Side:
-    """What runs of the simulation come to."""
+    """Sum up runs of the simulation."""
     sizes = [size for result in results for size, count in result.batch_sizes.items() for _ in range(count)]
     return Side(
         latency_ms=latency_ms(np.concatenate([result.latencies_s for result in results])),

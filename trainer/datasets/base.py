@@ -1,4 +1,4 @@
-"""What every dataset is: pairs of image and label files with class names and a palette."""
+"""Datasets: pairs of image and label files with class names and a palette."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sample:
 
 
 class SegmentationDataset(Protocol):
-    """What training and evaluation need of a dataset.
+    """Protocol of a dataset for training and evaluation.
 
     Attributes:
         name: Name of the dataset, as ``open_dataset`` takes it.

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset; every text names the file, the value and the limit."""
+"""Errors of a dataset; every text names the file, the value and the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dataset cannot be trained well with although each file of it can be read, and the line that mends it."""
+"""Faults of a dataset whose files can all be read, and the line that mends each."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _classes_of_zero(dataset: Folder) -> list[int]:
 
 
 def _is_binary(dataset: Folder) -> bool:
-    """Whether the label files hold 0 and 255 alone, as far as they can be read."""
+    """Check whether the readable label files hold the values 0 and 255 and no other."""
     values: set[int] = set()
     for _, path in dataset.pairs:
         try:

@@ -1,4 +1,4 @@
-"""How the files of a split are found and paired, and which of them are missing."""
+"""Search for the files of a split, pairing, and the list of what is missing."""
 
 from __future__ import annotations
 

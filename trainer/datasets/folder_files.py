@@ -1,4 +1,4 @@
-"""Which image of a folder belongs to which label file."""
+"""Pairs of a folder's images and label files."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ MAX_CLASSES = 255
 
 @dataclass(frozen=True, slots=True)
 class SplitFolders:
-    """Where a split's images and labels lie; with a list file, only those that it names belong to it."""
+    """Folders of a split's images and labels; with a list file, only the names in it belong to the split."""
 
     images: Path
     labels: Path
@@ -103,7 +103,7 @@ def _spec(root: Path, raw: Mapping[str, Any]) -> FolderSpec:
 
 
 def _is_bare(raw: Any) -> bool:
-    """Whether the file is its ``classes`` alone: a list, or an object of names and colours."""
+    """Check whether the file holds ``classes`` alone: a list, or an object of names and colours."""
     if not isinstance(raw, dict):
         return isinstance(raw, list)
     parts = [part for value in raw.values() for part in (value if isinstance(value, list) else [value])]

@@ -1,4 +1,4 @@
-"""What a split holds: counts, sizes, class shares, and every file that is missing or cannot be used."""
+"""Inspection of a split: counts, sizes, class shares, and every file that is missing or cannot be used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Problem(NamedTuple):
-    """What is wrong with a file: one of ``KINDS``, and a sentence that names the file."""
+    """A problem of a file: one of ``KINDS``, and a sentence that names the file."""
 
     kind: str
     text: str
@@ -50,7 +50,7 @@ class PairReport(NamedTuple):
     Attributes:
         size: (height, width) of the image; None where it is unreadable.
         pixels: How often each label 0..255 occurs; None where the label file is unreadable.
-        problems: What is wrong.
+        problems: Everything that is wrong with the pair.
         digest: Equal for images of equal pixels.
         photo_turn: EXIF orientation that the image was turned by.
         labels_turn: EXIF orientation that its labels were turned by.

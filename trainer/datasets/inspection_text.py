@@ -21,7 +21,7 @@ MENDS = {
     "sizes differ": 'export the labels at the size of the image; "exif": false in classes.json turns no photo',
     "unusable": "",
 }
-"""What helps against each kind of problem."""
+"""Remedy of each kind of problem, one sentence for the user."""
 
 
 def as_text(reports: Reports, classes: Sequence[ClassInfo], faults: Sequence[Fault] = ()) -> str:

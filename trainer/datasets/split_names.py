@@ -9,7 +9,7 @@ ALIASES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What each split is called, by the name that it has here."""
+"""Names of each split in data sets, by its name in this package."""
 
 _SPLITS = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
 

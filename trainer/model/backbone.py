@@ -150,7 +150,7 @@ class _WindowShift:
 
 
 def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int) -> Tensor:
-    """What may attend to what after a cyclic shift: 0 where two tokens were neighbours, else -100.
+    """Additive attention mask of a cyclic shift: 0 for two tokens of the same unshifted region, else -100.
 
     Returns:
         (rows · columns, window_size², window_size²) float32, for windows in row-major order.

@@ -19,7 +19,7 @@ NUM_STAGES = 4
 
 @dataclass(frozen=True, slots=True)
 class HeadOutput:
-    """What training needs of the head.
+    """Output of the head in training: logits, and the terms of its losses.
 
     Attributes:
         logits: (B, K, H/4, W/4).
@@ -131,7 +131,7 @@ class DecodeHead(nn.Module):
 
 
 def class_presence(presence_logits: Tensor) -> Tensor:
-    """How much each class embedding speaks for its own class, ``p``: (B, K, K) to (B, K), 0..1."""
+    """Softmax share of each class embedding for its own class, ``p``: (B, K, K) to (B, K), 0..1."""
     shares = presence_logits.softmax(-1)
     return (shares * torch.eye(shares.shape[1]).to(shares)).sum(-1)  # the diagonal, in two nodes of ONNX
 

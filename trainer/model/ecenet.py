@@ -13,7 +13,7 @@ from trainer.model.decode_head import DecodeHead, HeadOutput
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What defines the network. Swin's fields count only where ``backbone`` is ``swin``.
+    """Definition of a network. Swin's fields count only where ``backbone`` is ``swin``.
 
     Attributes:
         backbone: ``swin``, or the name of a convolutional backbone of timm.

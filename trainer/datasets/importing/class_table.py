@@ -14,7 +14,7 @@ from trainer.datasets.label_coding import IGNORE_INDEX, Color
 
 BACKGROUND_COLOR = (0, 0, 0)
 UNLABELLED = ("background", "void")
-"""What unlabelled pixels become: a class of their own, or nothing that counts."""
+"""Treatments of unlabelled pixels: a class of their own, or void, which no loss counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from trainer.datasets.label_coding import Color
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a reader gets.
+    """Input of a reader.
 
     Attributes:
         path: The export, a file or a folder.

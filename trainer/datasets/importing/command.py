@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _text(imported: Imported, output: Path) -> str:
-    """What was written, how, and the next command."""
+    """Text of the result: the sizes, the classes, the notes, and the next command."""
     counts = ", ".join(f"{name} {plural(count, 'image')}" for name, count in imported.sizes.items())
     lines = [
         f"{output}: {counts}",

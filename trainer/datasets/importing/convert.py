@@ -52,7 +52,7 @@ READERS: Mapping[str, Callable[[Source], Export]] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an export becomes a data set.
+    """Options of the conversion of an export into a data set.
 
     Attributes:
         unlabelled: ``background`` or ``void``.
@@ -75,7 +75,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What was written: images of each split, the classes, and sentences on how it came about."""
+    """Result of an import: images of each split, the classes, and notes on how it came about."""
 
     sizes: Mapping[str, int]
     classes: tuple[str, ...]

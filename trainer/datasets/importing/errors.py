@@ -1,4 +1,4 @@
-"""What can be wrong with an export; every text names the file, the value and what was expected."""
+"""Errors of an export; every text names the file, the value and the expected form."""
 
 from __future__ import annotations
 

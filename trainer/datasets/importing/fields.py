@@ -20,7 +20,7 @@ Ring = NDArray[np.float64]
 
 SHOWN = 60
 MAX_PLACE = 100_000
-"""How far from the image's corner a shape may lie, in pixels; a rasteriser walks along all of an edge."""
+"""Largest coordinate of a shape, in pixels; it bounds the time of a rasteriser, which walks along every edge."""
 
 
 @dataclass(frozen=True, slots=True)

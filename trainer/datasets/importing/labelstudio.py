@@ -90,7 +90,7 @@ def _min_result(region: dict[str, Any]) -> dict[str, Any]:
 
 
 def references(task: Fields) -> list[str]:
-    """What the image of a task may be called, the most exact first."""
+    """Possible names of a task's image, the most exact first."""
     texts = [value for value in task.object("data").values.values() if isinstance(value, str)]
     paths = [path for text in texts for path in _paths(text)]
     upload = task.values.get("file_upload")

@@ -15,7 +15,7 @@ from trainer.datasets.reading import COLOR_MODES, as_ids, as_rgb, opened_label
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """What the values of label files stand for; one of the two is used.
+    """Classes of the values of label files; either ``ids`` or ``colors`` applies.
 
     Attributes:
         ids: Class by value.
@@ -55,6 +55,6 @@ class LabelFile:
 
 
 def is_colored(path: Path) -> bool:
-    """Whether a label file holds colours, not values."""
+    """Check whether a label file holds colours, not values."""
     with opened_label(path) as image:
         return image.mode in COLOR_MODES

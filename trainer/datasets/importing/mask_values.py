@@ -1,4 +1,4 @@
-"""Which classes the values of masks stand for, from a list of classes or from the masks themselves."""
+"""Classes of the values of masks, from a list of classes or from the masks themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_UNNAMED = 100
 
 
 def coding_of(masks: Sequence[Path], listed: Sequence[ListedClass] | None) -> Coding:
-    """What the values of masks stand for.
+    """Find the class of each value or colour of the masks.
 
     Args:
         masks: All of them; they are read where there is no list.

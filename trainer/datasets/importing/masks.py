@@ -66,13 +66,13 @@ def _with_layers(source: Source, collector: Collector, pairs: list[tuple[Path, P
 
 
 def is_mask(name: str) -> bool:
-    """Whether a path below the export is that of a mask."""
+    """Check whether a path below the export names a mask."""
     *folders, last = PurePosixPath(name).parts
     return any(_MASK_FOLDER.match(part) for part in folders) or bool(_MASK_NAME.match(PurePosixPath(last).stem))
 
 
 def pair_key(name: str) -> str:
-    """What an image and its mask have in common: the path without the words for images and masks."""
+    """Key that an image shares with its mask: the path without the words for images and masks."""
     *folders, last = PurePosixPath(name).parts
     path = PurePosixPath(last)
     stem = path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else last

@@ -1,4 +1,4 @@
-"""What every reader makes of an export: images, and what is drawn on each in the tool's order."""
+"""Common form of all exports: images, and the layers drawn on each in the tool's order."""
 
 from __future__ import annotations
 

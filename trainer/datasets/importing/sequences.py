@@ -1,4 +1,4 @@
-"""Which images are frames of one sequence, as far as their names tell.
+"""Sequences of images, as far as their names tell.
 
 Frames are numbered: ``drive1_000017``, ``clip_mp4-3``, ``seq2/0017``. Names that only count photos, as cameras give
 them (``IMG_0017``, ``0017``), tell of none.

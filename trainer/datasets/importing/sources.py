@@ -19,7 +19,7 @@ from trainer.datasets.split_names import folder_split
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
 MAX_UNPACKED_BYTES = 1 << 38
-"""What an archive may hold: 256 GiB."""
+"""Largest unpacked size of an archive: 256 GiB."""
 
 
 @contextmanager

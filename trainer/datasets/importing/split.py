@@ -1,4 +1,4 @@
-"""Which images become train and which val: the export's own split, whole sequences, or stratified by class.
+"""Split into train and val: the export's own, by whole sequences, or stratified by class.
 
 Stratified is greedy, as in Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-Label Data" (2011): from
 the rarest class on, an image goes to where most of its class are still wanted. The same content never lies in two
@@ -141,7 +141,7 @@ def _stratified(units: Sequence[_Unit], val_images: float, share: float) -> list
 
 
 class _Wanted:
-    """How many images, and images of each class, each side still wants."""
+    """Numbers of images, in all and of each class, that each side still lacks."""
 
     def __init__(self, units: Sequence[_Unit], val_images: float, share: float) -> None:
         total = sum(unit.size for unit in units)
@@ -153,7 +153,7 @@ class _Wanted:
             self._of[VAL][number], self._of[TRAIN][number] = val, sum(having) - val
 
     def side(self, unit: _Unit, number: int | None) -> str:
-        """Where a unit goes, for the sake of a class; both counts go down by what it brings."""
+        """Choose the side that lacks most images of a class, and subtract the unit from its counts."""
         side = max((TRAIN, VAL), key=lambda side: (self._need(side, number), self._images[side]))
         self._images[side] -= unit.size
         for own, count in unit.counts.items():

@@ -30,7 +30,7 @@ from trainer.datasets.reading import BROKEN
 META = "meta.json"
 WITHOUT_AREA = ("line", "point", "graph", "cuboid", "cuboid_2d", "polyline")
 MAX_PNG_BYTES = 1 << 28
-"""What a bitmap may hold once zlib has unpacked it: 256 MiB of PNG."""
+"""Largest PNG of a bitmap after zlib has unpacked it: 256 MiB."""
 
 
 def read_supervisely(source: Source) -> Export:
@@ -118,7 +118,7 @@ def _bitmap(fields: Fields) -> Bitmap:
 
 
 def _inside(image: Image.Image) -> NDArray[np.bool_]:
-    """What a PNG marks: its opaque pixels where it has transparency, else those that are not zero."""
+    """Pixels that a PNG marks, (H, W) bool: the opaque ones where it has transparency, else those that are not zero."""
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))[..., 3] >= HALF
     return np.asarray(image if image.mode in ("1", "P", "L") else image.convert("L")) > 0
