@@ -1,4 +1,4 @@
-"""Where a GPU, or everything, is required, a skipped test fails the run; elsewhere it says why it skips."""
+"""A skipped test fails the run where a GPU, or everything, is required; elsewhere it says why it skips."""
 
 from __future__ import annotations
 

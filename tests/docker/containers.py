@@ -39,15 +39,15 @@ class Container:
     name: str
 
     def inspect(self) -> dict[str, Any]:
-        """What Docker knows of it."""
+        """Its entry of ``docker container inspect``."""
         return dict(json.loads(docker("container", "inspect", self.name))[0])
 
     def url(self) -> str:
-        """Where its port 8000 is published."""
+        """URL at which its port 8000 is published."""
         return f"http://{docker('port', self.name, '8000').splitlines()[0]}"
 
     def python(self, program: str) -> str:
-        """What a program prints that runs beside the service."""
+        """Run a Python program beside the service; gives its output."""
         return docker("exec", self.name, "python3", "-c", program)
 
     def logs(self) -> str:

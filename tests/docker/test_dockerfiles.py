@@ -1,4 +1,4 @@
-"""What can be told of the Dockerfiles without building them; hadolint knows the rest."""
+"""Checks of the Dockerfiles that need no build; hadolint does the rest."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def line(popen: Popen) -> str:
 
 
 def url_of(popen: Popen) -> str:
-    """Where a service listens, once it is ready."""
+    """URL of a service, once it is ready."""
     return line(popen).rpartition(" ")[2]
 
 
@@ -164,7 +164,7 @@ def test_sighup_follows_the_disk(root: Path, write_model: WriteModel, png: Png) 
 
 
 def heeds_sighup(popen: Popen) -> bool:
-    """Whether a process has said what SIGHUP means to it; until then the kernel ends it."""
+    """Check whether a process ignores or handles SIGHUP; until then the kernel ends it."""
     status = Path(f"/proc/{popen.pid}/status").read_text()
     masks = [int(mask, 16) for mask in re.findall(r"^Sig(?:Ign|Cgt):\t(\w+)$", status, re.MULTILINE)]
     return any(mask >> (signal.SIGHUP - 1) & 1 for mask in masks)

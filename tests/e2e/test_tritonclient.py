@@ -29,7 +29,7 @@ Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @pytest.fixture(scope="module")
 def url(shared_model_dir: Path) -> Iterator[str]:
-    """Where a service with the brightness model listens."""
+    """URL of a service with the brightness model."""
     options = ["--port", "0", "--model-dir", str(shared_model_dir), "--max-requests-in-flight", "32"]
     command = [sys.executable, "-m", "service", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -166,8 +166,8 @@ def test_eight_at_once_get_their_own_answers(
     [
         (images_input(np.zeros((1, 32, 32, 3), np.uint8)), (MODEL,), 400, "[1, 32, 32, 3], expected [-1, 32, 64, 3]"),
         (images_input(np.zeros((33, 32, 64, 3), np.uint8)), (MODEL,), 413, "33 images, at most 32"),
-        (files_input(b"no image"), (MODEL,), 400, "no image"),
-        (files_input("bm8=", binary=False), (MODEL,), 400, "no image"),
+        (files_input(b"no image"), (MODEL,), 400, "they start with b'no image'"),
+        (files_input("bm8=", binary=False), (MODEL,), 400, "they start with b'no'"),
         (images_input(np.zeros((1, 32, 64, 3), np.uint8)), ("street",), 404, "model 'street' is unknown"),
         (images_input(np.zeros((1, 32, 64, 3), np.uint8)), (MODEL, "7"), 404, "version '7'"),
     ],

@@ -1,4 +1,4 @@
-"""What the checks of all manifests share."""
+"""Fixtures of the checks of all manifests."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _objects(build: Build) -> Objects:
 
 @functools.cache
 def render_text(build: Build) -> str:
-    """What ``kubectl kustomize`` prints for a build."""
+    """Output of ``kubectl kustomize`` for a build."""
     if not build.components:
         return _kustomize(K8S / build.folder)
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""What a server makes of objects together, and linters miss: who selects whom, by which name and port.
+"""Checks of objects together, which linters miss: selectors, names and ports that refer to each other.
 
 Each check takes the objects of a build and gives its complaints.
 """
@@ -36,7 +36,7 @@ def names(objects: Objects) -> Iterator[str]:
 
 
 def selectors(objects: Objects) -> Iterator[str]:
-    """What selects pods finds those of the same instance, and only them."""
+    """Selectors find the pods of the same instance, and only them."""
     for item in of_kind(objects, "Deployment"):
         if not selects(item["spec"]["selector"]["matchLabels"], item["spec"]["template"]["metadata"]["labels"]):
             yield f"{name_of(item)} does not select its own pods"
@@ -123,7 +123,7 @@ def _leads_to(path: tuple[str, str], target: str) -> bool:
 
 
 def published(objects: Objects, path: str) -> bool:
-    """Whether a route of the build leads to a path of the service."""
+    """Check whether a route of the build leads to a path of the service."""
     return any(_leads_to(route, path) for _, route, _, _ in _routes(objects))
 
 

@@ -1,4 +1,4 @@
-"""What admission, the scheduler or the service itself would refuse of a pod.
+"""Checks of pods: all that admission, the scheduler or the service itself would refuse.
 
 Each check takes the objects of a build and gives its complaints.
 """
@@ -119,7 +119,7 @@ def volumes(objects: Objects) -> Iterator[str]:
 
 
 def written_folders(objects: Objects) -> Iterator[str]:
-    """What the service writes is on a volume that can be written, engines and their key on the same one."""
+    """Folders that the service writes to lie on a writable volume, engines and their key on the same one."""
     for pod, container, variables in serving(objects):
         writable = {
             mount["mountPath"]: mount["name"]

@@ -103,5 +103,5 @@ def quantity(text: str) -> float:
 
 
 def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    """Whether ``matchLabels`` find a pod; an empty selector finds none here, as it is one that was forgotten."""
+    """Check whether ``matchLabels`` find a pod. An empty selector finds none: it is one that was forgotten."""
     return bool(selector) and selector.items() <= labels.items()

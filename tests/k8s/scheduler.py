@@ -1,4 +1,4 @@
-"""Where kube-scheduler puts pods, as far as the manifests depend on it: filters by labels and room, scores by spread.
+"""Model of kube-scheduler, as far as the manifests depend on it: filters by labels and room, scores by spread.
 
 Rules of the plugins NodeAffinity, NodeResourcesFit and PodTopologySpread of Kubernetes 1.36. Other scores are not known
 here, so of nodes with equal scores the one with the most pods is taken: the worst choice.
@@ -91,7 +91,7 @@ def _matches(node: Node, rule: dict[str, Any]) -> bool:
 
 
 def requests(pod: Pod) -> dict[str, float]:
-    """What a pod asks for, by resource."""
+    """Requests of a pod by resource, summed over its containers."""
     total: dict[str, float] = {}
     for container in pod.spec["containers"]:
         for key, amount in container["resources"]["requests"].items():
@@ -100,7 +100,7 @@ def requests(pod: Pod) -> dict[str, float]:
 
 
 def roll_out(cluster: Cluster, old: Pod, new: Pod, replicas: int) -> bool:
-    """Whether a Deployment's rollout ends, on a cluster where its old pods run already; pods get ready at once."""
+    """Roll a Deployment out where its old pods run; gives whether it ends. Pods get ready at once."""
     rolling = old.owner["spec"]["strategy"]["rollingUpdate"]
     surge, missing = int(rolling["maxSurge"]), int(rolling["maxUnavailable"])
     olds, news = replicas, 0

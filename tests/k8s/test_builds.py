@@ -59,7 +59,7 @@ def test_every_kustomization_is_in_a_build() -> None:
 
 @pytest.mark.parametrize("component", sorted(path.name for path in (K8S / "components").iterdir()))
 def test_a_component_builds_alone(component: str) -> None:
-    """What it changes may be absent: an overlay of somebody else's need not have all that ours have."""
+    """A component may patch what an overlay does not have: overlays of others need not have all that ours have."""
     render(Build(f"components/{component}"))
 
 

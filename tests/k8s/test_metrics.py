@@ -1,4 +1,4 @@
-"""What autoscalers ask Prometheus for is there, and alerts and dashboards come along.
+"""Metrics that autoscalers ask Prometheus for exist; alerts and dashboards come with them.
 
 That rules and dashboards name what exists is tested where they are kept, ``tests/observability``.
 """

@@ -1,4 +1,4 @@
-"""What the scheduler does with the pods of the overlays: rollouts on full clusters, shared GPUs."""
+"""Scheduling of the overlays' pods: rollouts on full clusters, shared GPUs."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_queued_training_goes_to_a_queue_with_room_for_it(folder: str) -> None
 
 
 def launched(container: dict[str, Any], rank: int) -> argparse.Namespace:
-    """What torchrun understands of a container's command in the pod of an index."""
+    """Parse a container's command in the pod of an index, as torchrun does."""
     environment = {"JOB_COMPLETION_INDEX": str(rank), "PATH": os.environ["PATH"]}
     (script,) = container["args"]
     show = 'torchrun() { for word in "$@"; do printf "%s\\n" "$word"; done; }\n'

@@ -74,14 +74,14 @@ class Balancer:
         return connection
 
     def entries(self) -> list[Entry]:
-        """What it has logged of requests for images."""
+        """Logged requests for images."""
         lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
         logged = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         read = _nginx_entry if self.kind == "nginx" else _haproxy_entry
         return [read(entry) for entry in logged if entry["path"].startswith("/segment")]
 
     def entries_of(self, requests: int) -> list[Entry]:
-        """What it has logged once so many requests for images were answered.
+        """Logged requests for images, once so many were answered.
 
         HAProxy drops a line rather than let one of its threads wait for another that writes: one in some thousands.
         """

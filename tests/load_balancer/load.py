@@ -38,7 +38,7 @@ class Connection(http.client.HTTPConnection):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request.
+    """Outcome of a request.
 
     Attributes:
         started: When it was sent, on the monotonic clock.

@@ -30,7 +30,7 @@ class Network:
         return f"{_SUBNET}.{10 + container}"
 
     def enter(self, container: int) -> tuple[str, ...]:
-        """What to write before a command that is to run in a container."""
+        """Words before a command that run it in a container."""
         return ("ip", "netns", "exec", f"{self._name}-{container}")
 
     def connect(self, container: int) -> None:

@@ -36,7 +36,7 @@ class Sample:
     labels: NDArray[np.uint8]
 
     def is_answered_by(self, answer: bytes) -> bool:
-        """Whether every pixel of the answer is right."""
+        """Check every pixel of an answer, a PNG of labels."""
         with Image.open(io.BytesIO(answer)) as image:
             return np.array_equal(np.asarray(image), self.labels)
 

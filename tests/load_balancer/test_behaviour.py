@@ -1,4 +1,4 @@
-"""What else clients meet at a balancer: overload, limits, slow and broken uploads, ids, and what is not published."""
+"""Further behaviour of a balancer: overload, limits, slow and broken uploads, ids, unpublished paths."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def contained(containers: Network, shared_model_dir: Path) -> Iterator[Sequence[
 
 
 def is_silent(containers: Network, address: str) -> bool:
-    """Whether connecting to an address gets no answer at all."""
+    """Check whether connecting to an address gets no answer at all."""
     program = "import socket, sys; socket.create_connection((sys.argv[1], 8000), timeout=1)"
     command = ["ip", "netns", "exec", containers.namespace, sys.executable, "-c", program, address]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -70,5 +70,5 @@ def test_balancer_follows_dns_without_losing_a_request(
 
 
 def replicas_of(balancer: Balancer) -> set[str]:
-    """Who has answered so far, by the balancer's log."""
+    """Addresses of the replicas that have answered so far, by the balancer's log."""
     return {entry.replica for entry in balancer.entries()}

@@ -1,4 +1,4 @@
-"""What ``ecenet-export inspect`` tells of directories, graphs and engines, and how it refuses other files."""
+"""``ecenet-export inspect`` on directories, graphs and engines, and its errors for other files."""
 
 from __future__ import annotations
 

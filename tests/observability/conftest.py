@@ -12,7 +12,7 @@ from tests.support.live_service import LiveService
 
 @pytest.fixture(scope="session")
 def exposition(live_service: LiveService) -> str:
-    """What ``/metrics`` of a ready service says."""
+    """Body of ``/metrics`` of a ready service."""
     return live_service.metrics
 
 

@@ -1,4 +1,4 @@
-"""What a PromQL expression names that is not there: metrics, labels, and values of labels."""
+"""Search of PromQL expressions for metrics, labels and values of labels that do not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Catalogue = Mapping[str, Labels]
 
 
 def catalogue_of(exposition: str) -> dict[str, dict[str, set[str]]]:
-    """What a service exposes in Prometheus's text format."""
+    """Metrics, labels and values of labels in an exposition of Prometheus's text format."""
     catalogue: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for line in exposition.splitlines():
         if (match := re.match(r"([a-z_]+)(?:\{(.*)\})? ", line)) is not None:
@@ -42,7 +42,7 @@ def add_recorded(catalogue: Catalogue, rules: Iterable[Mapping[str, Any]]) -> di
 
 
 def complaints(expression: str, catalogue: Catalogue) -> list[str]:
-    """What of an expression does not exist.
+    """Name each part of an expression that the catalogue does not have.
 
     Raises:
         ValueError: It does not parse.

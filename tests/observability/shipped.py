@@ -1,4 +1,4 @@
-"""What is shipped in ``docker/observability``, read."""
+"""Readers of the files in ``docker/observability``."""
 
 from __future__ import annotations
 

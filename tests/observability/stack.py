@@ -31,7 +31,7 @@ class Prometheus:
         self._http = http
 
     def value(self, expression: str) -> float | None:
-        """What an expression gives now; None if nothing."""
+        """Evaluate an expression now; None if it gives nothing."""
         result = self._http.get("/api/v1/query", params={"query": expression}).json()["data"]["result"]
         return float(result[0]["value"][1]) if result else None
 
@@ -52,7 +52,7 @@ class Alertmanager:
         self._http.post("/api/v2/alerts", json=[{"labels": labels} for labels in alerts]).raise_for_status()
 
     def silenced(self, job: str) -> dict[str, bool]:
-        """Whether another alert silences it, by an alert's name and instance."""
+        """Alerts of a job by name and instance, and whether another alert inhibits each."""
         alerts = self._http.get("/api/v2/alerts", params={"filter": f'job="{job}"'}).json()
         return {_name_of(alert["labels"]): bool(alert["status"]["inhibitedBy"]) for alert in alerts}
 

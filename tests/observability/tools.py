@@ -12,7 +12,7 @@ from tests.observability.shipped import FOLDER
 
 
 def path_of(tool: str) -> str:
-    """Where a tool is; skips the test where it is not installed."""
+    """Path of a tool; skips the test if it is not installed."""
     path = shutil.which(tool)
     if path is None:
         pytest.skip(f"{tool} is not installed: apt-get install prometheus prometheus-alertmanager")

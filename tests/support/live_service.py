@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class LiveService:
-    """What a ready service with a real engine shows.
+    """Paths and metrics of a ready service with a real engine.
 
     Attributes:
         paths: Paths that it answers.

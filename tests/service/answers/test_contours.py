@@ -24,7 +24,7 @@ maps = npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, max_side=
 
 
 def winding(polygon: Polygon, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """How often the rings of a polygon go around the centre of each pixel."""
+    """Winding number of a polygon's rings around the centre of each pixel, (H, W) int64."""
     steps = np.zeros((shape[0], shape[1] + 1), np.int64)
     for ring in polygon:
         for (x0, y0), (x1, y1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Which answer an ``Accept`` header leads to."""
+"""Choice of the answer by the ``Accept`` header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are taken from what is named, and where their results go."""
+"""Images that arguments name, and the paths of their results."""
 
 from __future__ import annotations
 

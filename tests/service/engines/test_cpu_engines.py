@@ -1,4 +1,4 @@
-"""What both runtimes of a CPU have in common, ONNX Runtime and OpenVINO."""
+"""Common behaviour of both runtimes of a CPU, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 

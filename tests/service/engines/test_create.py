@@ -1,4 +1,4 @@
-"""Which engine serves: what was asked for or an error; only engines that may be loaded, or that the user names."""
+"""Choice of the engine: the requested one or an error; ``auto`` tries only what this machine may load."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_named_engine_has_to_fit_model_and_machine(
 def test_onnxruntime_with_cuda_needs_a_gpu_too(
     model_dir: Path, two_graphs: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where onnxruntime-gpu is installed and there is no GPU, ``auto`` has to end with the CPU."""
+    """``auto`` has to end with the CPU where onnxruntime-gpu is installed and there is no GPU."""
     monkeypatch.setattr(create, "cuda_obstacle", lambda: None)
     monkeypatch.setattr(cuda, "gpu_obstacle", lambda: "there is no usable NVIDIA GPU")
     with pytest.raises(EngineError, match="--engine onnxruntime-cuda cannot be used: there is no usable NVIDIA GPU"):

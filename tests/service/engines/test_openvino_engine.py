@@ -268,7 +268,7 @@ def test_processor_without_bf16_is_told_so(tiny_model_dir: Path, monkeypatch: py
 def test_arithmetic_that_openvino_would_replace_is_refused(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a processor lacks bf16, OpenVINO takes float32 without a word."""
+    """OpenVINO takes float32 without a word on a processor that lacks bf16."""
     import openvino  # noqa: PLC0415
 
     real = openvino.Core.compile_model

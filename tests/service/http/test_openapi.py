@@ -33,7 +33,7 @@ async def document(api: Api) -> dict[str, Any]:
 
 @pytest.fixture
 def answers(document: dict[str, Any]) -> dict[str, Any]:
-    """What ``POST /segment`` answers, by media type."""
+    """Contents of ``POST /segment``'s answer 200, by media type."""
     content: dict[str, Any] = document["paths"]["/segment"]["post"]["responses"]["200"]["content"]
     return content
 

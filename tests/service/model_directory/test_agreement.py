@@ -1,4 +1,4 @@
-"""What counts as agreement with PyTorch."""
+"""Agreement of an engine's outputs with PyTorch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines are tied to: found as it is, and told where it is missing; and where an engine fits."""
+"""Detection of the machine that engines are tied to, its errors, and the machines that an engine fits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PORTABLE = Machine("tensorrt-rtx", "1.7.1", ANY_GPU, "7.5,8.9,12.0")
 
 
 class FakeCuda(SimpleNamespace):
-    """What is asked of ``cuda.bindings.runtime``, which gives (error, value)."""
+    """Stand-in of ``cuda.bindings.runtime``, whose functions give (error, value)."""
 
     def __init__(self, devices: int = 1, error: int = 0, name: bytes | str = b"NVIDIA L4") -> None:
         properties = SimpleNamespace(name=name, major=8, minor=9)
@@ -42,7 +42,7 @@ class FakeCuda(SimpleNamespace):
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What imports give here: modules, or the errors that they raise."""
+    """Results of imports in ``machine`` by name: modules, or errors to raise."""
     found: dict[str, Any] = {}
 
     def import_module(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which version of which model serves, and how that changes; by the repository's own calls."""
+"""Served versions of each model, and their changes, by the repository's own calls."""
 
 from __future__ import annotations
 

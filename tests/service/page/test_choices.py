@@ -1,4 +1,4 @@
-"""What can be chosen on the page: the model, and whether it sees a large image in windows."""
+"""Choices on the page: the model, and windows for large images."""
 
 from __future__ import annotations
 

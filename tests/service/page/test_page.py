@@ -1,4 +1,4 @@
-"""What people do on the page, in a headless Chromium against a real server."""
+"""Use of the page in a headless Chromium against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``/``, ``/docs`` and their files answer, without a browser."""
+"""Answers of ``/``, ``/docs`` and their files, without a browser."""
 
 from __future__ import annotations
 

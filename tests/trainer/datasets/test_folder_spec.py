@@ -1,4 +1,4 @@
-"""What ``classes.json`` may say, and what it is told when it is wrong."""
+"""Forms of ``classes.json``, and the errors of wrong ones."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Client:
         self.task = asyncio.create_task(api.app(self._scope, self._receive, self._send))
 
     async def until(self, words: bytes) -> bytes:
-        """What has come when ``words`` are among it."""
+        """Wait until ``words`` have come; gives all that has come since the last call."""
         seen = b""
         while words not in seen:
             seen += await self.pieces.get()
