@@ -328,7 +328,7 @@ def test_command_without_a_graph_that_fuses_tells_what_to_run(
 ) -> None:
     assert main(["tensorrt", str(tiny_model_dir)]) == 1
     error = capsys.readouterr().err
-    assert "brightness has no fp16 graph of 32x64 to build from, it has 32x64 fp32; export the checkpoint" in error
+    assert "brightness has no fp16 graph of 32x64 to build from; it has 32x64 fp32; export the checkpoint" in error
     assert not (tiny_model_dir / "engines").exists()
 
 
