@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.checkpoint import read_checkpoint
 from trainer.config import ConfigError, TrainConfig, changed_keys
 from trainer.distributed import Ranks
-from trainer.engine import TrainingState
 from trainer.model.ecenet import ECENet, named_config
 from trainer.model.feature_reconstruction import FeatureReconstruction
 from trainer.model.initialisation import stage_covariances, start_ghost_bilinear, start_reconstruction
 from trainer.precision import keep_depthwise_in_float
 from trainer.schedule import MovingAverage, build_optimizer
 from trainer.sync_batchnorm import synchronise_batchnorm
+from trainer.training_loop import TrainingState
 from trainer.weights.pretrained import initialise
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from trainer.build import (
 from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import InMemory, SegmentationDataset, open_dataset
 from trainer.distributed import Ranks, joined_ranks, rank_batches
-from trainer.engine import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
@@ -37,6 +36,7 @@ from trainer.report.examples import Example, FixedExamples, spread_indices
 from trainer.run_folder import LAST, RunFolder
 from trainer.stopping import StoppedError, stop_requests
 from trainer.tensorboard import TensorBoard
+from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 from trainer.transforms import Augmentation
 
 START_STEPS = 12  # whose views the first weights of Feature Reconstruction are fitted to

@@ -12,10 +12,10 @@ import torch
 
 from trainer.config import load_config
 from trainer.distributed import leave
-from trainer.engine import DivergedError
 from trainer.run import train
 from trainer.run_folder import has_checkpoint
 from trainer.stopping import StoppedError
+from trainer.training_loop import DivergedError
 
 COMMANDS = {
     "average": ("trainer.weights.average", "the mean of the weights of several runs, as one network"),

@@ -23,8 +23,8 @@ from benchmarks.accuracy.recipe import Recipe, open_half_resolution
 from benchmarks.accuracy.runs import FOLDER, RATES_FOLDER, RunError, run_path
 from benchmarks.accuracy.variants import VARIANTS
 from trainer.datasets import DatasetError
-from trainer.engine import DivergedError
 from trainer.memory import keep_freed_memory
+from trainer.training_loop import DivergedError
 from trainer.weights.pretrained import PretrainedError
 
 

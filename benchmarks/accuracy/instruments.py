@@ -28,13 +28,13 @@ from benchmarks.accuracy.training import epoch_batches, initial_state, train_by
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 from trainer.config import LossWeights
 from trainer.datasets import DatasetError, SegmentationDataset
-from trainer.engine import Batch, DivergedError
 from trainer.losses import criterion, present_classes
 from trainer.model.decode_head import HeadOutput, class_presence
 from trainer.model.ecenet import ECENet
 from trainer.model.feature_reconstruction import FeatureReconstruction
 from trainer.model.initialisation import covariance_sums
 from trainer.prediction.pytorch import normalise
+from trainer.training_loop import Batch, DivergedError
 from trainer.weights.pretrained import PretrainedError
 
 PROBE_EPOCH = 1_000_000  # whose views no training reaches

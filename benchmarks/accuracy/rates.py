@@ -23,8 +23,8 @@ from benchmarks.accuracy.runs import RATES_FOLDER, RunError, read_run
 from benchmarks.accuracy.table import markdown
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 from trainer.datasets import DatasetError
-from trainer.engine import DivergedError
 from trainer.memory import keep_freed_memory
+from trainer.training_loop import DivergedError
 from trainer.weights.pretrained import PretrainedError
 
 MULTIPLES = (4.0, 8.0, 16.0)

@@ -19,13 +19,13 @@ from benchmarks.accuracy.variants import VARIANTS, build_variant
 from trainer.build import load_training_state, start_at_principal_directions, training_state
 from trainer.datasets import SegmentationDataset
 from trainer.distributed import Ranks, rank_batches
-from trainer.engine import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.model.initialisation import start_ghost_bilinear
 from trainer.precision import keep_depthwise_in_float
 from trainer.prediction.pytorch import normalise
 from trainer.run import START_STEPS
 from trainer.schedule import MovingAverage, build_optimizer
+from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 from trainer.weights.pretrained import load_imagenet_weights
 
 LOGGED = 40

@@ -20,8 +20,8 @@ from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_r
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 from service.model_directory.manifest import ClassInfo
 from trainer.datasets import Sample
-from trainer.engine import TrainingState
 from trainer.losses import Losses
+from trainer.training_loop import TrainingState
 
 TINY = Recipe(steps=3, batch_size=2, input_size=(32, 32), crop_size=(32, 32))
 

@@ -12,10 +12,10 @@ from trainer.build import build_model, build_state, load_training_state, start_a
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrainConfig, load_config
 from trainer.distributed import Ranks
-from trainer.engine import TrainingState
 from trainer.model.ecenet import ECENet, named_config
 from trainer.model.initialisation import principal_directions, stage_covariances
 from trainer.run import prepare, train
+from trainer.training_loop import TrainingState
 from trainer.weights.released_keys import DERIVED
 from trainer.weights.released_names import released_name
 
