@@ -55,7 +55,7 @@ setup(
         Extension(
             "service.imaging._native",
             sources=["service/imaging/label_map.c", "service/imaging/resize.c"],
-            depends=["service/imaging/clones.h"],
+            depends=["service/imaging/native.h"],
         )
     ],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clones.h"
+#include "native.h"
 
 enum { CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
 

@@ -11,7 +11,7 @@ MAX_CLASSES = 256
 
 
 class Status(IntEnum):
-    """Results of the functions, as ``clones.h`` numbers them."""
+    """Results of the functions, as ``native.h`` numbers them."""
 
     OK = 0
     NOT_FINITE = 1

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clones.h"
+#include "native.h"
 
 enum { CHUNK = 256, CHANNELS = 3, PRECISION = 22, HALF = 1 << (PRECISION - 1) };
 

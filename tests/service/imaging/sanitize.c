@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../../service/imaging/clones.h"
+#include "../../../service/imaging/native.h"
 
 enum { LABEL_ROUNDS = 500, RESIZE_ROUNDS = 700, MOST_PIXELS = 40000, MOST_WORK = 4000000 };
 enum { CHANNELS = 3, PRECISION = 22 };

@@ -1,6 +1,6 @@
-/* What the compiled functions share: their prototypes, their results, and how they are compiled. */
-#ifndef ECENET_CLONES_H
-#define ECENET_CLONES_H
+/* Prototypes and results of the compiled functions, and how they are compiled. */
+#ifndef ECENET_NATIVE_H
+#define ECENET_NATIVE_H
 
 #include <stdint.h>
 
