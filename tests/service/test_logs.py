@@ -29,18 +29,20 @@ NASTY = "a\nb\r\x1b[31mred\x00\u2028\u202e\x85\udc80end"
 
 @contextmanager
 def logged(log_format: LogFormat, name: str = "test.logs") -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger with its lines."""
+    """A logger with its lines, which go nowhere else: pytest-xdist cannot send a captured lone surrogate."""
     stream = io.StringIO()
     handler = make_handler(log_format, stream)
     logger = logging.getLogger(name)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
+    logger.propagate = False
     try:
         yield logger, stream
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+        logger.propagate = True
 
 
 def objects(stream: io.StringIO) -> list[dict[str, Any]]:
