@@ -18,7 +18,7 @@ COMMANDS = (onnx, quantize, selfcheck, inspect, verify, tensorrt)
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         return int(args.command(args))
     except (ValueError, OSError, RuntimeError) as error:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-export",
         description="Turn a checkpoint into the model directory that ecenet-serve reads, and prove what it holds.",

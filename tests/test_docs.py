@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
-from model_export.__main__ import _parser as export_parser
+from model_export.__main__ import argument_parser as export_parser
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
-from trainer.datasets.importing.command import _parser as import_parser
-from trainer.evaluate import _parser as evaluate_parser
-from trainer.inspect_data import _parser as check_parser
+from trainer.datasets.importing.command import argument_parser as import_parser
+from trainer.evaluate import argument_parser as evaluate_parser
+from trainer.inspect_data import argument_parser as check_parser
 from trainer.train import COMMANDS
-from trainer.train import _parser as train_parser
+from trainer.train import argument_parser as train_parser
 
 ROOT = Path(__file__).parents[1]
 READMES = {
@@ -81,7 +81,7 @@ def test_the_commands_of_all_readmes_parse() -> None:
     parsers = {"ecenet-train": train_parser(), "ecenet-evaluate": evaluate_parser(), "ecenet-export": export_parser()}
     for command, (module, _) in COMMANDS.items():
         if command != "data":
-            parsers[f"ecenet-train {command}"] = importlib.import_module(module)._parser()
+            parsers[f"ecenet-train {command}"] = importlib.import_module(module).argument_parser()
     parsers["ecenet-train data import"] = import_parser()
     parsers["ecenet-train data check"] = check_parser()
     names = "|".join(sorted(parsers, reverse=True))  # the longer first

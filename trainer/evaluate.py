@@ -37,7 +37,7 @@ EPILOG = """example:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         mode = _mode(args)
         if args.update_manifest:
@@ -173,7 +173,7 @@ def _scales(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of scales, e.g. 0.5,0.75,1.0") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-evaluate",
         description="mIoU, accuracy and IoU per class of a model on a labelled dataset.",

@@ -33,7 +33,7 @@ two splits. Each is named, with what mends it.
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status: 1 if anything is wrong with the dataset."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         return _inspect(args)
     except (DatasetError, OSError) as error:
@@ -131,7 +131,7 @@ def _positive(text: str) -> int:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train data check",
         description="Counts, sizes, class shares, every broken file and every fault of a dataset, and a contact sheet.",

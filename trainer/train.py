@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[arguments[0]][0])
         return int(module.main(arguments[1:]))
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load_config(args.config, args.set)
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(config.as_toml())  # noqa: T201
             return 0
         if args.data is None or args.output is None:
-            _parser().error("--data and --output are needed to train")
+            argument_parser().error("--data and --output are needed to train")
         if args.threads:
             torch.set_num_threads(args.threads)
         resume = args.resume or (args.auto_resume and has_checkpoint(args.output))
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train",
         description="Train ECENet; it leaves checkpoints from which --resume goes on.",

@@ -15,7 +15,7 @@ from tests.k8s.manifests import Build, Objects, of_kind, render
 from tests.k8s.pods import pods, quantity
 from tests.k8s.scheduler import requests
 from trainer.config import load_config
-from trainer.train import _parser as train_parser
+from trainer.train import argument_parser as train_parser
 
 
 @pytest.fixture

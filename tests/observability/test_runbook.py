@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_export.__main__ import _parser as export_parser
+from model_export.__main__ import argument_parser as export_parser
 from service.http.app import create_app
 from service.settings import Settings, option
 from tests.observability.promql import Catalogue, complaints

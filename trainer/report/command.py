@@ -46,7 +46,7 @@ class ReportError(ValueError):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         model, entries = _load_best(args.run)
         dataset = open_dataset(entries["dataset"], args.data, args.split)
@@ -245,7 +245,7 @@ def _progress(indices: Iterable[int]) -> Iterable[int]:
     return tqdm(indices, unit="image", mininterval=1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train report",
         description="One HTML file on a training run: curves, classes, confusion, best and worst images.",

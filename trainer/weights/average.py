@@ -70,7 +70,7 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
 
 def main(arguments: list[str]) -> int:
     """``ecenet-train average``; gives the exit status."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         average_weights(args.sources, args.output)
     except (ValueError, OSError) as error:
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train average",
         description="The mean of the weights of runs that trained on from the same weights, as one checkpoint.",

@@ -223,7 +223,7 @@ def _suffix(name: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """``ecenet-train import``; gives the exit status."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     try:
         report = import_weights(args.source, args.output, dataset=args.dataset, classes=args.classes, size=args.size)
     except (ValueError, OSError) as error:
@@ -233,7 +233,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train import",
         description="Turn the authors' released weights into a checkpoint, with every key accounted for.",

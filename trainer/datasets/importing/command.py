@@ -37,7 +37,7 @@ example:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status: 1 if the export cannot be imported."""
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
     options = Options(
         unlabelled=args.unlabelled,
         only=tuple(name.strip() for name in args.only.split(",") if name.strip()),
@@ -88,7 +88,7 @@ def _positive(text: str) -> int:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-train data import",
         description="Make a dataset of what an annotation tool exports.",
