@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
 from service.answers.schemas import AnswerFormat
-from service.inference.batcher import Batcher, DropReason
+from service.inference.batcher import DropReason
+from service.inference.image_queue import ImageQueue
 from service.inference.stopwatch import STAGES
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import format_size
+from service.workers.metric_pages import MetricPages
+from service.workers.shared_metrics import SharedCounter, SharedHistogram
 
 LoadResult = Literal["success", "failure"]
 NO_FORMAT = "none"
@@ -25,71 +28,62 @@ _LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
 class ModelFamilies:
     """The metrics with a label ``model``."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "ecenet_requests",
-            "Answers to images by model, format and status.",
-            ["model", "format", "status"],
-            registry=registry,
+    def __init__(self, registry: CollectorRegistry, pages: MetricPages) -> None:
+        """Gauges are in ``registry``, counters and histograms in ``pages``."""
+        self.requests = SharedCounter(
+            "ecenet_requests", "Answers to images by model, format and status.", ["model", "format", "status"], pages
         )
-        self.request_seconds = Histogram(
-            "ecenet_request_seconds",
-            "Seconds from arrival to answer, status 200.",
-            ["model"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.request_seconds = SharedHistogram(
+            "ecenet_request_seconds", "Seconds from arrival to answer, status 200.", ["model"], _SECONDS, pages
         )
-        self.stage_seconds = Histogram(
-            "ecenet_stage_seconds",
-            "Seconds of a stage of a request.",
-            ["model", "stage"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.stage_seconds = SharedHistogram(
+            "ecenet_stage_seconds", "Seconds of a stage of a request.", ["model", "stage"], _SECONDS, pages
         )
-        self.batch_size = Histogram(
-            "ecenet_batch_size", "Images of a batch.", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        self.batch_size = SharedHistogram(
+            "ecenet_batch_size", "Images of a batch.", ["model"], (1, 2, 4, 8, 16, 32, 64), pages
         )
-        self.batch_seconds = Histogram(
-            "ecenet_batch_seconds",
-            "Seconds of the engine for a batch.",
-            ["model"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.batch_seconds = SharedHistogram(
+            "ecenet_batch_seconds", "Seconds of the engine for a batch.", ["model"], _SECONDS, pages
         )
-        self.batch_failures = Counter(
-            "ecenet_batch_failures",
-            "Batches that the engine failed on, retries included.",
-            ["model"],
-            registry=registry,
+        self.batch_failures = SharedCounter(
+            "ecenet_batch_failures", "Batches that the engine failed on, retries included.", ["model"], pages
         )
-        self.dropped = Counter(
+        self.dropped = SharedCounter(
             "ecenet_images_dropped",
             "Images that left the queue without being run, by reason.",
             ["model", "reason"],
-            registry=registry,
+            pages,
+        )
+        self.queue_wait_seconds = SharedHistogram(
+            "ecenet_queue_wait_seconds", "Seconds that an image waited for the engine.", ["model"], _SECONDS, pages
+        )
+        self.model_loads = SharedCounter(
+            "ecenet_model_loads", "Versions that were loaded and proven, by result.", ["model", "result"], pages
         )
         self.queue_depth = Gauge("ecenet_queue_depth", "Images that wait for the engine.", ["model"], registry=registry)
-        self.queue_wait_seconds = Histogram(
-            "ecenet_queue_wait_seconds",
-            "Seconds that an image waited for the engine.",
-            ["model"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
         self.engine_up = Gauge(
             "ecenet_engine_up", "1 while the engine works, 0 from a stuck batch on.", ["model"], registry=registry
-        )
-        self.model_loads = Counter(
-            "ecenet_model_loads",
-            "Versions that were loaded and proven, by result.",
-            ["model", "result"],
-            registry=registry,
         )
         self.info = Gauge(
             "ecenet_model_info",
             "1; the labels tell a version that serves, and what runs it.",
             ["name", "version", "engine", "precision", "input_size"],
             registry=registry,
+        )
+
+    @property
+    def shared(self) -> tuple[SharedCounter | SharedHistogram, ...]:
+        """All counters and histograms."""
+        return (
+            self.requests,
+            self.request_seconds,
+            self.stage_seconds,
+            self.batch_size,
+            self.batch_seconds,
+            self.batch_failures,
+            self.dropped,
+            self.queue_wait_seconds,
+            self.model_loads,
         )
 
 
@@ -114,13 +108,13 @@ class ModelMetrics:
         """Count a load of a version."""
         self._families.model_loads.labels(self._name, result).inc()
 
-    def serve(self, manifest: Manifest, engine: str, graph: GraphInfo, batcher: Batcher) -> None:
+    def serve(self, manifest: Manifest, engine: str, graph: GraphInfo, queue: ImageQueue) -> None:
         """Show the version that serves and its engine, and read its gauges at every scrape."""
         size = format_size(graph.input_size)
         self._info = (manifest.name, manifest.version, engine, graph.precision, size)
         self._families.info.labels(*self._info).set(1)
-        self._families.queue_depth.labels(self._name).set_function(lambda: batcher.depth)
-        self._families.engine_up.labels(self._name).set_function(lambda: not batcher.down)
+        self._families.queue_depth.labels(self._name).set_function(lambda: queue.depth)
+        self._families.engine_up.labels(self._name).set_function(lambda: not queue.down)
 
     def leave(self) -> None:
         """Remove the series of the version that served."""

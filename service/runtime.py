@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.inference.admission import Admission
 from service.inference.batcher import BatchTrace
+from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
-from service.models.model import Shared
+from service.models.catalog import ServedModel
+from service.models.entry import IndexEntry
+from service.models.model import Model
 from service.models.repository import Repository
 from service.models.source import ModelSource
 from service.settings import Settings
@@ -28,35 +33,65 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Models(Protocol):
+    """The models that a process serves, here or in an engine process; see ``Repository`` for the methods."""
+
+    @property
+    def default(self) -> str: ...
+    @property
+    def default_version(self) -> str: ...
+    @property
+    def models(self) -> Sequence[ServedModel]: ...
+    @property
+    def open_models(self) -> Collection[ServedModel]: ...
+    def resolve(self, name: str | None) -> str: ...
+    def serving(self, name: str | None = None, version: str | None = None) -> ServedModel: ...
+    def check_engines(self) -> None: ...
+    async def start(self) -> None: ...
+    async def start_others(self) -> None: ...
+    async def load(self, name: str, version: str | None = None) -> ServedModel: ...
+    async def unload(self, name: str) -> None: ...
+    async def rescan(self) -> str: ...
+    async def index(self) -> list[IndexEntry]: ...
+    def close(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+# Makes the models of a process, given its settings, metrics and admission.
+MakeModels = Callable[[Settings, Metrics, Admission], Models]
+
+
 class Runtime:
     """Starts, drains and stops the service.
 
     Attributes:
-        models: What is served.
+        models: Models that are served.
         started: Set when the start is over, well (state ready) or not (``lifecycle.failure`` says why).
     """
 
     def __init__(
         self,
         settings: Settings,
-        source: ModelSource,
+        make_models: MakeModels,
         *,
         default_only: bool = False,
-        batch_trace: BatchTrace | None = None,
+        metrics: Metrics | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Prepare; nothing is loaded and no thread runs before ``start``.
 
         Args:
             settings: How to run.
-            source: Where the models are.
+            make_models: Makes the models.
             default_only: Load no other model than the default one.
-            batch_trace: Told of each batch of the engines.
+            metrics: Those of this process; new ones if not given.
+            ledger: Counts the requests inside, of several processes where it is shared.
 
         Raises:
             ManifestError, SettingsError: See ``Repository``.
         """
         self.settings = settings
-        self.metrics = Metrics(release())
+        self.metrics = Metrics(release()) if metrics is None else metrics
         self.lifecycle = Lifecycle()
         self.started = asyncio.Event()
         self._default_only = default_only
@@ -67,16 +102,12 @@ class Runtime:
             timeout_s=settings.request_timeout_s,
             backlog_s=self._backlog_s,
             observer=self.metrics,
+            ledger=ledger,
         )
-        shared = Shared(
-            settings=settings,
-            admission=self._admission,
-            codec=self._codec,
-            cache=AnswerCache(settings.cache_bytes),
-            tile_lock=asyncio.Lock(),
-            batch_trace=batch_trace,
-        )
-        self.models = Repository(source, shared, self.metrics, settings.default_model)
+        self._cache = AnswerCache(settings.cache_bytes)
+        self._tile_lock = asyncio.Lock()
+        self._pipelines: WeakKeyDictionary[ServedModel, Pipeline] = WeakKeyDictionary()
+        self.models = make_models(settings, self.metrics, self._admission)
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics.watch(
             in_flight=lambda: self._admission.in_flight,
@@ -93,10 +124,26 @@ class Runtime:
             UnknownModel, NotReady, EngineDown: See ``Repository.serving``.
         """
         try:
-            return self.models.serving(name, version).pipeline
+            return self._pipeline_of(self.models.serving(name, version))
         except Unavailable as error:
             self.metrics.request_rejected(error)
             raise
+
+    def _pipeline_of(self, model: ServedModel) -> Pipeline:
+        pipeline = self._pipelines.get(model)
+        if pipeline is None:
+            pipeline = self._pipelines[model] = Pipeline(
+                settings=self.settings,
+                manifest=model.manifest,
+                graph=model.graph,
+                engine_name=model.engine_name,
+                admission=self._admission,
+                queue=model.queue,
+                codec=self._codec,
+                cache=self._cache,
+                tile_lock=self._tile_lock,
+            )
+        return pipeline
 
     @property
     def is_ready(self) -> bool:
@@ -203,13 +250,45 @@ class Runtime:
 
     def _backlog_s(self, requests: int) -> float:
         """Seconds until ``requests``, or the images that they have brought, are done; engines share the machine."""
-        batchers = [model.batcher for model in self.models.open_models]
-        if not batchers:
+        queues = [model.queue for model in self.models.open_models]
+        if not queues:
             return 0.0
-        images = sum(batcher.backlog for batcher in batchers)
-        mean_s = sum(batcher.seconds_per_image for batcher in batchers) / len(batchers)
-        waiting_s = sum(batcher.backlog * batcher.seconds_per_image for batcher in batchers)
+        images = sum(queue.backlog for queue in queues)
+        mean_s = sum(queue.seconds_per_image for queue in queues) / len(queues)
+        waiting_s = sum(queue.backlog * queue.seconds_per_image for queue in queues)
         return waiting_s + max(0, requests - images) * mean_s
+
+
+def local_models(source: ModelSource, batch_trace: BatchTrace | None = None) -> MakeModels:
+    """Models whose engines run in this process.
+
+    Args:
+        source: Where the models are.
+        batch_trace: Told of each batch of the engines.
+    """
+
+    def make(settings: Settings, metrics: Metrics, admission: Admission) -> Models:
+        return Repository(source, _LocalHost(settings, admission, batch_trace), metrics, settings.default_model)
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalHost:
+    """The ``Host`` of models in the process that serves them."""
+
+    settings: Settings
+    admission: Admission
+    batch_trace: BatchTrace | None
+
+    def expects(self, model: Model) -> bool:
+        return self.admission.expected(model.queue) > 0
+
+    async def until_unused(self, model: Model) -> None:
+        await self.admission.until_unused(model.queue)
+
+    def models_changed(self) -> None:
+        """Nothing to do: requests ask the models themselves."""
 
 
 class _ContextThreads(ThreadPoolExecutor):

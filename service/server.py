@@ -25,7 +25,7 @@ from fastapi import FastAPI
 
 from service.connection import ConnectionGuard, ConnectionLimits, LimitedProtocol
 from service.lifecycle import State
-from service.models.model import Model
+from service.models.catalog import ServedModel
 from service.runtime import Runtime, release
 from service.settings import Settings
 
@@ -162,17 +162,17 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def banner(settings: Settings, model: Model, bound: socket.socket) -> str:
+def banner(settings: Settings, model: ServedModel, bound: socket.socket) -> str:
     """The first lines for a new user: address, model, and a command to try."""
     address, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
     url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-    manifest, engine = model.manifest, model.engine
-    height, width = engine.graph.input_size
+    manifest, graph = model.manifest, model.graph
+    height, width = graph.input_size
     return (
         f"ecenet {release()} is ready at {url}\n"
         f"  model  {manifest.name} {manifest.version}: {manifest.num_classes} classes, input {width}x{height}, "
-        f"{engine.name} {engine.graph.precision}\n"
+        f"{model.engine_name} {graph.precision}\n"
         f"  try    curl -F file=@photo.png '{url}/segment?format=color' -o mask.png\n"
         f"  docs   {url}/docs"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -18,9 +18,10 @@ from service.http.many_images.memory import ManyImagesMemory
 from service.http.many_images.routes import router as batch_router
 from service.http.openapi import add_schemas
 from service.http.problems import add_problem_handlers
-from service.http.rate_limit import RateLimit, TokenBuckets
+from service.http.rate_limit import RateLimit
 from service.http.request_context import RequestContext
 from service.http.routes import router
+from service.http.token_buckets import Buckets, TokenBuckets
 from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_provider
 from service.inference_protocol.body import HEADER_LENGTH
 from service.inference_protocol.repository import router as repository_router
@@ -29,8 +30,11 @@ from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import Manifest
 from service.models.source import GivenModel, ModelFolder, ModelSource
 from service.page.routes import add_pages
-from service.runtime import Runtime, release
+from service.runtime import Runtime, local_models, release
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 EXPOSED_HEADERS = (
     "X-Request-ID",
@@ -73,10 +77,23 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
 
 
 def assemble(settings: Settings, source: ModelSource, *, default_only: bool = False) -> FastAPI:
-    """The application around models from anywhere; see ``create_app`` and ``Runtime``."""
+    """The application around models from anywhere, whose engines run in this process; see ``create_app``.
+
+    ``default_only`` loads no other model than the default one.
+    """
     provider = tracer_provider(settings)
-    batch_trace = None if provider is None else BatchSpans(provider)
-    runtime = Runtime(settings, source, default_only=default_only, batch_trace=batch_trace)
+    make_models = local_models(source, None if provider is None else BatchSpans(provider))
+    return build_app(Runtime(settings, make_models, default_only=default_only), provider)
+
+
+def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Buckets | None = None) -> FastAPI:
+    """The application around a runtime.
+
+    Args:
+        runtime: The runtime, not started.
+        provider: Takes the traces; none if None.
+        buckets: The rate limits of the settings where several processes share them.
+    """
     app = FastAPI(
         title="ecenet",
         summary="Semantic segmentation as a service",
@@ -90,7 +107,7 @@ def assemble(settings: Settings, source: ModelSource, *, default_only: bool = Fa
     app.state.many_images_memory = ManyImagesMemory(
         runtime.settings.batch_memory_bytes, runtime.settings.max_requests_in_flight
     )
-    _add_middleware(app, runtime)
+    _add_middleware(app, runtime, buckets)
     add_problem_handlers(app)
     app.include_router(router)
     app.include_router(batch_router)
@@ -102,11 +119,12 @@ def assemble(settings: Settings, source: ModelSource, *, default_only: bool = Fa
     return app
 
 
-def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
+def _add_middleware(app: FastAPI, runtime: Runtime, buckets: Buckets | None) -> None:
     """Add the middleware. A request passes the last that is added first."""
     settings = runtime.settings
     if settings.rate_limit_per_s is not None:
-        buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)
+        if buckets is None:
+            buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)
         app.add_middleware(RateLimit, buckets=buckets, metrics=runtime.metrics)
     app.state.api_keys = keys = api_keys(settings)
     warn_if_open(settings, keys)

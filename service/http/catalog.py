@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request
 from service.answers.options import available_formats, available_modes
 from service.answers.schemas import ClassLabel, ImageSize, Labels, ModelInfo, Models, ServedModel
 from service.http.openapi import LABELS_RESPONSES, MODELS_RESPONSES
-from service.inference.pipeline import Pipeline
 from service.model_directory.manifest import Manifest
+from service.models import catalog
 from service.request.dependencies import RuntimeOf, pipeline_for
 
 router = APIRouter()
@@ -32,21 +32,21 @@ async def models(runtime: RuntimeOf) -> Models:
     if not runtime.models.models:
         runtime.pipeline()  # raises what is the matter
     default = runtime.models.default
-    return Models(models=[_served_model(model.pipeline, default) for model in runtime.models.models])
+    return Models(models=[_served_model(model, default) for model in runtime.models.models])
 
 
-def _served_model(pipeline: Pipeline, default: str) -> ServedModel:
-    height, width = pipeline.graph.input_size
+def _served_model(model: catalog.ServedModel, default: str) -> ServedModel:
+    height, width = model.graph.input_size
     return ServedModel(
-        name=pipeline.manifest.name,
-        version=pipeline.manifest.version,
+        name=model.manifest.name,
+        version=model.manifest.version,
         input_size=ImageSize(width=width, height=height),
-        precision=pipeline.graph.precision,
-        engine=pipeline.engine_name,
-        num_classes=pipeline.manifest.num_classes,
-        formats=available_formats(pipeline.graph),
-        modes=available_modes(pipeline.graph),
-        default=pipeline.manifest.name == default,
+        precision=model.graph.precision,
+        engine=model.engine_name,
+        num_classes=model.manifest.num_classes,
+        formats=available_formats(model.graph),
+        modes=available_modes(model.graph),
+        default=model.manifest.name == default,
     )
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from service.imaging.native import Status, check_size, library
 
 
-def resize_to_input(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_to_input(
+    pixels: NDArray[np.uint8], input_size: tuple[int, int], *, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Stretch an image to the model's input by Pillow's bilinear filter, which averages when it shrinks.
 
     Equal to Pillow, bit for bit, where that resizes the width first. Pillow 13 has begun to take the height first where
@@ -24,20 +26,26 @@ def resize_to_input(pixels: NDArray[np.uint8], input_size: tuple[int, int]) -> N
     Args:
         pixels: (H, W, 3) uint8, RGB; copied first if not contiguous.
         input_size: (height, width) in pixels, 1 or more each.
+        out: (height, width, 3) uint8, contiguous, for the result; a new array if not given.
 
     Returns:
-        (height, width, 3) uint8; the same array where the size is right already.
+        (height, width, 3) uint8: ``out``, or without it the same array where the size is right already.
 
     Raises:
         ValueError: Another type, shape or size.
         MemoryError: No room for the scratch: weights, and as many rows as one of the result is made of.
     """
     _check(pixels, input_size)
+    if out is not None and (out.shape != (*input_size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous):
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous uint8 {(*input_size, 3)}")
     height, width, _ = pixels.shape
     if (height, width) == input_size:
-        return pixels
+        if out is None:
+            return pixels
+        np.copyto(out, pixels)
+        return out
     contiguous = np.ascontiguousarray(pixels)
-    resized = np.empty((*input_size, 3), np.uint8)
+    resized = np.empty((*input_size, 3), np.uint8) if out is None else out
     status = library.resize(contiguous.ctypes.data, height, width, *input_size, resized.ctypes.data)
     if status == Status.NO_MEMORY:
         raise MemoryError(f"no memory to resize {height}x{width} pixels to {input_size[0]}x{input_size[1]}")

@@ -8,6 +8,7 @@ to the limits of a single client, which no other process would lift.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -23,6 +24,7 @@ from service.errors import (
     ServiceError,
     Unavailable,
 )
+from service.inference.ledger import Ledger, LocalLedger
 from service.inference.stopwatch import WORK_STAGES, Stopwatch, WorkStage
 
 _BEFORE_QUEUE: frozenset[WorkStage] = frozenset({"read", "decode"})
@@ -45,7 +47,7 @@ class Owner(Protocol):
     """Receiver of requests: the batcher of a model."""
 
     def wake(self) -> None:
-        """React to a request for this owner that has left."""
+        """React to a request for this owner that has come or left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Ticket:
         stopwatch: Times of its stages.
         current_stage: The stage that it is in, or waits for.
         pixels: Decoded pixels that it may hold.
+        is_open: False from its end on: no further stage begins.
     """
 
     def __init__(self, limit: TimeLimit, clock: Callable[[], float], owner: Owner | None = None) -> None:
@@ -86,7 +89,7 @@ class Ticket:
         self.current_stage: WorkStage = WORK_STAGES[0]
         self.pixels = 0
         self._clock = clock
-        self._is_open = True
+        self.is_open = True
 
     @property
     def deadline(self) -> float:
@@ -108,7 +111,7 @@ class Ticket:
         Raises:
             DeadlineExceeded: The answer is not wanted any more: the time is over, or the request has left.
         """
-        if check and (not self._is_open or self._clock() >= self.deadline):
+        if check and (not self.is_open or self._clock() >= self.deadline):
             raise DeadlineExceeded(f"the time of the request was over before stage '{stage}'")
         self.current_stage = stage
 
@@ -128,7 +131,7 @@ class Ticket:
 
     def close(self) -> None:
         """End the request: no further stage begins."""
-        self._is_open = False
+        self.is_open = False
 
 
 class Admission:
@@ -142,6 +145,7 @@ class Admission:
         timeout_s: float,
         backlog_s: Callable[[int], float],
         observer: AdmissionObserver,
+        ledger: Ledger | None = None,
     ) -> None:
         """Begin to admit.
 
@@ -151,8 +155,10 @@ class Admission:
             timeout_s: Time limit of a request that states none.
             backlog_s: Estimates the seconds until so many requests are done, for ``Retry-After``.
             observer: Counts requests that leave without an answer.
+            ledger: Counts requests and pixels, of several processes where it is shared.
         """
-        self.pixels = 0
+        self._ledger = LocalLedger() if ledger is None else ledger
+        self._lock = threading.Lock()
         self._capacity = capacity
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s
@@ -166,12 +172,17 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Requests inside."""
-        return len(self._inside)
+        """Requests inside, of all processes."""
+        return self._ledger.total("requests")
 
-    def expects(self, owner: Owner | None = None) -> bool:
-        """True while a request for ``owner`` is inside whose image has not reached the queue."""
-        return any(ticket.owner is owner and ticket.is_before_queue for ticket in self._inside)
+    @property
+    def pixels(self) -> int:
+        """Decoded pixels of the requests inside, of all processes."""
+        return self._ledger.total("pixels")
+
+    def expected(self, owner: Owner | None = None) -> int:
+        """Requests for ``owner`` inside this process whose image has not reached the queue."""
+        return sum(ticket.owner is owner and ticket.is_before_queue for ticket in self._inside)
 
     @asynccontextmanager
     async def permit(
@@ -182,7 +193,7 @@ class Admission:
         Args:
             limit: The request's own limit; ``timeout_s`` from now if not given.
             accepted: True for a part of a request that was admitted before; a drain admits it too.
-            owner: Receiver of the request, see ``expects`` and ``until_unused``; woken when the request leaves.
+            owner: Receiver of the request, see ``expected`` and ``until_unused``; woken when it comes and leaves.
 
         Raises:
             Overloaded: ``capacity`` requests are inside.
@@ -192,10 +203,12 @@ class Admission:
         loop = asyncio.get_running_loop()
         ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner)
         with self._observed(ticket):
-            self._check_room(accepted=accepted)
+            self._take_place(accepted=accepted)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
             try:
+                if owner is not None:
+                    owner.wake()
                 async with scope:
                     ticket.enter(ticket.current_stage)
                     yield ticket
@@ -209,20 +222,25 @@ class Admission:
                 self._leave(ticket)
 
     def count_pixels(self, ticket: Ticket, pixels: int) -> None:
-        """Count the pixels of a request's image, before they are decoded.
+        """Count the pixels of a request's image, before they are decoded; from any thread.
 
         Raises:
             PixelsOverloaded: With them the requests inside would exceed ``max_pixels``.
+            DeadlineExceeded: The request has left.
         """
-        if self.pixels and self.pixels + pixels > self._max_pixels:
-            raise PixelsOverloaded(
-                f"the images in the service have {self.pixels} pixels; with the {pixels} of this one they would have "
-                f"more than {self._max_pixels}",
-                retry_after_s=self._backlog_s(self.in_flight),
-                extra={"value": self.pixels + pixels, "limit": self._max_pixels, "unit": "pixels"},
-            )
-        ticket.pixels += pixels
-        self.pixels += pixels
+        with self._lock:  # a ticket that leaves meanwhile would not give them back
+            if not ticket.is_open:
+                raise DeadlineExceeded("the request has left before its pixels were counted")
+            if self._ledger.add_within("pixels", pixels, self._max_pixels, alone=True):
+                ticket.pixels += pixels
+                return
+        inside = self.pixels
+        raise PixelsOverloaded(
+            f"the images in the service have {inside} pixels; with the {pixels} of this one they would have "
+            f"more than {self._max_pixels}",
+            retry_after_s=self._backlog_s(self.in_flight),
+            extra={"value": inside + pixels, "limit": self._max_pixels, "unit": "pixels"},
+        )
 
     @contextmanager
     def hold_open(self, owner: Owner | None = None) -> Iterator[None]:
@@ -257,10 +275,10 @@ class Admission:
             self._left.clear()
             await self._left.wait()
 
-    def _check_room(self, *, accepted: bool) -> None:
+    def _take_place(self, *, accepted: bool) -> None:
         if self._gave_up or not (self._open or accepted):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
-        if len(self._inside) >= self._capacity:
+        if not self._ledger.add_within("requests", 1, self._capacity):
             raise Overloaded(
                 f"{self._capacity} requests are in the service already, which is the limit",
                 retry_after_s=self._backlog_s(self.in_flight),
@@ -292,9 +310,11 @@ class Admission:
         )
 
     def _leave(self, ticket: Ticket) -> None:
-        ticket.close()
+        with self._lock:
+            ticket.close()
         del self._inside[ticket]
-        self.pixels -= ticket.pixels
+        self._ledger.add("requests", -1)
+        self._ledger.add("pixels", -ticket.pixels)
         self._left.set()
         if ticket.owner is not None:
             ticket.owner.wake()

@@ -20,10 +20,11 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
+from service.inference.image_queue import BatchRow
 from service.inference.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
 
 logger = logging.getLogger(__name__)
@@ -69,35 +71,20 @@ class BatchTrace(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRow:
-    """One image's row of a batch.
+@dataclass(eq=False, slots=True)
+class Work:
+    """An image in the queue or in a batch.
 
     Attributes:
-        output: Output of the engine: logits (K, h, w) float32, or labels (h, w) uint8.
-        queued: Time of ``submit``, by ``time.perf_counter``.
-        started: Start of the batch.
-        ended: End of the batch.
+        image: (h, w, 3) uint8.
+        deadline: End of the wait for its row, on the event loop's clock.
+        window_end: Time from which it waits for no other image, on the same clock.
+        queued_at: Time of ``enqueue``, by ``time.perf_counter``.
+        on_start: Called when the engine starts on it.
+        row: Set to its row, or to the ``ServiceError`` that it failed with.
+        caller: Request that it belongs to, for the traces.
     """
 
-    output: Rows
-    queued: float
-    started: float
-    ended: float
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds from ``submit`` to the start of the batch."""
-        return self.started - self.queued
-
-    @property
-    def infer_s(self) -> float:
-        """Seconds that the batch took."""
-        return self.ended - self.started
-
-
-@dataclass(eq=False, slots=True)
-class _Work:
     image: NDArray[np.uint8]
     deadline: float
     window_end: float
@@ -107,6 +94,7 @@ class _Work:
     caller: Any
 
     def fail(self, error: ServiceError) -> None:
+        """Fail, unless there is a row already."""
         if not self.row.done():
             self.row.set_exception(error)
 
@@ -115,6 +103,7 @@ class Batcher:
     """Gathers images into batches, runs them one batch at a time, and watches over the engine.
 
     Attributes:
+        input_size: (h, w) of the images.
         seconds_per_image: Of the engine's latest batches, smoothed.
     """
 
@@ -123,6 +112,7 @@ class Batcher:
         infer: Infer,
         thread: Executor,
         *,
+        input_size: tuple[int, int],
         max_batch_size: int,
         max_queued_images: int,
         window_s: float,
@@ -138,6 +128,7 @@ class Batcher:
         Args:
             infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
             thread: Where the engine runs; its one thread keeps the event loop free.
+            input_size: (h, w) of the images, for ``slot``.
             max_batch_size: Most images of a batch.
             max_queued_images: Most images that wait.
             window_s: Longest wait of the oldest image for others to join it.
@@ -152,6 +143,7 @@ class Batcher:
         """
         self.seconds_per_image = seconds_per_image
         self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
+        self.input_size = input_size
         self._max_batch_size = max_batch_size
         self._max_queued_images = max_queued_images
         self._window_s = window_s
@@ -161,8 +153,8 @@ class Batcher:
         self._max_in_flight = 1 if stacking is None else 2
         self._expects_more = expects_more
         self._trace = trace
-        self._queue: deque[_Work] = deque()
-        self._in_flight: list[Sequence[_Work]] = []
+        self._queue: deque[Work] = deque()
+        self._in_flight: list[Sequence[Work]] = []
         self._failures = 0
         self._accepting = True
         self._changed = asyncio.Event()
@@ -203,31 +195,66 @@ class Batcher:
         """Check again if a batch should form: ``expects_more`` may have changed."""
         self._changed.set()
 
+    @asynccontextmanager
+    async def slot(self, deadline: float) -> AsyncIterator[_LocalSlot]:  # noqa: ARG002
+        """See ``ImageQueue``; there is always one."""
+        yield _LocalSlot(self)
+
     async def submit(
         self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
     ) -> BatchRow:
-        """Queue an image and wait for its row. Cancellation takes the image out of the queue.
-
-        Args:
-            image: (h, w, 3) uint8, the size that the engine takes.
-            deadline: End of the wait, on the event loop's clock.
-            on_start: Called when the engine starts on the image.
-
-        Raises:
-            Overloaded: The queue is full.
-            Draining: The batcher no longer accepts work, or gave this work up.
-            EngineDown: The engine does not work.
-            DeadlineExceeded: The deadline has passed; work that was still queued never runs.
-            EngineFailure: The engine failed on this image, alone.
-        """
-        work = self._enqueue(image, deadline, on_start)
+        """Queue an image (h, w, 3) uint8 of the engine's input size, and wait for its row; see ``Slot.run``."""
+        work = self.enqueue(image, deadline, on_start=on_start)
         try:
             async with asyncio.timeout_at(deadline):
                 return await work.row
         except TimeoutError:
-            raise _expired() from None
+            raise expired() from None
         finally:
-            self._withdraw(work)
+            self.withdraw(work)
+
+    def enqueue(
+        self,
+        image: NDArray[np.uint8],
+        deadline: float,
+        *,
+        on_start: Callable[[], None] = lambda: None,
+        caller: Any = None,
+    ) -> Work:
+        """Queue an image whose row the caller awaits or watches itself; ``withdraw`` takes it out.
+
+        Args:
+            image: (h, w, 3) uint8, the size that the engine takes.
+            deadline: Time after which it is not run, on the event loop's clock.
+            on_start: Called when the engine starts on the image.
+            caller: Request that it belongs to, for the traces; the current one if not given.
+
+        Raises:
+            Overloaded, Draining, EngineDown: See ``Slot.run``.
+        """
+        if not self._accepting:
+            raise Draining("the service is stopping")
+        if self.down:
+            raise EngineDown(self.down, retry_after_s=1)
+        if len(self._queue) >= self._max_queued_images:
+            wait_s = self.backlog * self.seconds_per_image
+            raise Overloaded(f"{self._max_queued_images} images wait for the model already", retry_after_s=wait_s)
+        row = asyncio.get_running_loop().create_future()
+        if caller is None and self._trace is not None:
+            caller = self._trace.caller()
+        work = Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
+        self._queue.append(work)
+        self._idle.clear()
+        self._changed.set()
+        return work
+
+    def withdraw(self, work: Work) -> None:
+        """Take work whose caller has left out of the queue, if it is still there."""
+        # Looked for first: the error of ``remove`` would spell out the work, its image and its row.
+        if work in self._queue:
+            self._queue.remove(work)
+            self._observer.work_dropped(_drop_reason(work))
+            self._note_idle()
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, finish the rest within ``timeout_s``, then fail what is left with ``Draining``."""
@@ -243,30 +270,6 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-
-    def _enqueue(self, image: NDArray[np.uint8], deadline: float, on_start: Callable[[], None]) -> _Work:
-        if not self._accepting:
-            raise Draining("the service is stopping")
-        if self.down:
-            raise EngineDown(self.down, retry_after_s=1)
-        if len(self._queue) >= self._max_queued_images:
-            wait_s = self.backlog * self.seconds_per_image
-            raise Overloaded(f"{self._max_queued_images} images wait for the model already", retry_after_s=wait_s)
-        row = asyncio.get_running_loop().create_future()
-        caller = None if self._trace is None else self._trace.caller()
-        work = _Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
-        self._queue.append(work)
-        self._idle.clear()
-        self._changed.set()
-        return work
-
-    def _withdraw(self, work: _Work) -> None:
-        """Take work whose caller has left out of the queue, if it is still there."""
-        # Looked for first: the error of ``remove`` would spell out the work, its image and its row.
-        if work in self._queue:
-            self._queue.remove(work)
-            self._observer.work_dropped(_drop_reason(work))
-            self._note_idle()
 
     def _give_up(self, error: ServiceError, reason: DropReason) -> None:
         """Fail everything that waits or is being run."""
@@ -315,14 +318,14 @@ class Batcher:
             return False
         return not self._accepting or self._queue[0].window_end <= _now() or not self._expects_more()
 
-    def _take(self) -> list[_Work]:
+    def _take(self) -> list[Work]:
         """Take the next batch from the queue, oldest first, without unwanted work."""
-        batch: list[_Work] = []
+        batch: list[Work] = []
         while self._queue and len(batch) < self._max_batch_size:
             batch += self._wanted([self._queue.popleft()])
         return batch
 
-    def _wanted(self, batch: Iterable[_Work]) -> list[_Work]:
+    def _wanted(self, batch: Iterable[Work]) -> list[Work]:
         """Keep the work that is waited for; drop the rest, and fail what has expired."""
         wanted = []
         for work in batch:
@@ -330,10 +333,10 @@ class Batcher:
                 wanted.append(work)
                 continue
             self._observer.work_dropped(_drop_reason(work))
-            work.fail(_expired())
+            work.fail(expired())
         return wanted
 
-    async def _run_batch(self, batch: Sequence[_Work]) -> None:
+    async def _run_batch(self, batch: Sequence[Work]) -> None:
         try:
             images: Images = [work.image for work in batch]
             if self._stacking is not None:
@@ -347,7 +350,7 @@ class Batcher:
             self._changed.set()
             self._note_idle()
 
-    async def _run_images(self, batch: Sequence[_Work], images: Images) -> None:
+    async def _run_images(self, batch: Sequence[Work], images: Images) -> None:
         """Run a batch when the engine is free, without those who left meanwhile."""
         async with self._engine.free:
             wanted = self._wanted(batch)
@@ -365,7 +368,7 @@ class Batcher:
         await asyncio.sleep(0)
         self._answer(wanted, rows, started, ended)
 
-    async def _attempt(self, batch: Sequence[_Work], images: Images, started: float) -> Rows | Exception:
+    async def _attempt(self, batch: Sequence[Work], images: Images, started: float) -> Rows | Exception:
         """Give the rows of the engine, or the exception that it raised: each request gets an answer."""
         for work in batch:
             work.on_start()
@@ -376,10 +379,10 @@ class Batcher:
         except Exception as error:
             return error
 
-    def _traced(self, batch: Sequence[_Work]) -> AbstractContextManager[None]:
+    def _traced(self, batch: Sequence[Work]) -> AbstractContextManager[None]:
         return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
 
-    async def _recover(self, batch: Sequence[_Work], error: Exception) -> None:
+    async def _recover(self, batch: Sequence[Work], error: Exception) -> None:
         """Run the images of a failed batch one by one, so that only the one at fault fails."""
         self._observer.batch_failed()
         logger.error("the engine failed on a batch of %d", len(batch), exc_info=error)
@@ -394,7 +397,7 @@ class Batcher:
             if not work.row.done():
                 await self._run_images([work], [work.image])
 
-    def _answer(self, batch: Sequence[_Work], rows: Rows, started: float, ended: float) -> None:
+    def _answer(self, batch: Sequence[Work], rows: Rows, started: float, ended: float) -> None:
         self._failures = 0
         infer_s = ended - started
         if infer_s <= self._engine_timeout_s:
@@ -413,14 +416,32 @@ class Batcher:
             self._idle.set()
 
 
-def _drop_reason(work: _Work) -> DropReason:
+class _LocalSlot:
+    """A slot in this process's own memory."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        return np.empty((*self._batcher.input_size, 3), np.uint8)
+
+    async def run(self, deadline: float, *, on_start: Callable[[], None] = lambda: None) -> BatchRow:
+        return await self._batcher.submit(self.image, deadline, on_start=on_start)
+
+    def hold(self, job: Future[Any]) -> None:
+        """Nothing to do: each image has memory of its own."""
+
+
+def _drop_reason(work: Work) -> DropReason:
     """Name the reason why work was not run."""
     if work.row.done() and not work.row.cancelled():
         return "engine-down"
     return "expired" if work.deadline <= _now() else "cancelled"
 
 
-def _expired() -> DeadlineExceeded:
+def expired() -> DeadlineExceeded:
+    """The error of an image whose time was over before its row was there."""
     return DeadlineExceeded("the time of the request was over before the model answered")
 
 

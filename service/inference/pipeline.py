@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -25,27 +25,14 @@ from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import Segmentation, confidence_map, labels_of
 from service.imaging.tiling import TilePlan, plan_tiles
 from service.inference.admission import Admission, Ticket, TimeLimit
-from service.inference.batcher import Batcher
+from service.inference.image_queue import BatchRow, ImageQueue, Slot
 from service.inference.tiled_inference import TiledInference
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
 from service.settings import Settings
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An image ready for the engine.
-
-    Attributes:
-        image: (h, w, 3) uint8: the size of the model's input, or with a ``plan`` that of the original.
-        size: (H, W) of the upright original.
-        plan: Where its windows lie; None if the model sees it at once.
-    """
-
-    image: NDArray[np.uint8]
-    size: tuple[int, int]
-    plan: TilePlan | None = None
+# Of an image file whose header is read before a codec thread is free for it.
+_LARGE_FILE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +49,7 @@ class _Prediction:
 
 
 class Pipeline:
-    """Takes image files to answers; decoding and encoding run in ``codec``, the engine in the batcher's thread.
+    """Takes image files to answers; decoding and encoding run in ``codec``, the engine behind ``queue``.
 
     Attributes:
         manifest: The model.
@@ -78,7 +65,7 @@ class Pipeline:
         graph: GraphInfo,
         engine_name: str,
         admission: Admission,
-        batcher: Batcher,
+        queue: ImageQueue,
         codec: Executor,
         cache: AnswerCache,
         tile_lock: asyncio.Lock,
@@ -95,14 +82,14 @@ class Pipeline:
         self._identity = (manifest.name, manifest.version, repr(manifest.classes), graph.sha256, engine_name)
         self._cache = cache
         self._admission = admission
-        self._batcher = batcher
+        self._queue = queue
         self._codec = codec
-        self._tiled = TiledInference(batcher, codec, manifest.num_classes, tile_lock)
+        self._tiled = TiledInference(queue, codec, manifest.num_classes, tile_lock)
 
     @property
     def seconds_per_image(self) -> float:
         """Seconds of the engine for an image, by its latest batches."""
-        return self._batcher.seconds_per_image
+        return self._queue.seconds_per_image
 
     @asynccontextmanager
     async def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AsyncIterator[Ticket]:
@@ -116,16 +103,16 @@ class Pipeline:
             Overloaded, Draining: No room, or the process stops.
             DeadlineExceeded: The block took longer than the limit.
         """
-        async with self._admission.permit(limit, accepted=accepted, owner=self._batcher) as ticket:
+        async with self._admission.permit(limit, accepted=accepted, owner=self._queue) as ticket:
             yield ticket
 
     def hold_open(self) -> AbstractContextManager[None]:
         """Make a drain, and the end of this version, wait for a request whose parts are admitted one by one."""
-        return self._admission.hold_open(self._batcher)
+        return self._admission.hold_open(self._queue)
 
     async def until_unused(self) -> None:
         """Wait until no request to this model is inside."""
-        await self._admission.until_unused(self._batcher)
+        await self._admission.until_unused(self._queue)
 
     async def segment(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
@@ -143,93 +130,150 @@ class Pipeline:
             EngineFailure: The model failed on this image.
             Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Admission.count_pixels`` and ``Batcher.submit``.
         """
-        tag = await self._tag(data, options, ticket)
-        if tag in known:
-            return EncodedAnswer(None, tag)
-        content = self._cache.get(tag)
-        if content is None:
-            content = await self._run(data, options, ticket)
-            self._cache.put(tag, content)
+        ticket.enter("decode")
+        if options.mode is InputMode.TILE:
+            return await self._segment_tiled(data, options, ticket, known)
+        if len(data) > _LARGE_FILE_BYTES:
+            # A refusal by the pixels should not wait for a codec thread.
+            await asyncio.to_thread(self._count_pixels, data, ticket)
+        async with self._queue.slot(ticket.deadline) as slot:
+            begun = await self.run_job(lambda: self._begin(data, options, ticket, known, slot), ticket, slot)
+            if isinstance(begun, EncodedAnswer):
+                return begun
+            tag, size = begun
+            output = (await self._run(slot, ticket)).output
+            answer_size = self.graph.input_size if options.size is AnswerSize.MODEL else size
+            prediction = _Prediction(
+                _stretched(size, self.graph.input_size), lambda: _segmentation(output, answer_size, options)
+            )
+            content = await self.run_job(lambda: self._finish(prediction, options, data, ticket), ticket, slot)
+        self._cache.put(tag, content)
         return EncodedAnswer(content, tag)
 
-    async def infer_file(self, data: bytes, ticket: Ticket) -> Rows:
-        """Run the engine on an image file, stretched to the model's input.
+    async def infer_file(self, data: bytes, ticket: Ticket, use: Callable[[Rows], T]) -> T:
+        """Run the engine on an image file, stretched to the model's input, and ``use`` its output in a codec thread.
 
         Raises:
             ServiceError: As in ``segment``.
         """
-        await self._count_pixels(data, ticket)
-        prepared = await self.run_job(lambda: self._prepare(data, AnswerOptions(), ticket), ticket)
-        return await self._infer(prepared.image, ticket)
 
-    async def infer_pixels(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
-        """Run the engine on RGB pixels (h, w, 3) that have the size of the model's input.
+        def fill(slot: Slot) -> None:
+            with ticket.stage("decode"):
+                self._count_pixels(data, ticket)
+                resize_to_input(self._decode(data, AnswerOptions()), self.graph.input_size, out=slot.image)
+
+        return await self._infer(fill, ticket, use)
+
+    async def infer_pixels(self, image: NDArray[np.uint8], ticket: Ticket, use: Callable[[Rows], T]) -> T:
+        """Run the engine on RGB pixels (h, w, 3) of the model's input size; ``use`` its output in a codec thread.
 
         Raises:
             EngineFailure, Overloaded, Draining, EngineDown, DeadlineExceeded: As in ``segment``.
         """
         height, width, _ = image.shape
         self._admission.count_pixels(ticket, height * width)
-        return await self._infer(image, ticket)
+        return await self._infer(lambda slot: np.copyto(slot.image, image), ticket, use)
 
-    async def run_job(self, job: Callable[[], T], ticket: Ticket) -> T:
-        """Run ``job`` in a codec thread and record the wait for the thread; cancellation takes it out of the line."""
+    async def run_job(self, job: Callable[[], T], ticket: Ticket, slot: Slot | None = None) -> T:
+        """Run ``job`` in a codec thread and record the wait for the thread; cancellation takes it out of the line.
+
+        ``slot`` is one that the job reads or writes.
+        """
         submitted = time.perf_counter()
 
         def run() -> T:
             ticket.stopwatch.record("wait", submitted, time.perf_counter())
             return job()
 
-        return await asyncio.get_running_loop().run_in_executor(self._codec, run)
+        future = self._codec.submit(run)
+        if slot is not None:
+            slot.hold(future)
+        return await asyncio.wrap_future(future)
 
-    async def _tag(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> str:
-        ticket.enter("decode")
-        return await asyncio.to_thread(answer_tag, data, repr(options), *self._identity)
+    async def _segment_tiled(
+        self, data: bytes, options: AnswerOptions, ticket: Ticket, known: Collection[str]
+    ) -> EncodedAnswer:
+        tag = await asyncio.to_thread(self._tag, data, options)
+        if (answer := self._answered(tag, known)) is not None:
+            return answer
+        await asyncio.to_thread(self._count_pixels, data, ticket)
+        async with self._tiled.reserve(ticket):
+            prediction = await self._predict_tiled(data, options, ticket)
+            content = await self.run_job(lambda: self._finish(prediction, options, data, ticket), ticket)
+        self._cache.put(tag, content)
+        return EncodedAnswer(content, tag)
 
-    async def _run(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> bytes:
-        await self._count_pixels(data, ticket)
-        async with self._tiled.reserve(ticket) if options.mode is InputMode.TILE else nullcontext():
-            prediction = await self._predict(data, options, ticket)
-            return await self.run_job(lambda: self._finish(prediction, options, data, ticket), ticket)
+    async def _predict_tiled(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prediction:
+        """Run the model on the image in windows; on the stretched image where one window is enough."""
 
-    async def _predict(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prediction:
-        """Run the model on the image."""
-        prepared = await self.run_job(lambda: self._prepare(data, options, ticket), ticket)
-        processing = _processing(prepared, self.graph.input_size)
-        if prepared.plan is None:
-            output = await self._infer(prepared.image, ticket)
-            size = self.graph.input_size if options.size is AnswerSize.MODEL else prepared.size
-            return _Prediction(processing, lambda: _segmentation(output, size, options))
+        def prepare() -> tuple[NDArray[np.uint8], TilePlan | None]:
+            with ticket.stage("decode"):
+                pixels = self._decode(data, options)
+                return pixels, plan_tiles(pixels.shape[:2], self.graph.input_size, LOGITS_STRIDE)
+
+        pixels, plan = await self.run_job(prepare, ticket)
+        size = pixels.shape[:2]
+        if plan is None:
+            input_size = self.graph.input_size
+            segmentation = await self._infer(
+                lambda slot: resize_to_input(pixels, input_size, out=slot.image),
+                ticket,
+                lambda output: _segmentation(
+                    output, input_size if options.size is AnswerSize.MODEL else size, options
+                ),
+            )
+            return _Prediction(_stretched(size, input_size), lambda: segmentation)
         paints = [label_map, confidence_map] if options.needs_confidence else [label_map]
-        labels, *rest = await self._tiled.run(prepared.image, prepared.plan, paints, ticket)
+        labels, *rest = await self._tiled.run(pixels, plan, paints, ticket)
         confidence = rest[0] if rest else None
+        processing = Processing(mode=InputMode.TILE, windows=plan.num_windows, scale_x=1.0, scale_y=1.0)
         return _Prediction(processing, lambda: _restricted(Segmentation(labels, confidence), options))
 
-    async def _infer(self, image: NDArray[np.uint8], ticket: Ticket) -> Rows:
-        """Run the engine on an image (h, w, 3) of its input size."""
+    async def _infer(self, fill: Callable[[Slot], object], ticket: Ticket, use: Callable[[Rows], T]) -> T:
+        """Fill a slot, run the engine on it, and use its output; both jobs in codec threads."""
+        async with self._queue.slot(ticket.deadline) as slot:
+            await self.run_job(lambda: fill(slot), ticket, slot)
+            row = await self._run(slot, ticket)
+            return await self.run_job(lambda: use(row.output), ticket, slot)
+
+    async def _run(self, slot: Slot, ticket: Ticket) -> BatchRow:
+        """Run the engine on the image of a slot."""
         ticket.enter("queue")
-        row = await self._batcher.submit(image, ticket.deadline, on_start=lambda: ticket.enter("infer", check=False))
+        row = await slot.run(ticket.deadline, on_start=lambda: ticket.enter("infer", check=False))
         ticket.stopwatch.record("queue", row.queued, row.started)
         ticket.stopwatch.record("infer", row.started, row.ended)
         ticket.enter("post")
-        return row.output
+        return row
 
-    async def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
-        """Count the pixels that the header announces."""
-        ticket.enter("decode")
-        # Not in a codec thread: a refusal should not wait for other images to be decoded.
-        width, height = await asyncio.to_thread(read_size, data, max_image_pixels=self._settings.max_image_pixels)
-        self._admission.count_pixels(ticket, width * height)
-
-    def _prepare(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> _Prepared:
+    def _begin(
+        self, data: bytes, options: AnswerOptions, ticket: Ticket, known: Collection[str], slot: Slot
+    ) -> EncodedAnswer | tuple[str, tuple[int, int]]:
+        """Give the answer that is there already, or fill the slot and give the tag of the answer and the image's size."""
         with ticket.stage("decode"):
+            tag = self._tag(data, options)
+            if (answer := self._answered(tag, known)) is not None:
+                return answer
+            if not ticket.pixels:
+                self._count_pixels(data, ticket)
             pixels = self._decode(data, options)
+            resize_to_input(pixels, self.graph.input_size, out=slot.image)
             height, width, _ = pixels.shape
-            size, plan = (height, width), None
-            if options.mode is InputMode.TILE:
-                plan = plan_tiles(size, self.graph.input_size, LOGITS_STRIDE)
-            image = resize_to_input(pixels, self.graph.input_size) if plan is None else pixels
-            return _Prepared(image, size, plan)
+            return tag, (height, width)
+
+    def _answered(self, tag: str, known: Collection[str]) -> EncodedAnswer | None:
+        """Give the answer that the client or the cache has."""
+        if tag in known:
+            return EncodedAnswer(None, tag)
+        content = self._cache.get(tag)
+        return None if content is None else EncodedAnswer(content, tag)
+
+    def _tag(self, data: bytes, options: AnswerOptions) -> str:
+        return answer_tag(data, repr(options), *self._identity)
+
+    def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
+        """Count the pixels that the header announces."""
+        width, height = read_size(data, max_image_pixels=self._settings.max_image_pixels)
+        self._admission.count_pixels(ticket, width * height)
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.stage("post"):
@@ -272,9 +316,7 @@ def _restricted(segmentation: Segmentation, options: AnswerOptions) -> Segmentat
     return segmentation if options.classes is None else segmentation.restrict(options.classes)
 
 
-def _processing(prepared: _Prepared, input_size: tuple[int, int]) -> Processing:
-    """Describe how an image goes through the model."""
-    if prepared.plan is not None:
-        return Processing(mode=InputMode.TILE, windows=prepared.plan.num_windows, scale_x=1.0, scale_y=1.0)
-    (rows, columns), (height, width) = input_size, prepared.size
+def _stretched(size: tuple[int, int], input_size: tuple[int, int]) -> Processing:
+    """Describe how an image of ``size`` (H, W) was stretched to the model's input."""
+    (rows, columns), (height, width) = input_size, size
     return Processing(mode=InputMode.RESIZE, windows=1, scale_x=columns / width, scale_y=rows / height)

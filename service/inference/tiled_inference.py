@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.errors import EngineFailure, InvalidParameter
 from service.imaging.tiling import Logits, Mosaic, Paint, Pixels, Tile, TilePlan, cut
 from service.inference.admission import Ticket
-from service.inference.batcher import Batcher
+from service.inference.image_queue import ImageQueue
 
 T = TypeVar("T")
 InferWindow = Callable[[Pixels], Awaitable[Logits]]
@@ -35,9 +35,9 @@ class RunInThread(Protocol):
 class TiledInference:
     """Runs images through the engine in windows."""
 
-    def __init__(self, batcher: Batcher, codec: Executor, num_classes: int, lock: asyncio.Lock) -> None:
+    def __init__(self, queue: ImageQueue, codec: Executor, num_classes: int, lock: asyncio.Lock) -> None:
         """``codec`` cuts and blends windows; ``lock`` is held by one image at a time, of any model."""
-        self._batcher = batcher
+        self._queue = queue
         self._codec = codec
         self._num_classes = num_classes
         self._lock = lock
@@ -63,18 +63,18 @@ class TiledInference:
         Raises:
             InvalidParameter: At the engine's speed the request's time is far too short; nothing is run.
             EngineFailure: The model failed on a window, or its logits cannot be used.
-            Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Batcher.submit``.
+            Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Slot.run``.
         """
         self._check_time(plan, ticket)
 
         async def infer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
-            row = await self._batcher.submit(
-                window, ticket.deadline, on_start=lambda: ticket.enter("infer", check=False)
-            )
-            return cast(NDArray[np.float32], row.output)
+            async with self._queue.slot(ticket.deadline) as slot:
+                np.copyto(slot.image, window)
+                row = await slot.run(ticket.deadline, on_start=lambda: ticket.enter("infer", check=False))
+                return cast(NDArray[np.float32], row.output).copy()
 
         mosaic = Mosaic(plan, self._num_classes, paints)
-        in_flight = BATCHES_IN_FLIGHT * self._batcher.max_batch_size
+        in_flight = BATCHES_IN_FLIGHT * self._queue.max_batch_size
         ticket.enter("queue")
         started = time.perf_counter()
         try:
@@ -87,7 +87,7 @@ class TiledInference:
 
     def _check_time(self, plan: TilePlan, ticket: Ticket) -> None:
         left_s = ticket.deadline - asyncio.get_running_loop().time()
-        needed_s = plan.num_windows * self._batcher.seconds_per_image
+        needed_s = plan.num_windows * self._queue.seconds_per_image
         if needed_s > _TOLERANCE * left_s:
             # No 504: proxies and clients would retry in vain.
             raise InvalidParameter(

@@ -54,9 +54,12 @@ async def run_inference(
 async def _run(
     pipeline: Pipeline, image: Image, outputs: Sequence[WantedOutput], label_size: tuple[int, int], ticket: Ticket
 ) -> EncodedRow:
-    infer = pipeline.infer_file(image, ticket) if isinstance(image, bytes) else pipeline.infer_pixels(image, ticket)
-    row = await infer
-    return await pipeline.run_job(lambda: _encode(row, outputs, label_size, ticket), ticket)
+    def encode(output: Rows) -> EncodedRow:
+        return _encode(output, outputs, label_size, ticket)
+
+    if isinstance(image, bytes):
+        return await pipeline.infer_file(image, ticket, encode)
+    return await pipeline.infer_pixels(image, ticket, encode)
 
 
 def _encode(output: Rows, outputs: Sequence[WantedOutput], label_size: tuple[int, int], ticket: Ticket) -> EncodedRow:

@@ -127,7 +127,7 @@ class ModelEntry:
 
     def _entry(self, found: FoundModel) -> IndexEntry:
         if self.serving is not None and self.serving.version == found.version:
-            down = self.serving.batcher.down
+            down = self.serving.queue.down
             return IndexEntry(self.name, found.version, "UNAVAILABLE" if down else "READY", down)
         if self.loading == found.version:
             return IndexEntry(self.name, found.version, "LOADING", "it is being loaded")

@@ -1,23 +1,20 @@
-"""One version of a model that serves: its engine with a thread of its own, its batcher, its pipeline."""
+"""One version of a model that serves: its engine with a thread of its own, and the line before it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass
+from typing import Protocol
 
-from service.answers.cache import AnswerCache
 from service.engines.base import EngineError
 from service.engines.runtimes import CPU_RUNTIMES
 from service.errors import LoadFailure
-from service.inference.admission import Admission
 from service.inference.batch_policy import BatchPolicy, choose_batch_policy
 from service.inference.batcher import Batcher, BatchTrace
-from service.inference.pipeline import Pipeline
 from service.inference.tiled_inference import BATCHES_IN_FLIGHT
-from service.model_directory.manifest import ManifestError
+from service.model_directory.manifest import GraphInfo, ManifestError
 from service.model_metrics import ModelMetrics
 from service.models.source import FoundModel, LoadedModel, ModelSource
 from service.settings import Settings
@@ -25,40 +22,42 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Resources that all models of a process share.
+class Host(Protocol):
+    """The process around the models.
 
     Attributes:
         settings: How to run.
-        admission: Bounds the requests of all of them.
-        codec: Threads that decode and encode.
-        cache: Answers of all of them.
-        tile_lock: Held by the one image that goes through a model in windows.
-        batch_trace: Told of the batches of all of them, if somebody wants to know.
+        batch_trace: Told of the batches of all models, if somebody wants to know.
     """
 
-    settings: Settings
-    admission: Admission
-    codec: Executor
-    cache: AnswerCache
-    tile_lock: asyncio.Lock
-    batch_trace: BatchTrace | None = None
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def batch_trace(self) -> BatchTrace | None: ...
+
+    def expects(self, model: Model) -> bool:
+        """True while an image for ``model`` may be on its way to the queue."""
+        ...
+
+    async def until_unused(self, model: Model) -> None:
+        """Wait until no request is inside that ``model`` has to answer; there will be no new one."""
+
+    def models_changed(self) -> None:
+        """A model serves, or serves no longer; or its engine has gone down or come up."""
 
 
 class Model:
-    """Serves from its creation until ``retire`` or ``stop``.
+    """Serves from its creation until ``stop``.
 
     Attributes:
         found: Where it is from.
         manifest: The model.
         engine: What runs it.
-        batcher: The line before the engine.
-        pipeline: Where requests go.
+        queue: The line before the engine.
     """
 
     def __init__(
-        self, found: FoundModel, loaded: LoadedModel, thread: ThreadPoolExecutor, shared: Shared, metrics: ModelMetrics
+        self, found: FoundModel, loaded: LoadedModel, thread: ThreadPoolExecutor, host: Host, metrics: ModelMetrics
     ) -> None:
         """``thread`` is the one in which the engine was made; it is this model's from here on."""
         self.found = found
@@ -66,56 +65,51 @@ class Model:
         self.engine = engine = loaded.engine
         self._thread = thread
         self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stacking")
-        policy = _batch_policy(loaded, shared.settings)
-        self.batcher = Batcher(
+        policy = _batch_policy(loaded, host.settings)
+        self.queue = Batcher(
             engine.infer,
             thread,
+            input_size=engine.graph.input_size,
             max_batch_size=policy.max_batch_size,
             # One image at a time may be there in windows.
-            max_queued_images=shared.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
+            max_queued_images=host.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
             window_s=policy.window_s,
             observer=metrics,
             engine_timeout_s=policy.engine_timeout_s,
             # Where the CPU is the engine, copying beside it would only take its time.
             stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
-            expects_more=lambda: shared.admission.expects(self.batcher),
+            expects_more=lambda: host.expects(self),
             seconds_per_image=policy.seconds_per_image,
-            trace=shared.batch_trace,
-        )
-        self.pipeline = Pipeline(
-            settings=shared.settings,
-            manifest=self.manifest,
-            graph=engine.graph,
-            engine_name=engine.name,
-            admission=shared.admission,
-            batcher=self.batcher,
-            codec=shared.codec,
-            cache=shared.cache,
-            tile_lock=shared.tile_lock,
+            trace=host.batch_trace,
         )
         # In a context of its own: what it logs does not belong to the request that has the model loaded.
-        Context().run(self.batcher.start)
+        Context().run(self.queue.start)
 
     @property
     def version(self) -> str:
         """The manifest's."""
         return self.manifest.version
 
-    async def retire(self) -> None:
-        """Answer the requests inside, of which there will be no more, then ``stop``."""
-        await self.pipeline.until_unused()
-        await self.stop()
+    @property
+    def graph(self) -> GraphInfo:
+        """The engine's."""
+        return self.engine.graph
+
+    @property
+    def engine_name(self) -> str:
+        """The engine's runtime."""
+        return self.engine.name
 
     async def stop(self) -> None:
         """Drop everything and give the engine's memory back; an engine that is stuck is left behind."""
-        await self.batcher.drain(0)
-        await self.batcher.close()
+        await self.queue.drain(0)
+        await self.queue.close()
         self._thread.submit(self.engine.close)
         self._thread.shutdown(wait=False)
         self._stacking.shutdown(wait=False)
 
 
-async def load_model(source: ModelSource, found: FoundModel, shared: Shared, metrics: ModelMetrics) -> Model:
+async def load_model(source: ModelSource, found: FoundModel, host: Host, metrics: ModelMetrics) -> Model:
     """Load a version in a thread of its own, let it prove itself, and make it ready to serve.
 
     Cancelled, or after ``load_timeout_s``, it leaves the thread to finish, and what that loads is closed.
@@ -127,11 +121,11 @@ async def load_model(source: ModelSource, found: FoundModel, shared: Shared, met
         raise LoadFailure(found.problem)
     thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
     job = thread.submit(source.load, found)
-    limit_s = shared.settings.load_timeout_s
+    limit_s = host.settings.load_timeout_s
     try:
         async with asyncio.timeout(limit_s) as limit:
             loaded = await asyncio.wrap_future(job)
-        return Model(found, loaded, thread, shared, metrics)
+        return Model(found, loaded, thread, host, metrics)
     except BaseException as error:
         job.add_done_callback(_close_unused)
         thread.shutdown(wait=False)

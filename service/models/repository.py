@@ -11,98 +11,43 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
-from service.errors import EngineDown, LoadFailure, NotReady, UnknownModel
+from service.errors import LoadFailure, UnknownModel
 from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
+from service.models.catalog import Catalog
 from service.models.change_queue import ChangeQueue
 from service.models.entry import IndexEntry, ModelEntry
-from service.models.model import Model, Shared, load_model
+from service.models.model import Host, Model, load_model
 from service.models.source import FoundModel, ModelSource, VersionsByName, by_name, choose_default, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
 
-class Repository:
-    """Finds, loads, switches and unloads models.
+class Repository(Catalog[Model]):
+    """Finds, loads, switches and unloads models."""
 
-    Attributes:
-        default: Name of the model that requests mean which name none.
-    """
-
-    def __init__(self, source: ModelSource, shared: Shared, metrics: Metrics, default: str | None = None) -> None:
+    def __init__(self, source: ModelSource, host: Host, metrics: Metrics, default: str | None = None) -> None:
         """Look at what is there; ``start`` loads.
 
         Raises:
             ManifestError: There is no model, or one version is there twice.
             SettingsError: No model is called ``default``.
         """
-        self._source = source
-        self._shared = shared
-        self._metrics = metrics
-        self._entries: dict[str, ModelEntry] = {}
-        self._open: set[Model] = set()
-        self._changes = ChangeQueue()
         found = by_name(source.find(), {})
         refuse_duplicates(found)
-        self.default = choose_default(found, default)
+        self._entries: dict[str, ModelEntry] = {}
+        super().__init__(choose_default(found, default), self._entries)
+        self._source = source
+        self._host = host
+        self._metrics = metrics
+        self._open: set[Model] = set()
+        self._changes = ChangeQueue()
         self._note_names(found)
-
-    @property
-    def models(self) -> list[Model]:
-        """Those that serve, by name."""
-        return [entry.serving for _, entry in sorted(self._entries.items()) if entry.serving is not None]
 
     @property
     def open_models(self) -> Collection[Model]:
         """Those that serve, and those whose last requests are being answered."""
         return self._open
-
-    @property
-    def default_version(self) -> str:
-        """Version of the default model that serves; the newest that was found where none does."""
-        entry = self._entries.get(self.default)
-        if entry is None:
-            return ""
-        return entry.newest if entry.serving is None else entry.serving.version
-
-    def resolve(self, name: str | None) -> str:
-        """The name that a request means; one that is known, but may not be served now.
-
-        Raises:
-            UnknownModel: No model has that name.
-        """
-        if name is None or name in self._entries:
-            return name or self.default
-        raise self._unknown(name, "is unknown")
-
-    def serving(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model that answers.
-
-        Args:
-            name: Its name; the default model if not given.
-            version: Must be the one that serves, if given.
-
-        Raises:
-            UnknownModel: No model of that name, or another version of it, is served.
-            NotReady: It is being loaded, or it is the default model, which has no version that serves.
-            EngineDown: Its engine does not work.
-        """
-        name = self.resolve(name)
-        entry = self._entries.get(name)
-        if entry is None or entry.serving is None:
-            raise self._absent(name, entry)
-        model = entry.serving
-        if version not in (None, model.version):
-            raise UnknownModel(f"version {version!r} of '{name}' is not served; '{model.version}' is")
-        if model.batcher.down:
-            raise EngineDown(model.batcher.down, retry_after_s=1)
-        return model
-
-    def check_engines(self) -> None:
-        """Raises ``EngineDown`` if the engine of a model that serves does not work."""
-        for model in self.models:
-            if model.batcher.down:
-                raise EngineDown(f"{model.manifest.name}: {model.batcher.down}", retry_after_s=1)
 
     async def start(self) -> None:
         """Load the default model; of its versions the newest that works.
@@ -208,7 +153,7 @@ class Repository:
     async def _load(self, name: str, version: str | None) -> Model:
         versions = (await self._scan()).get(name, [])
         if not versions:
-            raise self._unknown(name, "is not there")
+            raise self.unknown(name, "is not there")
         wanted = [found_version for found_version in versions if version in (None, found_version.version)]
         if not wanted:
             there = ", ".join(found_version.version for found_version in versions)
@@ -225,7 +170,7 @@ class Repository:
     async def _unload(self, name: str) -> None:
         entry = self._entries.get(name)
         if entry is None:
-            raise self._unknown(name, "is unknown")
+            raise self.unknown(name, "is unknown")
         entry.is_unloaded = True
         self._retire(entry)
 
@@ -268,7 +213,7 @@ class Repository:
         metrics = self._metrics.of_model(entry.name)
         with entry.loading_version(found_version.version):
             try:
-                model = await load_model(self._source, found_version, self._shared, metrics)
+                model = await load_model(self._source, found_version, self._host, metrics)
             except LoadFailure as error:
                 entry.failures[found_version.version] = error.detail
                 metrics.load_finished("failure")
@@ -278,7 +223,8 @@ class Repository:
         entry.serve(model)
         self._open.add(model)
         metrics.load_finished("success")
-        metrics.serve(model.manifest, model.engine.name, model.engine.graph, model.batcher)
+        metrics.serve(model.manifest, model.engine_name, model.graph, model.queue)
+        self._host.models_changed()
         logger.info("%s %s serves", entry.name, model.version)
         return model
 
@@ -288,27 +234,13 @@ class Repository:
         if model is not None:
             self._metrics.of_model(entry.name).leave()
             self._changes.background(self._close(model))
+            self._host.models_changed()
 
     async def _close(self, model: Model) -> None:
-        await model.retire()
+        await self._host.until_unused(model)
+        await model.stop()
         self._open.discard(model)
         logger.info("%s %s is closed", model.manifest.name, model.version)
-
-    def _absent(self, name: str, entry: ModelEntry | None) -> NotReady | UnknownModel:
-        """The error for a known model that does not serve."""
-        if entry is not None and entry.is_coming:
-            return NotReady(f"the model is being loaded: {name}", retry_after_s=1)
-        reason = "it is no longer there" if entry is None else entry.failure
-        if name == self.default:
-            return NotReady(f"the default model '{name}' is not loaded: {reason}", retry_after_s=1)
-        return self._unknown(name, f"is not served: {reason}")
-
-    def _unknown(self, name: str, what: str) -> UnknownModel:
-        served = [model.manifest.name for model in self.models]
-        names = ", ".join(map(repr, served)) or "none"
-        return UnknownModel(
-            f"model {name!r} {what}; served: {names}", extra={"parameter": "model", "value": name, "accepted": served}
-        )
 
 
 def _summarize(before: Mapping[str, Model], after: Mapping[str, Model], failed: Sequence[str]) -> str:

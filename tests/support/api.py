@@ -43,7 +43,9 @@ class Api:
 
     @property
     def batcher(self) -> Batcher:
-        return self.runtime.models.serving().batcher
+        queue = self.runtime.models.serving().queue
+        assert isinstance(queue, Batcher)
+        return queue
 
     async def metric(self, series: str) -> float:
         """Sum of the series of a name that have the labels named, of which there must be one."""

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.inference.batcher import Batcher, BatchRow, DropReason
+from service.inference.batcher import Batcher, DropReason
+from service.inference.image_queue import BatchRow
 from tests.support.fake_engine import POISON
 
 
@@ -120,6 +121,7 @@ class Bench:
         self.batcher = Batcher(
             self.engine.infer,
             self.engine,
+            input_size=(4, 4),
             max_batch_size=4,
             max_queued_images=6,
             window_s=10.0,

@@ -204,32 +204,32 @@ class Model:
         self._admission = admission
 
     def wake(self) -> None:
-        self.woken.append(self._admission.expects(self))
+        self.woken.append(bool(self._admission.expected(self)))
 
 
 async def test_a_request_is_expected_until_the_last_has_reached_the_queue_or_left() -> None:
     admission, _ = make()
     model = Model(admission)
-    assert not admission.expects(model)
+    assert not admission.expected(model)
     async with admission.permit(owner=model) as first:
-        assert admission.expects(model)
+        assert admission.expected(model)
         first.enter("queue")
-        assert not admission.expects(model)
+        assert not admission.expected(model)
         async with admission.permit(owner=model) as second:
             second.enter("decode")
-            assert admission.expects(model)
-        assert model.woken == [False]
+            assert admission.expected(model)
+        assert model.woken == [True, True, False]
 
 
 async def test_owners_are_told_of_their_own_requests_alone() -> None:
     admission, _ = make()
     street, night = Model(admission), Model(admission)
     async with admission.permit(owner=street):
-        assert not admission.expects(night)
+        assert not admission.expected(night)
         async with admission.permit(owner=night):
-            assert admission.expects(night)
-        assert night.woken == [False]
-        assert street.woken == []
+            assert admission.expected(night)
+        assert night.woken == [True, False]
+        assert street.woken == [True]
 
 
 async def test_an_owner_is_unused_when_its_requests_have_left_and_none_is_held_open() -> None:

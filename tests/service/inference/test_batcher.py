@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded
-from service.inference.batcher import BatchRow
+from service.inference.image_queue import BatchRow
 from tests.support.batcher_bench import Bench, Play
 
 POISON = 201
