@@ -5,10 +5,11 @@ A counter that first appears with its first event has no earlier value for ``rat
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from service.connection import REFUSALS, Refusal
@@ -23,6 +24,9 @@ from service.errors import (
 )
 from service.inference.stopwatch import WORK_STAGES, Stopwatch, WorkStage
 from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ModelFamilies, ModelMetrics
+from service.workers.metric_pages import MetricPages
+from service.workers.process_totals import ProcessTotals
+from service.workers.shared_metrics import SharedCounter
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SEGMENT_PATH = "/segment"
@@ -42,33 +46,41 @@ _REJECTIONS: tuple[type[ServiceError], ...] = (
 class Metrics:
     """Metrics of one application; also the observer of its admission."""
 
-    def __init__(self, release: str = "") -> None:
-        """``release`` is the version of the package."""
-        # One more series for each, with the time of its birth: of use to OpenMetrics alone.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self._families = ModelFamilies(registry)
-        self._rejected = Counter(
-            "ecenet_requests_rejected", "Requests refused for no fault of theirs.", ["reason"], registry=registry
+    def __init__(
+        self, release: str = "", pages: MetricPages | None = None, pids: Callable[[], Sequence[int]] | None = None
+    ) -> None:
+        """Create all label sets that no model is needed for.
+
+        Args:
+            release: Version of the package.
+            pages: Shared with the processes whose counts are added; none if not given.
+            pids: The processes whose memory and CPU seconds are added, the supervisor first; this one if not given.
+        """
+        self._pages = pages or MetricPages.create(1)
+        self._processes = CollectorRegistry()
+        self._processes.register(ProcessCollector(registry=None) if pids is None else ProcessTotals(pids))
+        self._gauges = registry = CollectorRegistry()
+        self._families = ModelFamilies(registry, self._pages)
+        self._rejected = SharedCounter(
+            "ecenet_requests_rejected", "Requests refused for no fault of theirs.", ["reason"], self._pages
         )
-        self._cancelled = Counter(
+        self._cancelled = SharedCounter(
             "ecenet_requests_cancelled",
             "Requests whose client left before the answer, by the stage that they were in.",
             ["stage"],
-            registry=registry,
+            self._pages,
         )
-        self._expired = Counter(
+        self._expired = SharedCounter(
             "ecenet_requests_expired",
             "Requests whose time was over before the answer, by the stage that they were in.",
             ["stage"],
-            registry=registry,
+            self._pages,
         )
-        self._refused_connections = Counter(
+        self._refused_connections = SharedCounter(
             "ecenet_connections_refused",
             "Connections closed before a route saw a request, by the limit that they exceeded.",
             ["limit"],
-            registry=registry,
+            self._pages,
         )
         self._in_flight = Gauge("ecenet_in_flight", "Requests inside the service.", registry=registry)
         self._in_flight_pixels = Gauge(
@@ -82,7 +94,15 @@ class Metrics:
 
     def expose(self) -> bytes:
         """Give all metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+        return b"".join((generate_latest(self._processes), generate_latest(self._gauges), *self._texts()))
+
+    async def scrape(self) -> bytes:
+        """Give what ``expose`` gives; ``/proc`` is read in a thread, and other tasks run between two metrics."""
+        parts = [await asyncio.to_thread(generate_latest, self._processes), generate_latest(self._gauges)]
+        for text in self._texts():
+            parts.append(text)
+            await asyncio.sleep(0)
+        return b"".join(parts)
 
     def watch(
         self,
@@ -127,6 +147,11 @@ class Metrics:
     def connection_refused(self, refusal: Refusal) -> None:
         """Count a connection that a limit closed."""
         self._refused_connections.labels(refusal).inc()
+
+    def _texts(self) -> Iterator[bytes]:
+        """The counters and histograms, one after another."""
+        own = (self._rejected, self._cancelled, self._expired, self._refused_connections)
+        return (family.text().encode() for family in (*own, *self._families.shared))
 
     def _initialise_labels(self) -> None:
         for answer_format, status in itertools.product((TENSORS, NO_FORMAT), STATUSES):

@@ -78,7 +78,7 @@ async def readyz(runtime: RuntimeOf) -> Health:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(runtime: RuntimeOf) -> Response:
     """Counters, gauges and histograms in Prometheus's text format."""
-    return Response(runtime.metrics.expose(), media_type=CONTENT_TYPE)
+    return Response(await runtime.metrics.scrape(), media_type=CONTENT_TYPE)
 
 
 def _response(answer: EncodedAnswer, options: AnswerOptions, model_version: str) -> Response:

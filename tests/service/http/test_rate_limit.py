@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.http.rate_limit import TokenBuckets
+from service.http.token_buckets import TokenBuckets
 from tests.support.api import Api, Serving
 
 pytestmark = pytest.mark.anyio
