@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.compare --data DATA/camvid --threads 1
 
-Each head has the rate that ``benchmarks.accuracy.rates`` found for it. Finished runs are skipped and a stopped one goes
-on from its checkpoint, so the same command goes on after a stop; two processes on one folder share the runs out.
+Each head has the rates that ``benchmarks.accuracy.rates`` found for it. The command skips finished runs and continues a
+stopped one from its checkpoint; several processes on one folder share the runs out.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy.experiment import Experiment, head_commit, run_missing
-from benchmarks.accuracy.rates import chosen_multiple
+from benchmarks.accuracy.rates import Rates, chosen_rates
 from benchmarks.accuracy.recipe import Recipe, open_half_resolution
 from benchmarks.accuracy.runs import FOLDER, RATES_FOLDER, RunError, run_path
 from benchmarks.accuracy.variants import VARIANTS
@@ -36,17 +35,17 @@ def experiments(
     Args:
         variants: Names.
         seeds: Of weights, order, views and dropout.
-        recipe: But for the head's rate.
+        recipe: But for the head's rates.
         folder: Of the runs' files.
-        rates: Folder of the runs that tell each head's rate.
-        multiple: The rate of all heads in place of those.
+        rates: Folder of the runs that tell each head's rates.
+        multiple: The rate of all heads in place of those; classifiers have the variant's own.
 
     Raises:
         RunError: A run that tells a rate is missing.
     """
-    own = {name: chosen_multiple(rates, name) if multiple is None else multiple for name in variants}
+    own = {name: chosen_rates(rates, name) if multiple is None else Rates(multiple) for name in variants}
     return [
-        Experiment(name, seed, replace(recipe, head_lr_multiple=own[name]), run_path(folder, name, seed))
+        Experiment(name, seed, own[name].applied_to(recipe), run_path(folder, name, seed))
         for seed, name in product(seeds, variants)
     ]
 

@@ -79,7 +79,7 @@ def run_missing(experiments: Iterable[Experiment], splits: Splits, *, commit: st
 def run(experiment: Experiment, splits: Splits, commit: str) -> dict[str, Any]:
     """Train and evaluate; gives what the run's file holds."""
     training, validation = splits
-    recipe = VARIANTS[experiment.variant].recipe(experiment.recipe)
+    recipe = experiment.recipe
     state = initial_state(experiment.variant, training, recipe, experiment.seed)
     curve = train(state, training, experiment.variant, recipe, seed=experiment.seed, checkpoint=experiment.checkpoint)
     trained = time.perf_counter()

@@ -1,9 +1,10 @@
-"""Choose the rate of each head: every one is trained at the same rates, and scored on images that only this sees.
+"""Choose the rates of each head: every one is trained at the same rates, and scored on images that only this sees.
 
     python -m benchmarks.accuracy.rates --data DATA/camvid --threads 1
 
-A fifth of CamVid's train split is held out, the end of each of its drives; val has no part in the choice. Finished runs
-are skipped, and a stopped one goes on, so the same command goes on after a stop.
+A head trains at each of ``MULTIPLES``. A rival trains once more at the best of them, with the rate of ECENet's
+classifier for its own. A fifth of CamVid's train split is held out, the end of each of its drives; val has no part in
+the choice. The command skips finished runs and continues a stopped one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -30,35 +32,82 @@ from trainer.weights.pretrained import PretrainedError
 MULTIPLES = (4.0, 8.0, 16.0)
 
 
+class Rates(NamedTuple):
+    """Rates of a head per backbone's rate; None is the variant's own of its classifier."""
+
+    head: float
+    classifier: float | None = None
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with these rates."""
+        return replace(recipe, head_lr_multiple=self.head, classifier_lr_multiple=self.classifier)
+
+
 def grid(variants: Iterable[str], recipe: Recipe, folder: Path) -> list[Experiment]:
     """A run per rate and head, with the first seed."""
-    return [
-        Experiment(name, 0, replace(recipe, head_lr_multiple=multiple), rate_path(folder, name, multiple))
-        for name, multiple in product(variants, MULTIPLES)
-    ]
+    return [_experiment(name, Rates(multiple), recipe, folder) for name, multiple in product(variants, MULTIPLES)]
 
 
-def rate_path(folder: Path, variant: str, multiple: float) -> Path:
-    """Path of the run of a head at a rate."""
-    return folder / f"{variant}-x{multiple:g}.json"
-
-
-def chosen_multiple(folder: Path, variant: str) -> float:
-    """The multiple of the backbone's rate at which a head is best; ECENet without a part has ECENet's.
+def fast_classifiers(variants: Iterable[str], recipe: Recipe, folder: Path) -> list[Experiment]:
+    """A run per rival at its best rate of the grid, whose classifier has the rate that ECENet's would have.
 
     Raises:
         RunError: A run of the grid is missing.
     """
+    rivals = [name for name in variants if VARIANTS[name].is_rival]
+    return [_experiment(name, _fast(name, best_of_grid(folder, name)), recipe, folder) for name in rivals]
+
+
+def _experiment(name: str, rates: Rates, recipe: Recipe, folder: Path) -> Experiment:
+    return Experiment(name, 0, rates.applied_to(recipe), rate_path(folder, name, rates))
+
+
+def _fast(name: str, rates: Rates) -> Rates:
+    return Rates(rates.head, VARIANTS[name].fast_multiple)
+
+
+def rate_path(folder: Path, variant: str, rates: Rates) -> Path:
+    """Path of the run of a head at its rates."""
+    classifier = "" if rates.classifier is None else f"-classifier-x{rates.classifier:g}"
+    return folder / f"{variant}-x{rates.head:g}{classifier}.json"
+
+
+def best_of_grid(folder: Path, variant: str) -> Rates:
+    """The rates of the grid at which a head is best.
+
+    Raises:
+        RunError: A run of the grid is missing.
+    """
+    return _best(folder, variant, [Rates(multiple) for multiple in MULTIPLES])
+
+
+def chosen_rates(folder: Path, variant: str) -> Rates:
+    """The rates at which a head is best; ECENet without a part has ECENet's.
+
+    Raises:
+        RunError: A run is missing.
+    """
     head = "ecenet" if VARIANTS[variant].ablation else variant
-    scores = {multiple: read_run(rate_path(folder, head, multiple))["miou"] for multiple in MULTIPLES}
-    return max(scores, key=lambda multiple: float(scores[multiple]))
+    best = best_of_grid(folder, head)
+    return _best(folder, head, [best, _fast(head, best)]) if VARIANTS[head].is_rival else best
+
+
+def _best(folder: Path, variant: str, candidates: Iterable[Rates]) -> Rates:
+    scores = {rates: float(read_run(rate_path(folder, variant, rates))["miou"]) for rates in candidates}
+    return max(scores, key=scores.__getitem__)
 
 
 def rates_table(folder: Path) -> str:
     """mIoU on the held-out images per head and rate, in Markdown; a dash where a run is missing."""
-    header = ["Head", *(f"x{multiple:g}" for multiple in MULTIPLES)]
-    rows = [[VARIANTS[name].title, *(_cell(rate_path(folder, name, m)) for m in MULTIPLES)] for name in HEADS]
-    return markdown(header, rows)
+    header = ["Head", *(f"x{multiple:g}" for multiple in MULTIPLES), "fast classifier"]
+    return markdown(header, [_row(folder, name) for name in HEADS])
+
+
+def _row(folder: Path, name: str) -> list[str]:
+    grid = [rate_path(folder, name, Rates(multiple)) for multiple in MULTIPLES]
+    complete = VARIANTS[name].is_rival and all(path.exists() for path in grid)
+    fast = _cell(rate_path(folder, name, _fast(name, best_of_grid(folder, name)))) if complete else "-"
+    return [VARIANTS[name].title, *map(_cell, grid), fast]
 
 
 def _cell(path: Path) -> str:
@@ -77,8 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        experiments = grid(args.variants, Recipe(args.steps), args.folder)
-        run_missing(experiments, open_splits(args.data), commit=args.commit or head_commit())
+        recipe, splits, commit = Recipe(args.steps), open_splits(args.data), args.commit or head_commit()
+        run_missing(grid(args.variants, recipe, args.folder), splits, commit=commit)
+        run_missing(fast_classifiers(args.variants, recipe, args.folder), splits, commit=commit)
         print(rates_table(args.folder))
     except (RunError, DatasetError, PretrainedError, DivergedError, OSError) as error:
         print(f"rates: {error}", file=sys.stderr)

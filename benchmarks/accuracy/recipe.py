@@ -26,7 +26,7 @@ class Recipe:
         batch_size: Views per step.
         lr: Base rate of AdamW for the backbone.
         head_lr_multiple: The head's rate per backbone's rate.
-        classifier_lr_multiple: That of ECENet's classifier; a rival's has its head's.
+        classifier_lr_multiple: The rate of the head's last layer per backbone's rate; the variant's own if None.
         weight_decay: Decay of everything but norms and biases.
         warmup_steps: Steps of linear warm-up.
         power: Exponent of the polynomial decay.
@@ -43,7 +43,7 @@ class Recipe:
     batch_size: int = 8
     lr: float = 3e-4
     head_lr_multiple: float = 8.0
-    classifier_lr_multiple: float = 48.0
+    classifier_lr_multiple: float | None = None
     weight_decay: float = 0.01
     warmup_steps: int = 45
     power: float = 0.9

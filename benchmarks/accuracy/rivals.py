@@ -36,14 +36,27 @@ class RivalHead(nn.Module):
     """Base of the rivals: takes stage features of any size, and gives what ECENet's decode head gives.
 
     Args:
-        decoder: Takes the list of padded stage features, gives logits (B, K, h, w) at stride 4.
+        decoder: Takes the list of padded stage features, gives a feature (B, width, h, w).
+        width: Channels of that feature.
+        num_classes: K.
         ratios: Size of each stage in cells of the last.
+        factor: Enlargement of the logits to stride 4.
     """
 
-    def __init__(self, decoder: nn.Module, ratios: Sequence[int] = (8, 4, 2, 1)) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        width: int,
+        num_classes: int,
+        *,
+        ratios: Sequence[int] = (8, 4, 2, 1),
+        factor: int = 1,
+    ) -> None:
         super().__init__()
         self.decoder = decoder
-        self.ratios = tuple(ratios)
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.classifier: nn.Module = nn.Conv2d(width, num_classes, 1)  # its name gives it ECENet's rate of a classifier
+        self.ratios, self.factor = tuple(ratios), factor
 
     def forward(self, stage_features: Sequence[Tensor]) -> Tensor | HeadOutput:
         """Segment four stage features (B, C_i, H_i, W_i).
@@ -52,8 +65,13 @@ class RivalHead(nn.Module):
             Logits (B, K, H_0, W_0) in eval mode; in training a ``HeadOutput`` that has them and no auxiliary terms.
         """
         height, width = stage_features[0].shape[2:]
-        logits: Tensor = self.decoder(self._pad(stage_features))[:, :, :height, :width]
+        logits = self.logits(self._pad(stage_features))[:, :, :height, :width]
         return HeadOutput(logits, logits, (), logits.new_empty(0)) if self.training else logits
+
+    def logits(self, features: list[Tensor]) -> Tensor:
+        """Logits (B, K, h, w) at stride 4 of the padded stage features."""
+        logits: Tensor = self.classifier(self.dropout(self.decoder(features)))
+        return logits if self.factor == 1 else _enlarged(logits, self.factor)
 
     def _pad(self, stage_features: Sequence[Tensor]) -> list[Tensor]:
         """Zeros at the end, so that each stage is a whole multiple of the last: smp's decoders double sizes."""
@@ -66,7 +84,7 @@ class RivalHead(nn.Module):
 
 def fcn_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
     """FCN-8s (Long et al., CVPR 2015): two convolutions on the coarsest stage, scores of three stages summed."""
-    return RivalHead(_FCN8(in_channels, num_classes))
+    return _FCN8(in_channels, num_classes)
 
 
 def fpn_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
@@ -79,7 +97,7 @@ def fpn_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
         segmentation_channels=FPN_WIDTH,
         dropout=0.0,
     )
-    return RivalHead(_classified(decoder, FPN_WIDTH, num_classes))
+    return RivalHead(decoder, FPN_WIDTH, num_classes)
 
 
 def deeplab_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
@@ -95,25 +113,24 @@ def deeplab_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
         aspp_separable=True,
         aspp_dropout=0.0,
     )
-    return RivalHead(_classified(_FromStrideOne(decoder), DEEPLAB_WIDTH, num_classes), ratios=(4, 2, 1, 1))
+    return RivalHead(_FromStrideOne(decoder), DEEPLAB_WIDTH, num_classes, ratios=(4, 2, 1, 1))
 
 
 def segformer_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
     """SegFormer's all-MLP head (Xie et al., NeurIPS 2021), equation 4: width 256, as in its smallest models."""
     decoder = _smp("segformer", "SegformerDecoder", [0, *in_channels], segmentation_channels=SEGFORMER_WIDTH)
-    return RivalHead(_classified(_WithImageSize(decoder), SEGFORMER_WIDTH, num_classes))
+    return RivalHead(_WithImageSize(decoder), SEGFORMER_WIDTH, num_classes)
 
 
 def upernet_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
     """UPerNet (Xiao et al., ECCV 2018): a pyramid of pooled grids on the coarsest stage, then an FPN, of width 64."""
     decoder = _smp("upernet", "UPerNetDecoder", (0, 0, *in_channels), decoder_channels=UPERNET_WIDTH)
-    return RivalHead(_classified(_FromStrideOne(decoder), UPERNET_WIDTH, num_classes))
+    return RivalHead(_FromStrideOne(decoder), UPERNET_WIDTH, num_classes)
 
 
 def hamburger_head(in_channels: Sequence[int], num_classes: int) -> RivalHead:
     """SegNeXt's head (Guo et al., NeurIPS 2022) on the last three stages, at stride 8: width 256, as in -T and -S."""
-    decoder = LightHamburger(in_channels[1:], HAMBURGER_WIDTH)
-    return RivalHead(nn.Sequential(_classified(decoder, HAMBURGER_WIDTH, num_classes), _Doubled()))
+    return RivalHead(LightHamburger(in_channels[1:], HAMBURGER_WIDTH), HAMBURGER_WIDTH, num_classes, factor=2)
 
 
 def dilate(backbone: ConvBackbone, name: str) -> ConvBackbone:
@@ -130,27 +147,25 @@ def dilate(backbone: ConvBackbone, name: str) -> ConvBackbone:
     return backbone
 
 
-class _FCN8(nn.Module):
+class _FCN8(RivalHead):
+    """Classifies three stages, not one: the convolved coarsest, and both before it as they are."""
+
     def __init__(self, in_channels: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        self.convolutions = nn.Sequential(
+        convolutions = nn.Sequential(
             conv_bn(in_channels[-1], FCN_WIDTH, 3), nn.ReLU(), conv_bn(FCN_WIDTH, FCN_WIDTH, 3), nn.ReLU()
         )
-        self.score = _classified(nn.Identity(), FCN_WIDTH, num_classes)
-        self.skips = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in in_channels[-2:0:-1])
-        for parameter in self.skips.parameters():
+        super().__init__(convolutions, FCN_WIDTH, num_classes)
+        skips = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in in_channels[-2:0:-1])
+        for parameter in skips.parameters():
             nn.init.zeros_(parameter)  # as in the paper: the net starts with the coarse scores alone
+        self.classifier = nn.ModuleList([self.classifier, *skips])
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        score: Tensor = self.score(self.convolutions(features[-1]))
-        for skip, feature in zip(self.skips, features[-2:0:-1], strict=True):
-            score = _double(score) + skip(feature)
-        return _double(score)
-
-
-class _Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return _double(x)
+    def logits(self, features: list[Tensor]) -> Tensor:
+        coarse, *skips = self.classifier.children()
+        score: Tensor = coarse(self.dropout(self.decoder(features[-1])))
+        for skip, feature in zip(skips, features[-2:0:-1], strict=True):
+            score = _enlarged(score, 2) + skip(feature)
+        return _enlarged(score, 2)
 
 
 class _FromStrideOne(nn.Module):
@@ -178,12 +193,8 @@ class _WithImageSize(nn.Module):
         return fused
 
 
-def _classified(decoder: nn.Module, channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(decoder, nn.Dropout2d(DROPOUT), nn.Conv2d(channels, num_classes, 1))
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
 def _smp(kind: str, name: str, *args: Any, **options: Any) -> nn.Module:

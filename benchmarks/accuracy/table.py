@@ -1,4 +1,4 @@
-"""The tables of the comparison and of the ablation, in Markdown, from the files of the finished runs.
+"""The tables of the comparison, the ablation and the classes, in Markdown, from the files of the finished runs.
 
 python -m benchmarks.accuracy.table
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.runs import FOLDER, RunError, read_run
-from benchmarks.accuracy.variants import VARIANTS
+from benchmarks.accuracy.variants import HEADS, VARIANTS
 
 Run = Mapping[str, Any]
+Cell = Callable[[Sequence[Run]], str]
+MISSING = "-"
 # What runs may differ in: the rest of the recipe is the same for all, or their figures do not compare.
 OWN_KEYS = (
     "variant",
@@ -48,19 +51,82 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """Both tables and a line that says how they came about."""
-    heads = [name for name, variant in VARIANTS.items() if not variant.ablation]
+    """The tables of the heads, of the ablation and of the heads' classes, and a line on how they came about."""
     parts = ["ecenet", *(name for name, variant in VARIANTS.items() if variant.ablation)]
-    return "\n\n".join([table("Head", heads, runs), table("ECENet", parts, runs), origin(runs)])
+    return "\n\n".join(
+        [table("Head", HEADS, runs), table("ECENet", parts, runs), classes_table(HEADS, runs), origin(runs)]
+    )
 
 
 def table(heading: str, variants: Iterable[str], runs: Sequence[Run]) -> str:
-    """A row per variant that has runs: mean mIoU, mIoU per seed, parameters, GFLOPs per input; a dash where none is."""
+    """A row per variant that has runs: accuracy in percent, mean and per seed, rates, and cost.
+
+    A dash stands where no run has the figure; a column of dashes is left out.
+    """
+    columns = _columns(runs)
+    groups = {name: of_variant(runs, name) for name in variants}
+    rows = [
+        [VARIANTS[name].title, *(cell(group) for cell in columns.values())] for name, group in groups.items() if group
+    ]
+    kept = [0, *(place for place in range(1, len(columns) + 1) if any(row[place] != MISSING for row in rows))]
+    header = [heading, *columns]
+    return markdown([header[place] for place in kept], [[row[place] for place in kept] for row in rows])
+
+
+def classes_table(variants: Iterable[str], runs: Sequence[Run]) -> str:
+    """IoU per class in percent, the mean over the seeds; a row per class, a column per variant that has runs."""
+    groups = {name: group for name in variants if (group := of_variant(runs, name))}
+    rows = [
+        [name, *(_percent(run["class_iou"][name] for run in group) for group in groups.values())]
+        for name in runs[0]["class_iou"]
+    ]
+    return markdown(["class", *(VARIANTS[name].title for name in groups)], rows)
+
+
+def of_variant(runs: Sequence[Run], variant: str) -> list[Run]:
+    """The runs of a variant."""
+    return [run for run in runs if run["config"]["variant"] == variant]
+
+
+def _columns(runs: Sequence[Run]) -> dict[str, Cell]:
+    """What a table says of the runs of a variant, by the column's title."""
     seeds = sorted({run["config"]["seed"] for run in runs})
-    sizes = list(runs[0]["gflops"])
-    header = [heading, "mIoU", *(f"seed {s}" for s in seeds), "parameters, M", *(f"GFLOPs at {s}" for s in sizes)]
-    rows = [_row(name, seeds, sizes, [r for r in runs if r["config"]["variant"] == name]) for name in variants]
-    return markdown(header, [row for row in rows if row])
+    return {
+        "mIoU": lambda group: _percent(run["miou"] for run in group),
+        **{f"seed {seed}": partial(_of_seed, seed) for seed in seeds},
+        "boundary IoU": lambda group: _percent(run["boundary_miou"] for run in group if "boundary_miou" in run),
+        "rate": _rate,
+        "parameters, M": lambda group: f"{group[0]['parameters'] / 1e6:.2f}",
+        **{f"GFLOPs at {size}": partial(_gflops, size) for size in runs[0]["gflops"]},
+        **{f"ms at {size}": partial(_milliseconds, size) for run in runs for size in run.get("milliseconds", ())},
+    }
+
+
+def _percent(shares: Iterable[float]) -> str:
+    values = [100 * share for share in shares]
+    return f"{statistics.mean(values):.1f}" if values else MISSING
+
+
+def _of_seed(seed: int, group: Sequence[Run]) -> str:
+    return _percent(run["miou"] for run in group if run["config"]["seed"] == seed)
+
+
+def _rate(group: Sequence[Run]) -> str:
+    """The head's rate per backbone's, and the classifier's where it is another."""
+    config = group[0]["config"]
+    head = config["head_lr_multiple"]
+    classifier = config.get("classifier_lr_multiple", head)
+    return f"x{head:g}" if classifier == head else f"x{head:g}, x{classifier:g}"
+
+
+def _gflops(size: str, group: Sequence[Run]) -> str:
+    return f"{group[0]['gflops'][size]:.2f}"
+
+
+def _milliseconds(size: str, group: Sequence[Run]) -> str:
+    """The fastest of all runs, as whatever else a machine does only adds to the time."""
+    times = [run["milliseconds"][size] for run in group if "milliseconds" in run]
+    return f"{min(times):.0f}" if times else MISSING
 
 
 def origin(runs: Sequence[Run]) -> str:
@@ -79,19 +145,6 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right."""
     rule = ["---", *("---:" for _ in header[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
-def _row(name: str, seeds: Sequence[int], sizes: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    if not runs:
-        return []
-    miou = {run["config"]["seed"]: 100 * run["miou"] for run in runs}
-    return [
-        VARIANTS[name].title,
-        f"{statistics.mean(miou.values()):.1f}",
-        *(f"{miou[seed]:.1f}" if seed in miou else "-" for seed in seeds),
-        f"{runs[0]['parameters'] / 1e6:.2f}",
-        *(f"{runs[0]['gflops'][size]:.2f}" for size in sizes),
-    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

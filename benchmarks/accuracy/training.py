@@ -74,6 +74,7 @@ class Curve:
 def initial_state(variant: str, dataset: SegmentationDataset, recipe: Recipe, seed: int) -> TrainingState:
     """A variant with ImageNet's weights in its backbone and its head's first weights, its optimiser and schedule."""
     own = VARIANTS[variant]
+    recipe = own.recipe(recipe)
     torch.manual_seed(seed)
     model = build_variant(variant, len(dataset.classes))
     if own.bilinear_start:

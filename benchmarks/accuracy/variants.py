@@ -11,6 +11,12 @@ from torch import nn
 from benchmarks.accuracy.ablations import with_learned_classes, without_reconstruction
 from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.rivals import (
+    DEEPLAB_WIDTH,
+    FCN_WIDTH,
+    FPN_WIDTH,
+    HAMBURGER_WIDTH,
+    SEGFORMER_WIDTH,
+    UPERNET_WIDTH,
     RivalHead,
     deeplab_head,
     dilate,
@@ -22,9 +28,11 @@ from benchmarks.accuracy.rivals import (
 )
 from trainer.config import RELEASED, LossWeights
 from trainer.model.backbone import ConvBackbone
-from trainer.model.ecenet import ECENet, build_model
+from trainer.model.ecenet import ECENet, build_model, named_config
+from trainer.schedule import classifier_multiple
 
 MODEL = "ecenet-lite0"
+WIDTH = named_config(MODEL, 1).channels
 FULL = LossWeights(class_balance=True)
 CROSS_ENTROPY = LossWeights(class_balance=True, auxiliary=0.0, diversity=0.0, presence=0.0)
 
@@ -40,7 +48,8 @@ class Variant:
         ablation: Whether it belongs to the ablation and not to the comparison of heads.
         bilinear_start: Whether the ghost steps start as an enlargement.
         principal_start: Whether FR starts at the principal directions of its stages.
-        one_rate: Whether the classifier has the rate of the rest of the head.
+        width: Channels that the classifier gets.
+        one_rate: Whether the classifier has the rate of the rest of the head unless a recipe gives it its own.
     """
 
     title: str
@@ -49,11 +58,25 @@ class Variant:
     ablation: bool = False
     bilinear_start: bool = True
     principal_start: bool = True
+    width: int = WIDTH
     one_rate: bool = False
 
+    @property
+    def is_rival(self) -> bool:
+        """True for a head that is none of ECENet's."""
+        return self.loss is CROSS_ENTROPY
+
+    @property
+    def fast_multiple(self) -> float:
+        """The classifier's rate per backbone's rate that the trainer gives to a head of this width."""
+        return classifier_multiple(self.width)
+
     def recipe(self, shared: Recipe) -> Recipe:
-        """The recipe that all variants share, with this one's rate of the classifier."""
-        return replace(shared, classifier_lr_multiple=shared.head_lr_multiple) if self.one_rate else shared
+        """The recipe that all variants share, with this one's rate of the classifier where none is given."""
+        if shared.classifier_lr_multiple is not None:
+            return shared
+        own = shared.head_lr_multiple if self.one_rate else self.fast_multiple
+        return replace(shared, classifier_lr_multiple=own)
 
 
 def _with_head(head: Callable[..., RivalHead]) -> Callable[[ECENet], ECENet]:
@@ -74,9 +97,10 @@ def _same(model: ECENet) -> ECENet:
     return model
 
 
-def _rival(title: str, change: Callable[[ECENet], ECENet]) -> Variant:
+def _rival(title: str, change: Callable[[ECENet], ECENet], width: int) -> Variant:
     """A head that has nothing of ECENet's start and losses."""
-    return Variant(title, change, CROSS_ENTROPY, bilinear_start=False, principal_start=False)
+    options = {"bilinear_start": False, "principal_start": False, "one_rate": True}
+    return Variant(title, change, CROSS_ENTROPY, width=width, **options)
 
 
 def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options: Any) -> Variant:
@@ -85,12 +109,12 @@ def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options:
 
 VARIANTS: dict[str, Variant] = {
     "ecenet": Variant("ECENet", _same),
-    "fcn": _rival("FCN-8s", _with_head(fcn_head)),
-    "fpn": _rival("FPN", _with_head(fpn_head)),
-    "deeplabv3plus": _rival("DeepLabV3+", _deeplab),
-    "segformer": _rival("SegFormer's MLP head", _with_head(segformer_head)),
-    "hamburger": _rival("SegNeXt's Hamburger head", _with_head(hamburger_head)),
-    "upernet": _rival("UPerNet", _with_head(upernet_head)),
+    "fcn": _rival("FCN-8s", _with_head(fcn_head), FCN_WIDTH),
+    "fpn": _rival("FPN", _with_head(fpn_head), FPN_WIDTH),
+    "deeplabv3plus": _rival("DeepLabV3+", _deeplab, DEEPLAB_WIDTH),
+    "segformer": _rival("SegFormer's MLP head", _with_head(segformer_head), SEGFORMER_WIDTH),
+    "hamburger": _rival("SegNeXt's Hamburger head", _with_head(hamburger_head), HAMBURGER_WIDTH),
+    "upernet": _rival("UPerNet", _with_head(upernet_head), UPERNET_WIDTH),
     "no-fr": _ablation("without FR", without_reconstruction, loss=replace(FULL, diversity=0.0), principal_start=False),
     "no-auxiliary": _ablation("without the auxiliary mask loss", loss=replace(FULL, auxiliary=0.0)),
     "no-diversity": _ablation("without the diversity loss", loss=replace(FULL, diversity=0.0)),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import compare, experiment, training
 from benchmarks.accuracy.experiment import Experiment, Splits
-from benchmarks.accuracy.rates import MULTIPLES, chosen_multiple, grid, rate_path, rates_table
+from benchmarks.accuracy.rates import MULTIPLES, Rates, chosen_rates, fast_classifiers, grid, rate_path, rates_table
 from benchmarks.accuracy.recipe import HalfResolution, Recipe, hold_out_ends
 from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_run
 from benchmarks.accuracy.variants import HEADS, VARIANTS
@@ -180,25 +180,43 @@ def test_another_number_of_steps_in_the_same_folder_is_an_error(
 
 def write_grid(folder: Path, head: str, *scores: float) -> None:
     for multiple, miou in zip(MULTIPLES, scores, strict=True):
-        write_run(rate_path(folder, head, multiple), {"config": {}, "miou": miou})
+        write_run(rate_path(folder, head, Rates(multiple)), {"config": {}, "miou": miou})
 
 
 def test_each_head_has_the_rate_that_is_best_on_the_held_out_images(tmp_path: Path) -> None:
     write_grid(tmp_path, "ecenet", 0.5, 0.6, 0.4)
     write_grid(tmp_path, "fcn", 0.3, 0.4, 0.55)
-    assert (chosen_multiple(tmp_path, "fcn"), chosen_multiple(tmp_path, "no-fr")) == (16.0, 8.0)
+    write_run(rate_path(tmp_path, "fcn", Rates(16, 24)), {"config": {}, "miou": 0.5})
+    assert (chosen_rates(tmp_path, "fcn"), chosen_rates(tmp_path, "no-fr")) == (Rates(16), Rates(8))
     runs = compare.experiments(["fcn", "no-fr"], [0], TINY, folder=tmp_path, rates=tmp_path, multiple=None)
     assert [run.config()["head_lr_multiple"] for run in runs] == [16.0, 8.0]
+    assert [run.config()["classifier_lr_multiple"] for run in runs] == [16.0, 48.0]
     with pytest.raises(RunError, match=r"fpn-x4\.json cannot be read"):
         compare.experiments(["fpn"], [0], TINY, folder=tmp_path, rates=tmp_path, multiple=None)
-    assert "| ECENet | 50.0 | 60.0 | 40.0 |" in rates_table(tmp_path)
-    assert "| FPN | - | - | - |" in rates_table(tmp_path)
+    assert "| ECENet | 50.0 | 60.0 | 40.0 | - |" in rates_table(tmp_path)
+    assert "| FCN-8s | 30.0 | 40.0 | 55.0 | 50.0 |" in rates_table(tmp_path)
+    assert "| FPN | - | - | - | - |" in rates_table(tmp_path)
+
+
+def test_a_rival_may_have_the_fast_classifier_of_ecenet(tmp_path: Path) -> None:
+    write_grid(tmp_path, "segformer", 0.3, 0.5, 0.4)
+    (run,) = fast_classifiers(["ecenet", "segformer"], TINY, tmp_path)  # ECENet has it anyway
+    assert run.path == tmp_path / "segformer-x8-classifier-x12.json"
+    assert (run.config()["head_lr_multiple"], run.config()["classifier_lr_multiple"]) == (8.0, 12.0)  # 3072 / 256
+    write_run(run.path, {"config": {}, "miou": 0.6})
+    assert chosen_rates(tmp_path, "segformer") == Rates(8, 12)
 
 
 def test_the_grid_has_every_head_at_every_rate(tmp_path: Path) -> None:
     runs = grid(HEADS, TINY, tmp_path)
     assert len(runs) == len({run.path for run in runs}) == 3 * len(HEADS)
     assert {(run.seed, run.recipe.head_lr_multiple) for run in runs} == {(0, 4.0), (0, 8.0), (0, 16.0)}
+
+
+@pytest.mark.parametrize(("variant", "rates"), [("fcn", {8.0}), ("ecenet", {8.0, 48.0}), ("one-rate", {8.0})])
+def test_the_optimiser_has_the_rates_of_the_variant(variant: str, rates: set[float], quarters: Quarters) -> None:
+    optimizer = training.initial_state(variant, quarters, TINY, 0).optimizer
+    assert {round(group["initial_lr"] / TINY.lr, 3) for group in optimizer.param_groups} == {1.0, *rates}
 
 
 def test_the_last_images_of_each_drive_are_held_out() -> None:
@@ -222,7 +240,8 @@ def test_all_variants_have_the_same_recipe_but_for_what_they_are_named_after() -
     for name in VARIANTS:
         config = Experiment(name, 0, TINY, Path("unused")).config()
         shared = {key: value for key, value in config.items() if key not in own}
-        rate = {"classifier_lr_multiple": 8.0} if name == "one-rate" else {}
+        one_rate = VARIANTS[name].is_rival or name == "one-rate"
+        rate = {"classifier_lr_multiple": 8.0 if one_rate else 48.0}
         assert shared == {"seed": 0, "model": "ecenet-lite0", "class_balance": True} | TINY.as_dict() | rate
     weights = Experiment("ecenet", 0, TINY, Path("unused")).config()["loss_weights"]
     assert (weights["diversity"], weights["presence"], weights["diversity_form"]) == (0.2, 0.3, "scale-free")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.accuracy.rivals import dilate
 from benchmarks.accuracy.variants import VARIANTS, build_variant, parameters
 from trainer.model.backbone import ConvBackbone
 from trainer.model.decode_head import HeadOutput
 from trainer.model.ecenet import ECENet
+from trainer.schedule import parameter_groups
 
 RIVALS = [name for name, variant in VARIANTS.items() if not variant.ablation and name != "ecenet"]
 
@@ -43,6 +47,15 @@ def test_every_parameter_gets_a_gradient_and_there_are_no_auxiliary_terms(rival:
     assert output.diverse == output.diverse_peaks == ()
     output.logits.square().sum().backward()
     assert [name for name, parameter in rival.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_classifier_may_have_a_rate_of_its_own(rival: ECENet) -> None:
+    groups = parameter_groups(rival, lr=1.0, head_lr_multiple=8.0, classifier_lr_multiple=24.0, weight_decay=0.0)
+    fast = {
+        id(weight) for group in groups if group["lr"] == 24.0 for weight in cast(list[nn.Parameter], group["params"])
+    }
+    gives_classes = [module for module in rival.decode_head.modules() if getattr(module, "out_channels", 0) == 5]
+    assert fast == {id(weight) for module in gives_classes for weight in module.parameters()}
 
 
 def test_a_rival_has_most_of_the_parameters_of_the_head_it_replaces_and_no_more(rival: ECENet) -> None:
