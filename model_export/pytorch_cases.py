@@ -21,7 +21,7 @@ from service.model_directory.agreement import Agreement, labels_agreement, logit
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import Size
 from trainer.checkpoint import CheckpointError
-from trainer.datasets import SegmentationDataset, read_image
+from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset, read_image
 from trainer.model.ecenet import ECENet
 from trainer.prediction.open_model import open_model
 from trainer.weights.network import load_model
@@ -98,14 +98,23 @@ def load_exportable(checkpoint: Path, manifest: Manifest) -> Exportable:
     return Exportable(model)
 
 
-def check_classes(checkpoint: Path, dataset: SegmentationDataset) -> None:
-    """Compare the classes of a checkpoint with those of a dataset, as ``ecenet-evaluate`` does.
+def open_fitting(checkpoint: Path, name: str | None, root: Path, split: str) -> SegmentationDataset:
+    """Open a split whose classes are those of a checkpoint, as ``ecenet-evaluate`` does.
+
+    Args:
+        checkpoint: A file of a whole network.
+        name: Kind of dataset; the checkpoint's, or what the folder looks like, if None.
+        root: Folder of the dataset.
+        split: The split.
 
     Raises:
-        ModelError: They differ.
+        DatasetError: The folder does not fit.
+        ModelError: The classes differ.
     """
     with open_model(str(checkpoint)) as model:
+        dataset = open_dataset(choose_dataset(root, name, model.dataset), root, split)
         model.check_classes(dataset)
+    return dataset
 
 
 def pytorch_cases(exportable: Exportable, pictures: Pictures) -> Cases:

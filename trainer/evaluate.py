@@ -19,7 +19,7 @@ from service.engines.base import EngineError
 from service.engines.runtimes import ENGINE_NAMES
 from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
 from service.model_directory.sizes import Size
-from trainer.datasets import open_dataset
+from trainer.datasets import choose_dataset, open_dataset
 from trainer.metrics import Scores
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.mode import SERVICE_MODE, PredictionMode, PredictionModeError
@@ -100,10 +100,10 @@ def update_manifest(directory: Path, split: str, scores: Scores) -> None:
 
 
 def _evaluate(args: argparse.Namespace, mode: PredictionMode) -> None:
-    dataset = open_dataset(args.dataset, args.data, args.split)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
     with open_model(args.model, mode, engine=args.engine, device=args.device) as model:
+        dataset = open_dataset(choose_dataset(args.data, args.dataset, model.dataset), args.data, args.split)
         model.check_classes(dataset)
         began = time.perf_counter()
         with tqdm(total=len(dataset), unit="image", mininterval=1) as bar:
@@ -174,6 +174,7 @@ def _scales(text: str) -> tuple[float, ...]:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-evaluate",
         description="mIoU, accuracy and IoU per class of a model on a labelled dataset.",
@@ -182,7 +183,11 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="a checkpoint, a model directory, an ONNX file, or the URL of a running service")
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")
-    parser.add_argument("--dataset", default="camvid", help="kind of dataset (default: camvid)")
+    parser.add_argument(
+        "--dataset",
+        metavar="KIND",
+        help="kind of dataset (default: the model's if the folder fits it, else the folder's)",
+    )
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
     parser.add_argument("--engine", help=f"runtime of a model directory: {', '.join(ENGINE_NAMES)} (default: auto)")
     parser.add_argument("--device", help="PyTorch's device for a checkpoint (default: cpu)")

@@ -59,7 +59,11 @@ def add_parser(commands: Commands) -> None:
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--images", type=Path, help="image or folder of images; default: generated ones")
     images.add_argument("--data", type=Path, help="folder of a dataset with labels, as ecenet-evaluate takes it")
-    parser.add_argument("--dataset", default="camvid", help="kind of dataset (default: camvid)")
+    parser.add_argument(
+        "--dataset",
+        metavar="KIND",
+        help="kind of dataset (default: the model's if the folder fits it, else the folder's)",
+    )
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
     parser.add_argument(
         "--checkpoint",
@@ -180,19 +184,17 @@ def _comparison(args: argparse.Namespace, manifest: Manifest) -> _Comparison:
 
 def _pytorch_comparison(args: argparse.Namespace, manifest: Manifest, checkpoint: Path) -> _Comparison:
     from model_export.pytorch_cases import (  # noqa: PLC0415
-        check_classes,
         generated_pictures,
         labelled_pictures,
         load_exportable,
+        open_fitting,
         pictures_in,
         pytorch_cases,
     )
-    from trainer.datasets import open_dataset  # noqa: PLC0415
 
     count: int = args.count or _DEFAULT_COUNT
     if args.data is not None:
-        dataset = open_dataset(args.dataset, args.data, args.split)
-        check_classes(checkpoint, dataset)
+        dataset = open_fitting(checkpoint, args.dataset, args.data, args.split)
         pictures = labelled_pictures(dataset, args.split, args.count)
     else:
         pictures = generated_pictures(count) if args.images is None else pictures_in(args.images, count)

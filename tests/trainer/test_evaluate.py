@@ -53,7 +53,7 @@ def run(greys: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command on the greys; gives its status and what it printed."""
 
     def call(model: Path | str, *arguments: str) -> tuple[int, str, str]:
-        status = main([str(model), "--dataset", "folder", "--data", str(greys), *arguments])
+        status = main([str(model), "--data", str(greys), *arguments])
         return status, *capsys.readouterr()
 
     return call

@@ -1,6 +1,6 @@
 """Image and label pairs of the datasets, with their class names and palettes."""
 
-from trainer.datasets.base import InMemory, PairedFiles, Sample, SegmentationDataset
+from trainer.datasets.base import PairedFiles, Sample, SegmentationDataset
 from trainer.datasets.camvid import CAMVID_CLASSES, CAMVID_VOID, CamVid
 from trainer.datasets.errors import (
     DatasetError,
@@ -9,9 +9,10 @@ from trainer.datasets.errors import (
     SizeMismatchError,
     UnreadableFileError,
 )
+from trainer.datasets.in_memory import InMemory, Repeated
 from trainer.datasets.label_coding import IGNORE_INDEX
 from trainer.datasets.reading import read_image, read_label_map
-from trainer.datasets.registry import DATASETS, dataset_classes, guess_dataset, open_dataset, splits_in
+from trainer.datasets.registry import DATASETS, choose_dataset, dataset_classes, guess_dataset, open_dataset, splits_in
 
 __all__ = [
     "CAMVID_CLASSES",
@@ -24,10 +25,12 @@ __all__ = [
     "LabelRangeError",
     "MissingFileError",
     "PairedFiles",
+    "Repeated",
     "Sample",
     "SegmentationDataset",
     "SizeMismatchError",
     "UnreadableFileError",
+    "choose_dataset",
     "dataset_classes",
     "guess_dataset",
     "open_dataset",

@@ -196,23 +196,6 @@ class PublishedDataset(PairedFiles):
         return self.coding.decode(path, read_label_map(path))
 
 
-class InMemory:
-    """A dataset read once, whole; for small ones, where decoding would cost more than training."""
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.name, self.classes, self.pairs = dataset.name, dataset.classes, dataset.pairs
-        self._samples: Sequence[Sample] = [dataset[index] for index in range(len(dataset))]
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
-
-    def labels(self, index: int) -> NDArray[np.uint8]:
-        return self._samples[index].labels
-
-
 def check_sizes(pair: Pair, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
     """Raise a ``SizeMismatchError`` that names both files where image and labels differ in height or width."""
     if image.shape[:2] != labels.shape:

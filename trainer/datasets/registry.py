@@ -74,6 +74,27 @@ def guess_dataset(root: Path) -> str:
     )
 
 
+def choose_dataset(root: Path, name: str | None = None, stated: str | None = None) -> str:
+    """The name of the dataset to read in a folder.
+
+    Args:
+        root: The folder.
+        name: A name that is asked for; it is given back.
+        stated: The name that a model states of its training; taken if the folder has the layout of that dataset.
+
+    Raises:
+        DatasetError: Nothing is asked for, and the folder holds no dataset.
+    """
+    if name is not None:
+        return name
+    try:
+        if stated is not None and stated in DATASETS and splits_in(stated, root):
+            return stated
+    except DatasetError:
+        pass  # the model was trained on data of another layout
+    return guess_dataset(root)
+
+
 def dataset_classes(name: str) -> tuple[ClassInfo, ...]:
     """The classes of a published dataset, which need no file of it.
 

@@ -39,7 +39,7 @@ def open_model_directory(directory: Path, mode: PredictionMode, engine_name: str
     try:
         prove_engine(engine, directory, manifest)
         names = stated_names([info.name for info in manifest.classes])
-        yield OpenModel(_engine_predictor(engine, mode), manifest.num_classes, names)
+        yield OpenModel(_engine_predictor(engine, mode), manifest.num_classes, names, manifest.data)
     finally:
         engine.close()
 

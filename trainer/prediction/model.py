@@ -27,11 +27,13 @@ class OpenModel:
         predict: Its predictor.
         num_classes: K.
         class_names: Names in the order of the ids, or None where the model does not state them.
+        dataset: The dataset that it states to be trained on, or None.
     """
 
     predict: Predictor
     num_classes: int
     class_names: tuple[str, ...] | None
+    dataset: str | None = None
 
     def check_classes(self, dataset: SegmentationDataset) -> None:
         """Compare the classes with those of a dataset.

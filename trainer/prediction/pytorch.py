@@ -58,4 +58,4 @@ def open_checkpoint(path: Path, mode: PredictionMode, device: str) -> Iterator[O
     size, classes = entries.get("input_size"), entries.get("classes")
     names = None if classes is None else stated_names([entry["name"] for entry in classes])
     network = pytorch_network(model, None if size is None else (int(size[0]), int(size[1])))
-    yield OpenModel(network_predictor(network, mode), model.config.num_classes, names)
+    yield OpenModel(network_predictor(network, mode), model.config.num_classes, names, entries.get("dataset"))

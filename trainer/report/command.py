@@ -19,7 +19,7 @@ from tqdm import tqdm
 from service.model_directory.files import write_whole
 from service.model_directory.manifest import ClassInfo
 from trainer.config import parse_config
-from trainer.datasets import SegmentationDataset, open_dataset
+from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
 from trainer.prediction.evaluation import evaluate
@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
     try:
         model, entries = _load_best(args.run)
-        dataset = open_dataset(entries["dataset"], args.data, args.split)
+        kind = choose_dataset(args.data, stated=entries["dataset"])
+        dataset = open_dataset(kind, args.data, args.split)
         best = (model.to("cuda" if torch.cuda.is_available() else "cpu"), entries)
         path = args.output or args.run / REPORT
         _report(args.run, best, dataset, path, split=args.split, progress=_progress)
@@ -246,6 +247,7 @@ def _progress(indices: Iterable[int]) -> Iterable[int]:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train report",
         description="One HTML file on a training run: curves, classes, confusion, best and worst images.",

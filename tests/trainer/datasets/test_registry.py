@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from trainer.datasets import DATASETS, DatasetError, dataset_classes, open_dataset, splits_in
+from trainer.datasets import (
+    DATASETS,
+    DatasetError,
+    choose_dataset,
+    dataset_classes,
+    guess_dataset,
+    open_dataset,
+    splits_in,
+)
 
 PUBLISHED = [name for name in DATASETS if name != "folder"]
 COUNTS = {"camvid": 11, "ade20k": 150, "pascal_context": 60, "pascal_context_60": 60, "pascal_context_59": 59}
@@ -108,3 +116,25 @@ def test_classes_of_a_folder_are_in_the_folder() -> None:
 
 def test_splits_are_those_that_are_there(tiny_camvid: Path) -> None:
     assert splits_in("camvid", tiny_camvid) == ("train", "val")
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> Path:
+    """The folders of PASCAL Context, whose two sets of classes share a layout."""
+    lists = tmp_path / "VOCdevkit" / "VOC2010" / "ImageSets" / "SegmentationContext"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").touch()
+    return tmp_path
+
+
+def test_a_folder_is_read_as_what_the_model_was_trained_on_if_it_has_that_layout(contexts: Path) -> None:
+    assert guess_dataset(contexts) == "pascal_context"
+    assert choose_dataset(contexts, stated="pascal_context_59") == "pascal_context_59"
+    for stated in ("camvid", "CamVid, train split (367 images)", None):
+        assert choose_dataset(contexts, stated=stated) == "pascal_context"
+    assert choose_dataset(contexts, "voc", stated="pascal_context_59") == "voc"
+
+
+def test_a_folder_without_a_dataset_is_refused_whatever_the_model_states(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no dataset: neither classes"):
+        choose_dataset(tmp_path, stated="camvid")
