@@ -2,8 +2,10 @@
 PYTHON ?= python3
 SERVE_VENV ?= .venv
 DEV_VENV ?= .venv-dev
+GPU_VENV ?= .venv-gpu
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+NVIDIA_INDEX ?= https://pypi.nvidia.com
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
@@ -35,6 +37,11 @@ test-fast: $(DEV_VENV)/.installed
 test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
 	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)
 
+# A warning of a package that only machines with a GPU have is no failure there.
+.PHONY: gpu-test
+gpu-test: $(GPU_VENV)/.installed  ## the tests of the GPU that is here, with TensorRT, CUDA and PyTorch for it; takes up to an hour
+	REQUIRE_GPU=1 $(GPU_VENV)/bin/python -m pytest -W default tests/gpu $(ARGS)
+
 lint: $(DEV_VENV)/.installed  ## ruff: rules and format; import-linter: who may import whom
 	$(DEV_VENV)/bin/ruff check .
 	$(DEV_VENV)/bin/ruff format --check .
@@ -65,7 +72,7 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
 
 clean:  ## remove the environments and what was built
-	rm -rf $(SERVE_VENV) $(DEV_VENV) build dist *.egg-info service/imaging/_native.so
+	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) build dist *.egg-info service/imaging/_native.so
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
@@ -83,4 +90,11 @@ $(DEV_VENV)/.installed: $(SOURCES)
 	$(DEV_VENV)/bin/$(PIP_INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null \
 	  || $(DEV_VENV)/bin/$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
 	$(DEV_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# PyTorch of PyPI brings CUDA. TensorRT's libraries are on NVIDIA's index.
+$(GPU_VENV)/.installed: $(SOURCES) tests/gpu/packages.py
+	$(call make_venv,$(GPU_VENV))
+	$(PYTHON) tests/gpu/packages.py $$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader) > $(GPU_VENV)/packages.txt
+	$(GPU_VENV)/bin/$(PIP_INSTALL) --extra-index-url $(NVIDIA_INDEX) -c constraints.txt -r $(GPU_VENV)/packages.txt
 	@touch $@

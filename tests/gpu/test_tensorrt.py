@@ -24,8 +24,6 @@ from service.model_directory.golden import read_golden
 from service.model_directory.machine import ENGINE_RUNTIMES
 from service.model_directory.manifest import DEFAULT_BOUNDS, read_manifest
 
-pytestmark = pytest.mark.timeout(1800)  # TensorRT tries kernels for minutes
-
 # Share of equal labels of one image in two runs: kernels of other batch sizes round otherwise, in fp16. Two different
 # images of the fixture share at most 54%.
 MIN_EQUAL = DEFAULT_BOUNDS["fp16"].min_equal_labels
