@@ -8,7 +8,8 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError
 from service.engines.choice import candidate_graphs, choose_graph, choose_runtime, precision_obstacle
-from service.engines.onnxruntime_engine import Device, OnnxRuntimeEngine, cpu_obstacle, cuda_obstacle
+from service.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, cuda_obstacle
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cpu_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.options import EngineOptions
 from service.engines.runtimes import RUNTIMES, EngineName, RuntimeName
@@ -44,8 +45,9 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
     threads, most = options.num_threads, options.max_batch_size
     if choice.runtime == "openvino":
         return OpenVinoEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
-    device: Device = "cuda" if choice.runtime == "onnxruntime-cuda" else "cpu"
-    return OnnxRuntimeEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most, device=device)
+    if choice.runtime == "onnxruntime-cuda":
+        return OnnxRuntimeCudaEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
+    return OnnxRuntimeEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
 
 
 def obstacles(

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from service.engines.onnxruntime_engine import cuda_obstacle
+from service.engines.onnxruntime_cuda import cuda_obstacle
 from service.engines.tensorrt.cuda import gpu_obstacle
 from service.model_directory.machine import ENGINE_RUNTIMES, MachineError, detect_machine
 
