@@ -23,11 +23,10 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from service.banner import address_of, announce, banner
 from service.connection import ConnectionGuard, ConnectionLimits, LimitedProtocol
 from service.lifecycle import State
-from service.models.catalog import ServedModel
-from service.runtime import Runtime, release
-from service.settings import Settings
+from service.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,14 @@ class Server(uvicorn.Server):
         exit_status: What the process should end with: 0, or 1 when the model could not be used.
     """
 
-    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
+    def __init__(self, app: FastAPI, bound: socket.socket, *, is_worker: bool = False) -> None:
+        """Prepare; nothing runs before ``serve_until_signal``.
+
+        Args:
+            app: From ``build_app``.
+            bound: The socket to listen on.
+            is_worker: True for one of several, whose supervisor says how to use the service, and takes SIGHUP.
+        """
         self._runtime: Runtime = app.state.runtime
         settings = self._runtime.settings
         super().__init__(
@@ -62,12 +68,14 @@ class Server(uvicorn.Server):
         )
         self.exit_status = 0
         self._bound = bound
+        self._is_worker = is_worker
         self._hung_up = False
         self._watch: asyncio.Task[None] | None = None
 
     def serve_until_signal(self) -> int:
         """Run until a signal, or until the model turns out to be unusable; gives the exit status."""
-        signal.signal(signal.SIGHUP, self._hang_up)
+        if not self._is_worker:
+            signal.signal(signal.SIGHUP, self._hang_up)
         self.run(sockets=[self._bound])
         return self.exit_status
 
@@ -107,12 +115,15 @@ class Server(uvicorn.Server):
     async def _follow_start(self) -> None:
         """When the start is over, print how to use the service, or why it cannot be used and end."""
         await self._runtime.started.wait()
+        if self._is_worker:
+            return
         if self._runtime.lifecycle.failure:
             self._tell_failure(self._runtime.lifecycle.failure)
             self.exit_status = 1
             self.should_exit = True
         elif self._runtime.lifecycle.is_ready:
-            self._tell_ready(banner(self._runtime.settings, self._runtime.models.serving(), self._bound))
+            settings = self._runtime.settings
+            announce(settings, banner(settings, self._runtime.models.serving(), address_of(self._bound)))
 
     def _hang_up(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._hung_up = True
@@ -122,13 +133,6 @@ class Server(uvicorn.Server):
             logger.critical(failure)
         else:
             print(f"ecenet-serve: {failure}", file=sys.stderr)  # noqa: T201
-
-    def _tell_ready(self, lines: str) -> None:
-        if self._logs_json:
-            # The address; the rest is for newcomers.
-            logger.info(lines.splitlines()[0])
-        else:
-            print(lines, flush=True)  # noqa: T201
 
     @property
     def _logs_json(self) -> bool:
@@ -141,38 +145,3 @@ def _guard(runtime: Runtime) -> ConnectionGuard:
     per_client = settings.max_connections_per_client or -(-settings.max_connections // 2)
     limits = ConnectionLimits(settings.max_connections, per_client, settings.header_timeout_s).within_handles()
     return ConnectionGuard(limits, runtime.metrics.connection_refused)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, not listening yet.
-
-    Raises:
-        OSError: The address does not exist or is taken.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def banner(settings: Settings, model: ServedModel, bound: socket.socket) -> str:
-    """The first lines for a new user: address, model, and a command to try."""
-    address, port = bound.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104
-    url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-    manifest, graph = model.manifest, model.graph
-    height, width = graph.input_size
-    return (
-        f"ecenet {release()} is ready at {url}\n"
-        f"  model  {manifest.name} {manifest.version}: {manifest.num_classes} classes, input {width}x{height}, "
-        f"{model.engine_name} {graph.precision}\n"
-        f"  try    curl -F file=@photo.png '{url}/segment?format=color' -o mask.png\n"
-        f"  docs   {url}/docs"
-    )

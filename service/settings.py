@@ -38,6 +38,24 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")] = 8000
+    workers: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=64,
+            description="Processes that serve HTTP, in front of one engine process. 0 does everything in one process. "
+            "Default, or auto: as many as the processors allow and the measured engine can use.",
+        ),
+    ] = None
+    max_worker_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1 << 28,
+            le=1 << 44,
+            description="Bytes of address space of a worker at most: an allocation beyond them fails, and with it the "
+            "request. Default: no limit.",
+        ),
+    ] = None
     model_dir: Annotated[
         Path | None,
         Field(description="Model directory, or a folder of model directories. Default: the bundled model."),
@@ -272,6 +290,11 @@ class Settings(BaseSettings):
     @classmethod
     def _size_of_its_text(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _automatic_workers(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

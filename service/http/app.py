@@ -26,9 +26,8 @@ from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_pro
 from service.inference_protocol.body import HEADER_LENGTH
 from service.inference_protocol.repository import router as repository_router
 from service.inference_protocol.routes import router as inference_protocol_router
-from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import Manifest
-from service.models.source import GivenModel, ModelFolder, ModelSource
+from service.models.source import GivenModel, ModelSource, model_source
 from service.page.routes import add_pages
 from service.runtime import Runtime, local_models, release
 from service.settings import Settings
@@ -73,7 +72,7 @@ def create_app(settings: Settings, engine: Engine | None = None, manifest: Manif
     """
     if engine is not None and manifest is not None:
         return assemble(settings, GivenModel(engine, manifest))
-    return assemble(settings, ModelFolder(settings.model_dir or bundled_model_dir(), settings.engine_options))
+    return assemble(settings, model_source(settings))
 
 
 def assemble(settings: Settings, source: ModelSource, *, default_only: bool = False) -> FastAPI:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVER_ERROR = 500
+# Trace id, span id and flags of a span.
+_CALLER = struct.Struct(">16s8sB")
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -95,6 +98,26 @@ class BatchSpans:
         attributes = {"ecenet.batch_size": len(callers)}
         with self._tracer.start_as_current_span("batch", parent, attributes=attributes, links=links):
             yield
+
+
+def pack_caller() -> bytes:
+    """The span of the request that calls, for another process."""
+    from opentelemetry.trace import get_current_span  # noqa: PLC0415
+
+    span = get_current_span().get_span_context()
+    return _CALLER.pack(span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big"), int(span.trace_flags))
+
+
+def read_caller(packed: bytes) -> SpanContext | None:
+    """The span of ``pack_caller``; None for no bytes."""
+    if not packed:
+        return None
+    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415
+
+    trace_id, span_id, flags = _CALLER.unpack(packed)
+    return SpanContext(
+        int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), is_remote=True, trace_flags=TraceFlags(flags)
+    )
 
 
 class Tracing:

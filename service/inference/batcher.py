@@ -83,6 +83,7 @@ class Work:
         on_start: Called when the engine starts on it.
         row: Set to its row, or to the ``ServiceError`` that it failed with.
         caller: Request that it belongs to, for the traces.
+        is_abandoned: True once nobody waits for its row.
     """
 
     image: NDArray[np.uint8]
@@ -92,6 +93,7 @@ class Work:
     on_start: Callable[[], None]
     row: asyncio.Future[BatchRow]
     caller: Any
+    is_abandoned: bool = False
 
     def fail(self, error: ServiceError) -> None:
         """Fail, unless there is a row already."""
@@ -248,13 +250,16 @@ class Batcher:
         self._changed.set()
         return work
 
-    def withdraw(self, work: Work) -> None:
-        """Take work whose caller has left out of the queue, if it is still there."""
+    def withdraw(self, work: Work) -> bool:
+        """Take work whose caller has left out of the queue; gives False where a batch has taken it already."""
+        work.is_abandoned = True
         # Looked for first: the error of ``remove`` would spell out the work, its image and its row.
-        if work in self._queue:
-            self._queue.remove(work)
-            self._observer.work_dropped(_drop_reason(work))
-            self._note_idle()
+        if work not in self._queue:
+            return False
+        self._queue.remove(work)
+        self._observer.work_dropped(_drop_reason(work))
+        self._note_idle()
+        return True
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, finish the rest within ``timeout_s``, then fail what is left with ``Draining``."""
@@ -329,7 +334,7 @@ class Batcher:
         """Keep the work that is waited for; drop the rest, and fail what has expired."""
         wanted = []
         for work in batch:
-            if not work.row.done() and work.deadline > _now():
+            if not (work.row.done() or work.is_abandoned) and work.deadline > _now():
                 wanted.append(work)
                 continue
             self._observer.work_dropped(_drop_reason(work))

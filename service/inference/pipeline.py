@@ -186,9 +186,12 @@ class Pipeline:
             return job()
 
         future = self._codec.submit(run)
-        if slot is not None:
-            slot.hold(future)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if slot is not None:  # the thread goes on, and so does its use of the slot
+                slot.hold(future)
+            raise
 
     async def _segment_tiled(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, known: Collection[str]
@@ -218,9 +221,7 @@ class Pipeline:
             segmentation = await self._infer(
                 lambda slot: resize_to_input(pixels, input_size, out=slot.image),
                 ticket,
-                lambda output: _segmentation(
-                    output, input_size if options.size is AnswerSize.MODEL else size, options
-                ),
+                lambda output: _segmentation(output, input_size if options.size is AnswerSize.MODEL else size, options),
             )
             return _Prediction(_stretched(size, input_size), lambda: segmentation)
         paints = [label_map, confidence_map] if options.needs_confidence else [label_map]
@@ -248,7 +249,7 @@ class Pipeline:
     def _begin(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, known: Collection[str], slot: Slot
     ) -> EncodedAnswer | tuple[str, tuple[int, int]]:
-        """Give the answer that is there already, or fill the slot and give the tag of the answer and the image's size."""
+        """Give the answer that is there, or fill the slot and give the answer's tag and the size of the image."""
         with ticket.stage("decode"):
             tag = self._tag(data, options)
             if (answer := self._answered(tag, known)) is not None:

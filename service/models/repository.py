@@ -173,6 +173,7 @@ class Repository(Catalog[Model]):
             raise self.unknown(name, "is unknown")
         entry.is_unloaded = True
         self._retire(entry)
+        self._host.models_changed()
 
     async def _rescan(self) -> str:
         try:
@@ -189,6 +190,7 @@ class Repository(Catalog[Model]):
             failed += [found_version.title for found_version in spoilt]
         for name in set(self._entries) - set(found):
             self._retire(self._entries.pop(name))
+        self._host.models_changed()
         return _summarize(before, self._served(), failed)
 
     def _served(self) -> dict[str, Model]:
@@ -229,12 +231,11 @@ class Repository(Catalog[Model]):
         return model
 
     def _retire(self, entry: ModelEntry) -> None:
-        """Send no more requests to what serves, and close it after the last."""
+        """Send no more requests to what serves, and close it after the last; the host is to be told next."""
         model, entry.serving = entry.serving, None
         if model is not None:
             self._metrics.of_model(entry.name).leave()
             self._changes.background(self._close(model))
-            self._host.models_changed()
 
     async def _close(self, model: Model) -> None:
         await self._host.until_unused(model)

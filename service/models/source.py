@@ -17,9 +17,10 @@ from service.engines.base import Engine, EngineError, warm_up
 from service.engines.create import create_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
+from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
 from service.models.versions import version_order
-from service.settings import SettingsError
+from service.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,11 @@ class ModelFolder:
         except BaseException:
             engine.close()
             raise
+
+
+def model_source(settings: Settings) -> ModelFolder:
+    """The model directory of the settings, or the bundled one."""
+    return ModelFolder(settings.model_dir or bundled_model_dir(), settings.engine_options)
 
 
 def _model_directories(root: Path) -> list[Path]:

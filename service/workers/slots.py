@@ -1,0 +1,182 @@
+"""Slots in shared memory: images and outputs of one model that a worker and the engine process both see.
+
+A region begins with a header of 64-bit numbers. Each number and each byte has one writer: the worker writes images and
+what it expects, the engine process writes outputs and the state of the queue. A message tells the other that a slot is
+complete.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.base import Rows
+from service.model_directory.manifest import GraphInfo
+from service.workers.channel import check_sealed, sealed_memory
+
+_ALIGNMENT = 4096
+# Numbers of the header, as int64 or float64.
+_EXPECTED, _WAITING, _DEPTH, _BACKLOG, _SECONDS = range(5)
+_HEADER_NUMBERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Places of images and outputs in a region.
+
+    Attributes:
+        slots: Number of slots.
+        input_size: (h, w) of the images.
+        output_shape: (K, h', w') of logits, or (h', w') of labels.
+        is_logits: True for float32 logits, False for uint8 labels.
+    """
+
+    slots: int
+    input_size: tuple[int, int]
+    output_shape: tuple[int, ...]
+    is_logits: bool
+
+    @classmethod
+    def of(cls, graph: GraphInfo, num_classes: int, slots: int) -> Layout:
+        """The layout for a graph of a model with ``num_classes``."""
+        return cls(slots, graph.input_size, graph.output_shape(1, num_classes)[1:], graph.output == "logits")
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes from one image to the next."""
+        height, width = self.input_size
+        return _aligned(height * width * 3)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes from one output to the next."""
+        return _aligned(int(np.prod(self.output_shape)) * (4 if self.is_logits else 1))
+
+    @property
+    def images_at(self) -> int:
+        """Byte of the first image: behind the header, and a byte for each slot that the engine has started."""
+        return _aligned(_HEADER_NUMBERS * 8 + self.slots)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the region. Memory is taken for those pages alone that are used."""
+        return self.images_at + self.slots * (self.image_bytes + self.output_bytes)
+
+
+class Region:
+    """Mapped memory of the slots of one model and one worker."""
+
+    def __init__(self, layout: Layout, descriptor: int) -> None:
+        """Map a region; ``descriptor`` may be closed afterwards.
+
+        Raises:
+            ValueError: It is not sealed, or has another size.
+        """
+        check_sealed(descriptor, layout.total_bytes)
+        self.layout = layout
+        self._memory = mmap.mmap(descriptor, layout.total_bytes)
+        self._numbers = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("q")
+        self._floats = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("d")
+        self._started = memoryview(self._memory)[_HEADER_NUMBERS * 8 : _HEADER_NUMBERS * 8 + layout.slots]
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+
+    @staticmethod
+    def allocate(layout: Layout) -> int:
+        """The descriptor of a new region; closing it is up to the caller."""
+        return sealed_memory("slots", size=layout.total_bytes)
+
+    def image(self, slot: int) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8, the image of a slot."""
+        return self._images[slot]
+
+    def output(self, slot: int) -> Rows:
+        """The output of a slot, (K, h', w') float32 or (h', w') uint8."""
+        return self._outputs[slot]
+
+    @property
+    def expected(self) -> int:
+        """Requests of the worker whose image has not reached the queue; written by the worker."""
+        return self._numbers[_EXPECTED]
+
+    @expected.setter
+    def expected(self, value: int) -> None:
+        self._numbers[_EXPECTED] = value
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while the queue waits for more images; written by the engine process."""
+        return bool(self._numbers[_WAITING])
+
+    @property
+    def depth(self) -> int:
+        """Images of all workers that wait; written by the engine process."""
+        return self._numbers[_DEPTH]
+
+    @property
+    def backlog(self) -> int:
+        """Images of all workers that wait or are being run; written by the engine process."""
+        return self._numbers[_BACKLOG]
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Seconds of the engine for an image; written by the engine process."""
+        return self._floats[_SECONDS]
+
+    def note_queue(self, *, depth: int, backlog: int, seconds_per_image: float, is_waiting: bool) -> None:
+        """Write the state of the queue."""
+        self._numbers[_DEPTH] = depth
+        self._numbers[_BACKLOG] = backlog
+        self._numbers[_WAITING] = is_waiting
+        self._floats[_SECONDS] = seconds_per_image
+
+    def has_started(self, slot: int) -> bool:
+        """True once the engine has started on the image of a slot."""
+        return bool(self._started[slot])
+
+    def mark_started(self, slot: int, *, started: bool = True) -> None:
+        """Note whether the engine has started; reset by the worker, set by the engine process."""
+        self._started[slot] = started
+
+    @cached_property
+    def _images(self) -> list[NDArray[np.uint8]]:
+        height, width = self.layout.input_size
+        return [
+            self._array(self.layout.images_at + slot * self.layout.image_bytes, height * width * 3).reshape(
+                height, width, 3
+            )
+            for slot in range(self.layout.slots)
+        ]
+
+    @cached_property
+    def _outputs(self) -> list[Rows]:
+        layout = self.layout
+        start = layout.images_at + layout.slots * layout.image_bytes
+        dtype = np.dtype(np.float32 if layout.is_logits else np.uint8)
+        size = int(np.prod(layout.output_shape)) * dtype.itemsize
+        return [
+            self._array(start + slot * layout.output_bytes, size).view(dtype).reshape(layout.output_shape)
+            for slot in range(layout.slots)
+        ]
+
+    def _array(self, start: int, size: int) -> NDArray[np.uint8]:
+        return self._bytes[start : start + size]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def slots_for(max_requests: int, workers: int, max_batch_size: int) -> int:
+    """Slots of one worker for one model.
+
+    Args:
+        max_requests: Most requests in all workers together.
+        workers: Number of workers; connections are not spread evenly, so each gets twice its share.
+        max_batch_size: Of the engine; an image in windows fills two batches more.
+    """
+    share = max_requests if workers == 1 else min(max_requests, -(-2 * max_requests // workers))
+    return share + 2 * max_batch_size

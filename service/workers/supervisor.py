@@ -1,0 +1,288 @@
+"""The supervisor: owns the port and the signals, starts the engine process and the workers, and starts them anew.
+
+It runs no event loop and no thread, and reads no bytes of strangers, so that it can fork at any time and does not fail.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+from service.workers.channel import socket_pair
+from service.workers.child import Child, describe_end, fork
+from service.workers.messages import Control
+from service.workers.shared_ledger import SharedLedger
+
+logger = logging.getLogger(__name__)
+
+# Starts of an engine process that end before it serves, or soon after, one after the other; then the service ends.
+_MAX_ENGINE_STARTS = 3
+_STEADY_S = 60.0
+# A worker that ends at once is not started anew at once, so that a loop of crashes leaves the CPU to others.
+_MIN_WORKER_INTERVAL_S = 0.5
+# Beyond the drain, for processes that do not end by themselves.
+_KILL_AFTER_S = 5.0
+_TICK_S = 0.1
+
+
+class Mains(Protocol):
+    """What the processes do."""
+
+    def engine(self, control: socket.socket) -> int:
+        """Run the engine process; gives the exit status."""
+        ...
+
+    def prepare_workers(self) -> None:
+        """Load what all workers share, once, before the first of them is forked."""
+
+    def worker(self, number: int, control: socket.socket) -> int:
+        """Run worker ``number``; gives the exit status."""
+        ...
+
+    def workers_for(self, images_per_s: float) -> int:
+        """Number of workers for an engine of so many images a second."""
+        ...
+
+
+class Supervisor:
+    """Runs the service; ``run`` is all there is to call."""
+
+    def __init__(
+        self,
+        mains: Mains,
+        listener: socket.socket,
+        ledger: SharedLedger,
+        *,
+        workers: int,
+        max_workers: int,
+        drain_timeout_s: float,
+    ) -> None:
+        """Prepare; no process runs before ``run``.
+
+        Args:
+            mains: What the processes do.
+            listener: The bound socket; workers accept connections on it.
+            ledger: Counts of the processes; worker N has row N.
+            workers: Number of workers at the start.
+            max_workers: Most workers.
+            drain_timeout_s: Seconds that workers have to end after SIGTERM.
+        """
+        self._mains = mains
+        self._listener = listener
+        self._ledger = ledger
+        self._wanted = workers
+        self._max_workers = max_workers
+        self._drain_timeout_s = drain_timeout_s
+        self._selector = selectors.DefaultSelector()
+        self._engine: Child | None = None
+        self._engine_starts = 0
+        self._workers: dict[int, Child] = {}
+        self._due: dict[int, float] = {}
+        self._is_stopping = False
+        self._kill_at = float("inf")
+        self._outcome = (0, "")
+        self._signalled = False
+        self._hung_up = False
+
+    def run(self) -> tuple[int, str]:
+        """Serve until a signal; gives the exit status, and what to say about it."""
+        wake, woken = socket.socketpair()
+        for end in (wake, woken):
+            end.setblocking(False)
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._wake = wake
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop_by_signal)
+        signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._start_engine()
+        self._mains.prepare_workers()
+        for worker in range(self._wanted):
+            self._start_worker(worker)
+        while self._engine is not None or self._workers:
+            self._wait()
+            if self._signalled:
+                self._stop(0)
+            self._reap()
+            if self._hung_up and self._engine is not None:
+                self._hung_up = False
+                os.kill(self._engine.pid, signal.SIGHUP)
+            self._start_due()
+            self._end_what_is_left()
+        signal.set_wakeup_fd(-1)
+        return self._outcome
+
+    def _wait(self) -> None:
+        """Wait for a signal, a message or a time."""
+        for key, _ in self._selector.select(_TICK_S if self._due or self._is_stopping else 1.0):
+            if key.fileobj is self._wake:
+                self._wake.recv(4096)
+            else:
+                self._read(key.data)
+
+    def _read(self, child: Child) -> None:
+        """Take the messages of a child."""
+        while True:
+            try:
+                packet = child.control.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._forget_control(child)
+                return
+            if packet[0] == Control.FAILED:
+                failure = json.loads(packet[1:])
+                self._stop(failure["status"], failure["message"])
+            elif packet[0] == Control.READY:
+                self._engine_starts = 0
+                self._scale(json.loads(packet[1:])["images_per_s"])
+
+    def _scale(self, images_per_s: float) -> None:
+        """Start more workers if the engine can use them."""
+        wanted = min(self._max_workers, self._mains.workers_for(images_per_s))
+        for worker in range(self._wanted, wanted):
+            self._start_worker(worker)
+        if wanted > self._wanted:
+            logger.info("%d workers, as the engine takes %.0f images/s", wanted, images_per_s)
+            self._wanted = wanted
+
+    def _start_engine(self) -> None:
+        self._engine_starts += 1
+        self._engine = self._fork("the engine process", self._mains.engine)
+        for worker, child in self._workers.items():
+            self._connect(worker, child)
+
+    def _start_worker(self, worker: int) -> None:
+        self._workers[worker] = child = self._fork(
+            f"worker {worker}", lambda control: self._mains.worker(worker, control), serves=True
+        )
+        self._connect(worker, child)
+
+    def _fork(self, name: str, main: Callable[[socket.socket], int], *, serves: bool = False) -> Child:
+        others = [*self._workers.values()] if self._engine is None else [self._engine, *self._workers.values()]
+        inherited = [child.control for child in others] + ([] if serves else [self._listener])
+        child = fork(name, main, inherited)
+        self._selector.register(child.control, selectors.EVENT_READ, child)
+        return child
+
+    def _connect(self, worker: int, child: Child) -> None:
+        """Connect a worker with the engine process."""
+        if self._engine is None:
+            return
+        ours, theirs = socket_pair()
+        with ours, theirs:
+            _send(self._engine, Control.WORKER, bytes((worker & 0xFF,)), ours)
+            _send(child, Control.ENGINE, b"", theirs)
+
+    def _reap(self) -> None:
+        """Take note of processes that have ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._engine is not None and pid == self._engine.pid:
+                self._engine_ended(self._engine, status)
+            for worker, child in list(self._workers.items()):
+                if child.pid == pid:
+                    self._worker_ended(worker, child, status)
+
+    def _engine_ended(self, child: Child, status: int) -> None:
+        self._read(child)
+        self._forget_control(child)
+        self._engine = None
+        if self._is_stopping:
+            return
+        if time.monotonic() - child.started > _STEADY_S:
+            self._engine_starts = 0
+        if self._engine_starts >= _MAX_ENGINE_STARTS:
+            self._stop(1, f"the engine process {describe_end(status)}, {self._engine_starts} times in a row")
+            return
+        logger.error("the engine process %s; it is started again", describe_end(status))
+        self._start_engine()
+
+    def _worker_ended(self, worker: int, child: Child, status: int) -> None:
+        self._read(child)
+        self._forget_control(child)
+        del self._workers[worker]
+        self._ledger.of(worker).clear()
+        if self._is_stopping:
+            return
+        logger.error("worker %d %s; it is started again", worker, describe_end(status))
+        self._due[worker] = child.started + _MIN_WORKER_INTERVAL_S
+
+    def _start_due(self) -> None:
+        for worker, due in list(self._due.items()):
+            if not self._is_stopping and time.monotonic() >= due:
+                del self._due[worker]
+                self._start_worker(worker)
+
+    def _stop(self, status: int, message: str = "") -> None:
+        """Let the workers answer what is inside, then end all processes."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._outcome = (status, message)
+        self._due.clear()
+        # Workers have the port until they have drained; with this copy it would stay open for ever.
+        self._listener.close()
+        self._kill_at = time.monotonic() + self._drain_timeout_s + _KILL_AFTER_S
+        if self._engine is not None:
+            _send(self._engine, Control.CLOSE)
+        for child in self._workers.values():
+            os.kill(child.pid, signal.SIGTERM)
+
+    def _end_what_is_left(self) -> None:
+        """When the workers are gone the engine process may go; what does not go in time is killed."""
+        if not self._is_stopping:
+            return
+        if not self._workers and self._engine is not None and self._engine.control.fileno() >= 0:
+            self._forget_control(self._engine)
+            self._kill_at = min(self._kill_at, time.monotonic() + _KILL_AFTER_S)
+        if time.monotonic() >= self._kill_at:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        for child in (*self._workers.values(), *([self._engine] if self._engine else [])):
+            os.kill(child.pid, signal.SIGKILL)
+
+    def _forget_control(self, child: Child) -> None:
+        if child.control.fileno() >= 0:
+            self._selector.unregister(child.control)
+            child.control.close()
+
+    def _stop_by_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain on the first signal, leave on the second."""
+        if self._signalled:
+            os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
+            os._exit(128 + number)  # the children end with this process
+        self._signalled = True
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._hung_up = True
+
+
+def _send(child: Child, kind: Control, fields: bytes = b"", connection: socket.socket | None = None) -> None:
+    """Send a message to a child; one that does not read its messages, or is gone, is dealt with when it ends."""
+    packet: Any = [bytes((kind,)) + fields]
+    try:
+        if connection is None:
+            child.control.send(packet[0])
+        else:
+            socket.send_fds(child.control, packet, [connection.fileno()])
+    except OSError as error:
+        logger.warning("%s cannot be told anything: %s", child.name, error)
