@@ -107,7 +107,7 @@ class _Processes:
                     workers=self.most_workers,
                     batch_trace=None if provider is None else BatchSpans(provider),
                     read_caller=read_caller,
-                    on_ready=lambda model: announce(settings, banner(settings, model, address)),
+                    describe=lambda model: banner(settings, model, address),
                 )
             except (ManifestError, SettingsError) as error:
                 return _report(control, error)
@@ -154,6 +154,10 @@ class _Processes:
         except (ApiKeysError, SettingsError) as error:
             return _report(control, error)
         return Server(app, self._bound, is_worker=True).serve_until_signal()
+
+    def announce(self, lines: str) -> None:
+        """See ``Mains``."""
+        announce(self._settings, lines)
 
     def workers_for(self, images_per_s: float) -> int:
         """See ``Mains``."""

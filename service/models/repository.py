@@ -49,6 +49,10 @@ class Repository(Catalog[Model]):
         """Those that serve, and those whose last requests are being answered."""
         return self._open
 
+    def check_alive(self) -> None:
+        """Raises ``EngineDown`` if only a new process can help: its engines are in this one."""
+        self.check_engines()
+
     async def start(self) -> None:
         """Load the default model; of its versions the newest that works.
 

@@ -50,7 +50,7 @@ class EngineProcess:
         workers: int,
         batch_trace: BatchTrace | None = None,
         read_caller: Callable[[bytes], Any] = lambda _: None,
-        on_ready: Callable[[Model], None] = lambda _: None,
+        describe: Callable[[Model], str] = lambda _: "",
     ) -> None:
         """Look at what is there; ``run`` loads and serves.
 
@@ -61,7 +61,7 @@ class EngineProcess:
             workers: Most workers, for the number of their slots.
             batch_trace: Told of each batch.
             read_caller: Gives the request of a submission, for ``batch_trace``.
-            on_ready: Called once, when the workers know the default model.
+            describe: Gives the first lines for a user, when the workers know the default model.
 
         Raises:
             ManifestError, SettingsError: See ``Repository``.
@@ -71,7 +71,7 @@ class EngineProcess:
         self._metrics = metrics
         self._workers = workers
         self._read_caller = read_caller
-        self._on_ready = on_ready
+        self._describe = describe
         self._links: set[WorkerLink] = set()
         self._numbers = itertools.count(1)
         self._number_of: dict[Model, int] = {}
@@ -225,8 +225,7 @@ class EngineProcess:
             await self._until_applied()
             model = self._repository.serving()
             per_s = 1 / model.queue.seconds_per_image if model.queue.seconds_per_image else 0.0
-            self._on_ready(model)
-            self._control.send_json(Control.READY, {"images_per_s": per_s})
+            self._control.send_json(Control.READY, {"images_per_s": per_s, "lines": self._describe(model)})
             await self._repository.start_others()
             self.models_changed()
         except Draining:

@@ -103,6 +103,9 @@ class RemoteModels(Catalog[RemoteModel]):
         """Those that serve, and those whose last requests are being answered."""
         return self._open.values()
 
+    def check_alive(self) -> None:
+        """Nothing to check: the supervisor starts an engine process anew, and ends with it if that does not help."""
+
     async def start(self) -> None:
         """Wait until the default model serves.
 

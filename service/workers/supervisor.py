@@ -48,6 +48,9 @@ class Mains(Protocol):
         """Run worker ``number``; gives the exit status."""
         ...
 
+    def announce(self, lines: str) -> None:
+        """Say how to use the service."""
+
     def workers_for(self, images_per_s: float) -> int:
         """Number of workers for an engine of so many images a second."""
         ...
@@ -91,6 +94,7 @@ class Supervisor:
         self._kill_at = float("inf")
         self._outcome = (0, "")
         self._signalled = False
+        self._is_announced = False
         self._hung_up = False
 
     def run(self) -> tuple[int, str]:
@@ -146,11 +150,14 @@ class Supervisor:
                 failure = json.loads(packet[1:])
                 self._stop(failure["status"], failure["message"])
             elif packet[0] == Control.READY:
-                self._engine_starts = 0
-                self._scale(json.loads(packet[1:])["images_per_s"])
+                self._become_ready(**json.loads(packet[1:]))
 
-    def _scale(self, images_per_s: float) -> None:
-        """Start more workers if the engine can use them."""
+    def _become_ready(self, images_per_s: float, lines: str) -> None:
+        """Say once how to use the service, and start more workers if the engine can use them."""
+        self._engine_starts = 0
+        if not self._is_announced:
+            self._is_announced = True
+            self._mains.announce(lines)
         wanted = min(self._max_workers, self._mains.workers_for(images_per_s))
         for worker in range(self._wanted, wanted):
             self._start_worker(worker)
@@ -285,4 +292,4 @@ def _send(child: Child, kind: Control, fields: bytes = b"", connection: socket.s
         else:
             socket.send_fds(child.control, packet, [connection.fileno()])
     except OSError as error:
-        logger.warning("%s cannot be told anything: %s", child.name, error)
+        logger.debug("%s cannot be told anything: %s", child.name, error)
