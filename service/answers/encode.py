@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.answers.annotations import encode_annotations
 from service.answers.geojson import encode_contours
 from service.answers.options import AnswerOptions
-from service.answers.schemas import AnswerFormat, LabelPalette, Processing
+from service.answers.schemas import ANNOTATIONS, AnswerFormat, LabelPalette, Processing
 from service.answers.summary import summarize
 from service.imaging.codec import encode_grey_png, encode_label_png, encode_rgb_png
 from service.imaging.colorize import colorize, overlay
+from service.imaging.cutout import cut_out
+from service.imaging.png_writer import write_png
 from service.imaging.segmentation import VOID, Segmentation
 from service.model_directory.manifest import Manifest
 
@@ -45,7 +48,7 @@ def encode_answer(
         segmentation: Of any size.
         manifest: The model's names and colours.
         processing: How the image went through the model.
-        pixels: Gives the upright RGB image in the size of the segmentation; called for overlays only.
+        pixels: Gives the upright RGB image in the size of the segmentation; called for overlays and cutouts only.
         seconds: Seconds of each stage so far.
     """
     labels = segmentation.labels
@@ -56,7 +59,9 @@ def encode_answer(
         AnswerFormat.COLOR: lambda: encode_rgb_png(colorize(labels, palette)),
         AnswerFormat.OVERLAY: lambda: encode_rgb_png(_overlay(pixels(), labels, palette, options)),
         AnswerFormat.CONFIDENCE: lambda: _confidence_png(segmentation),
-        AnswerFormat.CONTOURS: lambda: encode_contours(labels, manifest),
+        AnswerFormat.CUTOUT: lambda: _cutout_png(pixels(), labels),
+        AnswerFormat.CONTOURS: lambda: encode_contours(labels, manifest, options.simplify),
+        **dict.fromkeys(ANNOTATIONS, lambda: encode_annotations(labels, manifest, options)),
         AnswerFormat.NPY: lambda: _npy(labels),
         AnswerFormat.JSON: lambda: _summary_json(segmentation, processing, manifest, options, seconds),
     }
@@ -72,6 +77,10 @@ def _overlay(
 ) -> NDArray[np.uint8]:
     void = None if options.classes is None else VOID
     return overlay(pixels, labels, palette, options.alpha, void=void)
+
+
+def _cutout_png(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> bytes:
+    return write_png(cut_out(pixels, labels, VOID).reshape(len(labels), -1), colour_type=6)
 
 
 def _confidence_png(segmentation: Segmentation) -> bytes:

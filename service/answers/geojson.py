@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.answers.contours import Polygon, Ring, signed_area, trace
+from service.answers.contours import Polygon, Ring, trace
+from service.answers.json_text import json_array, json_numbers, json_object
+from service.answers.simplify import simplify
+from service.imaging.segmentation import class_counts
 from service.model_directory.manifest import ClassInfo, Manifest
 
-# Corners written by one call of the JSON encoder, which keeps the interpreter to itself meanwhile.
-_CHUNK = 4096
 
-
-def encode_contours(labels: NDArray[np.uint8], manifest: Manifest) -> bytes:
+def encode_contours(labels: NDArray[np.uint8], manifest: Manifest, tolerance: float = 0) -> bytes:
     """A ``FeatureCollection`` with one ``MultiPolygon`` for each class that is there, ordered by id.
 
     Args:
         labels: (H, W) uint8; pixels whose id is no class are left out.
         manifest: For names and colours.
+        tolerance: See ``simplify``.
     """
     height, width = labels.shape
-    polygons = trace(labels)
-    features = ",".join(_feature(info, polygons[info.id]) for info in manifest.classes if info.id in polygons)
-    head = _json(
+    polygons = simplify(trace(labels), labels, tolerance)
+    pixels = class_counts(labels, manifest.num_classes).tolist()
+    features = [_feature(info, pixels[info.id], polygons[info.id]) for info in manifest.classes if info.id in polygons]
+    document = json_object(
         {
             "type": "FeatureCollection",
             "size": {"width": width, "height": height},
             "model": {"name": manifest.name, "version": manifest.version},
-        }
+        },
+        features=json_array(features),
     )
-    return f'{head[:-1]},"features":[{features}]}}'.encode()
+    return document.encode()
 
 
-def _feature(info: ClassInfo, polygons: Sequence[Polygon]) -> str:
-    pixels = sum(signed_area(ring) for polygon in polygons for ring in polygon)
+def _feature(info: ClassInfo, pixels: int, polygons: Sequence[Polygon]) -> str:
     properties = {"id": info.id, "name": info.name, "color": info.color, "pixels": pixels}
-    coordinates = _array(_array(_closed(ring) for ring in polygon) for polygon in polygons)
-    geometry = f'{{"type":"MultiPolygon","coordinates":{coordinates}}}'
-    return f'{{"type":"Feature","properties":{_json(properties)},"geometry":{geometry}}}'
+    coordinates = json_array(json_array(_closed(ring) for ring in polygon) for polygon in polygons)
+    geometry = json_object({"type": "MultiPolygon"}, coordinates=coordinates)
+    return json_object({"type": "Feature", "properties": properties}, geometry=geometry)
 
 
 def _closed(ring: Ring) -> str:
     """A ring whose first corner is its last, too."""
-    corners = np.concatenate((ring, ring[:1]))
-    return _array(_json(corners[at : at + _CHUNK].tolist())[1:-1] for at in range(0, len(corners), _CHUNK))
-
-
-def _array(items: Iterable[str]) -> str:
-    return f"[{','.join(items)}]"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json_numbers(np.concatenate((ring, ring[:1])))

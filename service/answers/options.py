@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ImageColor
 
 from service.answers.negotiation import OFFERS, negotiate
-from service.answers.schemas import AnswerFormat, AnswerSize, InputMode, LabelPalette, SegmentQuery
+from service.answers.schemas import ANNOTATIONS, AnswerFormat, AnswerSize, InputMode, LabelPalette, SegmentQuery
 from service.errors import InvalidParameter
 from service.imaging.segmentation import VOID
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
 from service.model_directory.sizes import format_size
 
 Rgb = tuple[int, int, int]
+UNNAMED = "image"
+MAX_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class AnswerOptions:
         mode: Way of the image through the model.
         background: RGB behind transparent pixels, 0..255.
         rle: True to add the masks to JSON.
+        simplify: Largest distance in pixels from a dropped corner of a polygon to the new border.
+        name: Path or address of the image in files of annotation tools; empty elsewhere.
     """
 
     format: AnswerFormat = AnswerFormat.LABELS
@@ -43,11 +47,18 @@ class AnswerOptions:
     mode: InputMode = InputMode.RESIZE
     background: Rgb = (255, 255, 255)
     rle: bool = False
+    simplify: float = 0
+    name: str = ""
 
     @property
     def needs_confidence(self) -> bool:
         """True if the answer has the model's confidence, as far as the graph gives it."""
         return self.format in {AnswerFormat.CONFIDENCE, AnswerFormat.JSON}
+
+    def named(self, name: str) -> AnswerOptions:
+        """The same options for an image of this name, where the answer tells it and the request did not."""
+        is_told = self.format in ANNOTATIONS and self.name == UNNAMED
+        return replace(self, name=name[-MAX_NAME:]) if is_told and name else self
 
 
 def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest, graph: GraphInfo) -> AnswerOptions:
@@ -74,16 +85,25 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
             "with --output logits",
             extra={"parameter": "format", "value": str(answer_format)},
         )
+    classes = _classes(query.classes, manifest)
+    if answer_format is AnswerFormat.CUTOUT and classes is None:
+        raise InvalidParameter(
+            "format=cutout needs classes, those that stay in the picture; this model has: "
+            f"{', '.join(info.name for info in manifest.classes)}",
+            extra={"parameter": "classes", "value": None},
+        )
     return AnswerOptions(
         format=answer_format,
         media_type=media_type,
         palette=query.palette,
         alpha=query.alpha,
-        classes=_classes(query.classes, manifest),
+        classes=classes,
         size=query.size,
         mode=_mode(query, graph),
         background=_colour(query.background),
         rle=query.rle,
+        simplify=query.simplify,
+        name=(query.name or UNNAMED) if answer_format in ANNOTATIONS else "",
     )
 
 

@@ -15,7 +15,11 @@ class AnswerFormat(StrEnum):
     COLOR = "color"
     OVERLAY = "overlay"
     CONFIDENCE = "confidence"
+    CUTOUT = "cutout"
     CONTOURS = "contours"
+    LABELME = "labelme"
+    COCO = "coco"
+    LABELSTUDIO = "labelstudio"
     NPY = "npy"
     JSON = "json"
 
@@ -24,8 +28,12 @@ class AnswerFormat(StrEnum):
         return _MEDIA_TYPES.get(self, "image/png")
 
 
+ANNOTATIONS = frozenset({AnswerFormat.LABELME, AnswerFormat.COCO, AnswerFormat.LABELSTUDIO})
 _MEDIA_TYPES = {
     AnswerFormat.CONTOURS: "application/geo+json",
+    AnswerFormat.LABELME: "application/json",
+    AnswerFormat.COCO: "application/json",
+    AnswerFormat.LABELSTUDIO: "application/json",
     AnswerFormat.NPY: "application/x-npy",
     AnswerFormat.JSON: "application/json",
 }
@@ -63,7 +71,9 @@ class SegmentQuery(BaseModel):
         description="`labels`: PNG whose pixel values are class ids, with the classes' colours as palette. "
         "`color`: RGB PNG of the classes' colours. `overlay`: these blended with the image. "
         "`confidence`: grey PNG, 0..255, of the largest softmax probability, taken at each cell of the model's output "
-        "and resized bilinearly. `contours`: exact polygons of every class as GeoJSON, in pixels from the upper left. "
+        "and resized bilinearly. `cutout`: RGBA PNG of the image, transparent where none of `classes` is. "
+        "`contours`: polygons of every class as GeoJSON, in pixels from the upper left. `labelme`, `coco`, "
+        "`labelstudio`: the same as a file that the annotation tool imports, a polygon for every region. "
         "`npy`: class ids as a NumPy file, uint8 (H, W). `json`: pixels, share and mean confidence of every class. "
         "If not given, the `Accept` header decides, and without one it is `labels`.",
     )
@@ -91,6 +101,21 @@ class SegmentQuery(BaseModel):
         description="Behind transparent pixels: hexadecimal digits such as `ff8000` or `f80`, or a CSS name.",
     )
     rle: bool = Field(False, description="Of `json`: add each class's mask as COCO's compressed run lengths.")
+    simplify: float = Field(
+        0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Of polygons: largest distance in pixels from a corner that is dropped to the new border; 0 drops "
+        "none. Neighbouring classes keep their borders in common.",
+    )
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="Of `labelme`, `coco` and `labelstudio`: the path or address of the image for the tool; the name "
+        "of the file in the form if not given, and else `image`.",
+    )
 
 
 class ImageBody(BaseModel):
@@ -179,7 +204,7 @@ class MultiPolygon(BaseModel):
 class ClassArea(ClassLabel):
     """One class and its area."""
 
-    pixels: int = Field(description="area of its polygons")
+    pixels: int = Field(description="pixels of this class; the area of its polygons, unless they are simplified")
 
 
 class ClassFeature(BaseModel):

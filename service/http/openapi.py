@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.answers.annotation_schemas import CocoDataset, LabelMeFile, LabelStudioTasks
 from service.answers.schemas import ClassContours, ImageBody, Problem, SegmentationSummary
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -110,7 +111,11 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
     """Add the schemas that the responses here refer to, which FastAPI has not seen; gives ``document``."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    models: tuple[type[BaseModel], ...] = (Problem, ImageBody, SegmentationSummary, ClassContours, *REQUESTS)
+    models: tuple[type[BaseModel], ...] = (
+        *(Problem, ImageBody, SegmentationSummary, ClassContours),
+        *(CocoDataset, LabelMeFile, LabelStudioTasks),
+        *REQUESTS,
+    )
     for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))

@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
+from service.answers.annotation_schemas import CocoDataset, LabelMeFile, LabelStudioTasks
 from service.answers.encode import encode_answer
 from service.answers.negotiation import OFFERS
 from service.answers.options import AnswerOptions
-from service.answers.schemas import AnswerFormat, ClassContours, InputMode, Processing, SegmentationSummary
+from service.answers.schemas import ANNOTATIONS, AnswerFormat, ClassContours, InputMode, Processing, SegmentationSummary
 from service.errors import PROBLEM_MEDIA_TYPE, NotAnImage
 from service.http.many_images.envelope import INDEX_NAME, Part, end, head, index, index_entry
 from service.imaging.segmentation import Segmentation
@@ -95,17 +97,25 @@ def _example_parts() -> list[Part]:
     ]
 
 
-def _schema(media_type: str) -> dict[str, str]:
-    models = {"application/json": SegmentationSummary, "application/geo+json": ClassContours}
-    model = models.get(media_type)
-    return _BINARY if model is None else {"$ref": f"#/components/schemas/{model.__name__}"}
+def _schema(media_type: str) -> dict[str, Any]:
+    models: dict[str, tuple[type[BaseModel], ...]] = {
+        "application/json": (SegmentationSummary, LabelMeFile, CocoDataset, LabelStudioTasks),
+        "application/geo+json": (ClassContours,),
+    }
+    references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models.get(media_type, ())]
+    if len(references) > 1:
+        return {"anyOf": references}
+    return references[0] if references else _BINARY
 
 
 def _example(answer_format: AnswerFormat, *, rle: bool = False) -> dict[str, Any]:
-    options = AnswerOptions(format=answer_format, media_type=answer_format.media_type, rle=rle)
-    pixels = np.full((*_SEGMENTATION.labels.shape, 3), 200, np.uint8)
+    classes = (1,) if answer_format is AnswerFormat.CUTOUT else None
+    name = "street.jpg" if answer_format in ANNOTATIONS else ""
+    options = AnswerOptions(answer_format, answer_format.media_type, classes=classes, rle=rle, name=name)
+    segmentation = _SEGMENTATION if classes is None else _SEGMENTATION.restrict(classes)
+    pixels = np.full((*segmentation.labels.shape, 3), 200, np.uint8)
     answer = encode_answer(
-        options, _SEGMENTATION, _MANIFEST, processing=_PROCESSING, pixels=lambda: pixels, seconds=_SECONDS
+        options, segmentation, _MANIFEST, processing=_PROCESSING, pixels=lambda: pixels, seconds=_SECONDS
     )
     if answer_format.media_type.endswith("json"):
         return {"value": json.loads(answer)}

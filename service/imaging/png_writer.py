@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 # Bytes of rows that are filtered and compressed in one go: they stay in the processor's cache.
 _STRIP_BYTES = 1 << 18
+# Samples of a pixel by colour type: grey, RGB, palette, RGBA.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 6: 4}
 
 
 def write_png(samples: NDArray[np.uint8], *, colour_type: int, palette: bytes = b"") -> bytes:
@@ -21,7 +23,7 @@ def write_png(samples: NDArray[np.uint8], *, colour_type: int, palette: bytes = 
     and overlays alike this takes half the time of Pillow's fastest setting, at about the same size.
     """
     height, row_bytes = samples.shape
-    width = row_bytes // (3 if colour_type == 2 else 1)
+    width = row_bytes // _CHANNELS[colour_type]
     strip_rows = max(1, _STRIP_BYTES // row_bytes)
     encoder = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     body = [encoder.compress(_differences(samples, top, strip_rows).data) for top in range(0, height, strip_rows)]

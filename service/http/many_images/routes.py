@@ -229,7 +229,7 @@ class _ManyImages:
         async with self._pipeline.admit(self._limit, accepted=True) as ticket:
             self._stopwatches[index] = ticket.stopwatch
             try:
-                answer = await self._pipeline.segment(file.content, self._options, ticket)
+                answer = await self._pipeline.segment(file.content, self._options.named(file.name), ticket)
             except asyncio.CancelledError:
                 if self._is_closed:
                     raise ClientGone("the client left before the answer") from None

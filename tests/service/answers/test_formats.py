@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,21 @@ pytestmark = pytest.mark.anyio
 
 
 COLUMNS = (8, 48, 88)  # in the middle of the dark, the grey and the bright stripe
-FORMATS = ("labels", "color", "overlay", "confidence", "contours", "npy", "json")
+FORMATS = (
+    *("labels", "color", "overlay", "confidence", "cutout"),
+    *("contours", "labelme", "coco", "labelstudio", "npy", "json"),
+)
+SIZES: dict[str, Callable[[Any], tuple[int, int]]] = {
+    "json": lambda it: (it["size"]["width"], it["size"]["height"]),
+    "contours": lambda it: (it["size"]["width"], it["size"]["height"]),
+    "labelme": lambda it: (it["imageWidth"], it["imageHeight"]),
+    "coco": lambda it: (it["images"][0]["width"], it["images"][0]["height"]),
+    "labelstudio": lambda it: _sides(it[0]["predictions"][0]["result"][0]),
+}
+
+
+def _sides(result: Any) -> tuple[int, int]:
+    return result["original_width"], result["original_height"]
 
 
 def at_columns(samples: NDArray[np.uint8]) -> list[Any]:
@@ -122,6 +137,34 @@ async def test_void_keeps_the_image_in_overlays(api: Api, png: Png) -> None:
     assert at_columns(blend) == [[10, 20, 30], [128, 128, 128], [255, 255, 255]]
 
 
+async def test_cutout_keeps_the_image_where_the_classes_are(api: Api, png: Png) -> None:
+    response = await api.post(png(32, 96), format="cutout", classes="grey,bright")
+    assert Image.open(io.BytesIO(response.content)).mode == "RGBA"
+    pixels = api.pixels(response)
+    assert at_columns(pixels) == [[0, 0, 0, 0], [128, 128, 128, 255], [255, 255, 255, 255]]
+    labels = api.pixels(await api.post(png(32, 96), classes="grey,bright"))
+    np.testing.assert_array_equal(pixels[..., 3] == 255, labels != 255)
+
+
+async def test_cutout_without_classes_is_answered_422(api: Api, png: Png) -> None:
+    response = await api.post(png(32, 96), format="cutout")
+    problem = api.check_problem(response, 422, "invalid-parameter", "needs classes", "dark, grey, bright")
+    assert problem["parameter"] == "classes"
+
+
+async def test_contours_may_be_simplified(api: Api) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.tri(32, 64, dtype=np.uint8) * 255).save(stream, "PNG")
+    exact, simpler = [
+        (await api.post(stream.getvalue(), format="contours", simplify=simplify)).json()["features"]
+        for simplify in ("0", "4")
+    ]
+    assert [it["properties"] for it in simpler] == [it["properties"] for it in exact]
+    for before, after in zip(exact, simpler, strict=True):
+        counts = [len(it["geometry"]["coordinates"][0][0]) for it in (before, after)]
+        assert counts[1] < counts[0] / 2
+
+
 async def test_classes_may_be_repeated(api: Api, png: Png) -> None:
     response = await api.http.post(
         "/segment?classes=dark&classes=2", content=png(32, 96), headers={"Content-Type": "image/png"}
@@ -137,9 +180,9 @@ async def test_share_of_a_class_is_that_of_the_whole_image(api: Api, png: Png) -
 
 @pytest.mark.parametrize("answer_format", FORMATS)
 async def test_size_of_the_model_is_that_of_its_input(api: Api, png: Png, answer_format: str) -> None:
-    response = await api.post(png(30, 150), format=answer_format, size="model")
-    if answer_format in {"json", "contours"}:
-        assert response.json()["size"] == {"width": 64, "height": 32}
+    response = await api.post(png(30, 150), format=answer_format, size="model", classes="dark,grey,bright")
+    if answer_format in SIZES:
+        assert SIZES[answer_format](response.json()) == (64, 32)
     elif answer_format == "npy":
         assert np.load(io.BytesIO(response.content)).shape == (32, 64)
     else:
@@ -174,6 +217,11 @@ async def test_background_is_what_the_model_sees_behind_transparency(
         ({"palette": "grey"}, ("palette is 'grey'", "'none'")),
         ({"size": "huge"}, ("size is 'huge'", "'model'")),
         ({"rle": "maybe"}, ("rle is 'maybe'",)),
+        ({"simplify": "-1"}, ("simplify is '-1'",)),
+        ({"simplify": "101"}, ("simplify is '101'",)),
+        ({"simplify": "nan"}, ("simplify is 'nan'",)),
+        ({"name": ""}, ("name is ''",)),
+        ({"name": "x" * 256}, ("255 characters",)),
     ],
 )
 async def test_wrong_parameters_are_answered_422(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from service.answers.annotation_schemas import CocoDataset, LabelMeFile, LabelStudioTasks
 from service.answers.negotiation import OFFERS
 from service.answers.schemas import AnswerFormat, ClassContours, Labels, Models, SegmentationSummary
 from service.http.json_image import parse_json_image
@@ -56,6 +57,7 @@ async def test_binary_examples_are_real_files(answers: dict[str, Any]) -> None:
         "color": ("RGB", (4, 2)),
         "overlay": ("RGB", (4, 2)),
         "confidence": ("L", (4, 2)),
+        "cutout": ("RGBA", (4, 2)),
     }
     assert np.asarray(images["labels"]).tolist() == LABELS
     for media_type in ("application/x-npy", "application/octet-stream"):
@@ -63,8 +65,13 @@ async def test_binary_examples_are_real_files(answers: dict[str, Any]) -> None:
 
 
 async def test_json_examples_fit_their_schemas(answers: dict[str, Any]) -> None:
-    for example in answers["application/json"]["examples"].values():
-        assert SegmentationSummary.model_validate(example["value"]).size.width == 4
+    examples = {name: it["value"] for name, it in answers["application/json"]["examples"].items()}
+    for name in ("json", "json with rle=true"):
+        assert SegmentationSummary.model_validate(examples[name]).size.width == 4
+    assert [it.label for it in LabelMeFile.model_validate(examples["labelme"]).shapes] == ["Sky", "Building"]
+    assert [it.area for it in CocoDataset.model_validate(examples["coco"]).annotations] == [5, 3]
+    (task,) = LabelStudioTasks.model_validate(examples["labelstudio"]).root
+    assert [it.value.polygonlabels for it in task.predictions[0].result] == [["Sky"], ["Building"]]
     assert "rle" in answers["application/json"]["examples"]["json with rle=true"]["value"]["classes"][0]
     contours = ClassContours.model_validate(answers["application/geo+json"]["examples"]["contours"]["value"])
     assert [feature.properties.pixels for feature in contours.features] == [5, 3]
@@ -106,7 +113,8 @@ async def test_examples_of_many_images_are_what_parsers_read(document: dict[str,
 
 async def test_every_parameter_is_described(document: dict[str, Any]) -> None:
     parameters = {entry["name"]: entry for entry in document["paths"]["/segment"]["post"]["parameters"]}
-    assert {"format", "palette", "alpha", "classes", "size", "background", "rle", "If-None-Match"} <= set(parameters)
+    assert {"format", "palette", "alpha", "classes", "size", "background", "rle"} <= set(parameters)
+    assert {"simplify", "name", "If-None-Match"} <= set(parameters)
     assert all(entry["description"] for entry in parameters.values())
     headers = document["paths"]["/segment"]["post"]["responses"]["200"]["headers"]
     assert {"ETag", "X-Model-Version", "X-Request-ID", "Server-Timing"} <= set(headers)
