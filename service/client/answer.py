@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,13 @@ class Answer:
         return array
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB of ``color`` and ``overlay``; (H, W) uint8 of ``confidence``, 0..255 for 0..1.
+        """(H, W, 3) uint8 RGB of ``color`` and ``overlay``, (H, W, 4) RGBA of ``cutout``, (H, W) of ``confidence``.
 
         Raises:
             UnexpectedAnswer: Something else was asked for or answered.
         """
         array, form = self._array()
-        if form not in {"RGB", "L"}:
+        if form not in {"RGB", "RGBA", "L"}:
             raise self._unexpected("picture", f"a file of mode {form}")
         return array
 
@@ -74,6 +75,17 @@ class Answer:
             UnexpectedAnswer: Something else was asked for or answered.
         """
         return self._document(ClassContours)
+
+    def document(self) -> Any:
+        """The JSON of any format that is JSON, such as ``coco``.
+
+        Raises:
+            UnexpectedAnswer: Something else was asked for or answered.
+        """
+        try:
+            return json.loads(self.content)
+        except ValueError as error:
+            raise self._unexpected("JSON", str(error)) from error
 
     def _array(self) -> tuple[NDArray[np.uint8], str]:
         """The samples, and how they were stored: ``npy``, or the PNG's mode."""

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from service.answers.options import MAX_NAME
+from service.answers.schemas import ANNOTATIONS
 from service.client.client import AsyncClient
 from service.client.errors import ClientError, Refused, Unreachable
 from service.client.jobs import Failure, Job
@@ -56,7 +58,7 @@ async def segment_all(
     async def work() -> None:
         for job in waiting:
             try:
-                answer = await client.segment(job.source, answer_format, **parameters)
+                answer = await client.segment(job.source, answer_format, **_named(parameters, answer_format, job))
                 await asyncio.to_thread(write_whole, job.target, answer.content)
                 report.written += 1
             except (ClientError, OSError) as error:
@@ -69,6 +71,13 @@ async def segment_all(
         for _ in range(min(concurrency, len(jobs))):
             group.create_task(work())
     return report
+
+
+def _named(parameters: Parameters, answer_format: Format, job: Job) -> Parameters:
+    """The parameters of a job: files of annotation tools name its image."""
+    if answer_format in ANNOTATIONS and "name" not in parameters:
+        return {**parameters, "name": job.name[-MAX_NAME:]}
+    return parameters
 
 
 def _is_hopeless(error: Exception) -> bool:

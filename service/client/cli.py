@@ -151,6 +151,8 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mode", choices=["resize", "tile"], help="tile: overlapping windows, for large images")
     group.add_argument("--background", metavar="COLOR", help="behind transparent pixels")
     group.add_argument("--rle", action="store_const", const=True, help="of json: masks as run lengths")
+    group.add_argument("--simplify", type=float, metavar="PIXELS", help="of polygons: drop corners as near as this")
+    group.add_argument("--name", help="of labelme, coco, labelstudio: the image's path or address in the tool")
 
 
 def _add_service(group: argparse._ArgumentGroup) -> None:

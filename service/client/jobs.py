@@ -14,25 +14,37 @@ from service.client.parameters import Format
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-# Results are named after the whole name of their image, so that a.jpg and a.png keep apart, and formats too.
+# Results are named after the whole name of their image, so that a.jpg and a.png keep apart, and formats too. LabelMe
+# alone looks for a.json beside a.jpg.
 ENDINGS: dict[Format, str] = {
     "labels": ".labels.png",
     "color": ".color.png",
     "overlay": ".overlay.png",
     "confidence": ".confidence.png",
+    "cutout": ".cutout.png",
     "contours": ".contours.json",
+    "labelme": ".json",
+    "coco": ".coco.json",
+    "labelstudio": ".labelstudio.json",
     "npy": ".npy",
     "json": ".json",
 }
-_RESULT = re.compile(r"\.(?:labels|color|overlay|confidence)\.png$")
+_RESULT = re.compile(r"\.(?:labels|color|overlay|confidence|cutout)\.png$")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image and where its result goes."""
+    """An image and where its result goes.
+
+    Attributes:
+        source: The image.
+        target: The result.
+        name: Of the image, for the files of annotation tools.
+    """
 
     source: Path
     target: Path
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +69,21 @@ def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tu
     for path in inputs:
         for found in _find(path, failures):
             below = found.relative_to(path) if path.is_dir() else Path(found.name)
-            job = Job(found, output / below.with_name(below.name + ENDINGS[answer_format]))
+            job = _job(found, below, output, answer_format)
             first = jobs.setdefault(job.target, job)
             if first.source.resolve() != found.resolve():
                 reason = f"its result would be {job.target}, as that of {first.source}: give the folder of both"
                 failures.append(Failure(found, reason))
     return list(jobs.values()), failures
+
+
+def _job(source: Path, below: Path, output: Path, answer_format: Format) -> Job:
+    ending = ENDINGS[answer_format]
+    if answer_format == "labelme":
+        target = output / below.with_suffix(ending)
+        # LabelMe looks for the image from its file on.
+        return Job(source, target, Path(os.path.relpath(source, target.parent)).as_posix())
+    return Job(source, output / below.with_name(below.name + ending), below.as_posix())
 
 
 def _find(path: Path, failures: list[Failure]) -> Iterator[Path]:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Format = Literal["labels", "color", "overlay", "confidence", "contours", "npy", "json"]
+Format = Literal[
+    "labels", "color", "overlay", "confidence", "cutout", "contours", "labelme", "coco", "labelstudio", "npy", "json"
+]
 ImageSource = bytes | str | os.PathLike[str] | NDArray[np.uint8]
 
 
@@ -28,6 +30,8 @@ class Parameters(TypedDict, total=False):
         mode: Whether the image is stretched to the model's input, or goes through it in overlapping windows.
         background: Behind transparent pixels: hexadecimal digits such as ``ff8000``, or a CSS name.
         rle: Of ``json``: add each class's mask as COCO's run lengths.
+        simplify: Of polygons: largest distance in pixels from a dropped corner to the new border.
+        name: Of ``labelme``, ``coco`` and ``labelstudio``: path or address of the image for the tool.
     """
 
     model: str
@@ -38,6 +42,8 @@ class Parameters(TypedDict, total=False):
     mode: Literal["resize", "tile"]
     background: str
     rle: bool
+    simplify: float
+    name: str
 
 
 def query_of(answer_format: Format, parameters: Mapping[str, Any]) -> dict[str, str]:

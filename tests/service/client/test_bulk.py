@@ -23,7 +23,10 @@ def jobs(tmp_path: Path) -> MakeJobs:
     """Makes images whose bytes are their numbers."""
 
     def make(count: int) -> list[Job]:
-        made = [Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.bin") for number in range(count)]
+        made = [
+            Job(tmp_path / f"{number}.png", tmp_path / "out" / f"{number}.bin", f"{number}.png")
+            for number in range(count)
+        ]
         for number, job in enumerate(made):
             job.source.write_bytes(str(number).encode())
         return made

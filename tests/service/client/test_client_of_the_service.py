@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.client import AsyncClient, Refused, RetryPolicy
+from service.client import AsyncClient, Refused, RetryPolicy, UnexpectedAnswer
 from tests.support.api import Serving
 from tests.support.pictures import Png
 
@@ -56,6 +56,8 @@ async def test_pictures(asked: AsyncClient, png: Png) -> None:
     confidence = (await asked.segment(png(), "confidence")).pixels()
     assert confidence.shape == (32, 96)
     assert confidence[0, 5] == 255
+    cutout = (await asked.segment(png(), "cutout", classes=["bright"])).pixels()
+    assert cutout[0, [5, 90]].tolist() == [[0] * 4, [255] * 4]
 
 
 @pytest.mark.anyio
@@ -71,6 +73,10 @@ async def test_documents(asked: AsyncClient, png: Png) -> None:
     contours = (await asked.segment(png(), "contours")).contours()
     assert [feature.properties.name for feature in contours.features] == ["dark", "grey", "bright"]
     assert contours.features[0].geometry.coordinates[0][0][0] == (0, 0)
+    coco = (await asked.segment(png(), "coco", name="a.png", simplify=1.0)).document()
+    assert coco["images"] == [{"id": 1, "file_name": "a.png", "height": 32, "width": 96}]
+    with pytest.raises(UnexpectedAnswer, match="answered no JSON"):
+        (await asked.segment(png(), "npy")).document()
 
 
 @pytest.mark.anyio

@@ -48,11 +48,26 @@ def test_folders_are_searched_and_keep_their_shape(tree: Callable[..., None]) ->
 
 def test_images_of_one_stem_and_formats_of_one_image_keep_apart(tree: Callable[..., None]) -> None:
     tree("a.png", "a.jpg")
-    names = [
-        job.target.name for form in get_args(Format) for job in plan_jobs([Path("a.png"), Path("a.jpg")], OUT, form)[0]
-    ]
-    assert len(names) == len(set(names)) == 2 * len(ENDINGS)
+    formats = [form for form in get_args(Format) if form != "labelme"]
+    names = [job.target.name for form in formats for job in plan_jobs([Path("a.png"), Path("a.jpg")], OUT, form)[0]]
+    assert len(names) == len(set(names)) == 2 * (len(ENDINGS) - 1)
     assert {"a.png.labels.png", "a.jpg.labels.png", "a.jpg.npy", "a.png.contours.json", "a.png.json"} < set(names)
+
+
+def test_labelme_finds_its_files_beside_the_images_and_the_images_from_its_files(tree: Callable[..., None]) -> None:
+    tree("photos/a.png", "photos/x/b.jpg", "photos/x/b.png")
+    jobs, failures = plan_jobs([Path("photos")], Path("photos"), "labelme")
+    assert targets(jobs) == {"photos/a.png": "photos/a.json", "photos/x/b.jpg": "photos/x/b.json"}
+    assert [job.name for job in jobs] == ["a.png", "b.jpg"]
+    assert [failure.path for failure in failures] == [Path("photos/x/b.png")]
+    jobs, _ = plan_jobs([Path("photos/x/b.jpg")], OUT, "labelme")
+    assert [(str(job.target), job.name) for job in jobs] == [("out/b.json", "../photos/x/b.jpg")]
+
+
+def test_other_tools_get_the_place_of_an_image_below_its_folder(tree: Callable[..., None]) -> None:
+    tree("photos/x/b.jpg")
+    (job,), _ = plan_jobs([Path("photos")], OUT, "coco")
+    assert (str(job.target), job.name) == ("out/x/b.jpg.coco.json", "x/b.jpg")
 
 
 def test_results_are_not_taken_for_images(tree: Callable[..., None]) -> None:
