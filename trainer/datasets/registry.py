@@ -10,6 +10,7 @@ from trainer.datasets.ade20k import ADE20K
 from trainer.datasets.base import PairedFiles, PublishedDataset
 from trainer.datasets.camvid import CamVid
 from trainer.datasets.cityscapes import Cityscapes
+from trainer.datasets.cityscapes_pairs import CityscapesPairs
 from trainer.datasets.errors import DatasetError, MissingFileError, unknown_name
 from trainer.datasets.folder import Folder
 from trainer.datasets.folder_spec import SPEC_NAME
@@ -23,6 +24,7 @@ DATASETS: Mapping[str, type[PublishedDataset | Folder]] = {
     "pascal_context_60": PascalContext,
     "pascal_context_59": PascalContext59,
     "cityscapes": Cityscapes,
+    "cityscapes_pairs": CityscapesPairs,
     "voc": VOC,
     "folder": Folder,
 }

@@ -18,7 +18,7 @@ from trainer.datasets import (
 
 PUBLISHED = [name for name in DATASETS if name != "folder"]
 COUNTS = {"camvid": 11, "ade20k": 150, "pascal_context": 60, "pascal_context_60": 60, "pascal_context_59": 59}
-COUNTS |= {"cityscapes": 19, "voc": 21}
+COUNTS |= {"cityscapes": 19, "cityscapes_pairs": 19, "voc": 21}
 
 # What each dataset's publication says of a class: its index, its name, its colour.
 KNOWN = [
