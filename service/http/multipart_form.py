@@ -29,21 +29,15 @@ class FormFile:
     content: bytes
 
 
-async def read_form_file(content_type: str, chunks: AsyncIterable[bytes], field: str) -> bytes:
-    """Parse a form as it arrives and give the content of the file in ``field``.
-
-    Raises:
-        BadRequest: No boundary, a form that cannot be parsed or is cut off, a second such file, or too many fields.
-        InvalidParameter: No such field, or one that is text.
-    """
-    (file,) = await read_form_files(content_type, chunks, field, max_files=1)
-    return file.content
-
-
 async def read_form_files(
     content_type: str, chunks: AsyncIterable[bytes], field: str, *, max_files: int
 ) -> list[FormFile]:
-    """The same for all files in fields of that name, at least one and at most ``max_files``."""
+    """Parse a form as it arrives and give the files in fields of a name, at least one and at most ``max_files``.
+
+    Raises:
+        BadRequest: No boundary, a form that cannot be parsed or is cut off, more such files, or too many fields.
+        InvalidParameter: No such field, or one that is text.
+    """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadRequest("the multipart form cannot be parsed: its content type has no boundary")
@@ -86,7 +80,7 @@ class _Form:
         }
 
     def files(self) -> list[FormFile]:
-        """The files in the wanted fields, once all is parsed; see ``read_form_file`` for what it raises."""
+        """The files in the wanted fields, once all is parsed; see ``read_form_files`` for what it raises."""
         if not self._ended:
             raise BadRequest("the multipart form is cut off: its closing boundary is missing")
         name = self._wanted.decode()

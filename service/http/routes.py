@@ -52,9 +52,10 @@ async def segment(
         state.stopwatch = ticket.stopwatch
         with ticket.stage("read"):
             limit_bytes = runtime.settings.max_image_bytes
-            data = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
+            image = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
         known = parse_tags(if_none_match)
-        answer = await cancel_on_disconnect(request, pipeline.segment(data, options, ticket, known=known))
+        work = pipeline.segment(image.content, options.named(image.name), ticket, known=known)
+        answer = await cancel_on_disconnect(request, work)
     response = _response(answer, options, pipeline.manifest.version)
     if response.status_code == HTTPStatus.OK:
         runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from service.errors import UnsupportedMedia
 from service.http.json_image import parse_json_image
 from service.http.many_images.memory import Room
-from service.http.multipart_form import FormFile, read_form_file, read_form_files
+from service.http.multipart_form import FormFile, read_form_files
 from service.request.body import bounded_chunks, read_body, too_large
 
 FILE_FIELD = "file"
@@ -23,10 +23,10 @@ FORM_OVERHEAD_BYTES = 64 * 1024
 RunJob = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 
 
-async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) -> bytes:
-    """Read the bytes of the request's image; never holds more than the limit, a chunk and the form around it.
+async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) -> FormFile:
+    """Read the request's image; its name is empty unless it is the file of a form.
 
-    Of JSON the text is held, a third more, and the image.
+    Never holds more than the limit, a chunk and the form around it. Of JSON the text is held, a third more, and the image.
 
     Args:
         request: Its body has not been read.
@@ -36,7 +36,7 @@ async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) ->
     Raises:
         UnsupportedMedia: Neither a form nor JSON nor an image.
         PayloadTooLarge: More bytes than allowed, by ``Content-Length`` or while they arrive.
-        BadRequest, InvalidParameter: See ``read_form_file`` and ``parse_json_image``.
+        BadRequest, InvalidParameter: See ``read_form_files`` and ``parse_json_image``.
         ClientGone: The client left before the end of the body.
     """
     content_type = request.headers.get("content-type", "")
@@ -44,9 +44,9 @@ async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) ->
     if media_type == MULTIPART:
         return await _read_form(request, content_type, max_image_bytes)
     if media_type.startswith("image/") or media_type == OCTET_STREAM:
-        return await read_body(request, max_image_bytes)
+        return FormFile("", await read_body(request, max_image_bytes))
     if media_type == JSON:
-        return await _read_json(request, max_image_bytes, run_job)
+        return FormFile("", await _read_json(request, max_image_bytes, run_job))
     raise UnsupportedMedia(
         f"content type is {media_type or 'missing'}, accepted are {MULTIPART} with a field '{FILE_FIELD}', "
         f"image/*, {OCTET_STREAM} and {JSON}",
@@ -90,12 +90,12 @@ async def _read_json(request: Request, max_image_bytes: int, run_job: RunJob) ->
     return data
 
 
-async def _read_form(request: Request, content_type: str, max_image_bytes: int) -> bytes:
+async def _read_form(request: Request, content_type: str, max_image_bytes: int) -> FormFile:
     form = bounded_chunks(request, max_image_bytes + FORM_OVERHEAD_BYTES, stated_limit=max_image_bytes)
     async with aclosing(form) as chunks:
-        data = await read_form_file(content_type, chunks, FILE_FIELD)
-    check_image_bytes(len(data), max_image_bytes)
-    return data
+        (file,) = await read_form_files(content_type, chunks, FILE_FIELD, max_files=1)
+    check_image_bytes(len(file.content), max_image_bytes)
+    return file
 
 
 def check_image_bytes(value: int, limit: int) -> None:

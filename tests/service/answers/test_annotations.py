@@ -94,6 +94,9 @@ async def name_of(answer: httpx.Response, tool: str) -> str:
 @pytest.mark.parametrize("tool", ["labelme", "coco", "labelstudio"])
 async def test_the_image_is_named_as_the_request_says(api: Api, photo: bytes, tool: str) -> None:
     assert await name_of(await api.post(photo, format=tool), tool) == "image"
+    form = {"file": ("a.png", photo, "image/png")}
+    assert await name_of(await api.http.post(f"/segment?format={tool}", files=form), tool) == "a.png"
+    assert await name_of(await api.http.post(f"/segment?format={tool}&name=b", files=form), tool) == "b"
     for name in ("/data/local-files/?d=a/street 1.jpg", 'quote".png', "straße.jpg"):
         assert await name_of(await api.post(photo, format=tool, name=name), tool) == name
 
