@@ -35,6 +35,15 @@ from PIL.ImageFile import ImageFile
 
 from service.errors import NotAnImage, PayloadTooLarge, UnsupportedImage
 from service.imaging.png_writer import write_png
+from service.imaging.structure.bmp import scan_bmp
+from service.imaging.structure.gif import scan_gif
+from service.imaging.structure.isobmff import scan_isobmff
+from service.imaging.structure.jpeg import scan_jpeg
+from service.imaging.structure.png import scan_png
+from service.imaging.structure.structure import Structure
+from service.imaging.structure.tiff import scan_tiff
+from service.imaging.structure.webp import scan_webp
+from service.imaging.tiff_messages import discard_tiff_messages
 
 # Every error of ``decode`` and ``read_size``.
 DECODE_ERRORS = (NotAnImage, PayloadTooLarge, UnsupportedImage)
@@ -99,22 +108,47 @@ def _absent(name: str, missing: str) -> UnsupportedImage:
     )
 
 
-# Signature, name and reader of the formats that are read.
-_READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), "JPEG", _JpegFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG", PngImagePlugin.PngImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP", WebPImagePlugin.WebPImageFile),
-    (re.compile(rb"BM"), "BMP", BmpImagePlugin.BmpImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF", TiffImagePlugin.TiffImageFile),
-    (re.compile(rb"GIF8[79]a"), "GIF", GifImagePlugin.GifImageFile),
+def _tiff_file(stream: io.BytesIO) -> ImageFile:
+    discard_tiff_messages()
+    return TiffImagePlugin.TiffImageFile(stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A format that is read.
+
+    Attributes:
+        signature: Start of its files.
+        scan: Reads the structure, before ``read`` sees the file.
+        read: Reads the header.
+    """
+
+    name: str
+    signature: re.Pattern[bytes]
+    scan: Callable[[bytes], Structure]
+    read: Callable[[io.BytesIO], ImageFile]
+
+
+_FORMATS = (
+    _Format("JPEG", re.compile(rb"\xff\xd8\xff"), scan_jpeg, _JpegFile),
+    _Format("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), scan_png, PngImagePlugin.PngImageFile),
+    _Format("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), scan_webp, WebPImagePlugin.WebPImageFile),
+    _Format("BMP", re.compile(rb"BM"), scan_bmp, BmpImagePlugin.BmpImageFile),
+    _Format("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), scan_tiff, _tiff_file),
+    _Format("GIF", re.compile(rb"GIF8[79]a"), scan_gif, GifImagePlugin.GifImageFile),
 )
-FORMATS = tuple(name for _, name, _ in _READERS)
+FORMATS = tuple(form.name for form in _FORMATS)
 
 # The same for formats that need what not every installation has.
-_OPTIONAL_READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[io.BytesIO], ImageFile]], ...] = (
+_OPTIONAL_FORMATS = (
     # The brand mif1 is common to both; what else the file is follows in the list of its brands.
-    (re.compile(rb".{4}ftyp(?:avi[fs]|(?:mif|msf)1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL), "AVIF", _avif_file),
-    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL), "HEIF", _heif_file),
+    _Format(
+        "AVIF",
+        re.compile(rb".{4}ftyp(?:avi[fs]|(?:mif|msf)1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL),
+        scan_isobmff,
+        _avif_file,
+    ),
+    _Format("HEIF", re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL), scan_isobmff, _heif_file),
 )
 
 # Signature and name of formats that are known to be images, and refused as such.
@@ -129,6 +163,23 @@ _REFUSED = (
     (re.compile(rb"qoif"), "QOI"),
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?xml|!DOCTYPE|!--)[^>]*>\s*)*<svg[\s>]", re.IGNORECASE), "SVG"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """Facts about an image file before its pixels are decoded.
+
+    Attributes:
+        format: Format of the file, one of ``FORMATS``, AVIF or HEIF.
+        size: (width, height) before EXIF orientation.
+        decoding_bytes: Bytes that decoding takes at its peak beside the file, the decoded pixels included.
+        unusual: Why decoding may take more time than for other files of that size; empty for an ordinary file.
+    """
+
+    format: str
+    size: tuple[int, int]
+    decoding_bytes: int
+    unusual: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +211,8 @@ def decode(
     """
     if len(data) > max_image_bytes:
         raise _too_large("bytes", len(data), max_image_bytes)
-    image, name = _open(data)
-    _check_pixels(image, max_image_pixels)
+    image, header = _open(data, max_image_pixels)
+    name = header.format
     with _faults_of(name):
         image.load()
     upright = _upright(image)
@@ -169,16 +220,19 @@ def decode(
     return DecodedImage(_rgb(upright, name, background), name)
 
 
-def read_size(data: bytes, *, max_image_pixels: int) -> tuple[int, int]:
-    """(width, height) that the header of an image states, before EXIF orientation; no pixel is decoded.
+def read_header(data: bytes, *, max_image_pixels: int) -> ImageHeader:
+    """What the structure of a file tells; no pixel is decoded.
 
     Raises:
-        PayloadTooLarge: More pixels than allowed.
+        PayloadTooLarge: More pixels than allowed, or more of something than ``structure.limits`` allow.
         NotAnImage, UnsupportedImage: See ``decode``.
     """
-    image, _ = _open(data)
-    _check_pixels(image, max_image_pixels)
-    return image.size
+    return _open(data, max_image_pixels)[1]
+
+
+def read_size(data: bytes, *, max_image_pixels: int) -> tuple[int, int]:
+    """(width, height) of ``read_header``."""
+    return read_header(data, max_image_pixels=max_image_pixels).size
 
 
 def encode_label_png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
@@ -199,8 +253,8 @@ def encode_rgb_png(pixels: NDArray[np.uint8]) -> bytes:
     return write_png(pixels.reshape(len(pixels), -1), colour_type=2)
 
 
-def _check_pixels(image: ImageFile, max_image_pixels: int) -> None:
-    width, height = image.size
+def _check_pixels(size: tuple[int, int], max_image_pixels: int) -> None:
+    width, height = size
     if width * height > max_image_pixels:
         raise _too_large("pixels", width * height, max_image_pixels, f" ({width}x{height})")
 
@@ -221,12 +275,28 @@ def _faults_of(name: str) -> Iterator[None]:
         raise NotAnImage(f"the {name} image is truncated or corrupt: {error}") from error
 
 
-def _open(data: bytes) -> tuple[ImageFile, str]:
-    """Read the header by the reader of the signature."""
-    for signature, name, reader in (*_READERS, *_OPTIONAL_READERS):
-        if signature.match(data):
-            with _faults_of(name):
-                return reader(io.BytesIO(data)), name
+def _open(data: bytes, max_image_pixels: int) -> tuple[ImageFile, ImageHeader]:
+    """Check the structure, then let the reader of the format see the file and read its header."""
+    form = _format_of(data)
+    with _faults_of(form.name):
+        structure = form.scan(data)
+    if structure.size is not None:
+        _check_pixels(structure.size, max_image_pixels)
+    if structure.shortfall:
+        raise NotAnImage(f"the {form.name} image is truncated or corrupt: {structure.shortfall}")
+    with _faults_of(form.name):
+        image = form.read(io.BytesIO(structure.needed(data)))
+    _check_pixels(image.size, max_image_pixels)
+    width, height = image.size
+    decoding_bytes = structure.decoding_bytes(width * height, len(data))
+    return image, ImageHeader(form.name, image.size, decoding_bytes, structure.unusual)
+
+
+def _format_of(data: bytes) -> _Format:
+    """The format whose signature the bytes have."""
+    for form in (*_FORMATS, *_OPTIONAL_FORMATS):
+        if form.signature.match(data):
+            return form
     for signature, name in _REFUSED:
         if signature.match(data[:1024]):
             raise UnsupportedImage(f"the image is {name}, accepted are {', '.join(FORMATS)}", extra={"value": name})

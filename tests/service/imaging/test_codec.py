@@ -273,12 +273,12 @@ def test_huge_webp_canvas_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_png_with_a_compressed_bomb_beside_the_pixels_is_no_image(kind: bytes) -> None:
+def test_compressed_bombs_beside_the_pixels_of_a_png_are_not_unpacked(kind: bytes) -> None:
     packed = zlib.compress(bytes(4_000_000), 9)
     body = b"key\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + packed
     data = encoded(PIXELS, "PNG")
-    with pytest.raises(NotAnImage, match="too large"):
-        decoded(data[:33] + png_chunk(kind, body) + data[33:])
+    # Pillow refuses more than 1 MB.
+    np.testing.assert_array_equal(decoded(data[:33] + png_chunk(kind, body) + data[33:]).pixels, PIXELS)
 
 
 @pytest.mark.parametrize(
