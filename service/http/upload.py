@@ -26,7 +26,8 @@ RunJob = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 async def read_image(request: Request, max_image_bytes: int, run_job: RunJob) -> FormFile:
     """Read the request's image; its name is empty unless it is the file of a form.
 
-    Never holds more than the limit, a chunk and the form around it. Of JSON the text is held, a third more, and the image.
+    Never holds more than the limit, a chunk and the form around it. Of JSON the text is held, a third more, and the
+    image.
 
     Args:
         request: Its body has not been read.
