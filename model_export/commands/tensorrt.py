@@ -14,10 +14,10 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "tensorrt",
-        help="build TensorRT engines, and check that the attention of every SAU is fused",
-        description="Build an engine for every input size of a model directory, for batches of 1 to 8; fails if an "
-        "SAU's attention is not one fused kernel. TensorRT builds on the GPU that will run the engine; TensorRT-RTX "
-        "builds without a GPU too. Engines that fit are reused.",
+        help="build TensorRT engines, and tell whether the attention of every SAU is fused",
+        description="Build an engine for every input size of a model directory, for batches of 1 to 8. An SAU whose "
+        "attention is not seen as one fused kernel is a warning. TensorRT builds on the GPU that will run the engine; "
+        "TensorRT-RTX builds without a GPU too. Engines that fit are reused.",
     )
     parser.add_argument("directory", type=Path, help="model directory, with fp16 graphs")
     parser.add_argument(
@@ -37,7 +37,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--precision", choices=["fp16", "int8"], default="fp16", help="of the graphs (default: fp16)")
     parser.add_argument("--max-batch-size", type=int, default=8, help="largest batch of the engines (default: 8)")
     parser.add_argument("--force", action="store_true", help="build again what is there")
-    parser.add_argument("--allow-unfused", action="store_true", help="keep engines whose attention is not fused")
+    parser.add_argument(
+        "--require-fused", action="store_true", help="fail where an SAU's attention is not one fused kernel"
+    )
     parser.set_defaults(command=run)
 
 
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         max_batch_size=args.max_batch_size,
         force=args.force,
-        allow_unfused=args.allow_unfused,
+        require_fused=args.require_fused,
     )
     reports = build_engines(args.directory, args.engine_dir, options, lambda line: print(line, file=sys.stderr))
     for report in reports:

@@ -1,7 +1,8 @@
-"""TensorRT engines for the graphs of a model directory, each kept only if every SAU's attention is fused in it."""
+"""TensorRT engines for the graphs of a model directory, each with a look at whether the SAUs' attentions are fused."""
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -12,7 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from service.engines.tensorrt.compile import CompileError, Plan, Profile, compile_plan
-from service.engines.tensorrt.layer_report import AttentionNodes, Fusion, count_fused, parse_layers
+from service.engines.tensorrt.layer_report import (
+    AttentionNodes,
+    Fusion,
+    LayerReportError,
+    count_fused,
+    parse_layers,
+)
 from service.model_directory.engine_store import (
     ENGINE_FOLDER,
     EngineInfo,
@@ -34,6 +41,8 @@ from service.model_directory.machine import runtime_module as load_runtime
 from service.model_directory.manifest import GraphInfo, Manifest, Precision, read_manifest
 from service.model_directory.sizes import Size, format_size
 
+logger = logging.getLogger(__name__)
+
 MAX_BATCH_SIZE = 8
 _HEARTBEAT_S = 15.0
 
@@ -54,7 +63,8 @@ class BuildOptions:
         precision: Of the graphs; fp32 is refused, since TensorRT does not fuse its attention.
         max_batch_size: Largest batch of the engines, 1 or more.
         force: Build again what is there.
-        allow_unfused: Keep engines in which an SAU's attention is not fused.
+        require_fused: Keep an engine only if the attention of every SAU is seen to be fused in it. Otherwise one that
+            is not, or whose kernels have unknown names, is a warning: the golden outputs decide whether it serves.
 
     Raises:
         BuildError: A value out of range.
@@ -65,7 +75,7 @@ class BuildOptions:
     precision: Precision = "fp16"
     max_batch_size: int = MAX_BATCH_SIZE
     force: bool = False
-    allow_unfused: bool = False
+    require_fused: bool = False
 
     def __post_init__(self) -> None:
         if self.max_batch_size < 1:
@@ -136,8 +146,8 @@ def build_engines(
     Raises:
         MachineError: No TensorRT, or no GPU where it needs one.
         BuildError: The directory has no such graph, or TensorRT does not take it.
-        FusionError: An attention of an SAU is not fused; the engine is not kept.
-        LayerReportError: TensorRT does not tell its layers.
+        FusionError: Fusion is required, and an attention of an SAU is not fused; the engine is not kept.
+        LayerReportError: Fusion is required, and TensorRT does not tell its layers.
         ManifestError: The model directory cannot be used.
         EngineStoreError: Engines cannot be written.
     """
@@ -204,12 +214,12 @@ def builder_machine(runtime: EngineRuntime | Literal["auto"]) -> Machine:
     raise MachineError(f"no TensorRT can be used here: {'; '.join(reasons)}")
 
 
-def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, allow_unfused: bool) -> EngineKey:
+def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, require_fused: bool) -> EngineKey:
     """The key of an engine of a graph."""
     from service.engines.tensorrt.graph import COPY_VERSION  # noqa: PLC0415
 
     flags = (f"graph-copy-{COPY_VERSION}", "strongly-typed", "profiling-detailed")
-    return EngineKey(graph.sha256, machine, profile, (*flags, "unfused-allowed") if allow_unfused else flags)
+    return EngineKey(graph.sha256, machine, profile, flags if require_fused else (*flags, "unfused-allowed"))
 
 
 def target_machine(machine: Machine, precision: Precision) -> Machine:
@@ -259,10 +269,9 @@ class _Build:
         if found is not None:
             return EngineReport(found, self.graph, found.path.stat().st_size)
         start = time.perf_counter()
-        plan, fusion = self._compile()
+        plan, attentions = self._compile()
         seconds = time.perf_counter() - start
-        if not self.options.allow_unfused:
-            fusion.check(self.graph.file)
+        fusion = self._fusion(plan, attentions)
         return EngineReport(
             info=write_engine(self.folder, plan.content, self._info(fusion)),
             graph=self.graph,
@@ -272,16 +281,48 @@ class _Build:
             memory_bytes=plan.memory_bytes,
         )
 
-    def _key(self, allow_unfused: bool) -> EngineKey:
-        return engine_key(self.graph, self.machine, self.options.profile, allow_unfused=allow_unfused)
+    def _key(self, require_fused: bool) -> EngineKey:
+        return engine_key(self.graph, self.machine, self.options.profile, require_fused=require_fused)
 
     def _built(self) -> EngineInfo | None:
         """One that is fused does for those who would take another too."""
-        fused = find_built(self.folder, self._key(False))
-        return find_built(self.folder, self._key(True)) if fused is None and self.options.allow_unfused else fused
+        fused = find_built(self.folder, self._key(True))
+        return find_built(self.folder, self._key(False)) if fused is None and not self.options.require_fused else fused
 
-    def _compile(self) -> tuple[Plan, Fusion]:
-        copy, attentions = self._copy()
+    def _fusion(self, plan: Plan, attentions: AttentionNodes) -> Fusion:
+        """The fused attentions of an engine; what is not seen as fused is a warning, or an error where it has to be.
+
+        Names of kernels differ between versions and GPUs of TensorRT, so they alone are no reason not to serve.
+        """
+        try:
+            fusion = count_fused(parse_layers(plan.layer_report), attentions)
+        except LayerReportError as error:
+            if self.options.require_fused:
+                raise
+            logger.warning("%s: %s", self.graph.file, error)
+            return count_fused([], attentions)
+        if self.options.require_fused:
+            fusion.check(self.graph.file)
+        elif (fault := fusion.fault) is not None:
+            logger.warning("%s: %s; the engine may be slow, and is kept", self.graph.file, fault)
+        return fusion
+
+    def _compile(self) -> tuple[Plan, AttentionNodes]:
+        """An engine whose attentions TensorRT has to fuse; if it cannot, one in which it may decompose them."""
+        try:
+            return self._compile_copy(allow_unfused=False)
+        except BuildError as error:
+            if self.options.require_fused:
+                raise
+            try:
+                built = self._compile_copy(allow_unfused=True)
+            except BuildError:
+                raise error from None
+            logger.warning("%s; built with attentions that TensorRT may decompose, which are slower", error)
+            return built
+
+    def _compile_copy(self, *, allow_unfused: bool) -> tuple[Plan, AttentionNodes]:
+        copy, attentions = self._copy(allow_unfused)
         cache_path = timing_cache_path(self.folder, self.machine)
         cache = cache_path.read_bytes() if cache_path.is_file() else None
         subject = f"{self.graph.file} with {self.machine.runtime} {self.machine.runtime_version}"
@@ -292,16 +333,16 @@ class _Build:
                 raise BuildError(f"{subject}: {error}; {self._remedy()}") from error
         if plan.timing_cache is not None:
             write_whole(cache_path, plan.timing_cache)
-        return plan, count_fused(parse_layers(plan.layer_report), attentions)
+        return plan, attentions
 
-    def _copy(self) -> tuple[bytes, AttentionNodes]:
+    def _copy(self, allow_unfused: bool) -> tuple[bytes, AttentionNodes]:
         """The graph as TensorRT gets it, and its attentions; the protobuf is not kept."""
         import onnx  # noqa: PLC0415
 
         from service.engines.tensorrt.graph import attention_nodes, tensorrt_copy  # noqa: PLC0415
 
         model = onnx.load(self.path)
-        copy = tensorrt_copy(model, allow_unfused=self.options.allow_unfused)
+        copy = tensorrt_copy(model, allow_unfused=allow_unfused)
         return copy.SerializeToString(), attention_nodes(copy)
 
     def _remedy(self) -> str:
@@ -311,7 +352,7 @@ class _Build:
 
     def _info(self, fusion: Fusion) -> EngineInfo:
         return EngineInfo(
-            key=self._key(self.options.allow_unfused),
+            key=self._key(self.options.require_fused),
             sha256="",  # of the file that is written
             input_size=self.graph.input_size,
             precision=self.graph.precision,

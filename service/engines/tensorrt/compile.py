@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.engines.tensorrt.layer_report import LayerReportError, is_report
+from service.engines.tensorrt.layer_report import is_report
 from service.model_directory.machine import ANY_GPU, Machine, MachineError, supported_capabilities
 
 Profile = tuple[int, int, int]
@@ -28,7 +28,8 @@ class Plan:
 
     Attributes:
         content: The serialised engine.
-        layer_report: Text for ``layer_report.parse_layers``.
+        layer_report: Text for ``layer_report.parse_layers``; without a layer where neither the log nor the engine
+            inspector tells them.
         memory_bytes: GPU memory of activations at the largest batch; None where TensorRT does not tell it.
         timing_cache: What TensorRT measured, for the next build; None where the package keeps none.
     """
@@ -79,7 +80,6 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
 
     Raises:
         CompileError: TensorRT does not parse the graph, or has no kernel for a part of it.
-        LayerReportError: Neither the log nor the engine inspector tells the layers.
         MachineError: TensorRT-RTX does not build for this GPU.
     """
     log = Log()
@@ -171,10 +171,7 @@ def _inspected_layers(trt: Any, logger: Any, log: Log, content: bytes) -> str:
     """The layer report by the engine inspector, which needs the GPU."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(content)
     if engine is None:
-        raise LayerReportError(
-            "TensorRT wrote no layer report into its log, and the engine cannot be loaded to inspect it "
-            f"({log.reason()}), so it is unknown whether attention is fused; build on the GPU that will run it"
-        )
+        return f"no report in the log, and the engine cannot be loaded to inspect it: {log.reason()}"
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE))
 
 

@@ -54,6 +54,10 @@ class TensorRtEngine:
         self.name: EngineRuntime = info.key.machine.runtime
         self.graph = graph
         self.num_classes = num_classes
+        self.unfused_attentions = info.attentions - info.fused_attentions
+        if self.unfused_attentions:
+            counts = (self.unfused_attentions, info.attentions)
+            logger.warning("%d of %d attentions of %s are not seen as fused: it may be slow", *counts, info.path)
         self._closed = False
         cuda.use_gpu()
         with ExitStack() as owner:

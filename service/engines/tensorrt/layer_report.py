@@ -82,19 +82,25 @@ class Fusion:
     kernels: int
     layers: int
 
+    @property
+    def fault(self) -> str | None:
+        """The attentions of SAUs that are not seen as one kernel, as a clause, or None."""
+        if self.fused_saus >= self.saus:
+            return None
+        rest = self.saus - self.fused_saus - len(self.unfused)
+        names = [*self.unfused, *([f"{rest} that the graph has in pieces"] if rest else [])]
+        return f"{self.fused_saus} of {self.saus} SAU attentions are fused, not {', '.join(names)}"
+
     def check(self, subject: str) -> None:
         """Raise unless every attention of an SAU is fused; those of windows need not be.
 
         Raises:
             FusionError: The text names the subject and what is not fused.
         """
-        if self.fused_saus < self.saus:
-            rest = self.saus - self.fused_saus - len(self.unfused)
-            names = [*self.unfused, *([f"{rest} that the graph has in pieces"] if rest else [])]
+        if (fault := self.fault) is not None:
             raise FusionError(
-                f"{subject}: {self.fused_saus} of {self.saus} SAU attentions are fused, not {', '.join(names)}; export "
-                "the checkpoint again with ecenet-export onnx --precision fp16, or take the slower engine with "
-                "--allow-unfused"
+                f"{subject}: {fault}; export the checkpoint again with ecenet-export onnx --precision fp16, or leave "
+                "out --require-fused and take the slower engine"
             )
 
     def __str__(self) -> str:
@@ -119,7 +125,7 @@ def parse_layers(report: str) -> list[Layer]:
     ]
     if not layers:
         raise LayerReportError(
-            f"TensorRT's layer report has no line of a layer ({report[:80]!r}), so nobody knows whether attention is "
+            f"TensorRT's layer report has no line of a layer ({report[:160]!r}), so nobody knows whether attention is "
             "fused; use TensorRT 10.14 or newer, or TensorRT-RTX 1.7"
         )
     return layers

@@ -35,7 +35,7 @@ from service.model_directory.machine import Machine, MachineError, detect_builde
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 
 L4 = Machine("tensorrt", "10.14.1", "NVIDIA L4", "8.9", "13.0")
-RTX = BuildOptions(runtime="tensorrt-rtx")
+RTX = BuildOptions(runtime="tensorrt-rtx", require_fused=True)
 REPORT = "Layers:\nName: a_mha_b, LayerType: kgen, Inputs: [], StreamId: 0, Metadata: [ONNX Layer: a]"
 
 
@@ -145,22 +145,22 @@ def test_auto_takes_the_first_that_can_build_and_nothing_else_is_replaced(monkey
 
 def test_the_key_tells_engines_apart() -> None:
     graph = GraphInfo("m.onnx", "a" * 64, (32, 64), precision="fp16")
-    key = engine_key(graph, L4, (1, 8, 8), allow_unfused=False)
+    key = engine_key(graph, L4, (1, 8, 8), require_fused=True)
     assert (key.graph_sha256, key.machine, key.profile) == ("a" * 64, L4, (1, 8, 8))
     others = [
-        engine_key(replace(graph, sha256="b"), L4, (1, 8, 8), allow_unfused=False),
-        engine_key(graph, replace(L4, driver_version="13.1"), (1, 8, 8), allow_unfused=False),
-        engine_key(graph, L4, (1, 4, 8), allow_unfused=False),
-        engine_key(graph, L4, (1, 8, 8), allow_unfused=True),
+        engine_key(replace(graph, sha256="b"), L4, (1, 8, 8), require_fused=True),
+        engine_key(graph, replace(L4, driver_version="13.1"), (1, 8, 8), require_fused=True),
+        engine_key(graph, L4, (1, 4, 8), require_fused=True),
+        engine_key(graph, L4, (1, 8, 8), require_fused=False),
     ]
     assert len({key.digest(), *(other.digest() for other in others)}) == 5
 
 
 def test_a_new_way_to_copy_the_graph_makes_new_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = GraphInfo("m.onnx", "a" * 64, (32, 64))
-    before = engine_key(graph, L4, (1, 8, 8), allow_unfused=False)
+    before = engine_key(graph, L4, (1, 8, 8), require_fused=True)
     monkeypatch.setattr("service.engines.tensorrt.graph.COPY_VERSION", 1000)
-    assert engine_key(graph, L4, (1, 8, 8), allow_unfused=False) != before
+    assert engine_key(graph, L4, (1, 8, 8), require_fused=True) != before
 
 
 def test_int8_is_not_built_for_turing() -> None:
@@ -291,7 +291,7 @@ def test_an_engine_is_built_once_and_reused_until_something_changes(attention_di
     lines.clear()
     (again,) = build_engines(attention_dir, folder, RTX, lines.append)
     assert (again.info, again.fusion, again.seconds, lines) == (info, None, 0.0, [])
-    (fused_does_too,) = build_engines(attention_dir, folder, replace(RTX, allow_unfused=True))
+    (fused_does_too,) = build_engines(attention_dir, folder, replace(RTX, require_fused=False))
     assert fused_does_too.info == info
     (forced,) = build_engines(attention_dir, folder, replace(RTX, force=True))
     assert forced.fusion is not None

@@ -42,6 +42,21 @@ def test_engine_states_what_it_takes(either: Bench) -> None:
     engine.close()
 
 
+def test_attentions_that_are_not_seen_as_fused_are_a_warning_and_no_error(
+    bench: Bench, images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = bench.load()
+    assert engine.unfused_attentions == 0
+    engine.close()
+    assert "not seen as fused" not in caplog.text
+    bench.info = replace(bench.info, fused_attentions=1)
+    engine = bench.load()
+    assert engine.unfused_attentions == 2
+    assert "2 of 3 attentions of " in caplog.text
+    bench.check(engine, images[:2])
+    engine.close()
+
+
 def test_limit_on_the_batch_size_prepares_no_more_than_that(bench: Bench, images: Images) -> None:
     engine = bench.load(max_batch_size=3)
     assert (engine.max_batch_size, engine.warm_up_sizes) == (3, (1, 2, 3))

@@ -31,7 +31,8 @@ from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, fil
 from service.model_directory.sizes import Size
 from trainer.model.ecenet import build_model
 
-RTX = BuildOptions(runtime="tensorrt-rtx")
+RTX = BuildOptions(runtime="tensorrt-rtx", require_fused=True)
+ANY = BuildOptions(runtime="tensorrt-rtx")
 
 
 @pytest.fixture(autouse=True)
@@ -136,27 +137,34 @@ def test_the_gate_tells_the_naive_formulation_from_the_operator() -> None:
         naive.check("model")
 
 
-def test_an_engine_whose_attention_is_not_fused_is_kept_only_where_it_is_allowed(tmp_path: Path) -> None:
+def test_an_engine_whose_attention_is_not_fused_is_kept_with_a_warning_unless_fusion_is_required(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = model_dir(tmp_path, attention_graph("naive"))
     with pytest.raises(FusionError, match=r"model\.onnx: 0 of 1 SAU attentions are fused"):
         build_engines(directory, options=RTX)
     assert not list(directory.glob("engines/*.engine"))
-    allowed = BuildOptions(runtime="tensorrt-rtx", allow_unfused=True)
-    (report,) = build_engines(directory, options=allowed)
+    (report,) = build_engines(directory, options=ANY)
+    assert "model.onnx: 0 of 1 SAU attentions are fused, not 1 that the graph has in pieces; the engine" in caplog.text
     assert (report.info.attentions, report.info.fused_attentions) == (1, 0)
     with pytest.raises(FusionError):  # it is not taken for a fused one later on
         build_engines(directory, options=RTX)
-    (again,) = build_engines(directory, options=allowed)
+    (again,) = build_engines(directory, options=ANY)
     assert (again.info, again.fusion) == (report.info, None)
 
 
-def test_an_engine_without_a_layer_report_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_a_layer_report_is_kept_with_a_warning_unless_fusion_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As with a version that does not log it, on a machine where the engine cannot be loaded to be inspected."""
     directory = model_dir(tmp_path, attention_graph("operator"))
     monkeypatch.setattr(tensorrt_compile, "is_report", lambda _: False)
-    with pytest.raises(LayerReportError, match="wrote no layer report into its log, and the engine cannot be loaded"):
+    with pytest.raises(LayerReportError, match="no report in the log, and the engine cannot be loaded"):
         build_engines(directory, options=RTX)
     assert not list(directory.glob("engines/*.engine"))
+    (report,) = build_engines(directory, options=ANY)
+    assert (report.info.attentions, report.info.fused_attentions) == (1, 0)
+    assert "nobody knows whether attention is fused" in caplog.text
 
 
 def test_an_engine_with_another_form_of_report_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +184,9 @@ def test_a_graph_that_tensorrt_does_not_take_is_told_with_its_reason(tmp_path: P
         build_engines(model_dir(tmp_path, model), options=RTX)
 
 
-def test_attention_that_has_no_fused_kernel_ends_the_build_unless_it_may_be_decomposed(tmp_path: Path) -> None:
+def test_attention_that_has_no_fused_kernel_is_decomposed_unless_fusion_is_required(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A head of 3 channels: TensorRT fuses multiples of 8 or 16."""
     model = attention_graph("operator")
     heads = next(tensor for tensor in model.graph.initializer if tensor.name == "heads")
@@ -185,9 +195,10 @@ def test_attention_that_has_no_fused_kernel_ends_the_build_unless_it_may_be_deco
     directory = model_dir(tmp_path, model)
     with pytest.raises((BuildError, FusionError)):
         build_engines(directory, options=RTX)
-    (report,) = build_engines(directory, options=BuildOptions(runtime="tensorrt-rtx", allow_unfused=True))
+    (report,) = build_engines(directory, options=ANY)
     assert report.fusion is not None
     assert report.fusion.unfused == ("attention",)
+    assert "not attention; the engine may be slow, and is kept" in caplog.text
 
 
 def test_attentions_of_the_gate_are_those_of_the_graph() -> None:

@@ -80,7 +80,7 @@ def test_fused_attentions_are_counted_by_what_they_are() -> None:
 def test_an_attention_without_a_kernel_is_named() -> None:
     fusion = count_fused(parse_layers(REPORT), AttentionNodes(saus=(SAU, "node_slow")))
     with pytest.raises(
-        FusionError, match=r"^m\.onnx: 1 of 2 SAU attentions are fused, not node_slow; .*--allow-unfused"
+        FusionError, match=r"^m\.onnx: 1 of 2 SAU attentions are fused, not node_slow; .*--require-fused"
     ):
         fusion.check("m.onnx")
 
