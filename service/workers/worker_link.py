@@ -77,6 +77,11 @@ class WorkerLink:
         """Tell the worker what serves."""
         self._channel.send_json(Kind.CATALOG, {"serial": serial, "catalog": catalog})
 
+    def close(self) -> None:
+        """Leave the worker."""
+        self._channel.close()
+        self._close()
+
     def _receive(self, kind: int, fields: bytes, descriptor: int) -> None:
         if kind == Kind.SUBMIT:
             self._submit(fields)

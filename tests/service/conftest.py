@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,15 +13,22 @@ from service.http.app import create_app
 from service.model_directory.manifest import Manifest
 from service.settings import Settings
 from tests.support.api import Api, Running, Serving, running_app
-from tests.support.batcher_bench import Play, play_on_bench
+from tests.support.batcher_bench import Bench, Play, RemoteBench, play_on_bench
 from tests.support.brightness_model import Infer
 from tests.support.exchange import Exchange
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Solid, solid_png
 
 
+@pytest.fixture(params=[Bench, RemoteBench], ids=["in process", "from a worker"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Plays on both implementations of the queue."""
+    return partial(play_on_bench, bench=request.param)
+
+
 @pytest.fixture
-def play() -> Play:
+def play_in_process() -> Play:
+    """Plays on the queue of an engine in the same process, where an image is a step of the event loop away."""
     return play_on_bench
 
 

@@ -6,6 +6,8 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +16,11 @@ from numpy.typing import NDArray
 
 from service.inference.batcher import Batcher, DropReason
 from service.inference.image_queue import BatchRow
+from service.workers.channel import Channel, read_json, socket_pair
+from service.workers.messages import RESULT, Kind, unpack_error
+from service.workers.remote_queue import RemoteQueue
+from service.workers.slots import Layout
+from service.workers.worker_link import WorkerLink
 from tests.support.fake_engine import POISON
 
 
@@ -34,10 +41,13 @@ class _JumpingSelector(selectors.SelectSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if events or timeout == 0:
+            return events
         if timeout is None:
             pytest.fail("everything waits for something that never comes")
         self._loop.now += max(0.0, timeout)
-        return super().select(0)
+        return events
 
 
 class ManualEngine(Executor):
@@ -137,6 +147,9 @@ class Bench:
         image = np.full((4, 4, 3), value, np.uint8)
         return asyncio.create_task(self.batcher.submit(image, deadline, on_start=on_start))
 
+    def close(self) -> None:
+        """Let go of what the test does not."""
+
     async def until_busy(self) -> None:
         await self.engine.handed.wait()
 
@@ -164,11 +177,87 @@ class Play(Protocol):
     def __call__(self, story: Callable[[Bench], Coroutine[Any, Any, None]], **options: Any) -> None: ...
 
 
-def play_on_bench(story: Callable[[Bench], Coroutine[Any, Any, None]], **options: Any) -> None:
+class RemoteBench(Bench):
+    """The same bench, with its images sent through shared memory and a channel, as from a worker.
+
+    Attributes:
+        queue: The worker's end.
+        link: The engine process's end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        layout = Layout(slots=16, input_size=(4, 4), output_shape=(1, 1, 1), is_logits=True)
+        ours, theirs = socket_pair()
+        self.link = WorkerLink(theirs, _BenchHost(self.batcher), lambda _: layout.slots)
+        self._channel = Channel(ours, self._receive, lambda: self.queue.close("the engine process has ended"))
+        self.queue = RemoteQueue(self._channel, 1, layout, max_batch_size=4, expected=lambda _: int(self.expects_more))
+
+    def submit(
+        self, value: int, deadline: float = 1000.0, on_start: Callable[[], None] = lambda: None
+    ) -> asyncio.Task[BatchRow]:
+        async def run() -> BatchRow:
+            async with self.queue.slot(deadline) as slot:
+                slot.image[:] = value
+                row = await slot.run(deadline, on_start=on_start)
+                return replace(row, output=row.output.copy())
+
+        return asyncio.create_task(run())
+
+    async def settle(self) -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self._channel.close()
+        self.link.close()
+
+    def _receive(self, kind: int, fields: bytes, descriptor: int) -> None:
+        if kind == Kind.OUTPUT:
+            _, slot, generation, started, ended = RESULT.unpack(fields)
+            self.queue.succeed(slot, generation, started, ended)
+        else:
+            assert kind == Kind.FAILURE
+            _, slot, generation, error = read_json(fields, descriptor)
+            self.queue.fail(slot, generation, unpack_error(error))
+
+
+class _BenchHost:
+    """An engine process with one model; see ``EngineHost``."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        graph = SimpleNamespace(
+            input_size=(4, 4), output="logits", output_shape=lambda batch, classes: (batch, 1, 1, 1)
+        )
+        self._model: Any = SimpleNamespace(queue=batcher, graph=graph, manifest=SimpleNamespace(num_classes=1))
+
+    def model(self, number: int) -> Any:
+        return self._model if number == 1 else None
+
+    def caller(self, trace: bytes) -> None:
+        assert trace == b""
+
+    def queue_changed(self, number: int) -> None: ...
+
+    async def call(self, method: str, arguments: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def link_changed(self) -> None: ...
+
+    def link_closed(self, link: WorkerLink) -> None: ...
+
+
+def play_on_bench(
+    story: Callable[[Bench], Coroutine[Any, Any, None]], *, bench: type[Bench] = Bench, **options: Any
+) -> None:
     """Play a story on a new bench, on a clock that jumps."""
 
     async def on_bench() -> None:
-        await story(Bench(**options))
+        on = bench(**options)
+        try:
+            await story(on)
+        finally:
+            on.close()
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(on_bench())

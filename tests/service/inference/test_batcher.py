@@ -341,7 +341,7 @@ def test_full_batch_is_copied_together_while_the_engine_runs(play: Play) -> None
     play(story, stacking=stacking)
 
 
-def test_next_batch_goes_to_the_engine_before_the_rows_of_the_last_are_handed_out(play: Play) -> None:
+def test_next_batch_goes_to_the_engine_before_the_rows_of_the_last_are_handed_out(play_in_process: Play) -> None:
     answered: list[int] = []
 
     async def story(bench: Bench) -> None:
@@ -354,7 +354,7 @@ def test_next_batch_goes_to_the_engine_before_the_rows_of_the_last_are_handed_ou
         assert bench.observer.sizes == [1, 4]
         assert answered == []
 
-    play(story, stacking=InlineExecutor())
+    play_in_process(story, stacking=InlineExecutor())
 
 
 def test_who_leaves_a_batch_that_was_copied_ahead_never_runs(play: Play) -> None:
@@ -392,7 +392,7 @@ def test_never_more_than_one_batch_ahead(play: Play) -> None:
     play(story, stacking=InlineExecutor())
 
 
-def test_start_of_an_image_is_told(play: Play) -> None:
+def test_start_of_an_image_is_told(play_in_process: Play) -> None:
     started: list[int] = []
 
     async def story(bench: Bench) -> None:
@@ -404,7 +404,7 @@ def test_start_of_an_image_is_told(play: Play) -> None:
         assert started == [1, 2]
         assert len(bench.observer.waits) == 2
 
-    play(story)
+    play_in_process(story)
 
 
 def test_stuck_engine_fails_who_waits_and_who_comes_with_the_reason(play: Play) -> None:
@@ -520,7 +520,7 @@ def test_slow_batch_that_was_given_up_does_not_count_for_the_speed(play: Play) -
     play(story, engine_timeout_s=1e-9, seconds_per_image=0.5)
 
 
-def test_rows_are_let_go_once_they_are_answered(play: Play) -> None:
+def test_rows_are_let_go_once_they_are_answered(play_in_process: Play) -> None:
     """While the batcher waits for the next batch, and without the garbage collector: they can hold a lot of memory."""
 
     async def story(bench: Bench) -> None:
@@ -534,6 +534,6 @@ def test_rows_are_let_go_once_they_are_answered(play: Play) -> None:
 
     gc.disable()
     try:
-        play(story)
+        play_in_process(story)
     finally:
         gc.enable()
