@@ -279,7 +279,7 @@ def _write_table(path: Path, graphs: Sequence[QuantizedGraph], settings: Quantiz
         "onnxruntime": onnxruntime.__version__,
         "settings": {
             "activations": "uint8, per tensor, with a zero point",
-            "weights": "int8, per output channel, symmetric",
+            "weights": "7 of the 8 bits of int8, per output channel, symmetric",
             "ranges": "smallest and largest value, averaged over the calibration images",
             "layers_in_fp32": "the worst first, until min_equal_labels is reached on the images held out",
             "min_equal_labels": settings.min_equal_labels,

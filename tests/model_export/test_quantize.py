@@ -192,6 +192,15 @@ def test_the_activations_are_uint8_with_zero_points(quantized: Path) -> None:
     assert any(point > 0 for point in points)
 
 
+def test_the_weights_have_7_bits(quantized: Path) -> None:
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(quantized / INT8_FILE).graph.initializer
+    }
+    weights = [array for name, array in constants.items() if name.endswith("weight_quantized")]
+    assert len(weights) == len(LAYERS) - len(RUINED)
+    assert {int(np.abs(weight.astype(int)).max()) for weight in weights} <= {63, 64}
+
+
 def test_what_lies_between_int8_layers_runs_in_int8(quantized: Path) -> None:
     model = onnx.load(quantized / INT8_FILE)
     producers = {name: node for node in model.graph.node for name in node.output}

@@ -19,7 +19,35 @@ def adapt_int8(graph: onnx.GraphProto) -> None:
     have one sign. What that costs is for the golden inputs to tell, see ``service.engines.selfcheck``.
     """
     _fold_int32_biases(graph)
+    _quantize_pixels(graph)
     _symmetric_activations(graph)
+
+
+def _quantize_pixels(graph: onnx.GraphProto) -> None:
+    """Make float values of an image that the graph takes for the uint8 steps of its first layer, and steps of those.
+
+    TensorRT neither transposes uint8 nor takes steps with a zero point.
+    """
+    image = graph.input[0].name
+    steps = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    for transpose in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] == image]:
+        if (pixels := transpose.output[0]) not in steps:
+            continue
+        scale, zero_point = steps[pixels].input[1:3]
+        names = [f"{pixels}_{suffix}" for suffix in ("float", "planes", "mean", "centred", "values")]
+        floats, planes, mean, centred, values = names
+        nodes = [
+            helper.make_node("Cast", [image], [floats], floats, to=TensorProto.FLOAT),
+            helper.make_node("Transpose", [floats], [planes], planes, perm=list(transpose.attribute[0].ints)),
+            helper.make_node("Cast", [zero_point], [mean], mean, to=TensorProto.FLOAT),
+            helper.make_node("Sub", [planes, mean], [centred], centred),
+            helper.make_node("Mul", [centred, scale], [values], values),
+            helper.make_node("QuantizeLinear", [values, scale, zero_point], [pixels], f"{pixels}_quantized"),
+        ]
+        position = list(graph.node).index(transpose)
+        graph.node.remove(transpose)
+        for node in reversed(nodes):
+            graph.node.insert(position, node)
 
 
 def _fold_int32_biases(graph: onnx.GraphProto) -> None:
