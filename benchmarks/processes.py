@@ -36,8 +36,16 @@ def cpu_s(pid: int) -> float:
     Raises:
         OSError: It has ended.
     """
-    user, system = _stat(pid)[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return _cpu_s(str(pid))
+
+
+def main_thread_cpu_s(pid: int) -> float:
+    """CPU seconds of the thread that a process began with; in ours it runs the event loop.
+
+    Raises:
+        OSError: The process has ended.
+    """
+    return _cpu_s(f"{pid}/task/{pid}")
 
 
 def is_zombie(pid: int) -> bool:
@@ -46,7 +54,7 @@ def is_zombie(pid: int) -> bool:
     Raises:
         OSError: It is gone.
     """
-    return _stat(pid)[0] == "Z"
+    return _stat(str(pid))[0] == "Z"
 
 
 def pss_mib(pid: int) -> float:
@@ -55,10 +63,28 @@ def pss_mib(pid: int) -> float:
     Raises:
         OSError: It has ended.
     """
+    return _memory_mib(pid, "Pss:")
+
+
+def rss_mib(pid: int) -> float:
+    """Memory of a process, with all that it shares.
+
+    Raises:
+        OSError: It has ended.
+    """
+    return _memory_mib(pid, "Rss:")
+
+
+def _memory_mib(pid: int, field: str) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of ``/proc/PID/stat`` behind the name, which may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+def _cpu_s(place: str) -> float:
+    user, system = _stat(place)[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(place: str) -> list[str]:
+    """Fields of ``/proc/PLACE/stat`` behind the name, which may hold anything."""
+    return Path(f"/proc/{place}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

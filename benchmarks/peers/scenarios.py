@@ -96,10 +96,10 @@ class Faults:
 
 def steady(server: RunningPeer, exam: Exam, clients: int, seconds: float) -> Steady:
     """Measure after a warm-up of a fifth of the time."""
-    asyncio.run(_steady(server, exam, clients, seconds / 5))
+    asyncio.run(closed_loop(server, exam, clients, seconds / 5))
     cpu_s = server.cpu_s()
     started = time.perf_counter()
-    exchanges = asyncio.run(_steady(server, exam, clients, seconds))
+    exchanges = asyncio.run(closed_loop(server, exam, clients, seconds))
     elapsed = time.perf_counter() - started
     latencies = [exchange.latency_s for exchange in exchanges if exchange.is_right]
     p50, p99 = 1000 * np.percentile(latencies, [50, 99]) if latencies else (np.nan, np.nan)
@@ -150,7 +150,8 @@ def faults(
     )
 
 
-async def _steady(server: RunningPeer, exam: Exam, clients: int, seconds: float) -> list[Exchange]:
+async def closed_loop(server: RunningPeer, exam: Exam, clients: int, seconds: float) -> list[Exchange]:
+    """Clients that each send their next request when they have the answer to the last."""
     numbers = itertools.count()
     exchanges: list[Exchange] = []
 

@@ -1,0 +1,85 @@
+"""A model whose engine sleeps, and whose logits cost nothing: what remains is the work around an engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.engines.base import warm_up
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import GraphInfo, Manifest, read_manifest
+from service.models.source import FoundModel, LoadedModel
+
+
+def sleeping_logits(graph: GraphInfo, num_classes: int) -> NDArray[np.float32]:
+    """The bundled model's logits of a street, (K, h / 4, w / 4), at the size of a graph."""
+    with np.load(bundled_model_dir() / "golden.npz") as golden:
+        coarse = next(golden[name] for name in golden.files if name.endswith("/logits"))[0]
+    _, classes, height, width = graph.output_shape(1, num_classes)
+    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in coarse[:classes]]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Seconds that a batch takes: a part for each batch and one for each image."""
+
+    fixed_s: float
+    image_s: float
+
+
+class SleepingEngine:
+    """Implements ``service.engines.base.Engine``."""
+
+    name = "sleeping"
+
+    def __init__(self, manifest: Manifest, sleep: Sleep, max_batch_size: int) -> None:
+        self.graph = manifest.graph
+        self.num_classes = manifest.num_classes
+        self.max_batch_size = max_batch_size
+        self.warm_up_sizes = (1, max_batch_size)
+        self._sleep = sleep
+        self._rows = np.stack([sleeping_logits(self.graph, self.num_classes)] * max_batch_size)
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same logits for every image, not copied: a GPU's copy engine brings them."""
+        time.sleep(self._sleep.fixed_s + self._sleep.image_s * len(images))
+        return self._rows[: len(images)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SleepingModel:
+    """Implements ``service.models.source.ModelSource``; the process that loads it writes down its id."""
+
+    def __init__(self, manifest: Manifest, sleep: Sleep, max_batch_size: int, pid_file: Path | None) -> None:
+        self._manifest = manifest
+        self._sleep = sleep
+        self._max_batch_size = max_batch_size
+        self._pid_file = pid_file
+
+    def find(self) -> Sequence[FoundModel]:
+        """The one model."""
+        return [FoundModel(self._manifest.name, self._manifest.version, manifest=self._manifest)]
+
+    def load(self, found: FoundModel) -> LoadedModel:  # noqa: ARG002  there is only one
+        """Make the engine here."""
+        if self._pid_file is not None:
+            self._pid_file.write_text(str(os.getpid()), encoding="ascii")
+        engine = SleepingEngine(self._manifest, self._sleep, self._max_batch_size)
+        return LoadedModel(self._manifest, engine, warm_up(engine))
+
+
+def sleeping_manifest(size: tuple[int, int]) -> Manifest:
+    """The bundled model at an input of (h, w)."""
+    bundled = read_manifest(bundled_model_dir())
+    graph = GraphInfo("model.onnx", "0" * 64, size)
+    return Manifest(bundled.name, bundled.version, bundled.architecture, bundled.classes, (graph,))
