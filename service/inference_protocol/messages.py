@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import BadRequest, PayloadTooLarge
+from service.errors import BadRequest
+from service.request.json_bounds import check_json
 
 Message = TypeVar("Message", bound=BaseModel)
 
 _INT64_MAX = (1 << 63) - 1
-_MAX_MEMBERS = 1000
+# Of a request without tensors.
+_MAX_VALUES = 1000
 # Longer than any honest list of these; a list of millions of faults would become millions of error objects.
 _Shape = Annotated[list[Annotated[int, Field(ge=0, le=_INT64_MAX)]], Field(max_length=16)]
 
@@ -210,7 +212,7 @@ def parse_request(data: bytes, max_values: int) -> InferenceRequest:
         BadRequest: No JSON, a member that is missing, of another type or out of range.
         PayloadTooLarge: More values; nothing was parsed.
     """
-    _check_size(data, max_values)
+    check_json(data, max_values, "send tensors as binary data")
     return _validated(InferenceRequest, data)
 
 
@@ -219,7 +221,9 @@ def parse_message(kind: type[Message], data: bytes) -> Message:
 
     Raises:
         BadRequest: No JSON, or a member of another type.
+        PayloadTooLarge: More values than such a message has.
     """
+    check_json(data, _MAX_VALUES, "send nothing but the message")
     return _validated(kind, data.strip() or b"{}")
 
 
@@ -239,15 +243,3 @@ def _validated(kind: type[Message], data: bytes) -> Message:
 def _name_of(kind: type[BaseModel]) -> str:
     """``InferenceRequest`` in words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
-
-
-def _check_size(data: bytes, max_values: int) -> None:
-    """Bound what the JSON becomes: a value of three bytes is an object of a hundred, and parsing holds the GIL."""
-    values = sum(map(data.count, (b",", b"[", b"{")))
-    if values > max_values:
-        raise PayloadTooLarge(
-            f"the JSON holds {values} values, at most {max_values} are accepted: send tensors as binary data",
-            extra={"value": values, "limit": max_values},
-        )
-    if (members := data.count(b":")) > _MAX_MEMBERS:
-        raise BadRequest(f"the JSON has {members} colons, at most {_MAX_MEMBERS} are accepted in a request")

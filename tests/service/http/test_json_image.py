@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+import time
 
 import pytest
 
-from service.errors import BadRequest, InvalidParameter
+from service.errors import BadRequest, InvalidParameter, PayloadTooLarge
 from service.http.json_image import parse_json_image
+from service.request.json_bounds import MAX_MEMBERS, PIECE_BYTES
 
 DATA = bytes(range(256))
 TEXT = base64.b64encode(DATA).decode()
@@ -77,3 +80,48 @@ def test_long_values_are_shortened() -> None:
         parse_json_image(body("!" * 1_000_000))
     assert len(caught.value.detail) < 200
     assert len(caught.value.extra["value"]) == 64
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+@pytest.mark.parametrize("escape", ["/", "\\/"])
+def test_large_images_are_decoded_in_pieces(prefix: str, escape: str) -> None:
+    data = random.Random(0).randbytes(3 * PIECE_BYTES + 7)
+    text = prefix + base64.b64encode(data).decode().replace("/", escape)
+    assert parse_json_image(f'{{"image": "{text}"}}'.encode()) == data
+
+
+@pytest.mark.parametrize("place", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES + 3])
+@pytest.mark.parametrize("fault", ["=", "!", "\u00e4"])
+def test_a_fault_in_any_piece_is_told(place: int, fault: str) -> None:
+    text = "A" * place + fault + "A" * (3 * PIECE_BYTES)
+    with pytest.raises(InvalidParameter, match="not base64"):
+        parse_json_image(f'{{"image": "{text}"}}'.encode())
+
+
+def test_escapes_of_any_kind_are_undone() -> None:
+    assert parse_json_image(b'{"image": "\\u0051UJD"}') == b"ABC"
+
+
+def test_control_characters_within_a_text_are_no_json() -> None:
+    with pytest.raises(BadRequest, match="the body is no JSON: control character"):
+        parse_json_image(b'{"image": "' + TEXT.encode() + b"\n" + b'"}')
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "reason"),
+    [
+        (body("data:" + ";" * 2_000_000), InvalidParameter, "expected one with ;base64"),
+        (body("data:" + ";" * 2_000_000 + ",QUJD"), InvalidParameter, "expected one with ;base64"),
+        (b"{" + b",".join(b'"%d":0' % key for key in range(50_000)) + b"}", BadRequest, f"at most {MAX_MEMBERS}"),
+        (b'{"image": [' + b"0," * 200_000 + b"0]}", PayloadTooLarge, "at most 100000 are accepted"),
+        (body("a:" * 100_000), BadRequest, f"at most {MAX_MEMBERS}"),
+        (body("A " * 1_000_001), InvalidParameter, "not base64"),
+        (body("a" * 2_000_000 + ":"), InvalidParameter, "not base64"),
+    ],
+)
+def test_hostile_bodies_cost_little(sent: bytes, error: type[Exception], reason: str) -> None:
+    began = time.process_time()
+    with pytest.raises(error, match=reason):
+        parse_json_image(sent)
+    # Measured: some milliseconds.
+    assert time.process_time() - began < 0.3
