@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.__main__ import leave
+from service.banner import bind
 from service.command_line import read_settings
 from service.engines.base import Engine, Rows
 from service.engines.create import create_engine
 from service.http.app import create_app
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, read_manifest
-from service.server import Server, bind
+from service.server import Server
 from service.settings import Settings
 
 FIXED_S = 0.040

@@ -9,9 +9,10 @@ import sys
 
 from benchmarks.peers.work import WINDOW_S, Work
 from service.__main__ import leave
+from service.banner import bind
 from service.command_line import read_settings
-from service.http.app import create_app
-from service.server import Server, bind
+from service.models.source import GivenModel
+from service.processes import serve
 
 
 def main() -> None:
@@ -26,8 +27,9 @@ def main() -> None:
         "drain-delay-s": 0,
     }
     settings = read_settings([text for option, value in options.items() for text in (f"--{option}", str(value))])
-    app = create_app(settings, work.engine, work.manifest)
-    leave(Server(app, bind(settings.host, settings.port)).serve_until_signal())
+    bound = bind(settings.host, settings.port)
+    # The engine is made where it runs.
+    leave(*serve(settings, lambda: GivenModel(work.engine, work.manifest), bound))
 
 
 if __name__ == "__main__":
