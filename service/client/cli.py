@@ -1,4 +1,4 @@
-"""``ecenet-segment``: images and folders of them to files of results, by a running service or in this process."""
+"""``ecenet-segment``: images, folders of them and videos to results, by a running service or in this process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, NoReturn, cast, get_args
 
 from tqdm import tqdm
 
 from service.client.bulk import Report, segment_all
 from service.client.client import TIMEOUT_S, AsyncClient
 from service.client.errors import ClientError
-from service.client.jobs import Job, plan_jobs
+from service.client.jobs import Failure, Job, plan_jobs
 from service.client.parameters import Format, Parameters
 from service.client.retry import RetryPolicy
+from service.client.video import segment_video
 
 API_KEY_VARIABLE = "ECENET_API_KEY"
 INTERRUPTED = 130
@@ -31,6 +32,7 @@ skipped, so the same command goes on where it was stopped; --overwrite makes the
 examples:
   ecenet-segment photos/ -o labels/
   ecenet-segment a.jpg b.png -o out/ --format overlay --alpha 0.4 --url http://127.0.0.1:8000
+  ecenet-segment drive.mp4 -o out/ --format overlay
 """
 
 
@@ -64,16 +66,46 @@ def _run(args: argparse.Namespace) -> int:
 
 
 async def _segment(jobs: Sequence[Job], args: argparse.Namespace) -> Report:
+    images = [job for job in jobs if not job.is_video]
+    videos = [job for job in jobs if job.is_video]
     async with _client(args) as client:
-        with tqdm(total=len(jobs), unit="image", disable=True if args.quiet else None) as bar:
-            return await segment_all(
-                jobs,
+        with _bar(args, total=len(images), unit="image") as bar:
+            report = await segment_all(
+                images,
                 client,
                 args.format,
                 _parameters(args),
                 concurrency=args.concurrency,
                 on_end=bar.update,
             )
+        if report.untried:
+            return replace(report, untried=report.untried + len(videos))
+        for job in videos:
+            await _segment_video(job, client, args, report)
+        return report
+
+
+async def _segment_video(job: Job, client: AsyncClient, args: argparse.Namespace, report: Report) -> None:
+    with _bar(args, desc=job.source.name, unit="frame") as bar:
+        try:
+            await segment_video(
+                job,
+                client,
+                args.format,
+                _parameters(args),
+                concurrency=args.concurrency,
+                on_start=lambda frames: bar.reset(frames or None),
+                on_frame=bar.update,
+            )
+            report.written += 1
+        except (ClientError, OSError) as error:
+            report.failures.append(Failure(job.source, str(error)))
+
+
+def _bar(args: argparse.Namespace, **options: Any) -> tqdm[NoReturn]:
+    """Progress and rate on a terminal."""
+    hidden = args.quiet or options.get("total") == 0
+    return tqdm(disable=True if hidden else None, **options)
 
 
 @asynccontextmanager
@@ -126,12 +158,14 @@ def _tell(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecenet-segment",
-        description="Segment images: files, or folders with all below them.",
+        description="Segment images: files, or folders with all images below them; and videos.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image file, or folder of images")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="image file, video file, or folder of images"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="make results again that are there already")
     parser.add_argument("--concurrency", type=_positive, default=4, metavar="N", help="images at once. Default: 4.")

@@ -29,6 +29,14 @@ class ModelUnusable(ClientError):
     """The model cannot be run in this process."""
 
 
+class UnreadableVideo(ClientError):
+    """A file that is no video, or a broken one."""
+
+
+class MissingExtra(ClientError):
+    """The package of an extra is not installed."""
+
+
 class Refused(ClientError):
     """The service answered with an error.
 

@@ -29,6 +29,14 @@ ENDINGS: dict[Format, str] = {
     "npy": ".npy",
     "json": ".json",
 }
+# A video is segmented where it is named itself. What comes of it are label maps in a folder, or pictures in a video.
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+VIDEO_ENDINGS: dict[Format, str] = {
+    "labels": ".labels",
+    "color": ".color.mp4",
+    "overlay": ".overlay.mp4",
+    "confidence": ".confidence.mp4",
+}
 _RESULT = re.compile(r"\.(?:labels|color|overlay|confidence|cutout)\.png$")
 
 
@@ -45,6 +53,11 @@ class Job:
     source: Path
     target: Path
     name: str
+
+    @property
+    def is_video(self) -> bool:
+        """True for a video, by its name."""
+        return is_video(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,9 @@ def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tu
     for path in inputs:
         for found in _find(path, failures):
             below = found.relative_to(path) if path.is_dir() else Path(found.name)
+            if is_video(found) and answer_format not in VIDEO_ENDINGS:
+                failures.append(Failure(found, f"a video gives {', '.join(VIDEO_ENDINGS)}, not {answer_format}"))
+                continue
             job = _job(found, below, output, answer_format)
             first = jobs.setdefault(job.target, job)
             if first.source.resolve() != found.resolve():
@@ -77,8 +93,13 @@ def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tu
     return list(jobs.values()), failures
 
 
+def is_video(path: Path) -> bool:
+    """True for a video, by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
 def _job(source: Path, below: Path, output: Path, answer_format: Format) -> Job:
-    ending = ENDINGS[answer_format]
+    ending = (VIDEO_ENDINGS if is_video(source) else ENDINGS)[answer_format]
     if answer_format == "labelme":
         target = output / below.with_suffix(ending)
         # LabelMe looks for the image from its file on.

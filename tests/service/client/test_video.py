@@ -1,0 +1,183 @@
+"""Videos in, videos and label maps out: every frame at its time, and nothing half done."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import io
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.client import video
+from service.client.cli import main
+from service.client.errors import MissingExtra, Refused
+from service.client.jobs import Job
+from tests.support.replies import MakeAsyncClient
+
+av = pytest.importorskip("av")
+LEVELS = [0, 128, 255, 128, 0, 255]
+TICKS = [0, 3, 4, 10, 11, 12]  # of a thirtieth of a second
+
+
+def write_video(path: Path, size: tuple[int, int] = (64, 96)) -> Path:
+    """A video of one grey level a frame, at irregular times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 30)
+        for level, ticks in zip(LEVELS, TICKS, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), level, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = ticks, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def read_video(path: Path) -> tuple[list[float], list[NDArray[np.uint8]]]:
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return [float(frame.pts * frame.time_base) for frame in frames], [
+        frame.to_ndarray(format="rgb24") for frame in frames
+    ]
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_label_maps_of_every_frame_lie_in_a_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "drive.mp4")
+    assert main([str(source), "-o", str(tmp_path / "out"), "--model-dir", str(tiny_model_dir)]) == 0
+    files = sorted((tmp_path / "out" / "drive.mp4.labels").iterdir())
+    assert [file.name for file in files] == [f"{number:06d}.png" for number in range(6)]
+    labels = [np.unique(np.asarray(Image.open(file))).tolist() for file in files]
+    assert labels == [[0], [1], [2], [1], [0], [2]]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["drive.mp4.labels"]
+
+
+def test_a_video_of_pictures_keeps_size_and_times(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_video(tmp_path / "drive.mp4")
+    common = [str(source), "-o", str(tmp_path / "out"), "--model-dir", str(tiny_model_dir), "--format", "color"]
+    assert main(common) == 0
+    times, frames = read_video(tmp_path / "out" / "drive.mp4.color.mp4")
+    assert times == pytest.approx([ticks / 30 for ticks in TICKS], abs=1e-3)
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 6
+    colours = {0: (10, 20, 30), 128: (40, 50, 60), 255: (70, 80, 90)}
+    for level, frame in zip(LEVELS, frames, strict=True):
+        np.testing.assert_allclose(frame[32, 48], colours[level], atol=6)
+    assert main(common) == 0
+    assert "1 there already" in capsys.readouterr().err
+
+
+async def segmented(
+    source: Path, target: Path, service: Any, async_client: MakeAsyncClient, answer_format: Any = "overlay"
+) -> list[int]:
+    totals: list[int] = []
+    async with async_client(service) as client:
+        job = Job(source, target, source.name)
+        await video.segment_video(
+            job, client, answer_format, {}, concurrency=3, on_start=totals.append, on_frame=lambda: totals.append(-1)
+        )
+    return totals
+
+
+@pytest.mark.anyio
+async def test_frames_are_asked_for_at_once_and_written_in_order(tmp_path: Path, async_client: MakeAsyncClient) -> None:
+    inside, most = 0, 0
+    three_at_once = asyncio.Event()
+
+    async def service(request: httpx.Request) -> httpx.Response:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        if inside == 3:
+            three_at_once.set()
+        await three_at_once.wait()
+        inside -= 1
+        level = int(np.asarray(Image.open(io.BytesIO(request.content)))[0, 0, 0])
+        return httpx.Response(200, content=png(np.full((31, 45), level, np.uint8)))
+
+    source = write_video(tmp_path / "drive.mp4")
+    progress = await segmented(source, tmp_path / "out.mp4", service, async_client)
+    assert progress == [6, *[-1] * 6]
+    assert most == 3
+    _, frames = read_video(tmp_path / "out.mp4")
+    assert [frame.shape for frame in frames] == [(32, 46, 3)] * 6
+    assert [round(float(frame.mean()) / 127) for frame in frames] == [0, 1, 2, 1, 0, 2]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer_format", ["labels", "overlay"])
+async def test_a_refused_frame_leaves_nothing(
+    tmp_path: Path, async_client: MakeAsyncClient, answer_format: str
+) -> None:
+    answered = 0
+
+    def service(request: httpx.Request) -> httpx.Response:
+        nonlocal answered
+        answered += 1
+        return httpx.Response(200, content=png(np.zeros((4, 4), np.uint8))) if answered < 4 else httpx.Response(400)
+
+    source = write_video(tmp_path / "drive.mp4")
+    with pytest.raises(Refused, match="400"):
+        await segmented(source, tmp_path / "out" / "x", service, async_client, answer_format)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_frames_are_turned_upright() -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
+    turned = {
+        degrees: video._upright(SimpleNamespace(rotation=degrees, to_ndarray=lambda **_: pixels))[..., 0].tolist()  # type: ignore[arg-type]
+        for degrees in (0, 90, -90, 180)
+    }
+    assert turned == {
+        0: [[0, 1, 2], [3, 4, 5]],
+        90: [[2, 5], [1, 4], [0, 3]],
+        -90: [[3, 0], [4, 1], [5, 2]],
+        180: [[5, 4, 3], [2, 1, 0]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "cannot be read as a video: Invalid data"),
+        (("--format", "json"), "a video gives labels, color, overlay, confidence, not json"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    reason: str,
+) -> None:
+    (tmp_path / "drive.mp4").write_bytes(b"nothing")
+    command = [str(tmp_path / "drive.mp4"), "-o", str(tmp_path / "out"), "--model-dir", str(tiny_model_dir), *options]
+    assert main(command) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary = builtins.__import__
+
+    def without(name: str, *rest: Any, **options: Any) -> Any:
+        if name == "av":
+            raise ImportError(name)
+        return ordinary(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[video\]'"):
+        next(iter(video._frames(Path("a.mp4"))))
