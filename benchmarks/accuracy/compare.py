@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.accuracy.data import DATA, folder_of
 from benchmarks.accuracy.experiment import Experiment, head_commit, run_missing
 from benchmarks.accuracy.rates import Rates, chosen_rates
-from benchmarks.accuracy.recipe import Recipe, open_half_resolution
+from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.runs import FOLDER, RATES_FOLDER, RunError, run_path
 from benchmarks.accuracy.variants import VARIANTS
 from trainer.datasets import DatasetError
@@ -53,6 +54,7 @@ def experiments(
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
     args = _parser().parse_args(arguments)
+    data = DATA[args.dataset]
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -60,13 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
         runs = experiments(
             args.variants,
             args.seeds,
-            Recipe(args.steps),
-            folder=args.folder,
-            rates=args.rates,
+            data.recipe(args.steps),
+            folder=args.folder or folder_of(FOLDER, args.dataset),
+            rates=args.rates or folder_of(RATES_FOLDER, args.dataset),
             multiple=args.head_lr_multiple,
         )
-        splits = open_half_resolution(args.data, "train"), open_half_resolution(args.data, "val")
-        run_missing(runs, splits, commit=args.commit or head_commit())
+        run_missing(runs, data.splits(args.data), commit=args.commit or head_commit())
     except (RunError, DatasetError, PretrainedError, DivergedError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
@@ -77,14 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--dataset", choices=DATA, default="camvid", help="the data set (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
     parser.add_argument("--head-lr-multiple", type=float, help="every head's rate per backbone's, not that of --rates")
-    parser.add_argument("--rates", type=Path, default=RATES_FOLDER, help="runs of the rates (default: %(default)s)")
+    parser.add_argument("--rates", type=Path, help="runs of the rates (default: rates[_DATASET]/)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the runs are written (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where runs are written (default: comparison[_DATASET]/)")
     parser.add_argument("--commit", help="commit of the code, where git cannot tell it")
     return parser
 

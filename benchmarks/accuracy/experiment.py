@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 import time
@@ -13,12 +14,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.accuracy.data import Splits
 from benchmarks.accuracy.flops import count_flops
 from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.runs import is_finished, lock, write_run
 from benchmarks.accuracy.training import initial_state, train
 from benchmarks.accuracy.variants import MODEL, VARIANTS, parameters
-from trainer.datasets import SegmentationDataset
 from trainer.model.ecenet import ECENet
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.predictor import network_predictor
@@ -26,9 +27,6 @@ from trainer.prediction.pytorch import pytorch_network
 
 FULL_SIZE = (352, 480)
 TIMED_PASSES = 15
-
-Splits = tuple[SegmentationDataset, SegmentationDataset]
-"""The training set and the evaluation set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def run(experiment: Experiment, splits: Splits, commit: str) -> dict[str, Any]:
         "miou": scores.miou,
         "boundary_miou": scores.boundary_miou,
         "accuracy": scores.accuracy,
-        "class_iou": dict(zip(names, scores.class_iou.round(4).tolist(), strict=True)),
+        "class_iou": {name: _rounded(iou) for name, iou in zip(names, scores.class_iou.tolist(), strict=True)},
         **cost(model, recipe),
         "seconds": {"training": round(curve.seconds, 1), "evaluation": round(time.perf_counter() - trained, 1)},
         "threads": torch.get_num_threads(),
@@ -99,6 +97,11 @@ def run(experiment: Experiment, splits: Splits, commit: str) -> dict[str, Any]:
         "commit": commit,
         "losses": curve.entries,
     }
+
+
+def _rounded(iou: float) -> float | None:
+    """None for a class that neither labels nor predictions have."""
+    return None if math.isnan(iou) else round(iou, 4)
 
 
 def cost(model: ECENet, recipe: Recipe) -> dict[str, Any]:

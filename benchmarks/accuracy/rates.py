@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.accuracy.experiment import Experiment, Splits, head_commit, run_missing
-from benchmarks.accuracy.recipe import Recipe, hold_out_ends, open_half_resolution
+from benchmarks.accuracy.data import DATA, folder_of
+from benchmarks.accuracy.experiment import Experiment, head_commit, run_missing
+from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.runs import RATES_FOLDER, RunError, read_run
 from benchmarks.accuracy.table import markdown
 from benchmarks.accuracy.variants import HEADS, VARIANTS
@@ -114,22 +115,19 @@ def _cell(path: Path) -> str:
     return f"{100 * read_run(path)['miou']:.1f}" if path.exists() else "-"
 
 
-def open_splits(data: Path) -> Splits:
-    """CamVid's train split at half resolution in two: the rest, and the ends of its drives."""
-    return hold_out_ends(open_half_resolution(data, "train"))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
     args = _parser().parse_args(arguments)
+    data, folder = DATA[args.dataset], args.folder or folder_of(RATES_FOLDER, args.dataset)
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        recipe, splits, commit = Recipe(args.steps), open_splits(args.data), args.commit or head_commit()
-        run_missing(grid(args.variants, recipe, args.folder), splits, commit=commit)
-        run_missing(fast_classifiers(args.variants, recipe, args.folder), splits, commit=commit)
-        print(rates_table(args.folder))
+        recipe, commit = data.recipe(args.steps), args.commit or head_commit()
+        splits = data.hold_out(data.open(args.data, "train"))
+        run_missing(grid(args.variants, recipe, folder), splits, commit=commit)
+        run_missing(fast_classifiers(args.variants, recipe, folder), splits, commit=commit)
+        print(rates_table(folder))
     except (RunError, DatasetError, PretrainedError, DivergedError, OSError) as error:
         print(f"rates: {error}", file=sys.stderr)
         return 1
@@ -140,13 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--dataset", choices=DATA, default="camvid", help="the data set (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=HEADS, default=list(HEADS), metavar="HEAD")
     parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
-    parser.add_argument(
-        "--folder", type=Path, default=RATES_FOLDER, help="where runs are written (default: %(default)s)"
-    )
+    parser.add_argument("--folder", type=Path, help="where runs are written (default: rates[_DATASET]/)")
     parser.add_argument("--commit", help="commit of the code, where git cannot tell it")
     return parser
 

@@ -76,11 +76,12 @@ def table(heading: str, variants: Iterable[str], runs: Sequence[Run]) -> str:
 def classes_table(variants: Iterable[str], runs: Sequence[Run]) -> str:
     """IoU per class in percent, the mean over the seeds; a row per class, a column per variant that has runs."""
     groups = {name: group for name in variants if (group := of_variant(runs, name))}
-    rows = [
-        [name, *(_percent(run["class_iou"][name] for run in group) for group in groups.values())]
-        for name in runs[0]["class_iou"]
-    ]
+    rows = [[name, *(_percent(_class_ious(name, group)) for group in groups.values())] for name in runs[0]["class_iou"]]
     return markdown(["class", *(VARIANTS[name].title for name in groups)], rows)
+
+
+def _class_ious(name: str, runs: Iterable[Run]) -> list[float]:
+    return [iou for run in runs if (iou := run["class_iou"][name]) is not None]
 
 
 def of_variant(runs: Sequence[Run], variant: str) -> list[Run]:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import compare, experiment, training
-from benchmarks.accuracy.experiment import Experiment, Splits
+from benchmarks.accuracy.data import DATA, Splits, folder_of
+from benchmarks.accuracy.experiment import Experiment
 from benchmarks.accuracy.rates import MULTIPLES, Rates, chosen_rates, fast_classifiers, grid, rate_path, rates_table
 from benchmarks.accuracy.recipe import HalfResolution, Recipe, hold_out_ends
 from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_run
@@ -47,7 +48,7 @@ class Quarters:
 
 @pytest.fixture
 def quarters(monkeypatch: pytest.MonkeyPatch) -> Quarters:
-    monkeypatch.setattr(compare, "open_half_resolution", lambda _root, _split: Quarters())
+    monkeypatch.setitem(DATA, "camvid", DATA["camvid"]._replace(open=lambda _root, _split: Quarters()))
     monkeypatch.setattr(training, "load_imagenet_weights", lambda _backbone, _name: None)
     return Quarters()
 
@@ -233,6 +234,21 @@ def test_the_last_images_of_each_drive_are_held_out() -> None:
     assert (len(rest), len(ends)) == (12, 3)
     assert np.array_equal(ends.labels(2), Quarters().labels(14))
     assert np.array_equal(rest[8].labels, Quarters().labels(10))
+
+
+def test_the_data_sets_have_inputs_and_folders_of_their_own() -> None:
+    sizes = {name: (data.recipe(450).input_size, data.recipe(450).crop_size) for name, data in DATA.items()}
+    assert sizes == {"camvid": ((192, 256), (192, 256)), "clothing": ((288, 192), (288, 192))}
+    assert DATA["camvid"].recipe(450) == Recipe(450)
+    folders = [folder_of(Path("accuracy/rates"), name).as_posix() for name in DATA]
+    assert folders == ["accuracy/rates", "accuracy/rates_clothing"]
+
+
+def test_a_class_that_nothing_has_is_left_out(quarters: Quarters, tmp_path: Path) -> None:
+    quarters.classes += (ClassInfo(4, "nowhere", (9, 9, 9)),)
+    result = experiment.run(Experiment("fcn", 0, TINY, tmp_path / "run.json"), (quarters, quarters), "abc")
+    assert result["class_iou"]["nowhere"] in (None, 0.0)  # 0 where the untrained network sees it
+    json.dumps(result, allow_nan=False)
 
 
 def test_all_variants_have_the_same_recipe_but_for_what_they_are_named_after() -> None:
