@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-export",
         description="Turn a checkpoint into the model directory that ecenet-serve reads, and prove what it holds.",

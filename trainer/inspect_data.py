@@ -132,6 +132,7 @@ def _positive(text: str) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train data check",
         description="Counts, sizes, class shares, every broken file and every fault of a dataset, and a contact sheet.",

@@ -58,7 +58,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags() else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -68,7 +68,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def _cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """The instruction sets that the kernel names; none where it does not tell."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -27,7 +27,7 @@ from service.request.state import RequestState, attach_state
 logger = logging.getLogger(__name__)
 
 # Harmless in a log line and in a header.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -121,4 +121,4 @@ class _Exchange:
 
 def _request_id(sent: str) -> str:
     """Take the id that the client sent if it is harmless, or make a new one."""
-    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

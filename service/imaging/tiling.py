@@ -17,7 +17,7 @@ from service.imaging.label_map import label_map
 
 OVERLAP = 0.25
 # Rows of cells that are painted at once; the scratch memory of a paint grows with them.
-_STRIP_CELLS = 32
+STRIP_CELLS = 32
 
 Size = tuple[int, int]
 Logits = NDArray[np.float32]
@@ -141,8 +141,8 @@ class Mosaic:
         first = self.plan.bands[band]
         is_last = band == len(self.plan.bands) - 1
         rows = self._cells.shape[1] - 1 if is_last else self.plan.bands[band + 1] - first
-        for done in range(0, rows, _STRIP_CELLS):
-            end = min(rows, done + _STRIP_CELLS)
+        for done in range(0, rows, STRIP_CELLS):
+            end = min(rows, done + STRIP_CELLS)
             # The strip, and the row before it unless it begins the image.
             cells = self._cells[:, done + (first + done == 0) : end + 1]
             self._paint(cells, max(0, first + done - 1), is_last=is_last and end == rows)

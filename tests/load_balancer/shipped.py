@@ -29,8 +29,8 @@ def nginx_by_dns(nameserver: str, port: int) -> Configure:
 
     def configure(listen: str, folder: Path) -> str:
         text = _nginx(NGINX.read_text(encoding="utf-8"), listen, folder)
-        text = _replace(text, "resolver 127.0.0.11 ", f"resolver {nameserver} ")
-        return _replace(text, "server ecenet:8000 ", f"server ecenet:{port} ")
+        text = replace_text(text, "resolver 127.0.0.11 ", f"resolver {nameserver} ")
+        return replace_text(text, "server ecenet:8000 ", f"server ecenet:{port} ")
 
     return configure
 
@@ -39,7 +39,7 @@ def haproxy_of(replicas: Sequence[str]) -> Configure:
     """HAProxy in front of replicas at fixed addresses, which need no DNS."""
 
     def configure(listen: str, folder: Path) -> str:
-        text = _replace(HAPROXY.read_text(encoding="utf-8"), "bind :8080\n", f"bind {_haproxy_address(listen)}\n")
+        text = replace_text(HAPROXY.read_text(encoding="utf-8"), "bind :8080\n", f"bind {_haproxy_address(listen)}\n")
         template = r"server-template replica \d+ ecenet:8000 resolvers docker .*(?P<rest>)"
         return _repeat(text, template, "server replica{number} {replica}{rest}", replicas)
 
@@ -50,23 +50,23 @@ def haproxy_by_dns(nameserver: str, port: int) -> Configure:
     """HAProxy in front of whatever a name server says."""
 
     def configure(listen: str, folder: Path) -> str:
-        text = _replace(HAPROXY.read_text(encoding="utf-8"), "bind :8080\n", f"bind {_haproxy_address(listen)}\n")
-        text = _replace(text, "nameserver docker 127.0.0.11:53", f"nameserver docker {nameserver}")
-        return _replace(text, " ecenet:8000 ", f" ecenet:{port} ")
+        text = replace_text(HAPROXY.read_text(encoding="utf-8"), "bind :8080\n", f"bind {_haproxy_address(listen)}\n")
+        text = replace_text(text, "nameserver docker 127.0.0.11:53", f"nameserver docker {nameserver}")
+        return replace_text(text, " ecenet:8000 ", f" ecenet:{port} ")
 
     return configure
 
 
 def _nginx(text: str, listen: str, folder: Path) -> str:
-    text = _replace(text, "listen 8080;", f"listen {listen};")
-    return _replace(text, " /tmp/nginx", f" {folder}/nginx", times=6)
+    text = replace_text(text, "listen 8080;", f"listen {listen};")
+    return replace_text(text, " /tmp/nginx", f" {folder}/nginx", times=6)
 
 
 def _haproxy_address(listen: str) -> str:
     return listen.replace("unix:", "unix@")
 
 
-def _replace(text: str, old: str, new: str, times: int = 1) -> str:
+def replace_text(text: str, old: str, new: str, times: int = 1) -> str:
     """Replace ``old``, which must be there ``times`` times.
 
     Raises:

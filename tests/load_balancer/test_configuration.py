@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, PayloadTooLarge, Unavailable
-from service.http.request_context import _REQUEST_ID
+from service.http.request_context import REQUEST_ID
 from service.http.upload import FORM_OVERHEAD_BYTES
 from service.inference_protocol.errors import MANAGEMENT_PATH
 from service.settings import Settings
 from tests.load_balancer.balancer import KINDS, Kind, command, configuration_of
-from tests.load_balancer.shipped import HAPROXY, NGINX, _replace, haproxy_by_dns, nginx_by_dns
+from tests.load_balancer.shipped import HAPROXY, NGINX, haproxy_by_dns, nginx_by_dns, replace_text
 
 TEXTS = {"nginx": NGINX.read_text(encoding="utf-8"), "haproxy": HAPROXY.read_text(encoding="utf-8")}
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
@@ -75,7 +75,7 @@ def test_names_are_asked_for_at_the_name_server_of_a_test(kind: Kind) -> None:
 
 def test_file_that_has_changed_is_noticed() -> None:
     with pytest.raises(ValueError, match="'listen 80;' is there 0 times, expected 1"):
-        _replace(TEXTS["nginx"], "listen 80;", "")
+        replace_text(TEXTS["nginx"], "listen 80;", "")
 
 
 def test_balancers_take_every_body_that_the_service_takes() -> None:
@@ -116,7 +116,7 @@ def test_draining_replica_is_noticed_while_it_still_serves() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_balancer_keeps_the_request_ids_that_the_service_takes(kind: Kind) -> None:
-    assert f"^{_REQUEST_ID.pattern}$" in TEXTS[kind]
+    assert f"^{REQUEST_ID.pattern}$" in TEXTS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from service.imaging.codec import decode
+from service.inference import pipeline
 from service.logs import escape, make_handler, request_lines, timestamp
 from service.settings import LogFormat
 from tests.support.api import Api
@@ -190,13 +192,11 @@ async def test_line_of_a_failure_has_the_request_id(api: Api, solid: Solid, monk
 async def test_lines_from_codec_threads_have_the_request_id(
     api: Api, solid: Solid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = api.pipeline._prepare
-
-    def prepare(*arguments: Any) -> Any:
+    def decode_oddly(*arguments: Any, **options: Any) -> Any:
         logging.getLogger("PIL.Image").warning("odd")
-        return decode(*arguments)
+        return decode(*arguments, **options)
 
-    monkeypatch.setattr(api.pipeline, "_prepare", prepare)
+    monkeypatch.setattr(pipeline, "decode", decode_oddly)
     with logged("json", "PIL") as (_, stream):
         await api.http.post("/segment", content=solid(1), headers={"X-Request-ID": "id-3", "Content-Type": "image/png"})
     (line,) = [line for line in objects(stream) if line["message"] == "odd"]

@@ -32,6 +32,13 @@ def striped_png(height: int = 32, width: int = 96) -> bytes:
     return stream.getvalue()
 
 
+def noisy_png(height: int, width: int) -> bytes:
+    """PNG of noise, which is about as large as its pixels."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def solid_png(level: int) -> bytes:
     """PNG of 32x64 pixels of one brightness."""
     stream = io.BytesIO()

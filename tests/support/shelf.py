@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,6 +77,15 @@ class Shelf:
             manifest = replace(self._manifest, name=name, version=version, graphs=(graph,), **changes)
             self._found[name, version] = FoundModel(name, version, manifest=manifest)
 
+    def put_unreadable(self, folder: str, *directories: Path) -> None:
+        """Put a folder whose manifest cannot be read; it has no version."""
+        problem = f"{folder}/manifest.json cannot be read"
+        self._found[folder, ""] = FoundModel(folder, "", directories, problem=problem)
+
+    def move(self, name: str, version: str, *directories: Path) -> None:
+        """Let a version be found in other folders."""
+        self._found[name, version] = replace(self._found[name, version], directories=directories)
+
     def take(self, name: str, *versions: str) -> None:
         for version in versions:
             del self._found[name, version]
@@ -105,6 +116,17 @@ class Shelf:
         """Let loads wait."""
         self.gate.clear()
         self.loading.clear()
+
+
+async def until_loaded(api: Api) -> None:
+    """Wait for all models of the start, those that cannot be loaded included."""
+    while await _are_to_load(api):  # noqa: ASYNC110  the index is what tells
+        await asyncio.sleep(0)
+
+
+async def _are_to_load(api: Api) -> bool:
+    index = await api.runtime.models.index()
+    return any(entry.state == "LOADING" or entry.reason == "not loaded yet" for entry in index)
 
 
 class Shelving(Protocol):

@@ -44,7 +44,7 @@ def test_autocast_is_left_and_entered_again() -> None:
 def test_auto_is_bf16_where_the_cpu_multiplies_it(
     flags: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
     assert choose_precision("auto", torch.device("cpu")) == expected
     assert choose_precision("fp16", torch.device("cpu")) == "fp16"
 

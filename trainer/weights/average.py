@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train average",
         description="The mean of the weights of runs that trained on from the same weights, as one checkpoint.",

@@ -234,6 +234,7 @@ def main(arguments: list[str]) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train import",
         description="Turn the authors' released weights into a checkpoint, with every key accounted for.",

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from service.lifecycle import State
+from service.model_metrics import ModelMetrics
 from tests.support.api import Api, Serving
 from tests.support.exchange import Exchange
 from tests.support.fake_engine import FakeEngine
@@ -155,11 +156,11 @@ async def test_upload_that_does_not_end_is_answered_504(serving: Serving, exchan
 async def test_dead_batcher_is_told_by_the_health_check(
     serving: Serving, solid: Solid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(size: int, seconds: float) -> None:
+    def fail(_metrics: ModelMetrics, size: int, seconds: float) -> None:
         raise KeyError("a bug")
 
     async with serving() as api:
-        monkeypatch.setattr(api.batcher._observer, "batch_finished", fail)
+        monkeypatch.setattr(ModelMetrics, "batch_finished", fail)
         lost = asyncio.create_task(api.post(solid(0)))
         api.check_problem(await lost, 503, "engine-down", "batcher has stopped")
         api.check_problem(await api.get("/healthz"), 503, "engine-down", "batcher has stopped")

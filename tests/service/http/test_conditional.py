@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from service.answers.cache import answer_tag
+from service.http.app import create_app
 from service.http.etag import format_tag, parse_tags
 from service.model_directory.manifest import Manifest
-from tests.support.api import Api, Serving
+from service.settings import Settings
+from tests.support.api import Api, Running, Serving
+from tests.support.brightness_model import Infer
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Solid
 
@@ -89,18 +93,26 @@ async def test_other_image_or_parameters_are_answered_anew(api: Api, solid: Soli
 
 @pytest.mark.anyio
 async def test_tag_depends_on_model_graph_and_runtime(
-    serving: Serving, solid: Solid, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    brightness_logits: Infer, running: Running, solid: Solid, manifest: Manifest
 ) -> None:
-    async with serving() as api:
-        first = (await ask(api, solid(9))).headers["etag"]
-        identity = api.pipeline._identity
-        assert identity == ("brightness", "1.2.3", repr(manifest.classes), "0" * 64, "fake")
-        tags = {first}
-        for index in range(len(identity)):
-            changed = [*identity[:index], "other", *identity[index + 1 :]]
-            monkeypatch.setattr(api.pipeline, "_identity", tuple(changed))
-            tags.add((await ask(api, solid(9))).headers["etag"])
-        assert len(tags) == 1 + len(identity)
+    async def tag(manifest: Manifest = manifest, **attributes: Any) -> str:
+        engine = FakeEngine(brightness_logits)
+        for name, value in attributes.items():
+            setattr(engine, name, value)
+        async with running(create_app(Settings(codec_threads=1), engine, manifest)) as api:
+            header: str = (await ask(api, solid(9))).headers["etag"]
+            return header
+
+    first = await tag()
+    others = {
+        await tag(replace(manifest, name="other")),
+        await tag(replace(manifest, version="1.2.4")),
+        await tag(replace(manifest, classes=tuple(replace(one, name=f"other {one.name}") for one in manifest.classes))),
+        await tag(graph=replace(FakeEngine.graph, sha256="1" * 64)),
+        await tag(name="other"),
+    }
+    assert await tag() == first
+    assert len(others - {first}) == 5
 
 
 @pytest.mark.anyio
@@ -154,9 +166,12 @@ async def test_errors_are_never_kept(engine: FakeEngine, serving: Serving, solid
 
 
 @pytest.mark.anyio
-async def test_kept_bytes_are_bounded(serving: Serving, solid: Solid) -> None:
+async def test_kept_bytes_are_bounded(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
     async with serving(cache_bytes=1000) as api:
-        size = len((await ask(api, solid(0))).content)
-        for level in range(1, 40):
-            await ask(api, solid(level))
-        assert 1000 - size < api.pipeline._cache.size_bytes <= 1000
+        sizes = [len((await ask(api, solid(level))).content) for level in range(40)]
+        engine.batch_sizes.clear()
+        kept = 0
+        while not engine.batch_sizes:  # from the latest on, up to the first that the engine has to answer
+            kept += 1
+            await ask(api, solid(40 - kept))
+        assert sum(sizes[40 - kept + 1 :]) <= 1000 < sum(sizes[40 - kept :])

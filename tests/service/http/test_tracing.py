@@ -259,15 +259,21 @@ async def test_collector_gets_the_spans_at_the_latest_when_the_service_ends(
 
 
 @pytest.mark.parametrize("by", ["setting", "variable"])
-def test_asked_for_and_installed(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_for_and_installed(
+    by: str, collector: tuple[str, list[tuple[str, bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, received = collector
     if by == "variable":
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    provider = tracer_provider(Settings(otlp_endpoint="http://127.0.0.1:1/" if by == "setting" else None))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    provider = tracer_provider(Settings(otlp_endpoint=f"{endpoint}/" if by == "setting" else None))
     assert provider is not None
-    (processor,) = provider._active_span_processor._span_processors
-    assert processor.span_exporter._endpoint == "http://127.0.0.1:1/v1/traces"  # type: ignore[attr-defined]
     assert provider.resource.attributes["service.name"] == "ecenet"
+    provider.get_tracer("test").start_span("one").end()
     provider.shutdown()
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    (sent,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    assert [span.name for scope in sent.scope_spans for span in scope.spans] == ["one"]
 
 
 def test_asked_for_but_not_installed_is_an_error_that_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.imaging import segmentation as postprocess
 from service.imaging.segmentation import VOID, Segmentation, class_counts, confidence_map, labels_of, mean_confidences
 
 
@@ -55,10 +54,10 @@ def test_confidence_is_enlarged_bilinearly() -> None:
     assert np.abs(confidence_map(logits, (1, 8))[0] - (255 * (1 - shares) + 128 * shares)).max() <= 1
 
 
-def test_mean_confidence_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "_CHUNK", 100)
+@pytest.mark.parametrize("size", [(31, 17), (601, 577)])  # the second is counted in several parts
+def test_mean_confidence_of_every_class(size: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
-    labels, confidence = generator.integers(0, 4, (31, 17), np.uint8), generator.integers(0, 256, (31, 17), np.uint8)
+    labels, confidence = generator.integers(0, 4, size, np.uint8), generator.integers(0, 256, size, np.uint8)
     labels[labels == 2] = VOID
     means = mean_confidences(labels, confidence, 4)
     for class_id in (0, 1, 3):

@@ -116,7 +116,7 @@ def test_bands_are_painted_as_if_all_logits_were_there(
     plan = planned(size, overlap=overlap)
     logits = window_logits(plan, num_classes, seed)
     for paint in (label_map, confidence_map):
-        with mock.patch("service.imaging.tiling._STRIP_CELLS", strip):
+        with mock.patch("service.imaging.tiling.STRIP_CELLS", strip):
             banded = by_bands(plan, logits, paint)
         np.testing.assert_array_equal(banded, at_once(plan, logits, paint))
 

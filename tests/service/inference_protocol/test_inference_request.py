@@ -169,11 +169,13 @@ def test_json_of_more_values_than_one_image_has_is_refused_unparsed() -> None:
         parse_request(b":" * 1001, 4)
 
 
-def test_json_of_one_image_is_accepted_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.inference_protocol.inference_request._SMALL_JSON_VALUES", 0)
-    large = signature_of(GraphInfo("model.onnx", "0" * 64, (40, 50)), 4)
-    images = np.zeros((2, 40, 50, 3), np.uint8)
-    one, two = (request(data=images[:count].tolist(), parameters=None, shape=[count, 40, 50, 3]) for count in (1, 2))
+def test_json_of_one_image_is_accepted_however_large() -> None:
+    height, width = 500, 600  # more values than any small request may have
+    large = signature_of(GraphInfo("model.onnx", "0" * 64, (height, width)), 4)
+    images = np.zeros((2, height, width, 3), np.uint8)
+    one, two = (
+        request(data=images[:count].tolist(), parameters=None, shape=[count, height, width, 3]) for count in (1, 2)
+    )
     assert len(read(one, signature=large).images) == 1
     with pytest.raises(PayloadTooLarge, match="JSON holds"):
         read(two, signature=large)

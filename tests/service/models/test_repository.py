@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from service.errors import Draining, LoadFailure, NotReady, UnknownModel
 from service.lifecycle import State
-from service.models.source import FoundModel
 from service.settings import SettingsError
 from tests.support.api import Api
 from tests.support.pictures import Solid
-from tests.support.shelf import Shelf, Shelving
+from tests.support.shelf import Shelf, Shelving, until_loaded
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +25,7 @@ def served(api: Api) -> dict[str, str]:
 
 async def settled(api: Api) -> dict[str, str]:
     """Version by name, once all of the start is over."""
-    await asyncio.gather(*api.runtime._tasks)
+    await until_loaded(api)
     return served(api)
 
 
@@ -71,7 +69,7 @@ async def test_a_default_that_is_not_there_is_an_error(shelf: Shelf, shelving: S
 
 async def test_a_folders_name_is_no_default(shelf: Shelf, shelving: Shelving) -> None:
     shelf.put("street", "1")
-    shelf._found["a", ""] = FoundModel("a", "", problem="a/manifest.json cannot be read")
+    shelf.put_unreadable("a")
     async with shelving() as api:
         assert await settled(api) == {"street": "1"}
         assert (await index(api))[0] == ("a", "", "UNAVAILABLE", "a/manifest.json cannot be read")
@@ -151,13 +149,15 @@ async def test_loads_switch_forth_and_back_and_close_what_served(shelf: Shelf, s
         assert 'version="2"' in info[0]
 
 
-async def test_a_version_that_serves_can_be_loaded_anew(shelf: Shelf, shelving: Shelving) -> None:
+async def test_a_version_that_serves_can_be_loaded_anew(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
     shelf.put("street", "1")
     async with shelving() as api:
         await api.runtime.models.load("street")
         first, second = shelf.made
         assert await asyncio.to_thread(first.closed.wait, 20)
-        assert api.runtime.models.serving().engine is second
+        second.entered.clear()
+        assert (await api.post(solid(0))).status_code == 200
+        assert second.entered.is_set()
 
 
 @pytest.mark.parametrize("problem", [None, RuntimeError("a crash")])
@@ -286,11 +286,10 @@ async def test_a_version_that_has_changed_is_loaded_again(shelf: Shelf, shelving
 async def test_a_manifest_that_breaks_in_its_place_leaves_its_model_serving(shelf: Shelf, shelving: Shelving) -> None:
     """Its folder has another name than the model."""
     shelf.put("street", "1")
-    place = (Path("models/x"),)
-    shelf._found["street", "1"] = replace(shelf._found["street", "1"], directories=place)
+    shelf.move("street", "1", Path("models/x"))
     async with shelving() as api:
         shelf.take("street", "1")
-        shelf._found["x", ""] = FoundModel("x", "", place, problem="models/x cannot be read")
+        shelf.put_unreadable("x", Path("models/x"))
         assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 1 failed (x), 1 unchanged"
         assert served(api) == {"street": "1"}
 
@@ -392,17 +391,20 @@ async def test_a_load_goes_on_when_who_asked_for_it_leaves(shelf: Shelf, shelvin
 async def test_a_rescan_in_the_background_is_told_in_one_line(
     shelf: Shelf, shelving: Shelving, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "service.runtime"]
+
     shelf.put("street", "1")
     with caplog.at_level(logging.INFO):
         async with shelving() as api:
             shelf.put("street", "2")
             api.runtime.rescan_soon()
-            assert await settled(api) == {"street": "2"}
+            while not lines():  # noqa: ASYNC110  the line is what is tested
+                await asyncio.sleep(0)
+            assert served(api) == {"street": "2"}
             api.runtime.begin_drain()
             api.runtime.rescan_soon()
-            await settled(api)
-    lines = [record.getMessage() for record in caplog.records if record.name == "service.runtime"]
-    assert lines == [
+    assert lines() == [
         "rescanned the models: 1 loaded (street 2), 0 unloaded, 0 failed, 0 unchanged",
         "the models are not rescanned: the process is stopping",
     ]

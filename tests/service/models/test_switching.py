@@ -12,7 +12,7 @@ from service.lifecycle import State
 from service.model_directory.manifest import Manifest
 from tests.support.api import Api
 from tests.support.pictures import Solid
-from tests.support.shelf import Shelf, Shelving
+from tests.support.shelf import Shelf, Shelving, until_loaded
 
 pytestmark = pytest.mark.anyio
 
@@ -22,17 +22,13 @@ def classes(api: Api, response: httpx.Response) -> set[int]:
     return set(api.pixels(response).ravel().tolist())
 
 
-async def settled(api: Api) -> None:
-    await asyncio.gather(*api.runtime._tasks)
-
-
 async def test_each_model_answers_under_its_name_and_the_default_without_one(
     shelf: Shelf, shelving: Shelving, solid: Solid
 ) -> None:
     shelf.put("night", "1")
     shelf.put("street", "2")
     async with shelving() as api:
-        await settled(api)
+        await until_loaded(api)
         for name, version in (("night", 1), ("street", 2), (None, 1)):
             response = await api.post(solid(0), **({} if name is None else {"model": name}))
             assert classes(api, response) == {version}
@@ -50,7 +46,7 @@ async def test_an_unknown_model_is_404_and_the_answer_names_those_that_serve(
     shelf.put("night", "1")
     shelf.put("street", "2")
     async with shelving() as api:
-        await settled(api)
+        await until_loaded(api)
         response = await api.post(solid(0), model="day")
         problem = api.check_problem(response, 404, "unknown-model", "model 'day' is unknown; served: 'night', 'street'")
         assert (problem["parameter"], problem["value"]) == ("model", "day")
@@ -67,7 +63,7 @@ async def test_the_catalogue_has_all_models(shelf: Shelf, shelving: Shelving) ->
     shelf.put("night", "1")
     shelf.put("street", "2", "1")
     async with shelving(default_model="street") as api:
-        await settled(api)
+        await until_loaded(api)
         models = (await api.get("/models")).json()["models"]
         assert [(model["name"], model["version"], model["default"]) for model in models] == [
             ("night", "1", False),
@@ -85,7 +81,7 @@ async def test_the_protocol_has_each_model_that_serves(shelf: Shelf, shelving: S
     shelf.put("night", "1")
     shelf.put("street", "2", "1")
     async with shelving() as api:
-        await settled(api)
+        await until_loaded(api)
         for path in ("night", "night/versions/1", "street", "street/versions/2"):
             metadata = await api.get(f"/v2/models/{path}")
             assert metadata.json()["name"] == path.split("/")[0]
@@ -106,7 +102,7 @@ async def test_tags_and_kept_answers_are_of_one_model_and_version(
     shelf.put("night", "1")
     shelf.put("street", "1")
     async with shelving(cache_bytes=100_000) as api:
-        await settled(api)
+        await until_loaded(api)
         first = await api.post(solid(0), model="street")
         other = await api.post(solid(0), model="night")
         shelf.put("street", "2")
@@ -211,7 +207,7 @@ async def test_a_stuck_engine_harms_its_own_model_and_turns_liveness_false(
     shelf.put("night", "1")
     shelf.put("street", "1", "2")
     async with shelving(engine_timeout_s=0.05) as api:
-        await settled(api)
+        await until_loaded(api)
         stuck = shelf.engines["street", "2"]
         stuck.gate.clear()
         api.check_problem(await api.post(solid(0), model="street"), 503, "engine-down", "kept a batch")
@@ -236,7 +232,7 @@ async def test_requests_to_all_models_share_one_bound(shelf: Shelf, shelving: Sh
     shelf.put("night", "1")
     shelf.put("street", "1")
     async with shelving(max_requests_in_flight=1) as api:
-        await settled(api)
+        await until_loaded(api)
         engine = shelf.engines["night", "1"]
         engine.entered.clear()
         engine.gate.clear()
@@ -253,7 +249,7 @@ async def test_a_drain_answers_requests_of_all_models_and_of_old_versions(
     shelf.put("night", "1")
     shelf.put("street", "1", "2")
     async with shelving() as api:
-        await settled(api)
+        await until_loaded(api)
         inside = []
         for name, version in (("night", "1"), ("street", "2")):
             engine = shelf.engines[name, version]
@@ -272,14 +268,18 @@ async def test_a_drain_answers_requests_of_all_models_and_of_old_versions(
         assert await asyncio.to_thread(engine.closed.wait, 20)
 
 
-async def test_a_batcher_expects_requests_to_its_own_model_alone(shelf: Shelf, shelving: Shelving) -> None:
+async def test_a_batch_waits_for_requests_to_its_own_model_alone(
+    shelf: Shelf, shelving: Shelving, solid: Solid
+) -> None:
     """A window is waited for only while somebody comes."""
     shelf.put("night", "1")
     shelf.put("street", "1")
-    async with shelving() as api:
-        await settled(api)
-        night, street = api.runtime.models.models
-        async with night.pipeline.admit():
-            assert night.batcher._expects_more()
-            assert not street.batcher._expects_more()
-        assert not night.batcher._expects_more()
+    async with shelving(batch_window_ms=1000) as api:
+        await until_loaded(api)
+        async with api.runtime.pipeline("night").admit():
+            waiting = asyncio.create_task(api.post(solid(0), model="night"))
+            await api.until_queued(1)
+            other = asyncio.create_task(api.post(solid(0), model="street"))
+            done, _ = await asyncio.wait({waiting, other}, return_when=asyncio.FIRST_COMPLETED)
+            assert done == {other}
+        assert classes(api, await waiting) == classes(api, await other) == {1}

@@ -89,6 +89,7 @@ def _positive(text: str) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train data import",
         description="Make a dataset of what an annotation tool exports.",
