@@ -51,6 +51,7 @@ COPY docker/healthcheck.py /opt/ecenet/
 COPY --from=slim /opt/ecenet /opt/ecenet
 COPY --from=project /project/opt/ecenet /opt/ecenet
 ENV PATH=/opt/ecenet/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     ECENET_HOST=0.0.0.0 \
     ECENET_LOG_FORMAT=json \
     ECENET_ENGINE_DIR=/var/cache/ecenet/engines \

@@ -1,0 +1,71 @@
+"""A serving process resolves no name and connects to nobody, its native libraries included."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STREET = ROOT / "models" / "example" / "street.jpg"
+# ONNX Runtime 1.32 calls home 9 s after its first session, measured on the slower of our machines.
+_WATCHED_S = 20
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="compiles a library that is preloaded: needs gcc"),
+]
+
+
+@pytest.fixture(scope="module")
+def spy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that notes network calls."""
+    library = tmp_path_factory.mktemp("spy") / "network_spy.so"
+    source = ROOT / "tests" / "e2e" / "network_spy.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def environment(spy: Path, log: Path) -> dict[str, str]:
+    """What a user's shell has, without our own variable."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    return kept | {"LD_PRELOAD": str(spy), "NETWORK_SPY_LOG": str(log)}
+
+
+def test_the_spy_notes_names_and_addresses(spy: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = (
+        "import contextlib, socket\n"
+        "with contextlib.suppress(OSError): socket.getaddrinfo('host.invalid', 80)\n"
+        "with contextlib.suppress(OSError): socket.create_connection(('127.0.0.9', 9), 1)\n"
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.8', 9))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], env=environment(spy, log), check=True)
+    noted = log.read_text().splitlines()
+    assert {"resolve host.invalid", "connect 127.0.0.9", "send 127.0.0.8"} <= set(noted)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_serving_process_calls_nobody(spy: Path, tmp_path: Path, engine: str) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "service", "--port", "0", "--engine", engine]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(spy, log), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        ended = time.monotonic() + _WATCHED_S
+        while time.monotonic() < ended:
+            answer = httpx.post(f"{url}/segment", files={"file": STREET.read_bytes()}, timeout=60)
+            assert answer.status_code == 200
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    # The address that it listens on is resolved, which asks nobody.
+    noted = set(log.read_text().splitlines()) if log.exists() else set()
+    assert noted <= {"resolve 127.0.0.1", "resolve -"}
