@@ -13,8 +13,9 @@ class ModelSection:
 
     Attributes:
         name: A named size, e.g. ``ecenet-lite0``.
-        pretrained: ``imagenet`` for the backbone's packaged ImageNet weights, ``none`` for random ones, or a file: a
-            backbone in timm's, torchvision's or mmsegmentation's layout, or a checkpoint of a whole network.
+        pretrained: ``imagenet`` for the backbone's packaged ImageNet weights, ``bundled`` for the model that comes with
+            the package, ``none`` for random ones, or a file: a backbone in timm's, torchvision's or mmsegmentation's
+            layout, or a checkpoint of a whole network.
         dropout: Share of the fused channels dropped before the classifier, 0..1; the size's own if absent.
         drop_path: Largest rate of stochastic depth in the backbone, 0..1; the size's own if absent.
         bilinear_start: Whether the upsampling of a new head starts as an enlargement, not at random.
@@ -50,7 +51,8 @@ class DataSection:
         class_mix: Chance that half of the classes of another image's view are laid over a view, 0..1.
         evaluation: ``whole`` images, or windows that ``slide``.
         slide_stride: (vertical, horizontal) pixels between windows.
-        cache: Whether decoded images are kept in memory.
+        cache: Whether decoded images are kept in memory, those to learn from no larger than a view can show.
+        repeat: How often an image is seen in an epoch, each time in another view, for few images; once if absent.
     """
 
     dataset: str = "camvid"
@@ -67,6 +69,7 @@ class DataSection:
     evaluation: str = "whole"
     slide_stride: tuple[int, int] = (320, 320)
     cache: bool = False
+    repeat: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,8 @@ class RuntimeSection:
         gradient_checkpointing: Whether the backbone's activations are computed again for the gradient: slower, smaller.
         compile: Whether the network goes through ``torch.compile``.
         evaluate_every: Epochs between evaluations of the val split.
+        patience: Evaluations in a row without a better mIoU after which the run ends; 0 for no limit.
+        timed_steps: Steps that are timed, and taken back, to tell how long the run will take; 0 for none.
         checkpoint_every: Steps between checkpoints inside an epoch; 0 for one at the end of each epoch only.
         keep_checkpoints: How many of the last checkpoints stay, beside the best.
         tensorboard: Whether events for TensorBoard are written.
@@ -160,6 +165,8 @@ class RuntimeSection:
     gradient_checkpointing: bool = False
     compile: bool = False
     evaluate_every: int = 5
+    patience: int = 10
+    timed_steps: int = 3
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     tensorboard: bool = True
@@ -185,6 +192,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.tint": (0, 1),
     "data.class_views": (0, 1),
     "data.class_mix": (0, 1),
+    "data.repeat": (1, 1e6),
     "schedule.epochs": (1, 1e6),
     "schedule.batch_size": (1, 1e6),
     "schedule.accumulate": (1, 1e6),
@@ -207,6 +215,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss.presence": (0, 1e6),
     "runtime.workers": (0, 256),
     "runtime.evaluate_every": (1, 1e6),
+    "runtime.patience": (0, 1e6),
+    "runtime.timed_steps": (0, 1e3),
     "runtime.checkpoint_every": (0, 1e9),
     "runtime.keep_checkpoints": (1, 1e6),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,24 +20,30 @@ from trainer.build import (
     training_state,
 )
 from trainer.config import ConfigError, TrainConfig
-from trainer.datasets import InMemory, SegmentationDataset, open_dataset
+from trainer.datasets import SegmentationDataset
+from trainer.datasets.files import plural
 from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
+from trainer.overview import Cost, cost_text, overview, warnings
+from trainer.patience import best_entry, best_text, evaluation_text, is_exhausted
 from trainer.precision import choose_precision
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.mode import validation_mode
-from trainer.prediction.predictor import Network, network_predictor
+from trainer.prediction.predictor import Network, Predictor, network_predictor
 from trainer.prediction.pytorch import normalise, pytorch_infer
 from trainer.progress import Progress
 from trainer.report.command import report_run
 from trainer.report.examples import Example, FixedExamples, spread_indices
 from trainer.run_folder import LAST, RunFolder
-from trainer.stopping import StoppedError, stop_requests
+from trainer.splits import augmentation, open_splits
+from trainer.stopping import StoppedError, StopRequest, stop_requests
 from trainer.tensorboard import TensorBoard
+from trainer.timing import peak_memory_bytes, time_image, time_steps
 from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
-from trainer.transforms import Augmentation
+
+logger = logging.getLogger(__name__)
 
 START_STEPS = 12  # whose views the first weights of Feature Reconstruction are fitted to
 
@@ -101,15 +107,16 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
             _start_from_views(run)
         if ranks.is_first:
             run.folder.begin(config, run.log)
+        _introduce(run)
         with stop_requests() as stop:
             _train_epochs(run, stop)
-        if config.runtime.report and ranks.is_first and run.best_miou >= 0:
-            report_run(output, run.val, device=ranks.device)
+        if ranks.is_first and run.best_miou >= 0:
+            _conclude(run)
 
 
 def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
     """Open the data and build the network; nothing is written."""
-    train_split, val = (_open(config, data, split) for split in ("train", "val"))
+    train_split, val = open_splits(config.data, data)
     schedule = config.schedule
     steps = len(train_split) // schedule.batch_size
     if not steps:
@@ -148,7 +155,46 @@ def _start_from_views(run: Run) -> None:
     start_at_principal_directions(run.state, images, run.ranks, seed=run.config.schedule.seed)
 
 
-def _train_epochs(run: Run, stop: threading.Event) -> None:
+def _introduce(run: Run) -> None:
+    """Tell what the run does and how long it takes, and warn of what it cannot do.
+
+    Raises:
+        ConfigError: No pixel to learn from has a label.
+    """
+    cost = _measure(run) if run.config.runtime.timed_steps else None
+    if not run.ranks.is_first:
+        return
+    logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch))
+    if cost is not None:
+        steps = run.config.schedule.epochs * run.steps_per_epoch - run.state.step
+        own = -(-len(run.val) // run.ranks.world_size)
+        done = sum("val_miou" in entry for entry in run.log)
+        logger.info(cost_text(run.config, cost, steps=steps, val_images=own, evaluated=done))
+    for text in warnings(run.train, run.val):
+        logger.warning("warning: %s", text)
+
+
+def _measure(run: Run) -> Cost | None:
+    """The cost of steps and evaluations on this machine; None if no step is left to do."""
+    epoch = run.state.step // run.steps_per_epoch
+    if epoch >= run.config.schedule.epochs:
+        return None
+    done = (run.state.step - epoch * run.steps_per_epoch) * run.config.schedule.accumulate
+    parts = run.config.runtime.timed_steps * run.config.schedule.accumulate
+    step_s = time_steps(run.state, _batches(run, epoch, slice(done, done + parts)), run.settings, run.ranks)
+    image_s = time_image(_predictor(run), run.val)
+    return Cost(step_s, image_s, peak_memory_bytes(run.ranks.device))
+
+
+def _conclude(run: Run) -> None:
+    """Write the report, and tell what came of the run and what to do next."""
+    logger.info("mIoU on val: %s", best_text(best_entry(run.log)))
+    if run.config.runtime.report:
+        logger.info("report: %s", report_run(run.folder.path, run.val, device=run.ranks.device))
+    logger.info("next: ecenet-export %s -o models/%s", run.folder.path, run.folder.path.resolve().name)
+
+
+def _train_epochs(run: Run, stop: StopRequest) -> None:
     config, ranks = run.config, run.ranks
     epochs, first = config.schedule.epochs, run.state.step // run.steps_per_epoch
     progress = Progress(
@@ -156,16 +202,19 @@ def _train_epochs(run: Run, stop: threading.Event) -> None:
     )
     with closing(_Events(run)) as events:
         for epoch in range(first, epochs):
+            if is_exhausted(run.log, config.runtime.patience):
+                logger.info("ends early: no better mIoU in the last %s", plural(config.runtime.patience, "evaluation"))
+                break
             with progress.epoch(epoch):
                 _train_epoch(run, epoch, progress, events, stop)
             due = (epoch + 1) % config.runtime.evaluate_every == 0 or epoch + 1 == epochs
             scores = _evaluate(run, events) if due else None
             _end_epoch(run, epoch, progress, scores)
             if epoch + 1 < epochs and _asked_to_stop(run, stop):
-                raise _stopped(run)
+                raise _stopped(run, stop)
 
 
-def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop: threading.Event) -> None:
+def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop: StopRequest) -> None:
     """The steps of an epoch that are not done yet, with the checkpoints between them."""
     every = run.config.runtime.checkpoint_every
     for losses, norm in train_steps(run.state, _remaining_batches(run, epoch), run.settings, run.ranks):
@@ -178,16 +227,16 @@ def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop
         if stopping or (every and run.state.step % every == 0):
             _save(run, {})
         if stopping:
-            raise _stopped(run)
+            raise _stopped(run, stop)
 
 
-def _asked_to_stop(run: Run, stop: threading.Event) -> bool:
+def _asked_to_stop(run: Run, stop: StopRequest) -> bool:
     """Ask all ranks whether any was told to stop; all get the same answer."""
     return bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
 
 
-def _stopped(run: Run) -> StoppedError:
-    return StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there")
+def _stopped(run: Run, stop: StopRequest) -> StoppedError:
+    return StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there", stop.number)
 
 
 def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
@@ -199,32 +248,26 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
 def _batches(run: Run, epoch: int, part: slice) -> DataLoader[Batch]:
     """Some of the batches of this rank in an epoch."""
     data, schedule = run.config.data, run.config.schedule
-    augmentation = Augmentation(
-        data.input_size,
-        data.crop_size,
-        data.scale,
-        data.jitter,
-        data.flip,
-        keep_ratio=data.keep_ratio,
-        class_views=data.class_views,
-        gamma=data.gamma,
-        tint=data.tint,
-    )
-    views = AugmentedViews(run.train, augmentation, schedule.seed, epoch, data.class_mix)
+    views = AugmentedViews(run.train, augmentation(data), schedule.seed, epoch, data.class_mix)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
     return load_batches(views, batches[part], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")
 
 
 def _evaluate(run: Run, events: _Events) -> Scores:
     """Scores of the averaged weights on val; each rank takes every n-th image, and the counts add up."""
-    data = run.config.data
-    predict = network_predictor(Network(pytorch_infer(run.state.average.model), data.input_size), validation_mode(data))
     own = range(run.ranks.rank, len(run.val), run.ranks.world_size)
     samples = FixedExamples(len(run.val.classes), [own[place] for place in spread_indices(len(own))])
-    counts = evaluate(predict, run.val, indices=own, on_image=samples)
+    counts = evaluate(_predictor(run), run.val, indices=own, on_image=samples)
     scores = Counts(run.ranks.total_counts(counts.confusion)).scores()
     events.evaluation(scores, samples.examples)
     return scores
+
+
+def _predictor(run: Run) -> Predictor:
+    """Prediction by the averaged weights."""
+    data = run.config.data
+    network = Network(pytorch_infer(run.state.average.model), data.input_size)
+    return network_predictor(network, validation_mode(data))
 
 
 def _end_epoch(run: Run, epoch: int, progress: Progress, scores: Scores | None) -> None:
@@ -247,6 +290,8 @@ def _end_epoch(run: Run, epoch: int, progress: Progress, scores: Scores | None) 
             run.folder.save_best(state.model.config, state.average.model.state_dict(), _entries(run, figures))
         _save(run, figures)
         run.folder.write_log(run.log)
+        if scores is not None:
+            logger.info(evaluation_text(run.log, run.config.schedule.epochs))
 
 
 def _save(run: Run, figures: dict[str, float]) -> None:
@@ -274,11 +319,6 @@ def _figures(scores: Scores | None) -> dict[str, float]:
     if scores is None:
         return {}
     return {"val_miou": scores.miou, "val_accuracy": scores.accuracy, "val_mean_accuracy": scores.mean_accuracy}
-
-
-def _open(config: TrainConfig, data: Path, split: str) -> SegmentationDataset:
-    dataset = open_dataset(config.data.dataset, data, split)
-    return InMemory(dataset) if config.data.cache else dataset
 
 
 class _Events:

@@ -70,9 +70,10 @@ def load_batches(
 
 
 def _leave_signals(_worker: int) -> None:
-    """Leave SIGTERM to the process that trains: torchrun sends it to the whole group, and a lost worker would end the
+    """Leave SIGTERM and Ctrl-C to the process that trains: the whole group gets them, and a lost worker would end the
     run without a checkpoint. A worker ends when it is told to, or its parent is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(slots=True)

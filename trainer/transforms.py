@@ -51,6 +51,12 @@ class Augmentation:
             image, labels = image[:, ::-1], labels[:, ::-1]
         return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels))
 
+    def useful_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of an image, (height, width), beyond which no view shows its pixels: that of the largest scale."""
+        most = self._factors(height, width) * max(self.scale)
+        down, across = np.ceil(np.minimum(most, 1) * (height, width) - 1e-6).astype(int).tolist()
+        return down, across
+
     def _scaled_crop(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         height, width = sample.labels.shape
         factors = self._factors(height, width) * np.exp(rng.uniform(*np.log(self.scale)))

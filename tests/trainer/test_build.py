@@ -20,8 +20,20 @@ from trainer.weights.released_keys import DERIVED
 from trainer.weights.released_names import released_name
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-SMALL = ["model.pretrained=none", "schedule.precision=fp32", "runtime.tensorboard=false", "runtime.report=false"]
-VIEWS = ["data.input_size=[32,64]", "data.crop_size=[32,64]", "schedule.batch_size=2", "runtime.workers=0"]
+SMALL = [
+    "model.pretrained=none",
+    "schedule.precision=fp32",
+    "runtime.tensorboard=false",
+    "runtime.report=false",
+    "runtime.timed_steps=0",
+]
+VIEWS = [
+    "data.input_size=[32,64]",
+    "data.crop_size=[32,64]",
+    "schedule.batch_size=2",
+    "runtime.workers=0",
+    "runtime.timed_steps=0",
+]
 
 
 def config(*overrides: str) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from PIL import Image
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.evaluate import main as evaluate_main
+from trainer.metrics import Counts
 from trainer.progress import Progress
 from trainer.train import main
 
@@ -31,6 +33,7 @@ SMALL = {
     "runtime.workers": "0",
     "runtime.report": "false",
     "runtime.tensorboard": "false",
+    "runtime.timed_steps": "0",
 }
 TIMEOUT_S = 100
 
@@ -106,9 +109,9 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(workers: str, tin
     assert (run / "last.pt").resolve().name == f"step-{done:08}.pt"
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize(("step", "number"), [(2, signal.SIGINT), (4, signal.SIGTERM)])
 def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
-    step: int, tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, number: int, tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped inside an epoch, and at the last step of one, whose evaluation and log entry are still done."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -119,16 +122,73 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
     def terminated(self: Progress, *values: object) -> None:
         count(self, *values)  # type: ignore[arg-type]
         if self._done == step:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "__call__", terminated)
-        assert main(arguments(tiny_camvid, parts, **every)) == 143
+        assert main(arguments(tiny_camvid, parts, **every)) == 128 + number
     assert read_entries(parts / "last.pt")["steps_done"] == step
     assert len(read_log(parts)) == step // 4
     assert main(arguments(tiny_camvid, parts, "--resume", **every)) == 0
     assert_equal_weights(whole / "last.pt", parts / "last.pt")
     assert read_log(whole) == read_log(parts)
+
+
+def test_a_second_ctrl_c_ends_at_once(
+    tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "__call__", interrupted)
+    assert main(arguments(tiny_camvid, tmp_path / "run")) == 130
+    assert "stopping with a checkpoint; Ctrl-C again stops at once" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.pt").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_no_longer_improves_ends_with_its_report_and_the_next_command(
+    tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trainer.run.evaluate", lambda *_args, **_options: Counts(np.eye(11, dtype=np.int64)))
+    run = tmp_path / "run"
+    options = arguments(tiny_camvid, run, "--patience", "1", schedule__epochs="9", runtime__evaluate_every="1")
+    with caplog.at_level(logging.INFO):
+        assert main(options) == 0
+    assert [entry["epoch"] for entry in read_log(run)] == [1, 2]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[-5:] == [
+        "epoch 1/9: mIoU 100.00, the best so far",
+        "epoch 2/9: mIoU 100.00, best 100.00 in epoch 1",
+        "ends early: no better mIoU in the last 1 evaluation",
+        "mIoU on val: best 100.00 in epoch 1",
+        f"next: ecenet-export {run} -o models/run",
+    ]
+
+
+def test_a_folder_is_all_that_a_run_needs(
+    tiny_camvid: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    short = [*small, "--set", "data.repeat=1", "--set", "schedule.epochs=1", "--set", "runtime.timed_steps=2"]
+    with caplog.at_level(logging.INFO):
+        assert main(["camvid", "--threads", "1", *short]) == 0
+    assert "8 images to learn from, each seen 1 times an epoch, 2 to evaluate on, 11 classes (camvid)" in caplog.text
+    assert " on this machine at most: " in caplog.text
+    assert "warning: val has 2 images" in caplog.text
+    (entry,) = read_log(tmp_path / "runs" / "camvid")
+    assert entry["step"] == 4  # the timed steps are taken back
+
+    assert main(["camvid", "--resume"]) == 0  # by the configuration of the run
+    assert read_log(tmp_path / "runs" / "camvid") == [entry]
+    assert main(["camvid", "--data", "camvid"]) == 1
+    assert "leave --data out" in capsys.readouterr().err
 
 
 def test_a_run_leaves_what_belongs_to_it(tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

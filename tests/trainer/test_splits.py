@@ -1,0 +1,72 @@
+"""The splits of a run: in memory or from files, and a folder without val."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import splits
+from trainer.config import ConfigError, DataSection
+from trainer.datasets import InMemory, PairedFiles, Repeated
+from trainer.splits import open_splits
+
+SECTION = DataSection(dataset="folder", input_size=(32, 64), crop_size=(32, 64), scale=(0.5, 1.0), cache=True)
+
+
+def write_folder(root: Path, **counts: int) -> Path:
+    """A folder with as many images of 64x128 in each split."""
+    (root / "classes.json").parent.mkdir(parents=True)
+    (root / "classes.json").write_text(json.dumps({"classes": {"left": "#000000", "right": "#ffffff"}}))
+    labels = np.zeros((64, 128), np.uint8)
+    labels[:, 64:] = 1
+    for split, count in counts.items():
+        for index in range(count):
+            for folder, pixels in (("images", labels * 200), ("labels", labels)):
+                path = root / folder / split / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return root
+
+
+def test_images_to_learn_from_are_kept_as_large_as_a_view_and_those_of_val_as_they_are(tmp_path: Path) -> None:
+    train, val = open_splits(SECTION, write_folder(tmp_path / "data", train=2, valid=1))
+    assert train[0].image.shape == (32, 64, 3)
+    assert isinstance(val, InMemory)
+    assert val[0].image.shape == (64, 128, 3)
+
+
+def test_large_images_of_val_are_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "_MAX_CACHED_VAL_BYTES", 64 * 128 * 4)
+    root = write_folder(tmp_path / "data", train=1, val=2)
+    assert isinstance(open_splits(SECTION, root)[1], PairedFiles)
+    (root / "images" / "val" / "1.png").unlink()
+    (root / "labels" / "val" / "1.png").unlink()
+    assert isinstance(open_splits(SECTION, root)[1], InMemory)
+
+
+def test_a_repeat_applies_to_train_alone(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=1, val=1)
+    section = DataSection(dataset="folder", repeat=5)
+    train, val = open_splits(section, root)
+    assert isinstance(train, Repeated)
+    assert (len(train), len(val)) == (5, 1)
+
+
+def test_a_few_images_without_val_are_evaluated_on_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        train, val = open_splits(DataSection(dataset="folder"), write_folder(tmp_path / "data", train=1))
+    assert train.pairs == val.pairs
+    assert "there is no val split; the scores are those of the images that are learned" in caplog.text
+
+
+def test_many_images_without_val_end_the_run(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=10)
+    with pytest.raises(ConfigError, match=r"has no val split.*ecenet-train data check"):
+        open_splits(DataSection(dataset="folder"), root)

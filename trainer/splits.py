@@ -1,0 +1,70 @@
+"""The two splits that a run uses: what it learns from, and what it is evaluated on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from trainer.config import ConfigError, DataSection
+from trainer.datasets import InMemory, PairedFiles, Repeated, SegmentationDataset, open_dataset, splits_in
+from trainer.datasets.reading import image_size
+from trainer.transforms import Augmentation
+
+logger = logging.getLogger(__name__)
+
+FEW_IMAGES = 10
+"""Below these, a folder without val is evaluated on what it learns from: no image can be spared."""
+
+# Evaluation is at the images' own size, so large ones are read again each time.
+_MAX_CACHED_VAL_BYTES = 256 << 20
+_BYTES_PER_PIXEL = 4
+
+
+def open_splits(section: DataSection, root: Path) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Open ``train`` and ``val`` of a dataset, in memory if asked.
+
+    Images to learn from are kept no larger than a view can show, those of val only if all of them are small.
+
+    Raises:
+        DatasetError: A split is not there, or a file cannot be used.
+        ConfigError: There is no val split, and enough images to make one.
+    """
+    files = open_dataset(section.dataset, root, "train")
+    val: SegmentationDataset = _val(section.dataset, root, files)
+    train: SegmentationDataset = files
+    if section.cache:
+        train = InMemory(files, augmentation(section).useful_size)
+        if isinstance(val, PairedFiles) and _num_bytes(val) <= _MAX_CACHED_VAL_BYTES:
+            val = InMemory(val)
+    return Repeated(train, section.repeat) if section.repeat else train, val
+
+
+def augmentation(section: DataSection) -> Augmentation:
+    """The views of a configuration."""
+    return Augmentation(
+        section.input_size,
+        section.crop_size,
+        section.scale,
+        section.jitter,
+        section.flip,
+        keep_ratio=section.keep_ratio,
+        class_views=section.class_views,
+        gamma=section.gamma,
+        tint=section.tint,
+    )
+
+
+def _val(name: str, root: Path, train: PairedFiles) -> PairedFiles:
+    if "val" in splits_in(name, root):
+        return open_dataset(name, root, "val")
+    if len(train) >= FEW_IMAGES:
+        raise ConfigError(
+            f"{root} has no val split, so that nothing tells how well it learns; to see what mends it: "
+            f"ecenet-train data check {root}"
+        )
+    logger.warning("warning: there is no val split; the scores are those of the images that are learned")
+    return train
+
+
+def _num_bytes(dataset: PairedFiles) -> int:
+    return sum(height * width * _BYTES_PER_PIXEL for height, width in (image_size(pair[0]) for pair in dataset.pairs))

@@ -1,0 +1,31 @@
+"""The checkpoint of the model that comes with the package, to start a training from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import ManifestError, read_manifest
+
+BUNDLED = "bundled"
+"""The name of these weights in a configuration."""
+
+
+def bundled_checkpoint() -> Path | None:
+    """The checkpoint of the bundled model, or None where the installation came without it."""
+    try:
+        directory = bundled_model_dir()
+        checkpoint = read_manifest(directory).checkpoint
+    except ManifestError:
+        return None
+    path = None if checkpoint is None else directory / checkpoint.file
+    return path if path is not None and path.is_file() else None
+
+
+def bundled_terms() -> str:
+    """The terms of the bundled model, as its manifest states them.
+
+    Raises:
+        ManifestError: The installation came without it.
+    """
+    return read_manifest(bundled_model_dir()).license
