@@ -135,8 +135,10 @@ class _Processes:
         settings = self._share(self._settings)
         limit_address_space(settings.max_worker_bytes)
 
+        made: list[RemoteModels] = []
+
         def make_models(settings: Settings, metrics: Metrics, admission: Admission) -> Models:
-            return RemoteModels(
+            models = RemoteModels(
                 settings,
                 metrics,
                 admission,
@@ -145,6 +147,8 @@ class _Processes:
                 caller=bytes if provider is None else pack_caller,
                 on_orphaned=lambda: exit_now(1),
             )
+            made.append(models)
+            return models
 
         try:
             provider = tracer_provider(settings)
@@ -153,7 +157,8 @@ class _Processes:
             app = build_app(runtime, provider, self._buckets)
         except (ApiKeysError, SettingsError) as error:
             return _report(control, error)
-        return Server(app, self._bound, is_worker=True).serve_until_signal()
+        (models,) = made
+        return Server(app, self._bound, on_ready=models.report_ready).serve_until_signal()
 
     def announce(self, lines: str) -> None:
         """See ``Mains``."""

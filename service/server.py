@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -41,13 +42,14 @@ class Server(uvicorn.Server):
         exit_status: What the process should end with: 0, or 1 when the model could not be used.
     """
 
-    def __init__(self, app: FastAPI, bound: socket.socket, *, is_worker: bool = False) -> None:
+    def __init__(self, app: FastAPI, bound: socket.socket, *, on_ready: Callable[[], None] | None = None) -> None:
         """Prepare; nothing runs before ``serve_until_signal``.
 
         Args:
             app: From ``build_app``.
             bound: The socket to listen on.
-            is_worker: True for one of several, whose supervisor says how to use the service, and takes SIGHUP.
+            on_ready: For one of several workers, whose supervisor says how to use the service and takes SIGHUP: called
+                when this one is ready.
         """
         self._runtime: Runtime = app.state.runtime
         settings = self._runtime.settings
@@ -68,13 +70,13 @@ class Server(uvicorn.Server):
         )
         self.exit_status = 0
         self._bound = bound
-        self._is_worker = is_worker
+        self._on_ready = on_ready
         self._hung_up = False
         self._watch: asyncio.Task[None] | None = None
 
     def serve_until_signal(self) -> int:
         """Run until a signal, or until the model turns out to be unusable; gives the exit status."""
-        if not self._is_worker:
+        if self._on_ready is None:
             signal.signal(signal.SIGHUP, self._hang_up)
         self.run(sockets=[self._bound])
         return self.exit_status
@@ -115,7 +117,9 @@ class Server(uvicorn.Server):
     async def _follow_start(self) -> None:
         """When the start is over, print how to use the service, or why it cannot be used and end."""
         await self._runtime.started.wait()
-        if self._is_worker:
+        if self._on_ready is not None:
+            if self._runtime.lifecycle.is_ready:
+                self._on_ready()
             return
         if self._runtime.lifecycle.failure:
             self._tell_failure(self._runtime.lifecycle.failure)

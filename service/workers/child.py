@@ -20,7 +20,7 @@ from service.workers.channel import socket_pair
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 # sysexits.h: an error in the program.
 _EX_SOFTWARE = 70
 
@@ -48,7 +48,7 @@ def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[so
     It gets no signal of the terminal, and ends with the supervisor, however that ends.
 
     Args:
-        name: For the log.
+        name: For the log, and for ps and top, which show 15 characters with "ecenet" before it.
         main: Gets the child's end of the channel to the supervisor.
         inherited: Connections of the supervisor that are not the child's.
     """
@@ -66,6 +66,7 @@ def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[so
         for connection in (ours, *inherited):
             connection.close()
         _end_with(supervisor)
+        _prctl(_PR_SET_NAME, f"ecenet {name}".encode())
         status = main(theirs)
     except BaseException:  # nothing of the supervisor may run in the child
         traceback.print_exc()
@@ -94,7 +95,11 @@ def _end_with(supervisor: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:  # it ended before the call
         os._exit(_EX_SOFTWARE)
     gc.freeze()
+
+
+def _prctl(option: int, argument: bytes | int) -> None:
+    ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)

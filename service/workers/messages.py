@@ -49,6 +49,8 @@ class Control(IntEnum):
     CLOSE = 3
     # From the engine process, JSON: the default model serves, at so many images a second.
     READY = 4
+    # From a worker: it answers requests.
+    SERVING = 6
     # From a child, JSON: the exit status and the message of the service, which cannot start.
     FAILED = 5
 

@@ -117,6 +117,10 @@ class RemoteModels(Catalog[RemoteModel]):
         self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
         await self._started
 
+    def report_ready(self) -> None:
+        """Tell the supervisor that this worker answers requests."""
+        self._control.send(Control.SERVING)
+
     async def start_others(self) -> None:
         """Nothing to do: the engine process loads them."""
 

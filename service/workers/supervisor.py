@@ -95,6 +95,8 @@ class Supervisor:
         self._outcome = (0, "")
         self._signalled = False
         self._is_announced = False
+        self._lines = ""
+        self._serving: set[str] = set()
         self._hung_up = False
 
     def run(self) -> tuple[int, str]:
@@ -150,14 +152,22 @@ class Supervisor:
                 failure = json.loads(packet[1:])
                 self._stop(failure["status"], failure["message"])
             elif packet[0] == Control.READY:
-                self._become_ready(**json.loads(packet[1:]))
+                self._take_engine(**json.loads(packet[1:]))
+                self._announce_once()
+            elif packet[0] == Control.SERVING:
+                self._serving.add(child.name)
+                self._announce_once()
 
-    def _become_ready(self, images_per_s: float, lines: str) -> None:
-        """Say once how to use the service, and start more workers if the engine can use them."""
-        self._engine_starts = 0
-        if not self._is_announced:
+    def _announce_once(self) -> None:
+        """Say how to use the service when the engine and all workers serve."""
+        if self._lines and not self._is_announced and len(self._serving) >= self._wanted:
             self._is_announced = True
-            self._mains.announce(lines)
+            self._mains.announce(self._lines)
+
+    def _take_engine(self, images_per_s: float, lines: str) -> None:
+        """The engine process serves: start more workers if it can use them."""
+        self._engine_starts = 0
+        self._lines = lines
         wanted = min(self._max_workers, self._mains.workers_for(images_per_s))
         for worker in range(self._wanted, wanted):
             self._start_worker(worker)
@@ -167,7 +177,7 @@ class Supervisor:
 
     def _start_engine(self) -> None:
         self._engine_starts += 1
-        self._engine = self._fork("the engine process", self._mains.engine)
+        self._engine = self._fork("engine", self._mains.engine)
         for worker, child in self._workers.items():
             self._connect(worker, child)
 
@@ -292,4 +302,4 @@ def _send(child: Child, kind: Control, fields: bytes = b"", connection: socket.s
         else:
             socket.send_fds(child.control, packet, [connection.fileno()])
     except OSError as error:
-        logger.debug("%s cannot be told anything: %s", child.name, error)
+        logger.debug("the %s process cannot be told anything: %s", child.name, error)

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.__main__ import leave
+from service.banner import bind
 from service.command_line import read_settings
 from service.http.app import create_app
 from service.inference import pipeline
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest
-from service.server import Server, bind
+from service.server import Server
 
 CLASSES = (ClassInfo(0, "dark", (10, 20, 30)), ClassInfo(1, "bright", (70, 80, 90)))
 MANIFEST = Manifest("gated", "1", "none", CLASSES, (GraphInfo("model.onnx", "0" * 64, (32, 64)),))

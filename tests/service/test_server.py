@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.model_directory.manifest import Manifest
-from service.server import banner, bind
+from service.banner import banner, bind
 from service.settings import Settings
 
 

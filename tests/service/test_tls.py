@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from service.banner import bind
 from service.http.app import create_app
 from service.lifecycle import State
 from service.model_directory.manifest import Manifest
-from service.server import Server, bind
+from service.server import Server
 from service.settings import Settings, SettingsError
 from service.tls import check_tls
 from tests.support.fake_engine import FakeEngine

@@ -13,9 +13,10 @@ from fastapi import FastAPI
 from playwright.sync_api import Page
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.banner import bind
 from service.model_directory.manifest import Manifest
 from service.models.source import FoundModel, LoadedModel
-from service.server import Server, bind
+from service.server import Server
 from tests.support.fake_engine import FakeEngine
 
 

@@ -1,0 +1,193 @@
+"""Supervisor, engine process and workers: what becomes of requests and processes when one of them is killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.service.workers.conftest import Service, StartService
+from tests.support.brightness_model import LEVELS
+
+pytestmark = pytest.mark.slow
+
+
+def picture(level: int) -> bytes:
+    """A PNG of one brightness."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 32), (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def label_of(response: httpx.Response) -> int:
+    labels = np.asarray(Image.open(io.BytesIO(response.content)))
+    assert labels.min() == labels.max()
+    return int(labels[0, 0])
+
+
+PICTURES = [picture(int(level)) for level in LEVELS]
+
+
+def segment(service: Service, kind: int) -> httpx.Response:
+    headers = {"Content-Type": "image/png"}
+    return httpx.post(service.url + "/segment", content=PICTURES[kind], headers=headers, timeout=60)
+
+
+def test_images_of_all_workers_are_answered_by_one_engine_process(start_service: StartService) -> None:
+    with start_service() as service:
+        assert len(service.workers) == 2
+        with ThreadPoolExecutor(8) as threads:
+            labels = list(threads.map(lambda number: label_of(segment(service, number % 3)), range(60)))
+        assert labels == [number % 3 for number in range(60)]
+        assert service.metric('ecenet_batch_size_sum{model="brightness"}') >= 60
+        assert service.metric('ecenet_requests_total{format="labels",model="brightness",status="200"}') == 60
+        assert service.metric("ecenet_in_flight") == 0
+        assert service.stop() == 0
+
+
+def test_workers_import_no_runtime_of_an_engine(start_service: StartService) -> None:
+    with start_service() as service:
+        maps = {pid: Path(f"/proc/{pid}/maps").read_text(encoding="utf-8") for pid in service.children}
+        assert "onnxruntime" in maps[service.engine]
+        for worker in service.workers:
+            assert "onnxruntime" not in maps[worker]
+
+
+def test_a_killed_worker_is_replaced_and_its_requests_leave_the_counts(start_service: StartService) -> None:
+    with start_service() as service:
+        victim, survivor = service.workers
+        address = httpx.URL(service.url)
+        # A request whose body never ends holds a place in one of the workers.
+        import socket  # noqa: PLC0415
+
+        with socket.create_connection((address.host, address.port or 0)) as client:
+            client.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nx")
+            service.until(lambda: service.metric("ecenet_in_flight") == 1)
+            for pid in (victim, survivor):
+                os.kill(pid, signal.SIGKILL)
+            service.until(lambda: len(service.workers) == 2 and not {victim, survivor} & set(service.workers))
+            service.until(service.is_ready)
+            assert service.metric("ecenet_in_flight") == 0
+        assert label_of(segment(service, 2)) == 2
+
+
+def test_requests_fail_at_once_while_the_engine_process_is_started_again(start_service: StartService) -> None:
+    with start_service() as service:
+        before = service.engine
+        os.kill(before, signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as threads:
+            waiting = [threads.submit(segment, service, 1) for _ in range(4)]
+            service.until(lambda: service.metric("ecenet_in_flight") == 4)
+            os.kill(before, signal.SIGKILL)
+            answers = [future.result() for future in waiting]
+        assert {answer.status_code for answer in answers} == {503}
+        assert all(answer.headers["Retry-After"] for answer in answers)
+        assert httpx.get(service.url + "/healthz").status_code == 200
+        service.until(service.is_ready)
+        assert service.engine != before
+        assert label_of(segment(service, 0)) == 0
+
+
+def test_an_engine_process_that_never_serves_ends_the_service(start_service: StartService, tmp_path: Path) -> None:
+    with start_service() as service:
+        (graph,) = (tmp_path / "brightness").glob("*.onnx")
+        graph.write_bytes(b"no graph")
+        os.kill(service.engine, signal.SIGKILL)
+        assert service.process.wait() == 1
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(start_service: StartService) -> None:
+    segments = set(Path("/dev/shm").iterdir())
+    with start_service() as service:
+        children = service.children
+        assert len(children) == 3
+        service.stop(signal.SIGKILL)
+        service.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        assert set(Path("/dev/shm").iterdir()) <= segments
+
+
+def test_limits_are_those_of_the_whole_service(start_service: StartService) -> None:
+    with start_service("--max-requests-in-flight", "3") as service:
+        os.kill(service.engine, signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor(12) as threads:
+                first = [threads.submit(segment, service, 1) for _ in range(3)]
+                service.until(lambda: service.metric("ecenet_in_flight") == 3)
+                more = [threads.submit(segment, service, 1).result() for _ in range(6)]
+                assert [answer.status_code for answer in more] == [503] * 6
+                os.kill(service.engine, signal.SIGCONT)
+                assert [answer.result().status_code for answer in first] == [200] * 3
+        finally:
+            os.kill(service.engine, signal.SIGCONT)
+
+
+def test_a_drain_answers_what_is_inside(start_service: StartService) -> None:
+    with start_service("--drain-timeout-s", "60") as service:
+        os.kill(service.engine, signal.SIGSTOP)
+        with ThreadPoolExecutor(2) as threads:
+            answers = [threads.submit(segment, service, 2) for _ in range(2)]
+            service.until(lambda: service.metric("ecenet_in_flight") == 2)
+            service.process.send_signal(signal.SIGTERM)
+            service.until(lambda: not service.is_ready())
+            os.kill(service.engine, signal.SIGCONT)
+            assert [label_of(answer.result()) for answer in answers] == [2, 2]
+        assert service.process.wait() == 0
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_chaos_gives_nobody_a_wrong_answer_and_loses_no_slot(start_service: StartService, seed: int) -> None:
+    """Processes are killed at random under load: every answer is right, every request ends, all places come back."""
+    random = np.random.default_rng(seed)
+    counts = {"answered": 0, "refused": 0, "broken": 0}
+    lock, over = threading.Lock(), threading.Event()
+    sent = [0]
+
+    def client(number: int) -> None:
+        kinds = np.random.default_rng((seed, number))
+        while not over.is_set():
+            kind = int(kinds.integers(3))
+            with lock:
+                sent[0] += 1
+            try:
+                response = segment(service, kind)
+            except httpx.TransportError:
+                outcome = "broken"
+                time.sleep(0.01)
+            else:
+                outcome = "answered" if response.status_code == 200 else "refused"
+                assert response.status_code in (200, 503)
+                if outcome == "answered":
+                    assert label_of(response) == kind
+            with lock:
+                counts[outcome] += 1
+
+    with start_service() as service:
+        with ThreadPoolExecutor(6) as threads:
+            clients = [threads.submit(client, number) for number in range(6)]
+            for _ in range(8):
+                time.sleep(float(random.uniform(0.2, 0.8)))
+                alive = service.children
+                os.kill(int(random.choice(alive)), signal.SIGKILL)
+                if random.random() < 0.5:
+                    service.until(service.is_ready)
+            over.set()
+            for future in clients:
+                future.result()
+        service.until(service.is_ready)
+        assert sum(counts.values()) == sent[0]
+        assert counts["answered"] > 0
+        assert service.metric("ecenet_in_flight") == 0
+        assert service.metric("ecenet_in_flight_pixels") == 0
+        # As many requests as there are places at once: a slot that was lost would be missed.
+        with ThreadPoolExecutor(64) as threads:
+            labels = list(threads.map(lambda number: label_of(segment(service, number % 3)), range(128)))
+        assert labels == [number % 3 for number in range(128)]
