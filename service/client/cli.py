@@ -23,6 +23,7 @@ from service.client.retry import RetryPolicy
 from service.client.video import segment_video
 
 API_KEY_VARIABLE = "ECENET_API_KEY"
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"
 INTERRUPTED = 130
 
 _EPILOG = """\
@@ -33,6 +34,7 @@ examples:
   ecenet-segment photos/ -o labels/
   ecenet-segment a.jpg b.png -o out/ --format overlay --alpha 0.4 --url http://127.0.0.1:8000
   ecenet-segment drive.mp4 -o out/ --format overlay
+  ecenet-segment --label-studio http://localhost:8080 --url http://localhost:8000
 """
 
 
@@ -42,9 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if every result is there, 1 if one is missing, 130 after Ctrl-C.
     """
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.label_studio is None and not (args.images and args.output):
+        parser.error("IMAGE and -o DIR are required, or --label-studio URL")
     try:
-        return _run(args)
+        return _serve_label_studio(args) if args.label_studio else _run(args)
     except KeyboardInterrupt:
         _tell("stopped; the same command goes on from here")
         return INTERRUPTED
@@ -63,6 +68,31 @@ def _run(args: argparse.Namespace) -> int:
     report = replace(report, failures=[*failures, *report.failures])
     _tell_report(report, len(jobs) - len(wanted))
     return 1 if report.failures or report.untried else 0
+
+
+def _serve_label_studio(args: argparse.Namespace) -> int:
+    """Answer Label Studio until Ctrl-C."""
+    import httpx  # noqa: PLC0415  with what follows for this option alone
+    import uvicorn  # noqa: PLC0415
+
+    from service.client.label_studio import Images, create_backend  # noqa: PLC0415
+
+    async def serve() -> None:
+        studio = httpx.AsyncClient(base_url=args.label_studio, follow_redirects=True, timeout=args.timeout_s)
+        async with _client(args) as client, studio as http:
+            images = Images(http, os.environ.get(LABEL_STUDIO_VARIABLE, ""))
+            # What a person corrects has few corners.
+            app = create_backend(client, images, {"simplify": 1.0, **_parameters(args)})
+            host, port = args.listen
+            _tell(f"connect http://{host}:{port} as a model of the project in Label Studio")
+            await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).serve()
+
+    try:
+        asyncio.run(serve())
+    except ClientError as error:
+        _tell(f"ecenet-segment: {error}")
+        return 1
+    return 0
 
 
 async def _segment(jobs: Sequence[Job], args: argparse.Namespace) -> Report:
@@ -164,14 +194,15 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="image file, video file, or folder of images"
+        "images", type=Path, nargs="*", metavar="IMAGE", help="image file, video file, or folder of images"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="make results again that are there already")
     parser.add_argument("--concurrency", type=_positive, default=4, metavar="N", help="images at once. Default: 4.")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_parameters(parser.add_argument_group("result, as in POST /segment"))
     _add_service(parser.add_argument_group("service"))
+    _add_label_studio(parser.add_argument_group("drafts for Label Studio, in place of images"))
     return parser
 
 
@@ -198,6 +229,26 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--request-timeout-ms", type=_positive, metavar="MS", help="time that the service is given")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key; else {API_KEY_VARIABLE}")
+
+
+def _add_label_studio(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--label-studio", metavar="URL", help=f"answer this Label Studio; its token is in {LABEL_STUDIO_VARIABLE}"
+    )
+    group.add_argument(
+        "--listen",
+        type=_address,
+        default=("127.0.0.1", 9090),
+        metavar="HOST:PORT",
+        help="where it asks. Default: 127.0.0.1:9090.",
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or _count(port) > 65535:
+        raise argparse.ArgumentTypeError(f"it is {text!r}, expected HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _positive(text: str) -> int:

@@ -226,7 +226,7 @@ def test_a_key_that_cannot_be_read_is_told(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.png"], "-o/--output"),
+        (["a.png"], "-o DIR"),
         (["a.png", "-o", "out", "--format", "jpeg"], "invalid choice: 'jpeg'"),
         (["a.png", "-o", "out", "--concurrency", "0"], "it is 0, expected 1 or more"),
         (["a.png", "-o", "out", "--retries", "-1"], "it is '-1', expected a whole number"),
