@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from trainer.prediction.predictor import network_predictor
 from trainer.prediction.pytorch import pytorch_network
 
 FULL_SIZE = (352, 480)
-TIMED_PASSES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +103,11 @@ def _rounded(iou: float) -> float | None:
 
 
 def cost(model: ECENet, recipe: Recipe) -> dict[str, Any]:
-    """Parameters, operations at the evaluated input and at the full one, and the time at the full one."""
+    """Parameters, and operations at the evaluated input and at the full one."""
     return {
         "parameters": parameters(model),
         "gflops": {f"{h}x{w}": round(count_flops(model, (h, w)) / 1e9, 3) for h, w in (recipe.input_size, FULL_SIZE)},
-        "milliseconds": {f"{FULL_SIZE[0]}x{FULL_SIZE[1]}": round(1000 * fastest_pass(model, FULL_SIZE), 1)},
     }
-
-
-@torch.inference_mode()
-def fastest_pass(model: ECENet, size: tuple[int, int]) -> float:
-    """Seconds of the fastest of a few passes over one image in PyTorch: what else the machine does only adds to it."""
-    network = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.zeros(1, 3, *size).to(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(TIMED_PASSES):
-        start = time.perf_counter()
-        network(image)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def head_commit() -> str:

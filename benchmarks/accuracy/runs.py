@@ -11,6 +11,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "comparison"
 RATES_FOLDER = Path(__file__).parent / "rates"
+SPEED = Path(__file__).parent / "speed.json"
 
 
 class RunError(ValueError):

@@ -6,6 +6,7 @@ python -m benchmarks.accuracy.table
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.runs import FOLDER, RunError, read_run
+from benchmarks.accuracy.runs import FOLDER, SPEED, RunError, read_run
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 
 Run = Mapping[str, Any]
@@ -99,8 +100,18 @@ def _columns(runs: Sequence[Run]) -> dict[str, Cell]:
         "rate": _rate,
         "parameters, M": lambda group: f"{group[0]['parameters'] / 1e6:.2f}",
         **{f"GFLOPs at {size}": partial(_gflops, size) for size in runs[0]["gflops"]},
-        **{f"ms at {size}": partial(_milliseconds, size) for run in runs for size in run.get("milliseconds", ())},
+        **_speed_column(runs),
     }
+
+
+def _speed_column(runs: Sequence[Run]) -> dict[str, Cell]:
+    """The column from ``speed.json``, if it was measured with as many classes."""
+    if not SPEED.exists():
+        return {}
+    speed = json.loads(SPEED.read_text(encoding="utf-8"))
+    if speed["classes"] != len(runs[0]["class_iou"]):
+        return {}
+    return {f"ms at {speed['size']}": partial(_milliseconds, speed["milliseconds"])}
 
 
 def _percent(shares: Iterable[float]) -> str:
@@ -124,10 +135,10 @@ def _gflops(size: str, group: Sequence[Run]) -> str:
     return f"{group[0]['gflops'][size]:.2f}"
 
 
-def _milliseconds(size: str, group: Sequence[Run]) -> str:
-    """The fastest of all runs, as whatever else a machine does only adds to the time."""
-    times = [run["milliseconds"][size] for run in group if "milliseconds" in run]
-    return f"{min(times):.0f}" if times else MISSING
+def _milliseconds(speed: Mapping[str, float], group: Sequence[Run]) -> str:
+    name = group[0]["config"]["variant"]
+    value = speed.get(VARIANTS[name].network(name))
+    return MISSING if value is None else f"{value:.0f}"
 
 
 def origin(runs: Sequence[Run]) -> str:

@@ -61,6 +61,10 @@ class Variant:
     width: int = WIDTH
     one_rate: bool = False
 
+    def network(self, name: str) -> str:
+        """The variant that has the same network in inference: ECENet, or the one of this ``name`` itself."""
+        return "ecenet" if self.change is _same else name
+
     @property
     def is_rival(self) -> bool:
         """True for a head that is none of ECENet's."""

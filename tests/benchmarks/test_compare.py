@@ -81,7 +81,6 @@ def test_a_run_trains_for_its_steps_over_several_epochs_and_tells_what_it_was(
     assert 0 <= result["miou"] <= 1
     assert list(result["class_iou"]) == ["class 0", "class 1", "class 2", "class 3"]
     assert list(result["gflops"]) == ["32x32", "352x480"]
-    assert result["milliseconds"]["352x480"] > 0
     assert result["config"]["steps"] == 3
     assert result["parameters"] > 3e6
     assert json.loads(json.dumps(result))["config"] == result["config"]

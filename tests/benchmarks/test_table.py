@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.accuracy import table
 from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.runs import RunError, run_path, write_run
 from benchmarks.accuracy.table import main, read_runs, tables
@@ -52,16 +54,40 @@ def test_rows_hold_the_mean_and_each_seed_and_come_in_the_order_of_the_variants(
     assert origin == "4 runs of 100 steps with batch 8, fp32, 2.0 hours of training in all; torch 2.13.0; commit abc."
 
 
-def test_boundaries_are_averaged_and_the_fastest_pass_counts(tmp_path: Path) -> None:
-    for seed, boundary, milliseconds in ((0, 0.40, 250.2), (1, 0.42, 210.4)):
-        measured = {"boundary_miou": boundary, "milliseconds": {"352x480": milliseconds}}
-        write(tmp_path, "ecenet", seed, 0.6, measured=measured)
+@pytest.fixture(autouse=True)
+def speed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of times that is not there yet."""
+    path = tmp_path_factory.mktemp("speed") / "speed.json"
+    monkeypatch.setattr(table, "SPEED", path)
+    return path
+
+
+def column(text: str, title: str) -> list[str]:
+    header, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    return [row[header.index(title)] for row in rows]
+
+
+def test_boundaries_are_averaged_and_missing_ones_are_dashes(tmp_path: Path) -> None:
+    for seed, boundary in ((0, 0.40), (1, 0.42)):
+        write(tmp_path, "ecenet", seed, 0.6, measured={"boundary_miou": boundary})
     write(tmp_path, "fcn", 0, 0.5)
-    header, _, ours, other = tables(read_runs(tmp_path)).split("\n\n")[0].splitlines()
-    names = header.split(" | ")
-    assert (names[4], names[-1]) == ("boundary IoU", "ms at 352x480 |")
-    assert (ours.split(" | ")[4], ours.split(" | ")[-1]) == ("41.0", "210 |")
-    assert (other.split(" | ")[4], other.split(" | ")[-1]) == ("-", "- |")
+    assert column(tables(read_runs(tmp_path)).split("\n\n")[0], "boundary IoU") == ["41.0", "-"]
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, True), (59, False)])
+def test_times_come_from_their_file_if_it_is_of_as_many_classes(
+    classes: int, shown: bool, tmp_path: Path, speed: Path
+) -> None:
+    speed.write_text(
+        json.dumps({"size": "352x480", "classes": classes, "milliseconds": {"ecenet": 203.4, "no-fr": 199.6}})
+    )
+    for variant in ("ecenet", "no-presence", "no-fr", "learned-classes"):
+        write(tmp_path, variant, 0, 0.6)
+    ablation = tables(read_runs(tmp_path)).split("\n\n")[1]
+    if shown:
+        assert column(ablation, "ms at 352x480") == ["203", "200", "203", "-"]
+    else:
+        assert "ms at" not in ablation
 
 
 def test_runs_of_different_recipes_do_not_stand_in_one_table(tmp_path: Path) -> None:
