@@ -1,8 +1,9 @@
 """Semantic segmentation as a service: a model directory in, an HTTP server that answers images in batches out.
 
-One request goes ``routes`` -> ``pipeline`` (admit, decode, resize) -> ``batcher`` -> ``engines`` and back through
-``pipeline`` (label map, encode). HTTP depends on the pipeline, the pipeline on the batcher, never the other way round.
-Each version that serves has its own pipeline, batcher and engine; ``models`` says which one a name means.
+One request goes ``http.routes`` -> ``inference.pipeline`` (admit, decode, resize) -> ``inference.image_queue`` ->
+``engines`` and back through the pipeline (label map, encode). The queue is a batcher in the same process, or it sends
+slots of shared memory to the engine process: ``processes`` starts that, the workers of HTTP, and their supervisor.
+``models`` says which version a name means.
 """
 
 from __future__ import annotations

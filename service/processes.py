@@ -19,9 +19,9 @@ from service.runtime import release
 from service.settings import Settings, SettingsError
 from service.workers.child import limit_address_space
 from service.workers.messages import Control
-from service.workers.metric_pages import MetricPages
-from service.workers.process_totals import with_children
-from service.workers.shared_buckets import SharedTokenBuckets
+from service.shared_metrics.metric_pages import MetricPages
+from service.shared_metrics.process_totals import with_children
+from service.http.shared_buckets import SharedTokenBuckets
 from service.workers.shared_ledger import SharedLedger
 from service.workers.supervisor import Supervisor
 

@@ -100,6 +100,7 @@ def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Bucket
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to whatever host the request names
     )
     app.state.runtime = runtime
     app.state.tracer_provider = provider

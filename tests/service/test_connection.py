@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.connection import (
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
+    MAX_PIPELINED_REQUESTS,
+    MAX_REFUSED_BYTES,
     RESERVED_HANDLES,
     ConnectionGuard,
     ConnectionLimits,
@@ -26,7 +29,9 @@ from service.connection import (
 ROOMY = ConnectionLimits(connections=100, per_client=100, header_timeout_s=30)
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 Refused = list[Refusal]
-Serve = Callable[[ConnectionLimits], AbstractAsyncContextManager[tuple[int, Refused]]]
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+# More than the buffers of both ends hold.
+LARGE = 16 << 20
 
 
 async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,12 +49,49 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def refuse_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 413 without reading the body."""
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with ``LARGE`` bytes at once."""
+    headers = [(b"content-length", str(LARGE).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
+
+
+async def send_zeros(writer: asyncio.StreamWriter, num_bytes: int) -> None:
+    """Send as fast as they are taken."""
+    for _ in range(num_bytes >> 20):
+        writer.write(bytes(1 << 20))
+        await writer.drain()
+
+
+async def unread_answer(port: int, pause_s: float) -> int:
+    """The length of a large answer of which nothing is read for a while."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with connection:
+        await loop.sock_sendall(connection, REQUEST)
+        await asyncio.sleep(pause_s)
+        answer = bytearray()
+        while b"\r\n\r\n" not in answer or len(answer) < answer.index(b"\r\n\r\n") + 4 + LARGE:
+            part = await loop.sock_recv(connection, 1 << 20)
+            if not part:
+                raise ConnectionResetError("closed before the end")
+            answer += part
+        return len(answer) - answer.index(b"\r\n\r\n") - 4
+
+
 @asynccontextmanager
-async def served(limits: ConnectionLimits) -> AsyncIterator[tuple[int, Refused]]:
+async def served(limits: ConnectionLimits, app: ASGIApp = echo_length) -> AsyncIterator[tuple[int, Refused]]:
     """The port of a server within ``limits``, and the list of its refusals."""
     refused: Refused = []
     protocol = cast(Any, partial(LimitedProtocol, ConnectionGuard(limits, refused.append)))
-    server = uvicorn.Server(uvicorn.Config(echo_length, port=0, http=protocol, lifespan="off", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_config=None))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup()
@@ -169,6 +211,114 @@ async def test_a_connection_too_many_is_answered_503_and_places_come_back(
             writer.close()
         assert (await answer_to(port, headers_of(2))).startswith(b"HTTP/1.1 200")
         assert refused == [refusal]
+
+
+@pytest.mark.anyio
+async def test_a_body_below_the_least_rate_is_answered_408() -> None:
+    limits = ConnectionLimits(100, 100, 30, min_bytes_per_s=1000, transfer_grace_s=0.05)
+    async with served(limits) as (port, refused):
+        answer = await answer_to(port, HEAD % 1000 + b"a")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"slower than 1000 bytes per second" in answer
+        assert refused == ["slow_body"]
+
+
+@pytest.mark.anyio
+async def test_a_body_at_the_least_rate_goes_on() -> None:
+    limits = ConnectionLimits(100, 100, 30, min_bytes_per_s=10, transfer_grace_s=0.3)
+    async with served(limits) as (port, refused):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % 200)
+        for _ in range(20):
+            writer.write(bytes(10))
+            await asyncio.sleep(0.05)
+        assert (await reader.readuntil(b"\r\n\r\n200")).startswith(b"HTTP/1.1 200")
+        assert refused == []
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_a_refused_body_is_read_no_further_than_its_limit() -> None:
+    async with served(ROOMY, refuse_at_once) as (port, refused):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % (4 * MAX_REFUSED_BYTES))
+        assert (await reader.readuntil(b"\r\n\r\nno")).startswith(b"HTTP/1.1 413")
+        with pytest.raises(ConnectionError):
+            await send_zeros(writer, 4 * MAX_REFUSED_BYTES)
+        assert refused == ["refused_body"]
+
+
+@pytest.mark.anyio
+async def test_a_connection_goes_on_behind_a_small_refused_body() -> None:
+    async with served(ROOMY, refuse_at_once) as (port, refused):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(HEAD % 300_000)
+            await reader.readuntil(b"\r\n\r\nno")
+            writer.write(bytes(300_000))
+        assert refused == []
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    limits = ConnectionLimits(100, 100, 30, transfer_grace_s=0.05)
+    async with served(limits, large_answer) as (port, refused):
+        with pytest.raises(ConnectionError):
+            await unread_answer(port, 0.5)
+        assert refused == ["slow_answer"]
+
+
+@pytest.mark.anyio
+async def test_the_answer_that_waits_longest_goes_when_they_are_too_many_bytes() -> None:
+    limits = ConnectionLimits(100, 100, 30, max_unsent_bytes=3 * LARGE // 2)
+    async with served(limits, large_answer) as (port, refused):
+        first = asyncio.create_task(unread_answer(port, 1.0))
+        await asyncio.sleep(0.3)
+        assert await unread_answer(port, 0.1) == LARGE
+        with pytest.raises(ConnectionError):
+            await first
+        assert refused == ["unsent_answers"]
+
+
+@pytest.mark.parametrize("behind", [REQUEST * (MAX_PIPELINED_REQUESTS + 5), HEAD % 680_000 + bytes(680_000)])
+@pytest.mark.anyio
+async def test_what_is_sent_before_an_answer_is_dropped_beyond_its_limit(behind: bytes) -> None:
+    async with served(ROOMY) as (port, refused):
+        answer = await answer_to(port, REQUEST + behind)
+        assert refused == ["pipelining"]
+        # The bytes that the server did not read may reset the connection.
+        assert answer.count(b"HTTP/1.1 200") == (1 if answer else 0)
+
+
+@pytest.mark.anyio
+async def test_a_few_small_requests_may_be_pipelined() -> None:
+    async with served(ROOMY) as (port, refused):
+        answer = await answer_to(port, REQUEST * 5 + headers_of(2))
+        assert answer.count(b"HTTP/1.1 200") == 6
+        assert refused == []
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a\r\nhost: a\r\n"])
+@pytest.mark.anyio
+async def test_a_request_has_one_host(hosts: bytes) -> None:
+    async with served(ROOMY) as (port, refused):
+        answer = await answer_to(port, b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"no header Host, or more than one")
+        assert (await answer_to(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert refused == ["host"]
+
+
+@pytest.mark.anyio
+async def test_the_body_behind_an_offer_of_http_2_is_read() -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    async with served(ROOMY) as (port, refused):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write((HEAD % 100_000)[:-2] + offer + b"\r\n" + b"\nupgrade: kept" + bytes(99_986))
+        assert (await reader.readuntil(b"\r\n\r\n100000")).startswith(b"HTTP/1.1 200")
+        assert refused == []
+        writer.close()
 
 
 def test_refusals_are_logged_once_a_second_with_their_number(caplog: pytest.LogCaptureFixture) -> None:

@@ -129,7 +129,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
 def test_a_version_that_serves_is_named_and_its_gauges_are_read_until_it_leaves(manifest: Manifest) -> None:
     metrics, batcher = Metrics("0.9"), SimpleNamespace(depth=2, down="")
     model = metrics.of_model("brightness")
-    model.serve(manifest, "fake", manifest.graph, batcher)  # type: ignore[arg-type]
+    model.serve(manifest, "fake", manifest.graph, batcher)
     labels = {"name": "brightness", "version": "1.2.3", "engine": "fake", "precision": "fp32", "input_size": "32x64"}
     assert value(metrics, "ecenet_model_info", **labels) == 1
     assert value(metrics, "ecenet_build_info", version="0.9") == 1
@@ -187,6 +187,6 @@ def test_promtool_finds_nothing_to_say(manifest: Manifest) -> None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
     metrics = Metrics("0.9")
     batcher = SimpleNamespace(depth=0, down="")
-    metrics.of_model("brightness").serve(manifest, "fake", manifest.graph, batcher)  # type: ignore[arg-type]
+    metrics.of_model("brightness").serve(manifest, "fake", manifest.graph, batcher)
     told = subprocess.run([promtool, "check", "metrics"], input=metrics.expose(), capture_output=True, check=False)
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")

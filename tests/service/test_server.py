@@ -38,7 +38,7 @@ def test_unknown_host_raises() -> None:
 def test_banner_names_an_address_that_a_client_can_use(manifest: Manifest, address: tuple[str, int], url: str) -> None:
     model = SimpleNamespace(manifest=manifest, engine=SimpleNamespace(name="fake", graph=manifest.graph))
     bound = SimpleNamespace(getsockname=lambda: address)
-    lines = banner(Settings(), model, bound.getsockname()[:2]).splitlines()  # type: ignore[arg-type]
+    lines = banner(Settings(), model, bound.getsockname()[:2]).splitlines()
     assert lines[0].endswith(f"is ready at {url}")
     assert lines[1].endswith("brightness 1.2.3: 3 classes, input 64x32, fake fp32")
     assert f"'{url}/segment?format=color'" in lines[2]

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engines import onnxruntime_cuda
-from service.engines.base import EngineError, warm_up
+from service.engines.base import DeviceTimed, EngineError, warm_up
 from service.engines.create import create_engine
 from service.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.engines.options import EngineOptions
@@ -74,6 +74,13 @@ def test_rows_are_a_copy_that_the_next_batch_leaves_alone(
     first = engine.infer(images[:2])
     engine.infer(images[2:4])
     np.testing.assert_allclose(first, brightness_logits(images[:2]), atol=1e-4)
+
+
+def test_network_alone_is_timed_without_copies(engine: OnnxRuntimeCudaEngine, batches: list[int]) -> None:
+    assert isinstance(engine, DeviceTimed)
+    times = engine.device_milliseconds(4, 3)
+    assert batches == [4, 4, 4]
+    assert all(0 < milliseconds < 1e4 for milliseconds in times)
 
 
 def test_other_images_and_a_closed_engine_are_refused(engine: OnnxRuntimeCudaEngine, images: Images) -> None:

@@ -22,6 +22,7 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.options import EngineOptions
 from service.engines.selfcheck import SelfCheckError, self_check
+from service.engines.streams import Streams
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import (
@@ -172,7 +173,9 @@ def test_a_run_under_way_outlives_the_close(engine: OpenVinoEngine, images: Imag
     """As where the service stops while the engine is busy."""
     expected = engine.infer(images[:2])
     inside, closed = threading.Event(), threading.Event()
-    request = engine._request
+    assert engine._streams is not None
+    with engine._streams.runner() as request:
+        pass
 
     class Slow:
         def infer(self, *arguments: Any, **options: Any) -> Any:
@@ -180,7 +183,7 @@ def test_a_run_under_way_outlives_the_close(engine: OpenVinoEngine, images: Imag
             assert closed.wait(20)
             return request.infer(*arguments, **options)
 
-    engine._request = Slow()
+    engine._streams = Streams(Slow(), [])
     rows: list[Any] = []
     runner = threading.Thread(target=lambda: rows.append(engine.infer(images[:2])))
     runner.start()
@@ -189,6 +192,25 @@ def test_a_run_under_way_outlives_the_close(engine: OpenVinoEngine, images: Imag
     closed.set()
     runner.join(20)
     np.testing.assert_array_equal(rows[0], expected)
+
+
+def test_a_compiled_graph_is_kept_for_the_next_start_and_a_broken_one_replaced(
+    tiny_model_dir: Path, images: Images, tmp_path: Path
+) -> None:
+    manifest = read_manifest(tiny_model_dir)
+    expected = load(tiny_model_dir, manifest).infer(images)
+    folder = tmp_path / "compiled"
+    load(tiny_model_dir, manifest, cache_dir=folder).close()
+    (kept,) = folder.iterdir()
+    good = kept.read_bytes()
+    np.testing.assert_array_equal(load(tiny_model_dir, manifest, cache_dir=folder).infer(images), expected)
+    for broken in (good[: len(good) // 2], b"no graph"):
+        kept.unlink()
+        kept.write_bytes(broken)
+        np.testing.assert_array_equal(load(tiny_model_dir, manifest, cache_dir=folder).infer(images), expected)
+        (replaced,) = (path.read_bytes() for path in folder.iterdir())
+        assert replaced.startswith(b"<?xml")
+        assert len(replaced) > len(good) // 2
 
 
 def test_threads_are_those_of_the_settings_and_bound_to_no_cpu(

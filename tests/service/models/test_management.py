@@ -137,7 +137,8 @@ async def test_later_lines_do_not_belong_to_the_request_that_loaded(shelf: Shelf
             api.http.headers.update({"X-API-Key": KEY, "X-Request-ID": "the-load"})
             assert (await call(api, "models/street/load")).status_code == 200
             api.http.headers["X-Request-ID"] = "the-image"
-            api.runtime.models.serving().engine.close()  # a closed engine fails
+            for engine in shelf.made:
+                engine.close()  # a closed engine fails
             image = {"name": "images", "shape": [1, 32, 64, 3], "datatype": "UINT8", "data": [0] * (32 * 64 * 3)}
             assert (await api.http.post("/v2/models/street/infer", json={"inputs": [image]})).status_code == 500
     finally:

@@ -70,7 +70,9 @@ def test_a_killed_worker_is_replaced_and_its_requests_leave_the_counts(start_ser
         import socket  # noqa: PLC0415
 
         with socket.create_connection((address.host, address.port or 0)) as client:
-            client.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nx")
+            client.sendall(
+                b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nx"
+            )
             service.until(lambda: service.metric("ecenet_in_flight") == 1)
             for pid in (victim, survivor):
                 os.kill(pid, signal.SIGKILL)

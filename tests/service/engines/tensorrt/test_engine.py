@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, warm_up
+from service.engines.base import DeviceTimed, EngineError, warm_up
 from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.machine import Machine
+from tests.support.fake_cuda import WORK_MS
 from tests.support.fake_tensorrt import Bench, FakeTensorRt
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -54,6 +55,28 @@ def test_attentions_that_are_not_seen_as_fused_are_a_warning_and_no_error(
     assert engine.unfused_attentions == 2
     assert "2 of 3 attentions of " in caplog.text
     bench.check(engine, images[:2])
+    engine.close()
+
+
+def test_network_alone_is_timed_on_the_gpu_without_copies(either: Bench, images: Images) -> None:
+    engine = either.load()
+    assert isinstance(engine, DeviceTimed)
+    engine.infer(images[:4])
+    either.trt.batches.clear()
+    assert engine.device_milliseconds(4, 3) == [WORK_MS] * 3
+    assert either.trt.batches == [4, 4, 4]
+    either.check(engine, images[:4])
+    engine.close()
+    assert not either.cuda.live
+
+
+def test_layers_are_those_of_the_inspector(either: Bench) -> None:
+    engine = either.load()
+    either.trt.layer_report = (
+        "Layers:\nName: a_mha_b, LayerType: kgen, Inputs: [], StreamId: 0, Metadata: [ONNX Layer: a]"
+    )
+    (layer,) = engine.layers()
+    assert (layer.kind, layer.is_fused_attention, engine.info) == ("kgen", True, either.info)
     engine.close()
 
 

@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 
-from service.workers.process_totals import ProcessTotals, with_children
+from service.shared_metrics.process_totals import ProcessTotals, with_children
 from tests.support.forked import fork, fresh, wait_all
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 from functools import partial
 
-from service.workers.shared_buckets import SharedTokenBuckets
+from service.http.shared_buckets import SharedTokenBuckets
 from tests.support.forked import fork, wait_all
 
 RATE_PER_S, BURST = 4.0, 1000

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from prometheus_client import utils
 
-from service.workers.metric_pages import Labels, MetricPages, sane
+from service.shared_metrics.metric_pages import Labels, MetricPages, sane
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 

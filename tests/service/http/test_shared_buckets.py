@@ -10,9 +10,9 @@ from service.model_directory.manifest import Manifest
 from service.models.source import GivenModel
 from service.runtime import Runtime, local_models
 from service.settings import Settings
-from service.workers.shared_buckets import SharedTokenBuckets
-from tests.service.workers import bucket_scenarios as scenarios
-from tests.service.workers.bucket_scenarios import Clock
+from service.http.shared_buckets import SharedTokenBuckets
+from tests.service.http import bucket_scenarios as scenarios
+from tests.service.http.bucket_scenarios import Clock
 from tests.support.api import Running
 from tests.support.fake_engine import FakeEngine
 from tests.support.forked import fresh

@@ -1,0 +1,1 @@
+"""Counters and histograms of all processes of a service, in shared memory."""
