@@ -1,41 +1,66 @@
-"""Limits of a connection before any route sees it: how many there are, and the size and the time of their headers.
+"""Limits of a connection on every route: their number, the size and time of headers, the rate of bodies and answers.
 
-uvicorn's HTTP protocol limits none of these. A client that opens connections and sends nothing, or a header without an
-end, would otherwise hold file handles, memory and the event loop.
+uvicorn's HTTP protocol limits none of these. A client that sends or reads next to nothing, or a header without an end,
+would otherwise hold file handles, places, memory and the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
 
 # nginx takes 4 x 8 KB of headers, Envoy 60 KB and 100 fields.
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADER_FIELDS = 100
+# Bytes of a body that are read on behind a refusal, so that a client that reads only then sees it.
+MAX_REFUSED_BYTES = 64 << 20
+# Requests, and bytes of their bodies, that are sent before the answer to an earlier one.
+MAX_PIPELINED_REQUESTS = 16
+MAX_PIPELINED_BYTES = 64 * 1024
 # File handles for the model, logs, and the files of answers.
 RESERVED_HANDLES = 64
 _LOG_PAUSE_S = 1.0
+_UPGRADE = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
 
-Refusal = Literal["connections", "client_connections", "header_timeout", "header_size"]
-REFUSALS: tuple[Refusal, ...] = ("connections", "client_connections", "header_timeout", "header_size")
+Refusal = Literal[
+    "connections", "client_connections", "header_timeout", "header_size", "host", "slow_body", "slow_answer",
+    "unsent_answers", "refused_body", "pipelining",
+]  # fmt: skip
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+# Status and text of those that can be told: the others end a connection on which an answer is under way.
 _TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
-    "connections": (HTTPStatus.SERVICE_UNAVAILABLE, "the service has {limit} connections, which is its limit"),
-    "client_connections": (HTTPStatus.SERVICE_UNAVAILABLE, "your address has {limit} connections, which is the limit"),
-    "header_timeout": (HTTPStatus.REQUEST_TIMEOUT, "the request's headers did not arrive within {limit:g} s"),
+    "connections": (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the service has {limits.connections} connections, which is its limit",
+    ),
+    "client_connections": (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "your address has {limits.per_client} connections, which is the limit",
+    ),
+    "header_timeout": (
+        HTTPStatus.REQUEST_TIMEOUT,
+        "the request's headers did not arrive within {limits.header_timeout_s:g} s",
+    ),
     "header_size": (
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         f"the request's headers exceed {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} fields",
+    ),
+    "host": (HTTPStatus.BAD_REQUEST, "the request has no header Host, or more than one"),
+    "slow_body": (
+        HTTPStatus.REQUEST_TIMEOUT,
+        "the request's body arrives slower than {limits.min_bytes_per_s} bytes per second",
     ),
 }
 
@@ -49,11 +74,18 @@ class ConnectionLimits:
         per_client: Open connections of one client address.
         header_timeout_s: Seconds from the opening of a connection, or from the first byte of a further request, until
             the headers have arrived.
+        min_bytes_per_s: Bytes per second of a body or of an answer, as a mean of each ``transfer_grace_s``.
+        transfer_grace_s: Seconds after which the rate is looked at.
+        max_unsent_bytes: Bytes of answers that clients have not read, over all connections; beyond them the answer that
+            has waited longest is given up.
     """
 
     connections: int
     per_client: int
     header_timeout_s: float
+    min_bytes_per_s: int = 1000
+    transfer_grace_s: float = 10.0
+    max_unsent_bytes: int = 256 << 20
 
     def within_handles(self) -> ConnectionLimits:
         """The same limits, reduced to the file handles that this process may open, less ``RESERVED_HANDLES``."""
@@ -67,7 +99,7 @@ class ConnectionLimits:
             handles,
             connections,
         )
-        return ConnectionLimits(connections, min(self.per_client, connections), self.header_timeout_s)
+        return replace(self, connections=connections, per_client=min(self.per_client, connections))
 
 
 class ConnectionGuard:
@@ -79,6 +111,8 @@ class ConnectionGuard:
         self._clients: Counter[str] = Counter()
         self._unlogged: Counter[Refusal] = Counter()
         self._logged = float("-inf")
+        # Connections whose clients read slower than they are sent to, the longest first.
+        self._unread: dict[LimitedProtocol, None] = {}
 
     @property
     def open_connections(self) -> int:
@@ -98,8 +132,25 @@ class ConnectionGuard:
         if self._clients[client] <= 0:
             del self._clients[client]
 
-    def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str]:
-        """Count a refusal; gives its status and its text."""
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of answers that clients have not read."""
+        return sum(connection.unsent_bytes for connection in self._unread)
+
+    def begin_unread(self, connection: LimitedProtocol) -> None:
+        """Count an answer that its client does not read as fast as it is sent; gives up others if they are too many."""
+        self._unread[connection] = None
+        while len(self._unread) > 1 and self.unsent_bytes > self.limits.max_unsent_bytes:
+            longest = next(iter(self._unread))
+            self.end_unread(longest)
+            longest.give_up("unsent_answers")
+
+    def end_unread(self, connection: LimitedProtocol) -> None:
+        """The client has read it, or is gone."""
+        self._unread.pop(connection, None)
+
+    def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
+        """Count a refusal; gives its status and its text, or None if it cannot be told."""
         self._on_refuse(refusal)
         self._unlogged[refusal] += 1
         now = time.monotonic()
@@ -108,10 +159,10 @@ class ConnectionGuard:
             logger.warning("refused connections (%s), the last one from %s", counts, client)
             self._unlogged.clear()
             self._logged = now
+        if refusal not in _TEXTS:
+            return None
         status, text = _TEXTS[refusal]
-        limits = self.limits
-        limit = {"connections": limits.connections, "client_connections": limits.per_client}
-        return status, text.format(limit=limit.get(refusal, limits.header_timeout_s))
+        return status, text.format(limits=self.limits)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -122,10 +173,22 @@ class LimitedProtocol(HttpToolsProtocol):
         self._guard = guard
         self._address = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._body_watch = _Watch(self.loop, guard.limits.transfer_grace_s, self._check_body)
+        self._answer_watch = _Watch(self.loop, guard.limits.transfer_grace_s, self._check_answer)
         self._bytes_without_body = 0
+        self._body_bytes = 0
+        self._unsent_before = 0
+        self._bytes_after_answer = 0
+        self._pipelined_bytes = 0
+        self._answering: RequestResponseCycle | None = None
         self._has_received = False
         self._in_request = False
         self._is_refused = False
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of answers that the client has not read."""
+        return int(self.transport.get_write_buffer_size())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and wait for its first request."""
@@ -139,6 +202,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the connection's place back."""
         self._stop_timer()
+        self._body_watch.stop()
+        self._answer_watch.stop()
+        self._guard.end_unread(self)
         self._guard.close(self._address)
         super().connection_lost(exc)
 
@@ -151,29 +217,48 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
         # on_body sets it to 0: headers, trailers and chunk extensions are what counts.
         self._bytes_without_body += len(data)
-        super().data_received(data)
+        super().data_received(data if self._in_request else _without_upgrade(data))
         if self._bytes_without_body > MAX_HEADER_BYTES and not self._is_refused:
             self._refuse("header_size")
 
     def on_message_begin(self) -> None:
         """A request begins, maybe behind another in the same bytes."""
-        self._start_timer()
+        if not self._is_refused:
+            self._start_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The headers of a request are there."""
+        if self._is_refused:
+            return
         self._stop_timer()
         self._in_request = True
         num_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if num_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             self._refuse("header_size")
+        elif self._num_hosts() != 1:
+            self._refuse("host")
         if not self._is_refused:
-            self._bytes_without_body = 0
+            self._bytes_without_body = self._body_bytes = self._bytes_after_answer = 0
+            earlier = self.cycle if self._is_answering and not self.pipeline else self._answering
             super().on_headers_complete()
+            self._answering = earlier if self.pipeline else None
+            self._body_watch.start()
+            if len(self.pipeline) > MAX_PIPELINED_REQUESTS:
+                self._end_pipeline()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""
         self._bytes_without_body = 0
+        self._body_bytes += len(body)
+        if self.pipeline:
+            self._pipelined_bytes += len(body)
+            if self._pipelined_bytes > MAX_PIPELINED_BYTES:
+                self._end_pipeline()
+        elif not self._is_answering:
+            self._bytes_after_answer += len(body)
+            if self._bytes_after_answer > MAX_REFUSED_BYTES:
+                self._refuse("refused_body")
         if not self._is_refused:
             super().on_body(body)
 
@@ -181,8 +266,65 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request has ended."""
         self._bytes_without_body = 0
         self._in_request = False
+        self._body_watch.stop()
         if not self._is_refused:
             super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than it is sent to."""
+        super().pause_writing()
+        self._unsent_before = self.unsent_bytes
+        self._answer_watch.start()
+        self._guard.begin_unread(self)
+
+    def resume_writing(self) -> None:
+        """The client has read almost all."""
+        super().resume_writing()
+        self._answer_watch.stop()
+        self._guard.end_unread(self)
+
+    def give_up(self, refusal: Refusal) -> None:
+        """Drop the connection, and what its client has not read."""
+        self._guard.refuse(refusal, self._address)
+        self._is_refused = True
+        self.transport.abort()
+
+    def _check_body(self) -> None:
+        """Let the body go on if enough of it has arrived; while it is not read, its client is not at fault."""
+        expected = self._guard.limits.min_bytes_per_s * self._guard.limits.transfer_grace_s
+        is_waiting = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        is_slow = self._body_bytes < expected and not is_waiting
+        self._body_bytes = 0
+        if is_slow:
+            self._refuse("slow_body")
+        else:
+            self._body_watch.start()
+
+    def _check_answer(self) -> None:
+        """Let the answer go on if enough of it has been read."""
+        expected = self._guard.limits.min_bytes_per_s * self._guard.limits.transfer_grace_s
+        unsent, before = self.unsent_bytes, self._unsent_before
+        self._unsent_before = unsent
+        # Streams write meanwhile, and are paused until all is read.
+        if before - unsent < expected:
+            self.give_up("slow_answer")
+        else:
+            self._answer_watch.start()
+
+    def _num_hosts(self) -> int:
+        """Headers ``Host``; a request of HTTP/1.0 needs none."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        return 1 if hosts == 0 and self.parser.get_http_version() == "1.0" else hosts
+
+    def _end_pipeline(self) -> None:
+        """Answer the first request, drop those behind it, and close."""
+        self._guard.refuse("pipelining", self._address)
+        self._is_refused = True
+        self._body_watch.stop()
+        self.pipeline.clear()
+        assert self._answering is not None
+        self.cycle = self._answering
+        self.cycle.keep_alive = False
 
     def _start_timer(self) -> None:
         if self._timer is None:
@@ -208,12 +350,47 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer with the reason, unless another answer is on its way, and close."""
         self._is_refused = True
         self._stop_timer()
+        self._body_watch.stop()
         self._unset_keepalive_if_required()
-        status, text = self._guard.refuse(refusal, self._address)
+        answer = self._guard.refuse(refusal, self._address)
         # A connection that never sent a byte, such as a browser's spare one, expects no answer.
-        if not self._is_answering and (self._has_received or refusal != "header_timeout"):
-            self.transport.write(_response(status, text))
+        is_expected = self._has_received or refusal != "header_timeout"
+        if answer is not None and is_expected and self._may_answer(refusal):
+            self.transport.write(_response(*answer))
         self.transport.close()
+
+    def _may_answer(self, refusal: Refusal) -> bool:
+        """True if nothing has been said about a request whose body does not arrive, or no request is open."""
+        return not self.cycle.response_started if refusal == "slow_body" else not self._is_answering
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The headers of a request without the offer of another protocol, for which the parser would drop the body.
+
+    ``curl --http2`` makes that offer; a server may pass it by, RFC 9110, 7.8.
+    """
+    end = data.find(b"\r\n\r\n")
+    offer = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
+    return data if offer is None else data[: offer.start()] + b"\nx-not-used" + data[offer.end() :]
+
+
+class _Watch:
+    """Calls a function some seconds after each start, unless it is stopped before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._call = call
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.stop()
+        self._timer = self._loop.call_later(self._seconds, self._call)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _response(status: HTTPStatus, text: str) -> bytes:
