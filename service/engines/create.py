@@ -42,12 +42,31 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
         return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=options.max_batch_size)
     graph = choose_graph(manifest, choice.runtime, options.precision, options.input_size)
     logger.info("engine %s runs %s (%s)%s", choice.runtime, graph.file, graph.precision, reasons)
-    threads, most = options.num_threads, options.max_batch_size
-    if choice.runtime == "openvino":
-        return OpenVinoEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
+    threads, streams, most = options.num_threads, options.num_streams, options.max_batch_size
     if choice.runtime == "onnxruntime-cuda":
         return OnnxRuntimeCudaEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
-    return OnnxRuntimeEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
+    if choice.runtime == "onnxruntime":
+        return OnnxRuntimeEngine(
+            model_dir, manifest, graph, num_threads=threads, num_streams=streams, max_batch_size=most
+        )
+    return OpenVinoEngine(
+        model_dir,
+        manifest,
+        graph,
+        num_threads=threads,
+        num_streams=streams,
+        max_batch_size=most,
+        cache_dir=options.cache_dir,
+    )
+
+
+def is_decided(options: EngineOptions) -> bool:
+    """True if the options name the precision or the engine, or ask for an engine to be built: nothing is to be chosen.
+
+    Raises:
+        EngineError: See ``create_engine``.
+    """
+    return options.precision != "auto" or options.engine_file is not None or build.is_wanted(options, _wanted(options))
 
 
 def obstacles(

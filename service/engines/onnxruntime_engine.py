@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
+from service.engines.streams import Streams, threads_per_stream
 from service.model_directory.manifest import GraphInfo, Manifest
 
 if TYPE_CHECKING:
@@ -33,9 +34,18 @@ class OnnxRuntimeEngine:
         graph: GraphInfo,
         *,
         num_threads: int,
+        num_streams: int = 1,
         max_batch_size: int | None = None,
     ) -> None:
         """Load the graph and compare its input and output with the manifest.
+
+        Args:
+            model_dir: Where the graph is.
+            manifest: Its classes are those of the graph.
+            graph: Any precision.
+            num_threads: CPU threads of all runs together.
+            num_streams: Runs at once; see ``service.engines.streams``.
+            max_batch_size: Largest batch; 2 if not given.
 
         Raises:
             EngineError: No onnxruntime, a graph that it cannot load, or one that the manifest does not describe.
@@ -44,18 +54,27 @@ class OnnxRuntimeEngine:
         self.num_classes = manifest.num_classes
         self.max_batch_size = max_batch_size or _MAX_BATCH_SIZE
         self.warm_up_sizes = sorted({1, self.max_batch_size})
-        self._session = _load(model_dir / graph.file, num_threads)
-        self._input_name = check_input(tensors(self._session.get_inputs()), graph)
-        self._output_name = check_output(tensors(self._session.get_outputs()), graph, manifest.num_classes)
+        self.num_streams = num_streams
+        path, share = model_dir / graph.file, threads_per_stream(num_threads, num_streams)
+        session = _load(path, num_threads)
+        self._input_name = check_input(tensors(session.get_inputs()), graph)
+        self._output_name = check_output(tensors(session.get_outputs()), graph, manifest.num_classes)
+        self._streams: Streams[onnxruntime.InferenceSession] | None = Streams(
+            session, _shares(path, share, num_streams)
+        )
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8."""
-        (rows,) = self._session.run([self._output_name], {self._input_name: images})
+        streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
+        if streams is None:
+            raise EngineError("the onnxruntime engine is closed")
+        with streams.runner() as session:
+            (rows,) = session.run([self._output_name], {self._input_name: images})
         return np.asarray(rows)
 
     def close(self) -> None:
-        """Drop the session and the memory it holds."""
-        del self._session
+        """Drop the sessions and the memory they hold; a second call does nothing."""
+        self._streams = None
 
 
 def cpu_obstacle() -> str | None:
@@ -84,6 +103,15 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
 def tensors(nodes: Iterable[Any]) -> list[Tensor]:
     """Inputs or outputs of a session, for ``graph_tensors``."""
     return [(node.name, node.type, node.shape) for node in nodes]
+
+
+def _shares(graph: Path, num_threads: int, num_streams: int) -> list[onnxruntime.InferenceSession]:
+    """A session for each of several streams; those of one thread share theirs, which has no threads of its own."""
+    if num_streams == 1:
+        return []
+    if num_threads == 1:
+        return [_load(graph, 1)] * num_streams
+    return [_load(graph, num_threads) for _ in range(num_streams)]
 
 
 def _load(graph: Path, num_threads: int) -> onnxruntime.InferenceSession:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
 from service.engines.runtimes import PrecisionName
+from service.engines.streams import Streams, threads_per_stream
 from service.model_directory.manifest import GraphInfo, Manifest
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
@@ -35,7 +36,9 @@ class OpenVinoEngine:
         graph: GraphInfo,
         *,
         num_threads: int,
+        num_streams: int = 1,
         max_batch_size: int | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         """Load the graph, compare its input and output with the manifest, and compile it.
 
@@ -43,8 +46,10 @@ class OpenVinoEngine:
             model_dir: Where the graph is.
             manifest: Its classes are those of the graph.
             graph: In bf16 it is the float32 one, computed in bf16.
-            num_threads: CPU threads of an inference; never more than CPUs that the process may use.
+            num_threads: CPU threads of all runs together; never more than CPUs that the process may use.
+            num_streams: Runs at once; see ``service.engines.streams``.
             max_batch_size: Largest batch; 1 if not given, as a larger one is no faster.
+            cache_dir: Folder where OpenVINO keeps compiled graphs for the next start; made if need be.
 
         Raises:
             EngineError: No openvino, a graph that it cannot load, one that the manifest does not describe, or a
@@ -54,7 +59,12 @@ class OpenVinoEngine:
         self.num_classes = manifest.num_classes
         self.max_batch_size = max_batch_size or 1
         self.warm_up_sizes = sorted({1, self.max_batch_size})
-        self._request: Any = _compile(_load(model_dir / graph.file, graph, self.num_classes), graph, num_threads)
+        self.num_streams = num_streams
+        threads_per_stream(num_threads, num_streams)
+        model = _load(model_dir / graph.file, graph, self.num_classes)
+        (alone,) = _compile(model, graph, num_threads, 1, cache_dir)
+        shares = _compile(model, graph, num_threads, num_streams, cache_dir) if num_streams > 1 else []
+        self._streams: Streams[Any] | None = Streams(alone, shares)
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8, B >= 1; a copy.
@@ -62,8 +72,8 @@ class OpenVinoEngine:
         Raises:
             EngineError: The engine is closed, or images have another shape or type.
         """
-        request = self._request  # a call under way keeps it, whoever closes the engine meanwhile
-        if request is None:
+        streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
+        if streams is None:
             raise EngineError("the openvino engine is closed")
         if images.dtype != np.uint8 or images.shape[1:] != (*self.graph.input_size, 3) or not len(images):
             height, width = self.graph.input_size
@@ -72,13 +82,14 @@ class OpenVinoEngine:
             )
         dtype = np.float32 if self.graph.output == "logits" else np.uint8
         rows: NDArray[Any] = np.empty(self.graph.output_shape(len(images), self.num_classes), dtype)
-        for index in range(len(images)):
-            rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
+        with streams.runner() as request:
+            for index in range(len(images)):
+                rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
         return rows
 
     def close(self) -> None:
-        """Drop the compiled graph and the memory it holds; a second call does nothing."""
-        self._request = None
+        """Drop the compiled graphs and the memory they hold; a second call does nothing."""
+        self._streams = None
 
 
 def openvino_obstacle(precision: PrecisionName) -> str | None:
@@ -138,20 +149,20 @@ def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
     return model
 
 
-def _compile(model: Any, graph: GraphInfo, num_threads: int) -> Any:
-    """A request that runs the model.
+def _compile(model: Any, graph: GraphInfo, num_threads: int, num_streams: int, cache_dir: Path | None) -> list[Any]:
+    """A request per stream; together they use the threads.
 
     Raises:
         EngineError: OpenVINO has no kernel for a part of it, or does not compute in the graph's precision.
     """
     precision = "bf16" if graph.precision == "bf16" else "f32"  # of what the graph does not quantise
     options = {
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": num_streams,
         "INFERENCE_NUM_THREADS": num_threads,
         "INFERENCE_PRECISION_HINT": precision,  # its own choice depends on the processor
         # Replicas on one machine, each cut by its quota, would be bound to the same first CPUs.
         "ENABLE_CPU_PINNING": False,
-    }
+    } | ({} if cache_dir is None else {"CACHE_DIR": str(cache_dir)})
     try:
         compiled = _core(_openvino()).compile_model(model, "CPU", options)
     except RuntimeError as error:
@@ -159,7 +170,7 @@ def _compile(model: Any, graph: GraphInfo, num_threads: int) -> Any:
     found = compiled.get_property("INFERENCE_PRECISION_HINT")
     if found.get_type_name() != precision:
         raise EngineError(_no_bf16(found.get_type_name()))
-    return compiled.create_infer_request()
+    return [compiled.create_infer_request() for _ in range(num_streams)]
 
 
 def _tensors(ports: Iterable[Any]) -> list[Tensor]:

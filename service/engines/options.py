@@ -18,18 +18,25 @@ class EngineOptions:
         engine: The runtime; ``auto`` takes the fastest that can be used.
         precision: Arithmetic of the graph; ``auto`` takes the fastest that was exported.
         input_size: (height, width) of the graph in pixels; None for the first of the model.
-        num_threads: CPU threads of one run.
+        num_threads: CPU threads of all runs together.
+        num_streams: Runs at once on a CPU, each with its share of the threads; an image alone gets all of them.
         max_batch_size: Images of one run at the most; None for what the runtime and the graph allow.
         engine_dir: Folder of TensorRT engines; None for ``engines`` in the model directory.
         engine_file: A TensorRT engine that the caller trusts; None to look for one in ``engine_dir``.
         build_engine: Whether a TensorRT engine that is missing is built.
+        measure: Whether ``auto`` measures what is at hand (``service.engines.measured_choice``), or takes runtimes and
+            precisions in a fixed order.
+        cache_dir: Folder of OpenVINO's compiled graphs; None to compile at every start.
     """
 
     engine: EngineName = "auto"
     precision: PrecisionName = "auto"
     input_size: Size | None = None
     num_threads: int = field(default_factory=available_cpus)
+    num_streams: int = 1
     max_batch_size: int | None = None
     engine_dir: Path | None = None
     engine_file: Path | None = None
     build_engine: bool = False
+    measure: bool = False
+    cache_dir: Path | None = None
