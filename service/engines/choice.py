@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.engines.base import EngineError
-from service.engines.runtimes import PREFERRED_PRECISIONS, RUNTIMES, EngineName, PrecisionName, RuntimeName
+from service.engines.runtimes import (
+    CPU_RUNTIMES,
+    PREFERRED_PRECISIONS,
+    RUNTIMES,
+    EngineName,
+    PrecisionName,
+    RuntimeName,
+)
 from service.model_directory.manifest import GraphInfo, Manifest, Precision, in_bf16
 from service.model_directory.sizes import Size, format_size
 
@@ -62,6 +69,24 @@ def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | 
     if precision == "bf16" and runtime != "openvino":
         return "it does not compute in bf16, only --engine openvino does"
     return None
+
+
+def measured_precisions(manifest: Manifest, runtime: RuntimeName, size: Size | None) -> list[PrecisionName]:
+    """Precisions of a size in which a runtime is worth a measurement, those that it prefers first.
+
+    On a CPU fp16 is float32 with detours, and on a GPU the INT8 graphs of CPUs are float32 with detours: each is tried
+    only where the directory has nothing else.
+
+    Raises:
+        EngineError: The directory has no graph of the size.
+    """
+    graphs = candidate_graphs(manifest, runtime, "auto", size)
+    stored = list(dict.fromkeys(graph.precision for graph in graphs))
+    detour = "fp16" if runtime in CPU_RUNTIMES else "int8"
+    worthy: list[PrecisionName] = [precision for precision in stored if precision != detour]
+    if runtime == "openvino" and "fp32" in worthy:
+        worthy.append("bf16")
+    return worthy or [stored[0]]
 
 
 def candidate_graphs(

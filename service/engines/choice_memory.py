@@ -1,0 +1,84 @@
+"""What was measured on this machine, kept for the next start: a JSON file per question that was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from service.engines.options import EngineOptions
+from service.engines.processor import processor
+from service.engines.trial import Candidate, Timing, Trial
+from service.model_directory.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_MAX_BYTES = 1 << 20
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
+
+
+def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: EngineOptions) -> str:
+    """A name for all that the times depend on: graphs, runtimes and their versions, processor, threads and streams."""
+    facts = {
+        "format": _FORMAT,
+        "graphs": sorted(graph.sha256 for graph in manifest.graphs),
+        "candidates": [str(candidate) for candidate in candidates],
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "processor": processor(),
+        "threads": options.num_threads,
+        "streams": options.num_streams,
+        "max_batch_size": options.max_batch_size,
+        "input_size": options.input_size,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial] | None:
+    """What was kept, or None; a file that cannot be understood is none."""
+    path = folder / f"{key}.json"
+    try:
+        with path.open("rb") as file:
+            entries = json.loads(file.read(_MAX_BYTES))
+        trials = [_trial(entry) for entry in entries]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s cannot be used, engines are measured again: %s", path, error)
+        return None
+    return trials if [trial.candidate for trial in trials] == list(candidates) else None
+
+
+def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:
+    """Keep what was measured, in one step; a folder that cannot be written is a warning."""
+    text = json.dumps([asdict(trial) for trial in trials], indent=2)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=folder, prefix=".choice-", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        Path(file.name).replace(folder / f"{key}.json")
+    except OSError as error:
+        logger.warning("the choice of the engine is not kept, the next start measures again: %s", error)
+
+
+def _trial(entry: Any) -> Trial:
+    candidate, timing = Candidate(**entry["candidate"]), entry["timing"]
+    if timing is None:
+        return Trial(candidate, None, str(entry["fault"]))
+    times = Timing(float(timing["alone"]), float(timing["per_image"]), int(timing["num_streams"]))
+    if not (times.score > 0 and times.num_streams > 0):
+        raise ValueError(f"times are {timing}")
+    return Trial(candidate, times)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

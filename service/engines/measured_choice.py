@@ -1,0 +1,162 @@
+"""``auto`` by measurement: every runtime and precision at hand that agrees with PyTorch is timed, and the best serves.
+
+The result is kept in the state folder, so that only the first start on a machine takes the time. Times differ from one
+processor to the next by more than their order: OpenVINO in INT8 is 2.5 times as fast as ONNX Runtime in float32 where
+the processor has VNNI, and no fixed order is right everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from service.engines.base import Engine, EngineError
+from service.engines.choice import measured_precisions
+from service.engines.choice_memory import choice_key, read_trials, write_trials
+from service.engines.create import create_engine, is_decided, obstacles
+from service.engines.options import EngineOptions
+from service.engines.processor import processor
+from service.engines.proof import prove_engine
+from service.engines.runtimes import RUNTIMES
+from service.engines.trial import Candidate, Timing, Trial, time_engine
+from service.model_directory.engine_store import EngineStoreError, state_folder
+from service.model_directory.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+TimeEngine = Callable[[Engine], Timing]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredChoice:
+    """What serves, and what was tried.
+
+    Attributes:
+        candidate: The runtime and precision that serve.
+        num_streams: Runs at once.
+        trials: All that was tried, in the order of the runtimes.
+        remembered: True if an earlier start has measured it.
+    """
+
+    candidate: Candidate
+    num_streams: int
+    trials: tuple[Trial, ...]
+    remembered: bool
+
+    def __str__(self) -> str:
+        how = "remembered from an earlier start" if self.remembered else "measured"
+        return f"{self.candidate} serves ({how}): {'; '.join(map(str, self.trials))}"
+
+
+def open_engine(
+    model_dir: Path, manifest: Manifest, options: EngineOptions, *, measure: TimeEngine = time_engine
+) -> Engine:
+    """The engine of a model directory, by measurement where ``options`` ask for it and leave a choice.
+
+    Raises:
+        EngineError: See ``create_engine``; or nothing at hand can serve.
+    """
+    options = replace(options, cache_dir=options.cache_dir or _state("openvino"))
+    choice = measured_choice(model_dir, manifest, options, measure=measure)
+    if choice is None:
+        return create_engine(model_dir, manifest, options)
+    logger.info("%s", choice)
+    return create_engine(model_dir, manifest, _chosen(options, choice.candidate, choice.num_streams))
+
+
+def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -> str:
+    """The processor, and a line per runtime and precision with its times or its fault; what serves has an arrow.
+
+    Measures what no earlier start has measured.
+
+    Raises:
+        EngineError: See ``open_engine``.
+    """
+    options = replace(options, cache_dir=options.cache_dir or _state("openvino"))
+    choice = measured_choice(model_dir, manifest, options)
+    head = f"{manifest.name} {manifest.version} on {processor()}, {options.num_threads} threads"
+    if choice is None:
+        with closing(create_engine(model_dir, manifest, options)) as engine:
+            return f"{head}\n-> {engine.name} {engine.graph.precision}: the settings leave no choice to measure"
+    rows = [f"{'->' if trial.candidate == choice.candidate else '  '} {trial}" for trial in choice.trials]
+    return "\n".join([head, *rows])
+
+
+def measured_choice(
+    model_dir: Path, manifest: Manifest, options: EngineOptions, *, measure: TimeEngine = time_engine
+) -> MeasuredChoice | None:
+    """The best of what is at hand; None if the options do not ask for a measurement, or name what is to serve.
+
+    Raises:
+        EngineError: Nothing can serve.
+    """
+    if not options.measure or is_decided(options):
+        return None
+    candidates, passed_over = _candidates(model_dir, manifest, options)
+    if len(candidates) < 2:
+        return None
+    folder, key = _state("engine-choices"), choice_key(manifest, candidates, options)
+    trials = None if folder is None else read_trials(folder, key, candidates)
+    remembered = trials is not None
+    if trials is None:
+        trials = [_try(candidate, model_dir, manifest, options, measure) for candidate in candidates]
+        if folder is not None:
+            write_trials(folder, key, trials)
+    best, timing = _best(trials)
+    return MeasuredChoice(best, timing.num_streams, (*trials, *passed_over), remembered)
+
+
+def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> tuple[list[Candidate], list[Trial]]:
+    """What can be tried, and what cannot, with the reason."""
+    candidates, passed_over = [], []
+    for runtime in RUNTIMES if options.engine == "auto" else [options.engine]:
+        for precision in measured_precisions(manifest, runtime, options.input_size):
+            candidate = Candidate(runtime, precision)
+            asked = replace(options, engine=runtime, precision=precision)
+            reason = obstacles(model_dir, manifest, asked, [runtime])[runtime]
+            if reason is None:
+                candidates.append(candidate)
+            else:
+                passed_over.append(Trial(candidate, None, reason))
+    return candidates, passed_over
+
+
+def _try(
+    candidate: Candidate, model_dir: Path, manifest: Manifest, options: EngineOptions, measure: TimeEngine
+) -> Trial:
+    """Load a candidate, compare it with PyTorch and time it; a failure is its own."""
+    try:
+        with closing(create_engine(model_dir, manifest, _chosen(options, candidate, options.num_streams))) as engine:
+            prove_engine(engine, model_dir, manifest)
+            return Trial(candidate, measure(engine))
+    except Exception as error:
+        return Trial(candidate, None, str(error) or type(error).__name__)
+
+
+def _best(trials: Sequence[Trial]) -> tuple[Candidate, Timing]:
+    timed = [(trial.candidate, trial.timing) for trial in trials if trial.timing is not None]
+    if not timed:
+        raise EngineError(f"no runtime can be used: {'; '.join(map(str, trials))}")
+    return min(timed, key=lambda pair: pair[1].score)
+
+
+def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> EngineOptions:
+    return replace(options, engine=candidate.runtime, precision=candidate.precision, num_streams=num_streams)
+
+
+def _state(name: str) -> Path | None:
+    """A folder in the state folder; None, and a warning, where it cannot be written."""
+    try:
+        folder = state_folder() / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (EngineStoreError, OSError) as error:
+        logger.warning("nothing is kept for the next start: %s", error)
+        return None
+    if not os.access(folder, os.W_OK):
+        logger.warning("nothing is kept for the next start: %s cannot be written", folder)
+        return None
+    return folder
