@@ -61,7 +61,8 @@ class QuantizedGraph:
     Attributes:
         source: The float32 graph.
         info: The INT8 graph.
-        ranking: Damage of every layer, the worst first.
+        layers: How many can be INT8.
+        ranking: Damage of every layer, the worst first; empty where all of them are INT8.
         choice: The layers in float32.
         worst_image: Least share of equal labels, 0..1, of a held-out image (against float32) or a golden one (against
             PyTorch).
@@ -71,6 +72,7 @@ class QuantizedGraph:
 
     source: GraphInfo
     info: GraphInfo
+    layers: int
     ranking: tuple[Damage, ...]
     choice: Choice
     worst_image: float
@@ -115,7 +117,10 @@ def int8_name(size: Size) -> str:
 
 
 def table_rows(graph: QuantizedGraph) -> list[dict[str, Any]]:
-    """The sensitivity table: per layer, the worst first, what it loses alone, and what it was left in."""
+    """The sensitivity table: per layer, the worst first, what it loses alone, and what it was left in.
+
+    Empty where no layer had to be left in float32.
+    """
     return [
         {
             "layer": damage.layer.weight,
@@ -142,26 +147,42 @@ class _Quantization:
         tell(f"{source.file}: calibrating on {len(calibrated)} images")
         graph = self._calibrated(calibrated)
         expected = self._labels(self._directory, source, held_out)
-        few, few_expected = held_out[:_RANKING_IMAGES], expected[:_RANKING_IMAGES]
-        tell(f"{source.file}: measuring {len(graph.layers)} layers, each alone in INT8, on {len(few)} images")
-        ranking = rank(graph.layers, lambda layers: float(self._shares(graph, layers, few, few_expected).mean()))
-        tell(f"{source.file}: choosing the layers that stay in float32, on {len(held_out)} images")
-        choice = choose_floats(
-            ranking,
-            lambda layers: float(self._shares(graph, layers, held_out, expected).mean()),
-            settings.min_equal_labels,
-        )
+        ranking, choice = self._choose(graph, held_out, expected, settings.min_equal_labels, tell)
         int8 = [layer for layer in graph.layers if layer not in choice.floats]
         worst = float(min(self._shares(graph, int8, held_out, expected).min(), self._golden_share()))
         return QuantizedGraph(
             source=source,
             info=self._measured_info(worst),
+            layers=len(graph.layers),
             ranking=tuple(ranking),
             choice=choice,
             worst_image=worst,
             timing=self._timing(held_out[0]),
             images=(len(calibrated), len(held_out)),
         )
+
+    def _choose(
+        self, graph: QuantizableGraph, held_out: Images, expected: NDArray[np.uint8], least: float, tell: Tell
+    ) -> tuple[list[Damage], Choice]:
+        """Damage of every layer, and the layers in float32; neither is needed where all layers in INT8 are good enough.
+
+        Raises:
+            QuantizationError: See ``choose_floats``.
+        """
+
+        def equal_labels(layers: Collection[Layer]) -> float:
+            return float(self._shares(graph, layers, held_out, expected).mean())
+
+        name, few = self._source.file, held_out[:_RANKING_IMAGES]
+        tell(f"{name}: measuring all {len(graph.layers)} layers in INT8, on {len(held_out)} images")
+        share = equal_labels(graph.layers)
+        if share >= least:
+            return [], Choice((), (share,))
+        tell(f"{name}: {share:.3%} of the labels are equal; measuring each layer alone in INT8, on {len(few)} images")
+        few_expected = expected[:_RANKING_IMAGES]
+        ranking = rank(graph.layers, lambda layers: float(self._shares(graph, layers, few, few_expected).mean()))
+        tell(f"{name}: choosing the layers that stay in float32, on {len(held_out)} images")
+        return ranking, choose_floats(ranking, equal_labels, least)
 
     def _calibrated(self, images: Images) -> QuantizableGraph:
         path = self._folder / self._source.file  # a copy: the calibration writes beside it
@@ -305,6 +326,7 @@ def _graph_dict(graph: QuantizedGraph) -> dict[str, Any]:
             "int8": round(graph.timing.int8_milliseconds, 1),
             "speedup": round(graph.timing.speedup, 2),
         },
+        "num_layers": graph.layers,
         "layers": table_rows(graph),
     }
 

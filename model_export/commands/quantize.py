@@ -23,10 +23,11 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "quantize",
         help="add INT8 graphs for the CPU to a model directory",
-        description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. Layers that hurt stay in "
-        "float32; the table that tells what each layer loses is written to quantization.json. The graphs are for "
-        "ONNX Runtime on a CPU: their uint8 activations with zero points are not what TensorRT takes, which runs fp16. "
-        "A few minutes per graph; the checkpoint is not needed.",
+        description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. If too few labels are equal, "
+        "the layers that hurt stay in float32, and the table that tells what each layer loses is in quantization.json. "
+        "The graphs are for CPUs, and exact on all of them: weights have 7 bits, so that no sum overflows. Their uint8 "
+        "activations with zero points are not what TensorRT takes. A few minutes per graph; the checkpoint is not "
+        "needed.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory")
     parser.add_argument(
@@ -63,34 +64,34 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, and print what was found."""
-    try:
-        from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
-    except ImportError as error:
-        raise RuntimeError(f"a package is missing: pip install 'ecenet[export]' ({error})") from error
+    from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
+
     settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
     for graph in quantize(args.directory, args.calibration, settings, tell=lambda line: print(line, flush=True)):
-        print(_text(graph))
+        print(graph_text(graph))
     print(f"all layers: {args.directory / TABLE_NAME}")
     return 0
 
 
-def _text(graph: QuantizedGraph) -> str:
+def graph_text(graph: QuantizedGraph) -> str:
+    """Lines on a graph: what it keeps of the labels, its speed, and its layers."""
     info, choice, timing = graph.info, graph.choice, graph.timing
     rows = graph.ranking[:_PRINTED_LAYERS]
     table = [
         f"{damage.changed_labels:9.3%}  {'fp32' if damage.layer in choice.floats else 'int8'}  {damage.layer.weight}"
         for damage in rows
     ]
+    head = ["  labels that change when a layer alone is int8, what it runs in, and its weight:"] if rows else []
     return "\n".join(
         [
             f"{info.file}: input {format_size(info.input_size)}, {info.output}, {len(choice.floats)} of "
-            f"{len(graph.ranking)} layers in fp32",
+            f"{graph.layers} layers in fp32",
             f"  equal labels {choice.equal_labels[-1]:.3%} on {graph.images[1]} images held out "
             f"({choice.equal_labels[0]:.3%} with all layers in int8), {graph.worst_image:.3%} on the worst image; "
             f"the engine is held to {info.bounds.min_equal_labels:.1%}",
             f"  {timing.int8_milliseconds:.0f} ms an image here, fp32 {timing.float_milliseconds:.0f} ms: "
             f"{timing.speedup:.2f} times faster",
-            "  labels that change when a layer alone is int8, what it runs in, and its weight:",
+            *head,
             *(f"  {line}" for line in table),
         ]
     )
