@@ -1,8 +1,10 @@
-"""Files that are whole or not there. Standard library only."""
+"""Files that are whole or not there, and files of strangers. Standard library only."""
 
 from __future__ import annotations
 
+import os
 import secrets
+import stat
 from pathlib import Path
 
 PART_SUFFIX = ".part"
@@ -23,3 +25,20 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file; a pipe or a device is not opened for reading, which could wait for ever.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or has more bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:  # noqa: PTH123 - of a descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(f"it has {max(status.st_size, len(content))} bytes, at most {max_bytes} are accepted")
+    return content

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from service.model_directory.files import write_whole
+from service.model_directory.files import read_bounded, write_whole
 from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
 
 FORMAT_VERSION = 2
@@ -22,6 +23,11 @@ MANIFEST_NAME = "manifest.json"
 GRAPH_NAME = "model.onnx"
 GOLDEN_NAME = "golden.npz"
 LOGITS_STRIDE = 4
+# 256 classes, ten graphs and notes have some 50 KB.
+MAX_MANIFEST_BYTES = 1 << 20
+# Versions stand in headers and paths, names in paths and metrics.
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
+_MAX_NAME_LENGTH = 128
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Output = Literal["logits", "labels"]
@@ -173,7 +179,12 @@ def file_sha256(path: Path) -> str:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Path:
-    """Write ``manifest.json`` into ``directory``, in one step, and give its path."""
+    """Write ``manifest.json`` into ``directory``, in one step, and give its path.
+
+    Raises:
+        ManifestError: A name or version that no service would take.
+    """
+    _check_identity(manifest, str(directory / MANIFEST_NAME))
     path = directory / MANIFEST_NAME
     write_whole(path, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
     return path
@@ -186,19 +197,30 @@ def read_manifest(directory: Path) -> Manifest:
         ManifestError: A missing file, a field that is missing, unknown or out of range, or a file whose SHA-256 is not
             the one that the manifest states.
     """
-    path = directory / MANIFEST_NAME
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ManifestError(f"{directory} is not a model directory: it has no {MANIFEST_NAME}") from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path} cannot be read: {error}") from error
-    manifest = parse_manifest(raw, source=str(path))
+    manifest = read_manifest_alone(directory)
     for graph in manifest.graphs:
         _check_file(directory, graph)
     if manifest.golden is not None:
         _check_file(directory, manifest.golden)
     return manifest
+
+
+def read_manifest_alone(directory: Path) -> Manifest:
+    """Read the manifest of a model directory; the files that it names are not looked at.
+
+    Raises:
+        ManifestError: No manifest, one that cannot be read, or see ``parse_manifest``.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        raw = json.loads(read_bounded(path, MAX_MANIFEST_BYTES).decode())
+    except FileNotFoundError:
+        raise ManifestError(f"{directory} is not a model directory: it has no {MANIFEST_NAME}") from None
+    except RecursionError:
+        raise ManifestError(f"{path} cannot be read: its JSON is nested too deep") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    return parse_manifest(raw, source=str(path))
 
 
 def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
@@ -224,14 +246,32 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
         )
     except KeyError as error:
         raise ManifestError(f"{source}: field {error.args[0]!r} is missing") from None
-    except (TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ManifestError(f"{source}: {error}") from error
+    _check_identity(manifest, source)
     ids = [info.id for info in manifest.classes]
     if not 2 <= len(ids) <= 256 or ids != list(range(len(ids))):
         raise ManifestError(f"{source}: class ids are {ids}, expected 0..K-1 in order with 2 <= K <= 256")
     if not manifest.graphs:
         raise ManifestError(f"{source}: graphs is empty, expected one or more")
     return manifest
+
+
+def _check_identity(manifest: Manifest, source: str) -> None:
+    name, version = manifest.name, manifest.version
+    for field_name, value in (("name", name), ("version", version)):
+        if not isinstance(value, str) or not value:
+            raise ManifestError(f"{source}: {field_name} is {value!r}, expected a text")
+    if len(name) > _MAX_NAME_LENGTH or not name.isprintable() or "/" in name:
+        raise ManifestError(
+            f"{source}: name is {name[:_MAX_NAME_LENGTH]!r}, expected up to {_MAX_NAME_LENGTH} printable characters "
+            "without '/'"
+        )
+    if not _VERSION.fullmatch(version):
+        raise ManifestError(
+            f"{source}: version is {version[:_MAX_NAME_LENGTH]!r}, expected up to 64 letters, digits, '.', '_', '+' "
+            "and '-', the first a letter or a digit"
+        )
 
 
 def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:

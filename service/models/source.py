@@ -5,7 +5,6 @@ What the folders are called is up to the user: name and version are the manifest
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from service.engines.create import create_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.model_directory.bundled import bundled_model_dir
-from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest, read_manifest
+from service.model_directory.manifest import MANIFEST_NAME, Manifest, ManifestError, read_manifest, read_manifest_alone
 from service.models.versions import version_order
 from service.settings import Settings, SettingsError
 
@@ -153,19 +152,12 @@ def _model_directories(root: Path) -> list[Path]:
 
 
 def _read(root: Path, directory: Path) -> FoundModel:
-    path = directory / MANIFEST_NAME
     folder, version = [*directory.relative_to(root).parts, "", ""][:2]
     unknown = FoundModel(folder or root.resolve().name, version, (directory,))
     try:
-        manifest = parse_manifest(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+        manifest = read_manifest_alone(directory)
     except ManifestError as error:
         return replace(unknown, problem=str(error))
-    except (OSError, ValueError) as error:
-        return replace(unknown, problem=f"{path} cannot be read: {error}")
-    for field in ("name", "version"):
-        value = getattr(manifest, field)
-        if not isinstance(value, str) or not value:
-            return replace(unknown, problem=f"{path}: {field} is {value!r}, expected a text")
     return FoundModel(manifest.name, manifest.version, (directory,), manifest)
 
 

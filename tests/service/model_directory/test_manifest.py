@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,66 @@ def test_missing_and_broken_files_are_named(directory: Path, tmp_path: Path) -> 
     (directory / "manifest.json").write_text("[]")
     with pytest.raises(ManifestError, match="expected an object, got list"):
         read_manifest(directory)
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_text("[" * 200_000), "its JSON is nested too deep"),
+        (lambda path: path.write_text('{"a":' * 200_000), "its JSON is nested too deep"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "cannot be read: .*codec can't decode"),
+        (make_pipe, "it is no regular file"),
+        (make_device, "it is no regular file"),
+        (lambda path: os.truncate(path, 300 << 20), "it has 314572800 bytes, at most 1048576 are accepted"),
+        (lambda path: path.write_text('{"format_version": 2, "classes": 7, "graphs": []}'), "not iterable"),
+    ],
+)
+def test_a_hostile_manifest_is_an_error_at_once(spoil: Callable[[Path], object], message: str, directory: Path) -> None:
+    spoil(directory / "manifest.json")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(directory)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": "1.0\r\nSet-Cookie: a"},
+        {"version": "\u4e00"},
+        {"version": "a/b"},
+        {"version": ".."},
+        {"version": "1" * 65},
+        {"version": ""},
+        {"version": 1},
+        {"name": "street\n"},
+        {"name": "a/b"},
+        {"name": "a" * 129},
+        {"name": None},
+    ],
+)
+def test_names_and_versions_fit_into_headers_and_paths(fields: dict[str, Any], directory: Path) -> None:
+    manifest = read_manifest(directory)
+    (field,) = fields
+    with pytest.raises(ManifestError, match=f"{field} is "):
+        write_manifest(directory, replace(manifest, **fields))
+    edit(directory, **fields)
+    with pytest.raises(ManifestError, match=f"{field} is "):
+        read_manifest(directory)
+
+
+@pytest.mark.parametrize("version", ["1.0.0-rc.1+cpu", "2026_11", "v3"])
+def test_usual_versions_are_taken(version: str, directory: Path) -> None:
+    edit(directory, version=version)
+    assert read_manifest(directory).version == version
 
 
 def test_reading_a_manifest_needs_the_standard_library_only() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_a_manifest_that_cannot_be_read_is_known_by_its_folders(
     assert (found.name, found.version, found.manifest) == ("street", "1.5.0", None)
     assert found.problem.startswith(str(path))
     assert words in found.problem
+
+
+def test_a_hostile_model_hides_no_other(tmp_path: Path, put: Put) -> None:
+    put("good")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / MANIFEST_NAME).write_text("[" * 200_000)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / MANIFEST_NAME)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / MANIFEST_NAME).touch()
+    os.truncate(tmp_path / "large" / MANIFEST_NAME, 300 << 20)
+    deep, large, pipe, street = find(tmp_path)
+    assert (street.name, street.problem) == ("street", "")
+    assert "nested too deep" in deep.problem
+    assert "no regular file" in pipe.problem
+    assert "314572800 bytes" in large.problem
 
 
 def test_a_folder_without_models_is_an_error(tmp_path: Path) -> None:
