@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from service.log_pipe import PipeHandler
 from service.settings import LogFormat, LogLevel
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -87,8 +88,8 @@ def escape(text: str) -> str:
 
 
 def make_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
-    """A handler that writes to ``stream`` in one of the formats."""
-    handler = logging.StreamHandler(stream)
+    """A handler that writes to ``stream`` in one of the formats, and drops lines that nobody reads."""
+    handler = PipeHandler(stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     handler.addFilter(RequestIdFilter())
     return handler
