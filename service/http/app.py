@@ -16,7 +16,7 @@ from service.http.auth import Authentication, describe_security, warn_if_open
 from service.http.catalog import router as catalog_router
 from service.http.many_images.memory import ManyImagesMemory
 from service.http.many_images.routes import router as batch_router
-from service.http.openapi import add_schemas
+from service.http.openapi import add_schemas, leave_out_nulls
 from service.http.problems import add_problem_handlers
 from service.http.rate_limit import RateLimit
 from service.http.request_context import RequestContext
@@ -164,6 +164,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with the schemas that only responses in ``service.http.openapi`` refer to."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        add_schemas(document)
+        add_schemas(leave_out_nulls(document))
         app.openapi_schema = describe_security(document) if app.state.api_keys.are_set else document
     return app.openapi_schema

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, ServiceError, Unauthorized
+from service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
 from service.http.api_keys import ApiKeys
 from service.http.problems import problem_response
 from service.inference_protocol.errors import MANAGEMENT_PATH
@@ -83,7 +83,8 @@ def describe_security(document: dict[str, Any]) -> dict[str, Any]:
         if not is_open(path):
             for call in calls.values():
                 call["security"] = [{"bearer": []}, {"header": []}]
-                call["responses"]["401"] = {"description": Unauthorized.title}
+                for refusal in (Unauthorized, RateLimited):
+                    call["responses"][str(refusal.status)] = {"description": refusal.title}
     return document
 
 

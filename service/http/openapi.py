@@ -123,6 +123,19 @@ def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def leave_out_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    """Take null out of the types of parameters: a query or a header cannot say it; gives ``document``."""
+    for path in document["paths"].values():
+        for call in path.values():
+            for parameter in call.get("parameters", []):
+                schema = parameter["schema"]
+                kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+                if len(kinds) == 1:
+                    del schema["anyOf"]
+                    schema.update(kinds[0])
+    return document
+
+
 PROBLEM_RESPONSES = _problems((NotReady("the model is being loaded"), Draining("the process is stopping")))
 SEGMENT_RESPONSES: Responses = {
     200: _answers(),

@@ -70,6 +70,7 @@ async def load(request: Request, runtime: RuntimeOf, name: Name) -> ModelIndexEn
 @router.post(
     "/models/{name}/unload",
     summary="Serve a model no longer",
+    response_class=Response,  # its 200 has no content
     responses=_responses(404, 503),
     openapi_extra=_body(UnloadRequest),
 )

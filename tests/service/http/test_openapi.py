@@ -123,3 +123,17 @@ async def test_every_parameter_is_described(document: dict[str, Any]) -> None:
 async def test_no_reference_leads_nowhere(document: dict[str, Any]) -> None:
     references = {text.partition("'")[0] for text in str(document).split("#/components/schemas/")[1:]}
     assert references <= set(document["components"]["schemas"])
+
+
+async def test_parameters_are_never_null(document: dict[str, Any]) -> None:
+    calls = [call for path in document["paths"].values() for call in path.values()]
+    parameters = [parameter for call in calls for parameter in call.get("parameters", [])]
+    assert len(parameters) > 20
+    assert not [entry["name"] for entry in parameters if {"type": "null"} in entry["schema"].get("anyOf", [])]
+    timeout = next(entry for entry in parameters if entry["name"] == "X-Request-Timeout-Ms")
+    assert (timeout["schema"]["type"], timeout["schema"]["exclusiveMinimum"]) == ("integer", 0)
+
+
+async def test_unload_promises_no_content(document: dict[str, Any]) -> None:
+    unload = document["paths"]["/v2/repository/models/{name}/unload"]["post"]
+    assert "content" not in unload["responses"]["200"]
