@@ -9,7 +9,8 @@ NVIDIA_INDEX ?= https://pypi.nvidia.com
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
-PYTEST := $(DEV_VENV)/bin/python -m pytest
+# One process per core, each with one thread for its matrix products.
+PYTEST := OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
 # Tests without PyTorch, without processes and without a browser.
 FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
   tests/trainer/datasets tests/k8s tests/test_docs.py
@@ -70,6 +71,13 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	@$(DEV_VENV)/bin/ecenet-serve --port 8766 --log-level warning & server=$$!; trap "kill $$server" EXIT; \
 	until curl -fs localhost:8766/readyz >/dev/null; do kill -0 $$server && sleep 0.2 || exit 1; done; \
 	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
+
+.PHONY: fuzz attack
+fuzz: $(DEV_VENV)/.installed  ## mutated files against decoders and parsers; ARGS="--mutants 200000 --seed 1"
+	$(DEV_VENV)/bin/python -m benchmarks.reliability.fuzz $(ARGS)
+
+attack: $(DEV_VENV)/.installed  ## every known attack on a service, with a normal client beside it
+	$(DEV_VENV)/bin/python -m benchmarks.reliability.attack $(ARGS)
 
 clean:  ## remove the environments and what was built
 	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) build dist *.egg-info service/imaging/_native.so
