@@ -47,7 +47,7 @@ FROM python AS runtime
 RUN groupadd --gid 10001 ecenet \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ecenet \
  && install --directory --owner 10001 --group 10001 /var/cache/ecenet
-COPY docker/healthcheck.py /opt/ecenet/
+COPY docker/healthcheck.py docker/entrypoint.sh /opt/ecenet/
 COPY --from=slim /opt/ecenet /opt/ecenet
 COPY --from=project /project/opt/ecenet /opt/ecenet
 ENV PATH=/opt/ecenet/bin:$PATH \
@@ -63,7 +63,7 @@ WORKDIR /tmp
 VOLUME /var/cache/ecenet
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=15m --retries=3 CMD ["python3", "-I", "/opt/ecenet/healthcheck.py"]
-ENTRYPOINT ["ecenet-serve"]
+ENTRYPOINT ["/opt/ecenet/entrypoint.sh"]
 ARG BASE_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -20,36 +20,53 @@ def add_parser(commands: Commands) -> None:
         "compare every row with PyTorch's stored outputs, and time the batches. Needs no PyTorch. "
         "Settings that are not given come from the environment (ECENET_...), as for ecenet-serve.",
     )
-    parser.add_argument("directory", type=Path, help="model directory")
+    parser.add_argument(
+        "directory", type=Path, nargs="?", help="model directory (default: that of ECENET_MODEL_DIR, else the bundled)"
+    )
     parser.add_argument("--engine", choices=ENGINE_NAMES, help="runtime; default: auto")
     parser.add_argument("--precision", choices=PRECISION_NAMES, help="of the graph; default: auto")
     parser.add_argument("--size", type=size_argument, help="HEIGHTxWIDTH of the graph; default: the model's first")
     parser.add_argument("--engine-dir", type=Path, help="folder of engines; default: engines in the directory")
     parser.add_argument("--engine-file", type=Path, help="an engine built elsewhere, which you trust")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each batch size (default: 5)")
+    parser.add_argument("--repeats", type=int, help="timed runs of each batch size (default: 5; with --report 20)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also measure the service under load, and write machine, engine, times and what was expected into "
+        "selfcheck.json and selfcheck.html of this folder",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="of load per number of clients (default: 5)")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, and print a row per batch size."""
-    if args.repeats < 1:
+    """Check, and print a row per batch size; or write a report."""
+    if args.repeats is not None and args.repeats < 1:
         raise ValueError(f"--repeats is {args.repeats}, expected 1 or more")
+    if args.seconds <= 0:
+        raise ValueError(f"--seconds is {args.seconds:g}, expected more than 0")
+    directory = args.directory or _default_directory()
+    return _check(directory, args) if args.report is None else _report(directory, args)
+
+
+def _check(directory: Path, args: argparse.Namespace) -> int:
     from service.engines.create import create_engine  # noqa: PLC0415
     from service.engines.selfcheck import BATCH_SIZES, self_check  # noqa: PLC0415
     from service.model_directory.golden import read_golden  # noqa: PLC0415
     from service.model_directory.manifest import read_manifest  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
-    manifest = read_manifest(args.directory)
-    engine = create_engine(args.directory, manifest, Settings(**_given(args, BATCH_SIZES[-1])).engine_options)
+    manifest = read_manifest(directory)
+    engine = create_engine(directory, manifest, Settings(**_given(args)).engine_options)
     try:
         graph = engine.graph
         print(
             f"{manifest.name} {manifest.version} on {engine.name}: {graph.file}, {format_size(graph.input_size)}, "
             f"{graph.precision}, {graph.output}"
         )
-        golden = read_golden(args.directory, manifest, graph.input_size)
-        checked = self_check(engine, golden, BATCH_SIZES, args.repeats)
+        golden = read_golden(directory, manifest, graph.input_size)
+        checked = self_check(engine, golden, BATCH_SIZES, args.repeats or 5)
     finally:
         engine.close()
     print("batch  ms/batch  ms/image  agreement with PyTorch")
@@ -59,14 +76,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace, max_batch_size: int) -> dict[str, Any]:
-    """The settings that the command line names; the rest comes from the environment."""
+def _report(directory: Path, args: argparse.Namespace) -> int:
+    from model_export.selfcheck_report.report import REPEATS, Plan, selfcheck_report, write_report  # noqa: PLC0415
+
+    plan = Plan(repeats=args.repeats or REPEATS, seconds=args.seconds)
+    report = selfcheck_report(directory, _given(args), plan)
+    for path in write_report(args.report, report):
+        print(path)
+    if report["failure"]:
+        raise RuntimeError(report["failure"])
+    verdicts = [row["held"] for row in report["expectations"]]
+    print(f"{verdicts.count(True)} expectations held, {verdicts.count(False)} did not")
+    return 0
+
+
+def _default_directory() -> Path:
+    from service.model_directory.bundled import bundled_model_dir  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    return Settings().model_dir or bundled_model_dir()
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line names, and batches of 8; the rest comes from the environment."""
     named = {
         "engine": args.engine,
         "precision": args.precision,
         "input_size": args.size,
         "engine_dir": args.engine_dir,
         "engine_file": args.engine_file,
-        "max_batch_size": max_batch_size,
+        "max_batch_size": 8,
     }
     return {name: value for name, value in named.items() if value is not None}

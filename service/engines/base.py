@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; it is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """An engine that can time its network alone, without the copies between host and device."""
+
+    def device_milliseconds(self, size: int, repeats: int) -> list[float]:
+        """Milliseconds of each run of a prepared batch size, on the images of the last one."""
         ...
 
 

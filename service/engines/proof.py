@@ -14,7 +14,7 @@ from service.model_directory.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 # The first run of a size is plain, and its CUDA graph is what serves: TensorRT-RTX's replays from the third run on.
-_GPU_REPEATS = 3
+GPU_REPEATS = 3
 
 
 def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
@@ -27,7 +27,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.
     """
-    repeats = 1 if engine.name in CPU_RUNTIMES else _GPU_REPEATS
+    repeats = 1 if engine.name in CPU_RUNTIMES else GPU_REPEATS
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
         return warm_up(engine, repeats)

@@ -62,8 +62,8 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_process_is_started_without_a_shell(name: str) -> None:
-    assert json.loads(only(name, "ENTRYPOINT")) == ["ecenet-serve"]
-    assert "ecenet-serve" in PROJECT["scripts"]
+    assert json.loads(only(name, "ENTRYPOINT")) == ["/opt/ecenet/entrypoint.sh"]
+    assert {"ecenet-serve", "ecenet-export"} <= set(PROJECT["scripts"])
     assert json.loads(only(name, "HEALTHCHECK").partition("CMD ")[2])[0] == "python3"
 
 

@@ -60,7 +60,7 @@ def test_the_cpu_image_is_small(cpu_image: str) -> None:
 
 def test_the_configuration_is_what_deployments_rely_on(image: str) -> None:
     config = configuration(image)
-    assert config["Entrypoint"] == ["ecenet-serve"]
+    assert config["Entrypoint"] == ["/opt/ecenet/entrypoint.sh"]
     assert config["User"] == "10001:10001"
     assert config["ExposedPorts"] == {"8000/tcp": {}}
     assert config["Volumes"] == {"/var/cache/ecenet": {}}

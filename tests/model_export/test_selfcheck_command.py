@@ -64,3 +64,8 @@ def test_a_directory_without_golden_inputs_tells_what_to_do(
 def test_repeats_below_1_are_refused(exported_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selfcheck", str(exported_dir), "--repeats", "0"]) == 1
     assert "--repeats is 0, expected 1 or more" in capsys.readouterr().err
+
+
+def test_seconds_of_load_must_be_positive(exported_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selfcheck", str(exported_dir), "--seconds", "0"]) == 1
+    assert "--seconds is 0, expected more than 0" in capsys.readouterr().err

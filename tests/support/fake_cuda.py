@@ -16,6 +16,8 @@ from typing import Any
 
 from cuda.bindings import runtime
 
+WORK_MS = 0.5  # of each piece of work on a stream
+
 
 class FakeCuda:
     """The CUDA runtime on host memory, for one stream.
@@ -37,6 +39,7 @@ class FakeCuda:
         self.stream = 0
         self._queue: list[Callable[[], object]] = []
         self._captured: list[Callable[[], object]] | None = None
+        self._put, self._recorded = 0, dict[int, int]()
         self._handles = itertools.count(1)
 
     def __getattr__(self, name: str) -> Any:
@@ -49,6 +52,7 @@ class FakeCuda:
     def put(self, stream: int, work: Callable[[], object]) -> None:
         """Put work on the stream, or into the graph that is being captured."""
         assert stream == self.stream
+        self._put += 1
         (self._queue if self._captured is None else self._captured).append(work)
 
     def memory(self, address: int, size: int, freed_by: str) -> None:
@@ -99,6 +103,11 @@ class FakeCuda:
     def _cudaEventRecord(self, event: Any, stream: Any) -> None:  # noqa: N802
         assert ("cudaEventDestroy", int(event)) in self.live
         assert self._captured is None
+        self._recorded[int(event)] = self._put
+
+    def _cudaEventElapsedTime(self, start: Any, end: Any) -> float:  # noqa: N802
+        assert not self._queue
+        return WORK_MS * (self._recorded[int(end)] - self._recorded[int(start)])
 
     def _cudaEventSynchronize(self, event: Any) -> None:  # noqa: N802
         queue, self._queue = self._queue, []

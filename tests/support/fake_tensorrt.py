@@ -52,6 +52,7 @@ class FakeTensorRt:
         refuse: Names of methods that give False or None, and log why.
         dtypes, shapes, modes: Of the engine's tensors, by name.
         profiles: Least, best and largest batch of each profile.
+        layer_report: What the engine inspector tells.
         configs: Runtime configurations that were made.
     """
 
@@ -62,10 +63,11 @@ class FakeTensorRt:
         self.dtypes = {"images": trt.DataType.UINT8, "logits": trt.DataType.FLOAT}
         self.shapes: dict[str, tuple[int, ...]] = {"images": (-1, 32, 64, 3), "logits": (-1, 3, 8, 16)}
         self.profiles = [(1, 4, 8)]
+        self.layer_report = ""
         self.configs: list[Any] = []
         self.contexts: list[SimpleNamespace] = []
         self._cuda, self._infer, self._logger = cuda, infer, None
-        names = ["ILogger", "DataType", "TensorIOMode", "ExecutionContextAllocationStrategy"]
+        names = ["ILogger", "DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat"]
         if kind == "tensorrt-rtx":  # TensorRT has no such enums
             names += ["DynamicShapesKernelSpecializationStrategy", "CudaGraphStrategy"]
         vars(self).update({name: getattr(trt, name) for name in names})
@@ -100,6 +102,7 @@ class FakeTensorRt:
             get_tensor_profile_shape=self._profile_shape,
             create_runtime_config=self._create_config,
             create_execution_context=self._create_context,
+            create_engine_inspector=self._create_inspector,
         )
         engine._fake.num_io_tensors = len(names)
         engine._fake.num_optimization_profiles = len(self.profiles)
@@ -112,6 +115,9 @@ class FakeTensorRt:
     def _create_config(self) -> Any:
         self.configs.append(strict(trt.IRuntimeConfig))
         return self.configs[-1]
+
+    def _create_inspector(self) -> Any:
+        return strict(trt.EngineInspector, get_engine_information=lambda _: self.layer_report)
 
     def _create_context(self, strategy: Any) -> Held:
         state = SimpleNamespace(strategy=strategy, memory=None, shape=None, addresses={})

@@ -98,6 +98,19 @@ def wait(stream: Any, event: Any) -> None:
     call("cudaEventSynchronize", event)
 
 
+def timed(stream: Any, enqueue: Callable[[], None]) -> float:
+    """Milliseconds on the GPU of the work that ``enqueue`` puts on a stream, once it is done."""
+    runtime = _runtime()
+    with ExitStack() as owner:
+        begin, end = (call("cudaEventCreateWithFlags", runtime.cudaEventBlockingSync) for _ in range(2))
+        for event in (begin, end):
+            owner.callback(_release, "cudaEventDestroy", event)
+        call("cudaEventRecord", begin, stream)
+        enqueue()
+        wait(stream, end)
+        return float(call("cudaEventElapsedTime", begin, end))
+
+
 def capture(owner: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
     """A graph of the work that ``enqueue`` puts on a stream; nothing is run. Addresses and sizes are part of it.
 

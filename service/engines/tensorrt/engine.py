@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.engines.base import EngineError, Rows
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.tensorrt import cuda
+from service.engines.tensorrt.layer_report import Layer, parse_layers
 from service.engines.tensorrt.log import tensorrt_logger
 from service.model_directory.engine_store import EngineInfo, EngineStoreError
 from service.model_directory.machine import EngineRuntime, MachineError, runtime_module
@@ -54,6 +55,7 @@ class TensorRtEngine:
         self.name: EngineRuntime = info.key.machine.runtime
         self.graph = graph
         self.num_classes = num_classes
+        self.info = info
         self.unfused_attentions = info.attentions - info.fused_attentions
         if self.unfused_attentions:
             counts = (self.unfused_attentions, info.attentions)
@@ -62,6 +64,7 @@ class TensorRtEngine:
         cuda.use_gpu()
         with ExitStack() as owner:
             trt, runtime, engine = _load(info)
+            self._trt = trt
             self._errors = tensorrt_logger(self.name).take_errors
             self._names = _check_tensors(trt, engine, graph, num_classes)
             self.warm_up_sizes = prepared_sizes(*_profile(engine, self._names[0]), max_batch_size)
@@ -98,6 +101,21 @@ class TensorRtEngine:
         rows = [self._run(images[run.start : run.stop], run.size) for run in plan_runs(len(images), self.warm_up_sizes)]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
+    def device_milliseconds(self, size: int, repeats: int) -> list[float]:
+        """Milliseconds of each run of a prepared batch size on the GPU, without the copies to and from it."""
+        cuda.use_gpu()
+        self._set_shape(size)
+        return [cuda.timed(self._stream, lambda: self._execute(size)) for _ in range(repeats)]
+
+    def layers(self) -> list[Layer]:
+        """The layers of the loaded engine, by TensorRT's inspector.
+
+        Raises:
+            LayerReportError: TensorRT does not tell them.
+        """
+        engine, form = self._kept[1], self._trt.LayerInformationFormat.ONELINE
+        return parse_layers(str(engine.create_engine_inspector().get_engine_information(form)))
+
     def close(self) -> None:
         """Wait for the GPU and free everything; a second call does nothing."""
         if self._closed:
@@ -125,9 +143,13 @@ class TensorRtEngine:
     def _enqueue(self, size: int) -> None:
         """Put one batch on the stream: copy in, network, copy out."""
         cuda.copy_to_device(self._device_images, self._images[:size], self._stream)
+        self._execute(size)
+        cuda.copy_to_host(self._rows[:size], self._device_rows, self._stream)
+
+    def _execute(self, size: int) -> None:
+        """Put the network alone on the stream."""
         if not self._contexts[size].execute_async_v3(int(self._stream)):
             raise EngineError(f"{self.name} could not run a batch of {size}: {self._errors()}")
-        cuda.copy_to_host(self._rows[:size], self._device_rows, self._stream)
 
     def _capture(self, size: int) -> None:
         """Make the next batches of this size a graph. One that cannot be captured runs as before, a little slower."""

@@ -1,0 +1,82 @@
+"""The load on a service: each client waits for its answer, and what is not 200 counts apart."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from model_export.selfcheck_report.load import HOST, LoadError, ask, environment_of, percentile, running_service
+
+
+@contextmanager
+def server(status: str) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that answers every request with a status and two bytes; gives its port and the bodies that came."""
+    bodies: list[bytes] = []
+    started, loop = threading.Event(), asyncio.new_event_loop()
+    port = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = int(head.split("content-length: ")[1].split("\r\n")[0])
+                bodies.append(await reader.readexactly(length))
+                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok".encode())
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def serve() -> None:
+        nonlocal port
+        listening = await asyncio.start_server(answer, HOST, 0)
+        port = listening.sockets[0].getsockname()[1]
+        started.set()
+        await stop.wait()
+        listening.close()
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait()
+    try:
+        yield port, bodies
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def test_every_answer_is_counted_with_its_time() -> None:
+    with server("200 OK") as (port, bodies):
+        result = ask(port, b"a picture", clients=3, seconds=0.05)
+    assert result.clients == 3
+    assert result.answers == {200: len(bodies) - 3}  # the first answer to each client is not counted
+    assert result.images_per_s == pytest.approx(result.answers[200] / result.seconds)
+    assert 0 < result.p50_ms <= result.p99_ms < 1e3 * result.seconds
+    assert all(b'name="file"' in body and b"a picture" in body for body in bodies)
+
+
+def test_refusals_are_no_images() -> None:
+    with server("503 Service Unavailable") as (port, _):
+        result = ask(port, b"", clients=1, seconds=0.02)
+    assert set(result.answers) == {503}
+    assert result.images_per_s == 0
+    assert math.isnan(result.p50_ms)
+
+
+def test_a_service_that_ends_is_told_with_its_last_lines() -> None:
+    settings = environment_of({"engine": "nonsense", "precision": None})
+    assert settings == {"ECENET_ENGINE": "nonsense"}
+    with pytest.raises(LoadError, match=r"the service was not ready: .*nonsense"), running_service(settings, 60):
+        pass
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 3.0), (0.99, 4.0), (1.0, 4.0)])
+def test_percentile_is_one_of_the_values(share: float, expected: float) -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], share) == expected
