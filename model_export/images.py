@@ -10,13 +10,12 @@ from PIL import Image
 
 from service.imaging.resize import resize_to_input
 from service.model_directory.sizes import Size
-from trainer.datasets import read_image
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+from trainer.datasets import DatasetError, guess_dataset, open_dataset, read_image
+from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 
 
 def sample_images(source: Path | None, size: Size, count: int) -> list[NDArray[np.uint8]]:
-    """The first ``count`` images of a folder or an image file, as the service would resize them, or generated ones.
+    """The first ``count`` images of ``image_files``, upright, as the service would resize them, or generated ones.
 
     Raises:
         ValueError: The folder holds no image, or ``count`` is below 1.
@@ -30,7 +29,7 @@ def sample_images(source: Path | None, size: Size, count: int) -> list[NDArray[n
 
 
 def image_files(source: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, in the order of their names; or the one file that ``source`` is.
+    """The images of a folder, in the order of their names; those that a dataset learns from; or an image file alone.
 
     Raises:
         ValueError: There is none.
@@ -39,10 +38,18 @@ def image_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ValueError(f"{source} does not exist, expected an image or a folder of images")
-    files = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES)
+    files = _learned_from(source) or sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
     if not files:
-        raise ValueError(f"{source} holds no PNG or JPEG image")
+        raise ValueError(f"{source} holds no image, and no dataset with a train split")
     return files
+
+
+def _learned_from(root: Path) -> list[Path]:
+    """The images of the train split, if the folder holds a dataset."""
+    try:
+        return [image for image, _ in open_dataset(guess_dataset(root), root, "train", incomplete=True).pairs]
+    except DatasetError:
+        return []
 
 
 def generated_images(size: Size, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:

@@ -106,7 +106,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         elif config.model.principal_start and run.state.has_new_head:
             _start_from_views(run)
         if ranks.is_first:
-            run.folder.begin(config, run.log)
+            run.folder.begin(config, data, run.log)
         _introduce(run)
         with stop_requests() as stop:
             _train_epochs(run, stop)

@@ -5,6 +5,7 @@ last.pt             a link to the newest of them
 best.pt             the averaged weights with the highest mIoU on val
 log.jsonl           one object per epoch
 config.toml         the complete configuration
+data.txt            the folder of the dataset
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trainer.checkpoint import save_checkpoint
 from trainer.config import ConfigError, TrainConfig
 from trainer.model.ecenet import ModelConfig
 
-LAST, BEST, LOG, CONFIG = "last.pt", "best.pt", "log.jsonl", "config.toml"
+LAST, BEST, LOG, CONFIG, DATA = "last.pt", "best.pt", "log.jsonl", "config.toml", "data.txt"
 _PATTERN = "step-*.pt"
 
 
@@ -46,10 +47,11 @@ class RunFolder:
         if resume and not last.exists():
             raise ConfigError(f"there is no {last} to resume")
 
-    def begin(self, config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> None:
-        """Make the folder, and write down the configuration and the log of the epochs that a resumed run has done."""
+    def begin(self, config: TrainConfig, data: Path, log: Sequence[Mapping[str, Any]]) -> None:
+        """Make the folder, and write down configuration, data, and the log of what a resumed run has done."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / CONFIG, config.as_toml().encode())
+        write_whole(self.path / DATA, f"{data.resolve()}\n".encode())
         self.write_log(log)
 
     def save(
@@ -76,6 +78,12 @@ class RunFolder:
     def write_log(self, log: Sequence[Mapping[str, Any]]) -> None:
         """Write the log of all epochs so far, atomically."""
         write_whole(self.path / LOG, "".join(json.dumps(entry) + "\n" for entry in log).encode())
+
+
+def data_of(run: Path) -> Path | None:
+    """The folder of the dataset that a run was trained on, or None where it does not tell."""
+    file = run / DATA
+    return Path(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
 
 
 def has_checkpoint(path: Path) -> bool:

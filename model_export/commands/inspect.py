@@ -38,10 +38,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inspect, and print what was found."""
-    try:
-        from model_export.inspection import inspect_directory, inspect_engine, inspect_graph  # noqa: PLC0415
-    except ImportError as error:
-        raise RuntimeError(f"onnx is not installed: pip install 'ecenet[export]' ({error})") from error
+    from model_export.inspection import inspect_directory, inspect_engine, inspect_graph  # noqa: PLC0415
+
     path: Path = args.path
     if path.is_dir():
         directory = inspect_directory(path)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_export.commands.base import Commands
 from service.model_directory.sizes import format_size, size_argument
+
+if TYPE_CHECKING:
+    from model_export.onnx_export import GraphReport
 
 _STRIDES = {"cells": 4, "image": 1}
 
@@ -50,7 +54,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--images",
         type=Path,
-        help="image or folder of images to compare on, of which two are kept as golden inputs; default: generated ones",
+        help="image, folder of images, or dataset to compare on, of which two are kept as golden inputs; default: "
+        "generated ones",
     )
     parser.add_argument("--count", type=int, default=4, help="how many images to compare on (default: 4)")
     parser.set_defaults(command=run)
@@ -67,11 +72,15 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or args.directory.resolve().name
     facts = ModelFacts(name, args.version, args.data_note, args.license_note)
     reports = export_onnx(args.checkpoint, args.directory, facts, forms, images=args.images, count=args.count)
-    for report in reports:
-        graph, megabytes = report.info, report.path.stat().st_size / 1e6
-        print(
-            f"{report.path}: {megabytes:.1f} MB, input {format_size(graph.input_size)}, {graph.precision}, "
-            f"{graph.output}, {report.attentions} attentions; {report.agreement}"
-        )
+    print(*map(report_text, reports), sep="\n")
     print(f"compared with PyTorch on {'real' if args.images else 'generated'} images")
     return 0
+
+
+def report_text(report: GraphReport) -> str:
+    """A line on a graph that was written."""
+    graph, megabytes = report.info, report.path.stat().st_size / 1e6
+    return (
+        f"{report.path}: {megabytes:.1f} MB, input {format_size(graph.input_size)}, {graph.precision}, "
+        f"{graph.output}, {report.attentions} attentions; {report.agreement}"
+    )

@@ -15,6 +15,7 @@ from model_export.commands.base import Commands
 from model_export.source_checkpoint import checkpoint_fault
 from service.engines.cpus import available_cpus
 from service.engines.runtimes import RUNTIMES
+from service.model_directory.extras import install_command
 from service.model_directory.manifest import PRECISIONS, Manifest, read_manifest
 from service.model_directory.sizes import Size, format_size, size_argument
 
@@ -162,7 +163,7 @@ def _comparison(args: argparse.Namespace, manifest: Manifest) -> _Comparison:
     """
     from model_export.verify import VerifyError, golden_cases  # noqa: PLC0415
 
-    missing = None if importlib.util.find_spec("torch") else "PyTorch is not installed: pip install 'ecenet[train]'"
+    missing = None if importlib.util.find_spec("torch") else f"PyTorch is not installed: {install_command('train')}"
     if missing is None and args.checkpoint is not None:
         return _pytorch_comparison(args, manifest, args.checkpoint)
     if missing is None and (fault := checkpoint_fault(args.directory, manifest)) is not None:

@@ -345,7 +345,7 @@ def test_images_that_are_missing_or_too_few_are_told(
     assert "images does not exist" in capsys.readouterr().err
     folder.mkdir()
     assert main(command(model_dir, folder)) == 1
-    assert "holds no PNG or JPEG image" in capsys.readouterr().err
+    assert "holds no image, and no dataset" in capsys.readouterr().err
     Image.new("RGB", (8, 8)).save(folder / "a.png")
     assert main(command(model_dir, folder)) == 1
     assert "gives 1 images to calibrate on, expected 4 or more" in capsys.readouterr().err
@@ -356,7 +356,7 @@ def test_without_onnx_the_command_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "model_export.quantize", None)
     assert main(command(model_dir, calibration)) == 1
-    assert "pip install 'ecenet[export]'" in capsys.readouterr().err
+    assert "pip install '.[export]'" in capsys.readouterr().err
 
 
 def test_a_layer_alone_takes_nothing_but_its_activation_along(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import ExifTags, Image
 
 from model_export.exportable import Exportable
 from model_export.graph_precision import to_fp16
@@ -85,8 +85,27 @@ def test_another_network_does_not_agree(exported_dir: Path) -> None:
     assert agreement.fault(graph.bounds) is not None
 
 
+def test_the_images_of_a_dataset_are_those_that_it_learns_from_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20] = 255  # the left half, which orientation 6 turns up
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / split / f"{split}.webp", exif=exif, lossless=True)
+        Image.fromarray(np.zeros((40, 20), np.uint8)).save(tmp_path / "labels" / split / f"{split}.png")
+    (tmp_path / "classes.json").write_text('{"classes": {"a": "#000000", "b": "#ffffff"}}')
+    assert [path.name for path in image_files(tmp_path)] == ["train.webp"]
+    (image,) = sample_images(tmp_path, (40, 20), 3)
+    assert (image[:20] == 255).all()
+    assert (image[20:] == 0).all()
+    Image.fromarray(pixels).save(tmp_path / "labels" / "train" / "b.tiff")  # a plain folder
+    assert [path.name for path in image_files(tmp_path / "labels" / "train")] == ["b.tiff", "train.png"]
+
+
 def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no PNG or JPEG image"):
+    with pytest.raises(ValueError, match="holds no image, and no dataset with a train split"):
         sample_images(tmp_path, SIZE, 1)
     with pytest.raises(ValueError, match="is 0, expected 1 or more"):
         sample_images(None, SIZE, 0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.model_directory.extras import install_command
 from trainer.prediction.mode import PredictionMode
 from trainer.prediction.model import ModelError, OpenModel, naming_failures
 from trainer.prediction.predictor import Network, network_predictor
@@ -46,7 +47,7 @@ def _session(path: Path) -> Any:
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError(f"onnxruntime is not installed: pip install 'ecenet[cpu]' ({error})") from error
+        raise ModelError(f"onnxruntime is not installed: {install_command('cpu')} ({error})") from error
     try:
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
