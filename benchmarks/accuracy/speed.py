@@ -1,9 +1,9 @@
-"""Milliseconds of every network of the comparison on the CPU, one image at a time, in PyTorch and float32.
+"""Milliseconds of CPU time of every network of the comparison, one image at a time, in PyTorch and float32.
 
     python -m benchmarks.accuracy.speed --threads 1
 
-The networks take turns, pass by pass, so that whatever else the machine does meets all of them; the fastest pass of
-each counts. Writes ``speed.json``, from which ``table`` takes its column.
+The process's own CPU time counts, of all its threads, so other processes add little. The networks take turns, pass by
+pass, and the fastest pass of each counts. Writes ``speed.json``, from which ``table`` takes its column.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from benchmarks.attention.run import processor
 from trainer.model.ecenet import ECENet
 
 NETWORKS = tuple(name for name, variant in VARIANTS.items() if variant.network(name) == name)
-ROUNDS = 40
+ROUNDS = 15
 NUM_CLASSES = 11
 
 
 @torch.inference_mode()
 def fastest_passes(models: Mapping[str, ECENet], size: tuple[int, int], rounds: int) -> dict[str, float]:
-    """Seconds of the fastest pass of each network over one image of (height, width)."""
+    """CPU seconds of the fastest pass of each network over one image of (height, width)."""
     image = torch.zeros(1, 3, *size).to(memory_format=torch.channels_last)
     seconds = dict.fromkeys(models, float("inf"))
     for _ in range(rounds):
@@ -43,9 +43,9 @@ def fastest_passes(models: Mapping[str, ECENet], size: tuple[int, int], rounds: 
 
 
 def _seconds(model: ECENet, image: Tensor) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     model(image)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(names: Sequence[str], size: tuple[int, int], rounds: int) -> dict[str, Any]:
