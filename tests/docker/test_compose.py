@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,5 +122,55 @@ def test_compose_reads_both_files(docker_engine: None) -> None:
     assert service["image"] == "ecenet:gpu"
     assert service["build"]["dockerfile"] == "Dockerfile"
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", ["0"], ["gpu"])
+    assert service["deploy"]["replicas"] == 1
     assert (service["user"], service["read_only"], service["cap_drop"]) == ("10001:10001", True, ["ALL"])
+
+
+def test_one_gpu_service_is_one_replica_on_a_gpu_by_its_id() -> None:
+    """Docker gives the first GPU to whoever asks for a count of one, so a second replica would share it."""
+    deploy = yaml.safe_load(GPU.read_text(encoding="utf-8"))["services"]["ecenet"]["deploy"]
+    assert deploy["replicas"] == 1
+    (device,) = deploy["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "device_ids": ["${GPU:-0}"], "capabilities": ["gpu"]}
+
+
+def generated(gpus: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / "compose_gpus.py"), gpus]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_further_gpus_have_a_service_each_behind_the_same_name() -> None:
+    services = yaml.safe_load(generated("4").stdout)["services"]
+    assert list(services) == ["ecenet-gpu1", "ecenet-gpu2", "ecenet-gpu3"]
+    limits = yaml.safe_load(GPU.read_text(encoding="utf-8"))["services"]["ecenet"]["deploy"]["resources"]["limits"]
+    for index, service in enumerate(services.values(), 1):
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": [str(index)], "capabilities": ["gpu"]}
+        assert service["networks"] == {"inside": {"aliases": ["ecenet"]}}
+        assert service["extends"] == {"file": "compose.yaml", "service": "ecenet"}
+        assert (service["deploy"]["replicas"], service["deploy"]["resources"]["limits"]) == (1, limits)
+
+
+@pytest.mark.parametrize("gpus", ["1", "17", "many"])
+def test_a_number_of_gpus_that_makes_no_sense_is_refused(gpus: str) -> None:
+    done = generated(gpus)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("usage: compose_gpus.py GPUS: ")
+
+
+@pytest.mark.deployment
+def test_compose_reads_the_services_of_further_gpus(docker_engine: None) -> None:
+    further = FOLDER / "compose.gpus.yaml"
+    written = further.read_bytes() if further.exists() else None
+    further.write_text(generated("3").stdout)
+    try:
+        files = [part for path in (BASE, GPU, further) for part in ("-f", str(path))]
+        merged = json.loads(docker("compose", *files, "config", "--format", "json"))
+    finally:
+        further.unlink() if written is None else further.write_bytes(written)
+    service = merged["services"]["ecenet-gpu2"]
+    assert (service["user"], service["read_only"], service["image"]) == ("10001:10001", True, "ecenet:gpu")
+    assert service["networks"]["inside"]["aliases"] == ["ecenet"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == ["2"]
