@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.model_directory.manifest import ClassInfo
 from trainer.datasets.base import Sample, SegmentationDataset
-from trainer.datasets.errors import DatasetError
+from trainer.datasets.errors import DatasetError, unknown_name
 from trainer.datasets.files import Pair
-from trainer.datasets.mapped import Mapped
+from trainer.datasets.mapped import Mapped, named_map
 from trainer.datasets.registry import open_dataset
 
 
@@ -34,6 +35,47 @@ class Source:
     split: str = "train"
     weight: float = 1.0
     classes: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_source(where: str, table: Mapping[str, Any]) -> Source:
+    """A source from a table with ``dataset`` and ``root``, and perhaps ``split``, ``weight`` and ``classes``.
+
+    Args:
+        where: The table, for errors, as ``data.sources[0]``.
+        table: Its keys and values; ``classes`` is a table of names, or the name of one of ``NAMED_MAPS``.
+
+    Raises:
+        DatasetError: A key is missing or unknown, or a value has another type.
+    """
+    for key in table:
+        if key not in _KEYS:
+            raise unknown_name(f"key of {where}", key, _KEYS)
+    for key in ("dataset", "root"):
+        if key not in table:
+            raise DatasetError(f"{where} has no {key}")
+    values = {key: _value(f"{where}.{key}", value, _KEYS[key]) for key, value in table.items()}
+    if isinstance(names := values.get("classes"), str):
+        values["classes"] = named_map(names)
+    return Source(**values | {"root": Path(values["root"])})
+
+
+_KEYS: Mapping[str, tuple[type, ...]] = {
+    "dataset": (str,),
+    "root": (str,),
+    "split": (str,),
+    "weight": (int, float),
+    "classes": (str, dict),
+}
+_WORDS = {"weight": "a number", "classes": "a table of class names, or the name of a map"}
+
+
+def _value(where: str, value: Any, kinds: tuple[type, ...]) -> Any:
+    expected = _WORDS.get(where.rpartition(".")[2], "a text")
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise DatasetError(f"{where} is {value!r}, expected {expected}")
+    if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
+        raise DatasetError(f"{where} is {value!r}, expected {expected}")
+    return value
 
 
 class Mixed:
