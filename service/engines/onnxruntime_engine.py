@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
 from service.engines.streams import Streams, threads_per_stream
+from service.model_directory.extras import install_command
 from service.model_directory.manifest import GraphInfo, Manifest
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def cpu_obstacle() -> str | None:
     try:
         import onnxruntime  # noqa: F401, PLC0415
     except ImportError as error:
-        return f"onnxruntime is not installed: pip install 'ecenet[cpu]', with a GPU 'ecenet[gpu]' ({error})"
+        return f"onnxruntime is not installed: {install_command('cpu')}, with a GPU '.[gpu]' ({error})"
     return None
 
 

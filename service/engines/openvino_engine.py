@@ -19,6 +19,7 @@ from service.engines.base import EngineError, Rows
 from service.engines.graph_tensors import Tensor, check_input, check_output
 from service.engines.runtimes import PrecisionName
 from service.engines.streams import Streams, threads_per_stream
+from service.model_directory.extras import install_command
 from service.model_directory.manifest import GraphInfo, Manifest
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
@@ -119,7 +120,7 @@ def _openvino() -> Any:
     try:
         import openvino  # noqa: PLC0415
     except (ImportError, OSError) as error:
-        raise EngineError(f"openvino is not installed: pip install 'ecenet[openvino]' ({error})") from error
+        raise EngineError(f"openvino is not installed: {install_command('openvino')} ({error})") from error
     return openvino
 
 

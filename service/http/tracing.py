@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.request_context import QUIET_PATHS
 from service.inference.stopwatch import Stopwatch
+from service.model_directory.extras import install_command
 from service.request.state import RequestState, TracedImage, state_of
 from service.settings import Settings, SettingsError
 
@@ -49,7 +50,7 @@ def tracer_provider(settings: Settings) -> TracerProvider | None:
     except ImportError as error:
         raise SettingsError(
             f"traces are requested (--otlp-endpoint or {_ENDPOINT_VARIABLES[0]}), but OpenTelemetry is not installed: "
-            f"pip install 'ecenet[otel]' ({error})"
+            f"{install_command('otel')} ({error})"
         ) from None
     named = Resource.create() if os.environ.get("OTEL_SERVICE_NAME") else Resource.create({SERVICE_NAME: "ecenet"})
     provider = TracerProvider(resource=named)

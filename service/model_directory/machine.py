@@ -10,12 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from service.model_directory.extras import install_command
+
 EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 ENGINE_RUNTIMES: tuple[EngineRuntime, ...] = get_args(EngineRuntime)
 ANY_GPU = "any"
 
 _MODULES: dict[EngineRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_EXTRAS: dict[EngineRuntime, str] = {"tensorrt": "ecenet[gpu]", "tensorrt-rtx": "ecenet[rtx]"}
+_EXTRAS: dict[EngineRuntime, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 
 
 class MachineError(RuntimeError):
@@ -80,7 +82,8 @@ def runtime_module(runtime: EngineRuntime) -> Any:
         return importlib.import_module(_MODULES[runtime])
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeMissingError(f"{runtime} is not installed: pip install '{_EXTRAS[runtime]}' ({reason})") from error
+        command = install_command(_EXTRAS[runtime])
+        raise RuntimeMissingError(f"{runtime} is not installed: {command} ({reason})") from error
 
 
 def detect_machine(runtime: EngineRuntime) -> Machine:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engines.tensorrt.layer_report import is_report
+from service.model_directory.extras import install_command
 from service.model_directory.machine import ANY_GPU, Machine, MachineError, supported_capabilities
 
 Profile = tuple[int, int, int]
@@ -123,7 +124,7 @@ def capability_members(trt: Any, machine: Machine) -> list[Any]:
         gpu = "" if machine.gpu_name == ANY_GPU else f", the one of the {machine.gpu_name} here"
         raise MachineError(
             f"TensorRT-RTX {machine.runtime_version} does not build for compute capability {', '.join(missing)}{gpu}; "
-            f"it builds for {', '.join(supported)}: use TensorRT, pip install 'ecenet[gpu]' and --runtime tensorrt"
+            f"it builds for {', '.join(supported)}: use TensorRT, {install_command('gpu')}, and --runtime tensorrt"
         )
     return [getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}") for capability in wanted]
 

@@ -38,7 +38,7 @@ def test_missing_onnxruntime_is_told_with_the_command_to_install_it(
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(EngineError, match=r"pip install 'ecenet\[cpu\]'"):
+    with pytest.raises(EngineError, match=r"pip install '\.\[cpu\]'"):
         load(tiny_model_dir, read_manifest(tiny_model_dir))
 
 
@@ -48,5 +48,5 @@ def test_no_onnxruntime_is_an_error_with_the_way_out(
 ) -> None:
     for package in ("onnxruntime", "openvino"):  # with the other, auto would serve
         monkeypatch.setitem(sys.modules, package, None)  # what an import of it then raises
-    with pytest.raises(EngineError, match=r"onnxruntime is not installed: pip install 'ecenet\[cpu\]'"):
+    with pytest.raises(EngineError, match=r"onnxruntime is not installed: pip install '\.\[cpu\]'"):
         create_engine(tiny_model_dir, read_manifest(tiny_model_dir), EngineOptions(engine=wanted))

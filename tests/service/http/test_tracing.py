@@ -278,5 +278,5 @@ def test_asked_for_and_installed(
 
 def test_asked_for_but_not_installed_is_an_error_that_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(SettingsError, match=r"--otlp-endpoint.*pip install 'ecenet\[otel\]'"):
+    with pytest.raises(SettingsError, match=r"--otlp-endpoint.*pip install '\.\[otel\]'"):
         tracer_provider(Settings(otlp_endpoint="http://collector:4318"))

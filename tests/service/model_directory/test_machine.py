@@ -71,7 +71,7 @@ def test_runtime_gpu_and_driver_are_found(packages: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({}, r"tensorrt is not installed: pip install 'ecenet\[gpu\]'"),
+        ({}, r"tensorrt is not installed: pip install '\.\[gpu\]'"),
         ({"tensorrt": OSError("libnvinfer.so.10: cannot open")}, r"tensorrt is not installed.*libnvinfer\.so\.10"),
         ({"tensorrt": fake_runtime("10")}, "cuda-bindings cannot be loaded: pip install cuda-bindings"),
         (
@@ -119,7 +119,7 @@ def test_rtx_is_installed_here_and_names_its_gpus() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_tensorrt_where_there_is_none_is_an_error() -> None:
-    with pytest.raises(MachineError, match=r"tensorrt is not installed: pip install 'ecenet\[gpu\]'"):
+    with pytest.raises(MachineError, match=r"tensorrt is not installed: pip install '\.\[gpu\]'"):
         detect_builder("tensorrt")
 
 
