@@ -91,7 +91,7 @@ def of_variant(runs: Sequence[Run], variant: str) -> list[Run]:
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, Cell]:
-    """What a table says of the runs of a variant, by the column's title."""
+    """Columns of a table by title; each gives its cell for the runs of a variant."""
     seeds = sorted({run["config"]["seed"] for run in runs})
     return {
         "mIoU": lambda group: _percent(run["miou"] for run in group),
