@@ -65,12 +65,23 @@ class Settings(BaseSettings):
         Field(description="Name of the model that answers requests without a model name. Default: the first name."),
     ] = None
     engine: Annotated[
-        EngineName, Field(description="Runtime of the model; auto takes the fastest usable one and logs the reason.")
+        EngineName,
+        Field(description="Runtime of the model; auto measures those at hand and logs what it tried."),
     ] = "auto"
     precision: Annotated[
         PrecisionName,
-        Field(description="Arithmetic of the graph; auto takes the fastest exported one; bf16 needs OpenVINO."),
+        Field(
+            description="Arithmetic of the graph; auto takes the fastest one that agrees with PyTorch; bf16 needs "
+            "OpenVINO. A named one is not measured."
+        ),
     ] = "auto"
+    exact: Annotated[
+        bool,
+        Field(
+            description="auto computes in float32 with the first usable runtime: answers depend on no measurement. An "
+            "INT8 or bf16 graph changes up to 1% of the labels."
+        ),
+    ] = False
     input_size: Annotated[
         Size | None,
         NoDecode,
@@ -95,7 +106,10 @@ class Settings(BaseSettings):
     ] = False
     state_dir: Annotated[
         Path | None,
-        Field(description="Folder of the key that signs engines. Default: the user's state folder."),
+        Field(
+            description="Folder of the key that signs engines, of measured times, and of OpenVINO's compiled graphs. "
+            "Default: the user's state folder."
+        ),
     ] = None
     max_image_bytes: Annotated[
         int, Field(ge=1024, le=1 << 30, description="Bytes of an image file at most; a larger file gets 413.")
@@ -325,13 +339,14 @@ class Settings(BaseSettings):
         """The engine that every model gets."""
         return EngineOptions(
             engine=self.engine,
-            precision=self.precision,
+            precision="fp32" if self.exact and self.precision == "auto" else self.precision,
             input_size=self.input_size,
             num_threads=self.engine_threads,
             max_batch_size=self.max_batch_size,
             engine_dir=self.engine_dir,
             engine_file=self.engine_file,
             build_engine=self.build_engine,
+            measure=not self.exact,
         )
 
     @classmethod

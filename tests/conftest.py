@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,14 @@ from tests.support.required_tests import pytest_runtest_setup, pytest_sessionfin
 __all__ = ["pytest_runtest_setup", "pytest_sessionfinish"]
 
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exact_answers() -> Iterator[None]:
+    """Services of the tests measure no engines: what runs a model, and its bytes, are the same on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ECENET_EXACT", "true")
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.engines.base import Engine, EngineError, warm_up
-from service.engines.create import create_engine
+from service.engines.measured_choice import open_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.model_directory.bundled import bundled_model_dir
@@ -129,7 +129,7 @@ class ModelFolder:
         manifest = read_manifest(directory)
         if manifest != found.manifest:
             raise EngineError(f"{directory / MANIFEST_NAME} has changed since it was found; load it again")
-        engine = create_engine(directory, manifest, self._options)
+        engine = open_engine(directory, manifest, self._options)
         try:
             return LoadedModel(manifest, engine, prove_engine(engine, directory, manifest))
         except BaseException:

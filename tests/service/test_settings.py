@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -116,9 +117,25 @@ def test_state_folder_reaches_the_engine_store_however_it_was_set() -> None:
         "def refuse(settings):\n"
         "    raise SettingsError(str(store.state_folder()))\n"
         "http.create_app = refuse\n"
-        "main(['--port', '0', '--state-dir', '/somewhere/state'])"
+        "main(['--port', '0', '--workers', '0', '--state-dir', '/somewhere/state'])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (2, "ecenet-serve: /somewhere/state\n")
     assert option("state_dir") == "--state-dir"
     assert Settings.model_config["env_prefix"] + "STATE_DIR" == STATE_VARIABLE
+
+
+@pytest.mark.parametrize(
+    ("given", "precision", "measure"),
+    [
+        ({}, "auto", True),
+        ({"exact": True}, "fp32", False),
+        ({"exact": True, "precision": "int8"}, "int8", False),
+        ({"precision": "fp16"}, "fp16", True),
+    ],
+)
+def test_engines_are_measured_unless_answers_shall_be_exact(
+    given: dict[str, Any], precision: str, measure: bool
+) -> None:
+    options = Settings(**given).engine_options
+    assert (options.precision, options.measure) == (precision, measure)
