@@ -21,7 +21,7 @@ from benchmarks.accuracy.experiment import Experiment, head_commit, run_missing
 from benchmarks.accuracy.rates import Rates, chosen_rates
 from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.runs import FOLDER, RATES_FOLDER, RunError, run_path
-from benchmarks.accuracy.variants import VARIANTS
+from benchmarks.accuracy.variants import COMPARED, VARIANTS
 from trainer.datasets import DatasetError
 from trainer.memory import keep_freed_memory
 from trainer.training_loop import DivergedError
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--dataset", choices=DATA, default="camvid", help="the data set (default: %(default)s)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(COMPARED), metavar="VARIANT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
     parser.add_argument("--head-lr-multiple", type=float, help="every head's rate per backbone's, not that of --rates")

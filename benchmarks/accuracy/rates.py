@@ -83,12 +83,12 @@ def best_of_grid(folder: Path, variant: str) -> Rates:
 
 
 def chosen_rates(folder: Path, variant: str) -> Rates:
-    """The rates at which a head is best; ECENet without a part has ECENet's.
+    """The rates at which a head is best; changed ECENets have ECENet's.
 
     Raises:
         RunError: A run is missing.
     """
-    head = "ecenet" if VARIANTS[variant].ablation else variant
+    head = variant if VARIANTS[variant].is_rival else "ecenet"
     best = best_of_grid(folder, head)
     return _best(folder, head, [best, _fast(head, best)]) if VARIANTS[head].is_rival else best
 

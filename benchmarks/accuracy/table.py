@@ -52,8 +52,8 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """The tables of the heads, of the ablation and of the heads' classes, and a line on how they came about."""
-    parts = ["ecenet", *(name for name, variant in VARIANTS.items() if variant.ablation)]
+    """The tables of the heads, of changed ECENets and of the heads' classes, and a line on how they came about."""
+    parts = ["ecenet", *(name for name in VARIANTS if name not in HEADS)]
     return "\n\n".join(
         [table("Head", HEADS, runs), table("ECENet", parts, runs), classes_table(HEADS, runs), origin(runs)]
     )

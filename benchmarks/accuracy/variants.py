@@ -26,6 +26,7 @@ from benchmarks.accuracy.rivals import (
     segformer_head,
     upernet_head,
 )
+from benchmarks.accuracy.trials import with_finest_mask, with_key_scale, with_norm_momentum, without_dropout
 from trainer.config import RELEASED, LossWeights
 from trainer.model.backbone import ConvBackbone
 from trainer.model.ecenet import ECENet, build_model, named_config
@@ -46,6 +47,7 @@ class Variant:
         change: Makes it of an ECENet, in place.
         loss: Weights of the loss terms.
         ablation: Whether it belongs to the ablation and not to the comparison of heads.
+        trial: Whether it is a change of the training that the trainer does not have.
         bilinear_start: Whether the ghost steps start as an enlargement.
         principal_start: Whether FR starts at the principal directions of its stages.
         width: Channels that the classifier gets.
@@ -56,6 +58,7 @@ class Variant:
     change: Callable[[ECENet], ECENet]
     loss: LossWeights = FULL
     ablation: bool = False
+    trial: bool = False
     bilinear_start: bool = True
     principal_start: bool = True
     width: int = WIDTH
@@ -63,7 +66,7 @@ class Variant:
 
     def network(self, name: str) -> str:
         """The variant that has the same network in inference: ECENet, or the one of this ``name`` itself."""
-        return "ecenet" if self.change is _same else name
+        return "ecenet" if self.trial or self.change is _same else name
 
     @property
     def is_rival(self) -> bool:
@@ -111,6 +114,10 @@ def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options:
     return Variant(title, change, ablation=True, **options)
 
 
+def _trial(title: str, change: Callable[[ECENet], ECENet]) -> Variant:
+    return Variant(title, change, trial=True)
+
+
 VARIANTS: dict[str, Variant] = {
     "ecenet": Variant("ECENet", _same),
     "fcn": _rival("FCN-8s", _with_head(fcn_head), FCN_WIDTH),
@@ -130,8 +137,14 @@ VARIANTS: dict[str, Variant] = {
     "random-fr": _ablation("FR that starts at random", principal_start=False),
     "one-rate": _ablation("the classifier at the rate of the head", one_rate=True),
     "learned-classes": _ablation("class embeddings learned, not explicit", with_learned_classes),
+    "key-scale-2": _trial("keys that start twice as large", with_key_scale(2)),
+    "key-scale-4": _trial("keys that start four times as large", with_key_scale(4)),
+    "finest-mask": _trial("the finest mask inside the auxiliary loss", with_finest_mask),
+    "slow-norms": _trial("batch norms of momentum 0.02", with_norm_momentum(0.02)),
+    "no-dropout": _trial("no dropout", without_dropout),
 }
-HEADS = tuple(name for name, variant in VARIANTS.items() if not variant.ablation)
+HEADS = tuple(name for name, variant in VARIANTS.items() if not (variant.ablation or variant.trial))
+COMPARED = tuple(name for name, variant in VARIANTS.items() if not variant.trial)
 
 
 def build_variant(name: str, num_classes: int) -> ECENet:

@@ -15,7 +15,7 @@ from trainer.model.decode_head import HeadOutput
 from trainer.model.ecenet import ECENet
 from trainer.schedule import parameter_groups
 
-RIVALS = [name for name, variant in VARIANTS.items() if not variant.ablation and name != "ecenet"]
+RIVALS = [name for name, variant in VARIANTS.items() if variant.is_rival]
 
 
 @pytest.fixture(scope="module", params=RIVALS)

@@ -1,0 +1,74 @@
+"""Changes to ECENet's training: what each changes, and that inference computes with the same network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.accuracy.variants import COMPARED, HEADS, VARIANTS, build_variant
+from trainer.model.decode_head import HeadOutput
+from trainer.model.ecenet import ECENet
+
+TRIALS = [name for name, variant in VARIANTS.items() if variant.trial]
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def build(name: str) -> ECENet:
+    torch.manual_seed(0)
+    return build_variant(name, 5)
+
+
+def trained(model: ECENet) -> HeadOutput:
+    """Output in training, with the same dropout each time."""
+    torch.manual_seed(2)
+    output = model.train()(IMAGES)
+    assert isinstance(output, HeadOutput)
+    return output
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_the_network_is_that_of_ecenet(name: str) -> None:
+    ours, changed = build("ecenet").eval(), build(name).eval()
+    changed.load_state_dict(ours.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(ours(IMAGES), changed(IMAGES))
+    assert VARIANTS[name].network(name) == "ecenet"
+
+
+def test_the_keys_start_larger_and_the_values_as_they_are() -> None:
+    heads = [build(name).decode_head for name in ("ecenet", "key-scale-4")]
+    plain, scaled = (head.get_parameter("semantics_attention.1.key_value.weight") for head in heads)
+    assert torch.equal(scaled[:64], 4 * plain[:64])
+    assert torch.equal(scaled[64:], plain[64:])
+
+
+def test_the_finest_mask_joins_the_auxiliary_ones() -> None:
+    plain, whole = build("ecenet"), build("finest-mask")
+    seen: list[Tensor] = []
+    plain.decode_head.semantics_attention[0].register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output[1])
+    )
+    expected = trained(plain).auxiliary_masks + seen[0]
+    torch.testing.assert_close(trained(whole).auxiliary_masks, expected)
+    torch.testing.assert_close(trained(copy.deepcopy(whole)).auxiliary_masks, expected)
+    torch.testing.assert_close(trained(whole).logits, trained(build("ecenet")).logits)
+
+
+def test_norms_and_dropout_of_the_head_alone_change() -> None:
+    slow = build("slow-norms")
+    momenta = {
+        part: {module.momentum for module in getattr(slow, part).modules() if isinstance(module, nn.BatchNorm2d)}
+        for part in ("backbone", "decode_head")
+    }
+    assert momenta["decode_head"] == {0.02}
+    assert 0.02 not in momenta["backbone"]
+    assert build("no-dropout").decode_head.dropout.p == 0
+    assert build("ecenet").decode_head.dropout.p > 0
+
+
+def test_trials_are_run_by_name_alone() -> None:
+    assert TRIALS == ["key-scale-2", "key-scale-4", "finest-mask", "slow-norms", "no-dropout"]
+    assert not set(TRIALS) & {*COMPARED, *HEADS}
