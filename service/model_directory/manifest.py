@@ -239,7 +239,7 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
             **{
                 **raw,
                 "classes": tuple(_class_info(entry) for entry in raw["classes"]),
-                "graphs": tuple(_graph_info(entry) for entry in raw["graphs"]),
+                "graphs": tuple(parse_graph(entry) for entry in raw["graphs"]),
                 "golden": _optional(raw.get("golden"), _file_info),
                 "checkpoint": _optional(raw.get("checkpoint"), lambda entry: FileInfo(**entry)),
             }
@@ -293,7 +293,12 @@ def _class_info(entry: Mapping[str, Any]) -> ClassInfo:
     return ClassInfo(id=int(entry["id"]), name=str(entry["name"]), color=(red, green, blue))
 
 
-def _graph_info(entry: Mapping[str, Any]) -> GraphInfo:
+def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
+    """The graph of its JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
     fields = {**entry, "input_size": _input_size(entry["input_size"])}
     if "bounds" in entry:
         fields["bounds"] = Bounds(**entry["bounds"])

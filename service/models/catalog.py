@@ -121,7 +121,7 @@ class Catalog(Generic[ModelT]):
             if model.queue.down:
                 raise EngineDown(f"{model.manifest.name}: {model.queue.down}", retry_after_s=1)
 
-    def unknown(self, name: str, what: str) -> UnknownModel:
+    def unknown(self, name: str, what: str) -> UnknownModel | NotReady:
         """The error for a name; ``what`` goes on from "model 'NAME'"."""
         served = [model.manifest.name for model in self.models]
         names = ", ".join(map(repr, served)) or "none"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from service.model_directory.manifest import GraphInfo, Manifest, in_bf16, parse_manifest
+from service.model_directory.manifest import GraphInfo, Manifest, in_bf16, parse_graph, parse_manifest
 
 StartState = Literal["starting", "ready", "failed"]
 
@@ -31,14 +31,18 @@ class ModelNews:
     max_batch_size: int
     down: str
 
+    @property
+    def is_bf16(self) -> bool:
+        """True for the float32 graph of the manifest, computed in bfloat16."""
+        return self.graph.precision == "bf16"
+
     def pack(self) -> dict[str, Any]:
         """As JSON."""
-        place = next(place for place, graph in enumerate(self.manifest.graphs) if self.graph in (graph, in_bf16(graph)))
         return {
             "number": self.number,
             "manifest": asdict(self.manifest),
-            "graph": place,
-            "bf16": self.graph.precision == "bf16",
+            "graph": {**asdict(self.graph), "precision": "fp32" if self.is_bf16 else self.graph.precision},
+            "is_bf16": self.is_bf16,
             "engine_name": self.engine_name,
             "max_batch_size": self.max_batch_size,
             "down": self.down,
@@ -47,12 +51,11 @@ class ModelNews:
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> ModelNews:
         """The value of ``pack``."""
-        manifest = parse_manifest(packed["manifest"])
-        graph = manifest.graphs[packed["graph"]]
+        graph = parse_graph(packed["graph"])
         return cls(
             packed["number"],
-            manifest,
-            in_bf16(graph) if packed["bf16"] else graph,
+            parse_manifest(packed["manifest"]),
+            in_bf16(graph) if packed["is_bf16"] else graph,
             packed["engine_name"],
             packed["max_batch_size"],
             packed["down"],

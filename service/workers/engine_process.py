@@ -241,9 +241,9 @@ class EngineProcess:
             logger.error("some models could not be loaded: %s", reason)
             return
         self._state, self._failure = "failed", reason
-        self.models_changed()
         self._control.send_json(Control.FAILED, {"status": FAILED, "message": reason})
         self._finish(FAILED)
+        self.models_changed()
 
     async def _rescan(self) -> None:
         try:
@@ -291,4 +291,10 @@ class EngineProcess:
     def _keep(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # a bug, which only a new process can mend
+            logger.error("the engine process ends", exc_info=task.exception())
+            self._finish(ENGINE_DOWN)

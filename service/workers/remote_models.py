@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Draining, EngineDown, LoadFailure
+from service.errors import Draining, EngineDown, LoadFailure, NotReady, ServiceError, UnknownModel
 from service.inference.admission import Admission
 from service.metrics import Metrics
 from service.model_directory.manifest import GraphInfo, Manifest
@@ -97,6 +97,9 @@ class RemoteModels(Catalog[RemoteModel]):
         self._call_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._control: Channel | None = None
+        self._started = asyncio.Event()
+        self._failure: ServiceError | None = None
 
     @property
     def open_models(self) -> Collection[RemoteModel]:
@@ -113,12 +116,14 @@ class RemoteModels(Catalog[RemoteModel]):
             LoadFailure: It cannot.
             Draining: See ``close``.
         """
-        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
-        await self._started
+        await self._started.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def report_ready(self) -> None:
         """Tell the supervisor that this worker answers requests."""
+        assert self._control is not None
         self._control.send(Control.SERVING)
 
     async def start_others(self) -> None:
@@ -144,8 +149,7 @@ class RemoteModels(Catalog[RemoteModel]):
     def close(self) -> None:
         """Change nothing more: ``load`` and ``unload`` raise ``Draining``."""
         self._is_closed = True
-        if not self._started.done():
-            self._started.set_exception(Draining("the service is stopping", retry_after_s=1))
+        self._finish_start(Draining("the service is stopping", retry_after_s=1))
 
     async def stop(self) -> None:
         """Leave the engine process."""
@@ -154,7 +158,14 @@ class RemoteModels(Catalog[RemoteModel]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
-        self._control.close()
+        if self._control is not None:
+            self._control.close()
+
+    def unknown(self, name: str, what: str) -> UnknownModel | NotReady:
+        """See ``Catalog``; nothing is unknown before the engine process has told what there is."""
+        if not self.entries:
+            return NotReady("the models are being loaded", retry_after_s=1)
+        return super().unknown(name, what)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         if self._is_closed:
@@ -218,10 +229,16 @@ class RemoteModels(Catalog[RemoteModel]):
         for number in before.keys() - after.keys():
             self._keep(self._retire(before[number]))
         self._show(before, after)
-        if news.state == "ready" and not self._started.done():
-            self._started.set_result(None)
-        elif news.state == "failed" and not self._started.done():
-            self._started.set_exception(LoadFailure(news.failure))
+        if news.state == "ready":
+            self._finish_start()
+        elif news.state == "failed":
+            self._finish_start(LoadFailure(news.failure))
+
+    def _finish_start(self, failure: ServiceError | None = None) -> None:
+        """End ``start``, once."""
+        if not self._started.is_set():
+            self._failure = failure
+            self._started.set()
 
     def _model(self, news: ModelNews) -> RemoteModel:
         """The model with a number, with its latest state."""

@@ -18,6 +18,7 @@ from tests.support.brightness_model import Infer
 from tests.support.exchange import Exchange
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Solid, solid_png
+from tests.support.worker_app import WorkerApp
 
 
 @pytest.fixture(params=[Bench, RemoteBench], ids=["in process", "from a worker"])
@@ -50,13 +51,34 @@ def running() -> Running:
     return running_app
 
 
-@pytest.fixture
-def serving(engine: FakeEngine, manifest: Manifest, running: Running) -> Serving:
-    """Serves the fake engine."""
+@pytest.fixture(params=[False, True], ids=["in process", "from a worker"])
+def serving(
+    request: pytest.FixtureRequest,
+    engine: FakeEngine,
+    manifest: Manifest,
+    running: Running,
+    serving_in_process: Serving,
+) -> Serving:
+    """Serves the fake engine, in the same process and as a worker does."""
 
     def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Api]:
-        app = create_app(Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings}), engine, manifest)
-        return running(app, warm=warm)
+        if not request.param:
+            return serving_in_process(warm=warm, **settings)
+        options = Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings})
+        worker = WorkerApp(options, engine, manifest)
+        worker.app.state.worker = worker
+        return running(worker.app, warm=warm)
+
+    return serve
+
+
+@pytest.fixture
+def serving_in_process(engine: FakeEngine, manifest: Manifest, running: Running) -> Serving:
+    """Serves the fake engine in the same process alone, whose health is that of the engine."""
+
+    def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Api]:
+        options = Settings(**{"codec_threads": 2, "engine_timeout_s": 60, **settings})
+        return running(create_app(options, engine, manifest), warm=warm)
 
     return serve
 

@@ -43,6 +43,9 @@ class Api:
 
     @property
     def batcher(self) -> Batcher:
+        worker = getattr(self.app.state, "worker", None)
+        if worker is not None:
+            return worker.batcher
         queue = self.runtime.models.serving().queue
         assert isinstance(queue, Batcher)
         return queue

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.model_directory.manifest import GraphInfo
 from tests.support.brightness_model import Infer
+from tests.support.limits import HANG_S
 
 # Brightness of images on which the fake engines fail.
 POISON = 201
@@ -38,7 +39,7 @@ class FakeEngine:
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(HANG_S)
         self.batch_sizes.append(len(images))
         if (images == POISON).all((1, 2, 3)).any():
             raise RuntimeError("poisoned")
@@ -54,4 +55,4 @@ class FakeEngine:
         self.batch_sizes.clear()
 
     async def until_entered(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, 20)
+        assert await asyncio.to_thread(self.entered.wait, HANG_S)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.support.limits import HANG_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,7 +33,7 @@ def fresh(scenario: Callable[..., Any], *arguments: Any) -> Any:
         [sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=HANG_S)
         finally:
             _kill_group(process.pid)
     assert process.returncode == 0

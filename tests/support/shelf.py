@@ -16,6 +16,7 @@ from service.engines.base import EngineError
 from service.model_directory.manifest import GraphInfo, Manifest, ManifestError
 from service.models.source import FoundModel, LoadedModel
 from tests.support.api import Api
+from tests.support.limits import HANG_S
 
 # The API key of apps around a shelf.
 KEY = "0123456789abcdef"
@@ -39,7 +40,7 @@ class ShelfEngine:
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(HANG_S)
         assert not self.closed.is_set(), "an engine was run after its end"
         rows = np.zeros((len(images), 3, 8, 16), np.float32)
         rows[:, int(self.version[0])] = 1
@@ -97,7 +98,7 @@ class Shelf:
 
     def load(self, found: FoundModel) -> LoadedModel:
         self.loading.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(HANG_S)
         problem = self.problems.get((found.name, found.version))
         if problem is not None:
             raise problem

@@ -18,6 +18,7 @@ from service.model_directory.manifest import Manifest
 from service.models.source import FoundModel, LoadedModel
 from service.server import Server
 from tests.support.fake_engine import FakeEngine
+from tests.support.limits import HANG_S
 
 
 class Site:
@@ -49,7 +50,7 @@ def serve(app: FastAPI, prefix: str = "") -> Iterator[Site]:
         yield Site(url, app)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(HANG_S)
     assert not thread.is_alive()
 
 

@@ -63,8 +63,8 @@ async def test_failed_start_is_told_by_the_health_checks(
         api.check_problem(await api.get("/readyz"), 503, "not-ready")
 
 
-async def test_stuck_engine_is_told_by_the_health_check(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
-    async with serving(engine_timeout_s=0.05, batch_window_ms=0) as api:
+async def test_stuck_engine_is_told_by_the_health_check(engine: FakeEngine, serving_in_process: Serving, solid: Solid) -> None:
+    async with serving_in_process(engine_timeout_s=0.05, batch_window_ms=0) as api:
         engine.shut()
         inside = [asyncio.create_task(api.post(solid(level))) for level in (0, 128)]
         for task in inside:
@@ -154,12 +154,12 @@ async def test_upload_that_does_not_end_is_answered_504(serving: Serving, exchan
 
 
 async def test_dead_batcher_is_told_by_the_health_check(
-    serving: Serving, solid: Solid, monkeypatch: pytest.MonkeyPatch
+    serving_in_process: Serving, solid: Solid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_metrics: ModelMetrics, size: int, seconds: float) -> None:
         raise KeyError("a bug")
 
-    async with serving() as api:
+    async with serving_in_process() as api:
         monkeypatch.setattr(ModelMetrics, "batch_finished", fail)
         lost = asyncio.create_task(api.post(solid(0)))
         api.check_problem(await lost, 503, "engine-down", "batcher has stopped")

@@ -14,6 +14,7 @@ from service.inference import pipeline
 from tests.support.api import Api, Serving
 from tests.support.exchange import Exchange
 from tests.support.fake_engine import FakeEngine
+from tests.support.limits import HANG_S
 from tests.support.pictures import Png, Solid, noisy_png
 
 pytestmark = pytest.mark.anyio
@@ -33,11 +34,11 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.calls += 1
         self.entered.set()
-        assert self.opened.wait(20)
+        assert self.opened.wait(HANG_S)
         return self._function(*arguments, **options)
 
     async def until_entered(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, 20)
+        assert await asyncio.to_thread(self.entered.wait, HANG_S)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from service.logs import make_handler
 from tests.support.api import Api
+from tests.support.limits import HANG_S
 from tests.support.shelf import Shelf, Shelving
 
 pytestmark = pytest.mark.anyio
@@ -119,7 +120,7 @@ async def test_a_load_during_the_drain_is_told_to_whom_it_may_concern(shelf: She
     async with shelving(api_keys=f"ops:{KEY}") as api:
         shelf.shut()
         load = asyncio.create_task(call(api, "models/street/load"))
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         api.runtime.begin_drain()
         assert "cancelled this change" in error(await load, 503)
         assert "does not change its models any more" in error(await call(api, "models/street/load"), 503)

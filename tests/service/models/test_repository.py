@@ -12,6 +12,7 @@ from service.errors import Draining, LoadFailure, NotReady, UnknownModel
 from service.lifecycle import State
 from service.settings import SettingsError
 from tests.support.api import Api
+from tests.support.limits import HANG_S
 from tests.support.pictures import Solid
 from tests.support.shelf import Shelf, Shelving, until_loaded
 
@@ -87,7 +88,7 @@ async def test_the_process_is_ready_when_the_default_is(shelf: Shelf, shelving: 
         for name in ("night", "street"):
             with pytest.raises(NotReady, match="the model is being loaded"):
                 api.runtime.pipeline(name)
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         assert ("night", "1", "LOADING", "it is being loaded") in await index(api)
         assert ("street", "1", "UNAVAILABLE", "not loaded yet") in await index(api)
         shelf.gate.set()
@@ -138,7 +139,7 @@ async def test_loads_switch_forth_and_back_and_close_what_served(shelf: Shelf, s
     async with shelving() as api:
         first = shelf.engines["street", "2"]
         assert (await api.runtime.models.load("street", "1")).version == "1"
-        assert await asyncio.to_thread(first.closed.wait, 20)
+        assert await asyncio.to_thread(first.closed.wait, HANG_S)
         with pytest.raises(UnknownModel, match="version '2' of 'street' is not served; '1' is"):
             api.runtime.pipeline("street", "2")
         assert api.runtime.pipeline("street", "1").manifest.version == "1"
@@ -154,7 +155,7 @@ async def test_a_version_that_serves_can_be_loaded_anew(shelf: Shelf, shelving: 
     async with shelving() as api:
         await api.runtime.models.load("street")
         first, second = shelf.made
-        assert await asyncio.to_thread(first.closed.wait, 20)
+        assert await asyncio.to_thread(first.closed.wait, HANG_S)
         second.entered.clear()
         assert (await api.post(solid(0))).status_code == 200
         assert second.entered.is_set()
@@ -198,7 +199,7 @@ async def test_an_unloaded_model_is_unknown_until_it_is_loaded(shelf: Shelf, she
         engine = shelf.engines["street", "2"]
         await api.runtime.models.unload("street")
         await api.runtime.models.unload("street")
-        assert await asyncio.to_thread(engine.closed.wait, 20)
+        assert await asyncio.to_thread(engine.closed.wait, HANG_S)
         with pytest.raises(UnknownModel, match="'street' is not served: it was unloaded; served: 'night'"):
             api.runtime.pipeline("street")
         assert ("street", "2", "UNAVAILABLE", "unloaded") in await index(api)
@@ -321,7 +322,7 @@ async def test_loads_are_made_one_after_the_other(shelf: Shelf, shelving: Shelvi
     async with shelving() as api:
         shelf.shut()
         loads = [asyncio.create_task(api.runtime.models.load("street", version)) for version in ("1", "2", "1")]
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         assert ("street", "1", "LOADING", "it is being loaded") in await index(api)
         assert len(shelf.made) == 1
         shelf.gate.set()
@@ -334,7 +335,7 @@ async def test_a_drain_gives_up_a_load_and_closes_what_it_brings(shelf: Shelf, s
     async with shelving() as api:
         shelf.shut()
         loads = [asyncio.create_task(api.runtime.models.load("street", version)) for version in ("1", "2")]
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         api.runtime.begin_drain()
         for load in loads:
             with pytest.raises(Draining, match="cancelled this change"):
@@ -345,7 +346,7 @@ async def test_a_drain_gives_up_a_load_and_closes_what_it_brings(shelf: Shelf, s
         shelf.gate.set()
         while len(shelf.made) < 2:  # noqa: ASYNC110  nobody tells of a load that nobody waits for
             await asyncio.sleep(0)
-        assert await asyncio.to_thread(shelf.made[1].closed.wait, 20)
+        assert await asyncio.to_thread(shelf.made[1].closed.wait, HANG_S)
 
 
 async def test_a_load_that_takes_too_long_is_given_up_and_the_next_has_its_turn(
@@ -364,7 +365,7 @@ async def test_a_load_that_takes_too_long_is_given_up_and_the_next_has_its_turn(
         shelf.gate.set()
         while len(shelf.made) < 2:  # noqa: ASYNC110  nobody tells of a load that nobody waits for
             await asyncio.sleep(0)
-        assert await asyncio.to_thread(shelf.made[1].closed.wait, 20)
+        assert await asyncio.to_thread(shelf.made[1].closed.wait, HANG_S)
         assert (await api.runtime.models.load("street")).version == "2"
 
 
@@ -381,7 +382,7 @@ async def test_a_load_goes_on_when_who_asked_for_it_leaves(shelf: Shelf, shelvin
     async with shelving() as api:
         shelf.shut()
         load = asyncio.create_task(api.runtime.models.load("street", "1"))
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         load.cancel()
         shelf.gate.set()
         assert (await api.runtime.models.load("street", "1")).version == "1"
@@ -414,7 +415,7 @@ async def test_a_start_that_is_drained_is_no_failure(shelf: Shelf, shelving: She
     shelf.put("street", "1")
     shelf.shut()
     async with shelving(warm=False) as api:
-        assert await asyncio.to_thread(shelf.loading.wait, 20)
+        assert await asyncio.to_thread(shelf.loading.wait, HANG_S)
         api.runtime.begin_drain()
         await api.runtime.started.wait()
         assert (api.runtime.lifecycle.state, api.runtime.lifecycle.failure) == (State.DRAINING, "")

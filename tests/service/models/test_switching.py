@@ -11,6 +11,7 @@ import pytest
 from service.lifecycle import State
 from service.model_directory.manifest import Manifest
 from tests.support.api import Api
+from tests.support.limits import HANG_S
 from tests.support.pictures import Solid
 from tests.support.shelf import Shelf, Shelving, until_loaded
 
@@ -138,7 +139,7 @@ async def test_requests_inside_finish_on_the_version_that_they_began_with(
         old.entered.clear()
         old.gate.clear()
         inside = [asyncio.create_task(api.post(solid(level))) for level in range(3)]
-        assert await asyncio.to_thread(old.entered.wait, 20)
+        assert await asyncio.to_thread(old.entered.wait, HANG_S)
         while await api.metric("ecenet_in_flight") < 3:  # noqa: ASYNC110  the metric tells that they are inside
             await asyncio.sleep(0)
         shelf.put("street", "2")
@@ -148,7 +149,7 @@ async def test_requests_inside_finish_on_the_version_that_they_began_with(
         old.gate.set()
         for response in await asyncio.gather(*inside):
             assert (classes(api, response), response.headers["x-model-version"]) == ({1}, "1")
-        assert await asyncio.to_thread(old.closed.wait, 20)
+        assert await asyncio.to_thread(old.closed.wait, HANG_S)
 
 
 async def test_a_batch_is_of_one_version(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
@@ -160,14 +161,14 @@ async def test_a_batch_is_of_one_version(shelf: Shelf, shelving: Shelving, solid
         files = [("file", (f"{level}.png", solid(level))) for level in range(6)]
         parameters = {"format": "npy", "envelope": "multipart"}
         inside = asyncio.create_task(api.http.post("/segment/batch", params=parameters, files=files))
-        assert await asyncio.to_thread(old.entered.wait, 20)
+        assert await asyncio.to_thread(old.entered.wait, HANG_S)
         shelf.put("street", "2")
         await api.runtime.models.load("street")
         old.gate.set()
         response = await inside
         assert response.headers["x-model-version"] == "1"
         assert response.content.count(bytes([1]) * 64 * 32) == 6
-        assert await asyncio.to_thread(old.closed.wait, 20)
+        assert await asyncio.to_thread(old.closed.wait, HANG_S)
 
 
 async def test_a_hundred_switches_lose_no_request(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
@@ -195,7 +196,7 @@ async def test_a_hundred_switches_lose_no_request(shelf: Shelf, shelving: Shelvi
         assert len(shelf.made) == 101
         *old, serving = shelf.made
         for engine in old:
-            assert await asyncio.to_thread(engine.closed.wait, 20)
+            assert await asyncio.to_thread(engine.closed.wait, HANG_S)
         assert not serving.closed.is_set()
         assert len(api.runtime.models.open_models) == 1
         assert await api.metric('ecenet_model_loads_total{result="success"}') == 101
@@ -225,7 +226,7 @@ async def test_a_stuck_engine_harms_its_own_model_and_turns_liveness_false(
         assert (await api.get("/healthz")).status_code == 200
         assert classes(api, await api.post(solid(0), model="street")) == {1}
         stuck.gate.set()
-        assert await asyncio.to_thread(stuck.closed.wait, 20)
+        assert await asyncio.to_thread(stuck.closed.wait, HANG_S)
 
 
 async def test_requests_to_all_models_share_one_bound(shelf: Shelf, shelving: Shelving, solid: Solid) -> None:
@@ -237,7 +238,7 @@ async def test_requests_to_all_models_share_one_bound(shelf: Shelf, shelving: Sh
         engine.entered.clear()
         engine.gate.clear()
         inside = asyncio.create_task(api.post(solid(0), model="night"))
-        assert await asyncio.to_thread(engine.entered.wait, 20)
+        assert await asyncio.to_thread(engine.entered.wait, HANG_S)
         api.check_problem(await api.post(solid(0), model="street"), 503, "overloaded", "1 requests")
         engine.gate.set()
         assert (await inside).status_code == 200
@@ -256,7 +257,7 @@ async def test_a_drain_answers_requests_of_all_models_and_of_old_versions(
             engine.entered.clear()
             engine.gate.clear()
             inside.append(asyncio.create_task(api.post(solid(0), model=name)))
-            assert await asyncio.to_thread(engine.entered.wait, 20)
+            assert await asyncio.to_thread(engine.entered.wait, HANG_S)
         await api.runtime.models.load("street", "1")
         drain = asyncio.create_task(api.runtime.drain(20))
         for engine in shelf.made:
@@ -265,7 +266,7 @@ async def test_a_drain_answers_requests_of_all_models_and_of_old_versions(
         await drain
     assert api.runtime.lifecycle.state is State.STOPPED
     for engine in shelf.made:
-        assert await asyncio.to_thread(engine.closed.wait, 20)
+        assert await asyncio.to_thread(engine.closed.wait, HANG_S)
 
 
 async def test_a_batch_waits_for_requests_to_its_own_model_alone(
