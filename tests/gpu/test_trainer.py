@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from trainer.checkpoint import read_checkpoint
 from trainer.datasets import CamVid
+from trainer.model.backbone import SwinBackbone, fused_window_attention
 from trainer.schedule import MovingAverage
 from trainer.train import main
 from trainer.training_loop import AugmentedViews, load_batches
@@ -156,3 +158,17 @@ def test_two_gpus_train_as_one(data: Path, train: Train, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     for found, expected in zip(log_of(two), one, strict=True):
         assert found["loss_cross_entropy"] == pytest.approx(expected["loss_cross_entropy"], rel=1e-2)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_swin_on_a_gpu_is_that_of_a_cpu(fused: bool) -> None:
+    """``fused`` is what TIMM_FUSED_ATTN=2 asks for."""
+    torch.manual_seed(0)
+    backbone = SwinBackbone(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4).eval()
+    image = torch.randn(1, 3, 72, 90)
+    with torch.no_grad():
+        expected = backbone(image)
+        with fused_window_attention(backbone.to(DEVICE)) if fused else nullcontext():
+            found = backbone(image.to(DEVICE))
+    for stage, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(stage.cpu(), reference, rtol=1e-2, atol=1e-2)

@@ -77,9 +77,10 @@ class SwinBackbone(nn.Module):
         )
         self.channels: tuple[int, ...] = tuple(embed_dim * 2**stage for stage in range(len(depths)))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
+        masks = _WindowMasks()
         for module in self.features.modules():
             if hasattr(module, "shift_size"):
-                module._attn = _WindowShift(module)
+                module._attn = _WindowShift(module, masks)
                 module.register_buffer("attn_mask", None, persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -102,6 +103,27 @@ def fused_window_attention(module: nn.Module) -> Iterator[None]:
             part.fused_attn = was
 
 
+class _WindowMasks:
+    """The masks of the last sizes, shared by the blocks of a backbone; no part of its state."""
+
+    KEPT = 8  # four stages of two sizes, as those of training and evaluation
+
+    def __init__(self) -> None:
+        self._masks: dict[tuple[object, ...], Tensor] = {}
+
+    def get(self, like: Tensor, *, rows: int, columns: int, window_size: int, shift: int) -> Tensor:
+        """The mask for ``rows`` times ``columns`` windows, on the device and in the type of a tensor."""
+        if torch.compiler.is_compiling():  # what a compiler or an export traces is no tensor to keep
+            return shifted_window_mask(rows, columns, window_size, shift, like.device).to(like.dtype)
+        key = (rows, columns, window_size, shift, like.device, like.dtype)
+        if key not in self._masks:
+            if len(self._masks) == self.KEPT:
+                del self._masks[next(iter(self._masks))]
+            with torch.inference_mode(False):  # a tensor of inference mode cannot be trained with
+                self._masks[key] = shifted_window_mask(rows, columns, window_size, shift, like.device).to(like.dtype)
+        return self._masks[key]
+
+
 class _WindowShift:
     """Shifted window attention of one block: pads to full windows, then rolls, masked on the padded size.
 
@@ -109,7 +131,8 @@ class _WindowShift:
     module, so that the block keeps its parameters and its state dict.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, masks: _WindowMasks) -> None:
+        self.masks = masks
         self.attention: Any = block.attn
         self.window: int = cast(tuple[int, int], block.window_size)[0]
         self.shift: int = cast(tuple[int, int], block.shift_size)[0]
@@ -121,9 +144,10 @@ class _WindowShift:
         rows, columns = x.shape[1] // w, x.shape[2] // w
         x = torch.roll(x, (-s, -s), (1, 2)) if s else x
         windows = x.reshape(batch, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
-        mask = shifted_window_mask(rows, columns, w, s).to(x) if s else None
+        mask = self.masks.get(x, rows=rows, columns=columns, window_size=w, shift=s) if s else None
         if self.attention.fused_attn:
-            windows = self._attend_fused(windows, torch.zeros(rows * columns, w * w, w * w) if mask is None else mask)
+            bias = x.new_zeros(rows * columns, w * w, w * w) if mask is None else mask
+            windows = self._attend_fused(windows, bias)
         else:
             windows = self.attention(windows, mask=mask)
         x = windows.reshape(batch, rows, columns, w, w, channels).transpose(2, 3).reshape(x.shape)
@@ -149,20 +173,20 @@ class _WindowShift:
         return cast(Tensor, attention.proj(merged.reshape(rows, tokens, channels)))
 
 
-def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int) -> Tensor:
-    """Additive attention mask of a cyclic shift: 0 for two tokens of the same unshifted region, else -100.
+def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+    """What may attend to what after a cyclic shift: 0 where two tokens were neighbours, else -100.
 
     Returns:
         (rows · columns, window_size², window_size²) float32, for windows in row-major order.
     """
-    region = _wrapped_regions(rows, window_size, shift)[:, None, :, None] * 3
-    region = region + _wrapped_regions(columns, window_size, shift)[None, :, None, :]
+    region = _wrapped_regions(rows, window_size, shift, device)[:, None, :, None] * 3
+    region = region + _wrapped_regions(columns, window_size, shift, device)[None, :, None, :]
     region = region.reshape(rows * columns, window_size * window_size)
     return torch.where(region[:, :, None] == region[:, None, :], 0.0, -100.0)
 
 
-def _wrapped_regions(windows: int, window_size: int, shift: int) -> Tensor:
+def _wrapped_regions(windows: int, window_size: int, shift: int, device: torch.device) -> Tensor:
     """Along one axis of a shifted map: 0 before the last window, 1 its unwrapped part, 2 its wrapped part."""
     length = windows * window_size
     regions = [0] * (length - window_size) + [1] * (window_size - shift) + [2] * shift
-    return torch.tensor(regions).reshape(windows, window_size)
+    return torch.tensor(regions, device=device).reshape(windows, window_size)
