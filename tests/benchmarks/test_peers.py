@@ -22,8 +22,6 @@ from benchmarks.peers.scenarios import STOP_LIMIT_S, faults, steady
 from benchmarks.peers.work import BrokenImageError, Work, images
 from benchmarks.scale.readme import filled
 
-pytestmark = pytest.mark.timeout(180)
-
 # A server that answers every second request wrongly, breaks off on broken ones, and does not end on SIGTERM.
 BAD = """
 import http.server, itertools, json, os, signal, sys

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from service.settings import Settings
+from tests.support.limits import HANG_S
 
 PROGRAM = Path(__file__).resolve().parents[2] / "docker" / "healthcheck.py"
 
@@ -26,7 +27,7 @@ def check(**variables: str) -> tuple[int, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ECENET_")}
     command = [sys.executable, "-I", str(PROGRAM)]
     environment = {**inherited, **variables}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert result.stderr == ""
     return result.returncode, result.stdout.strip()
 

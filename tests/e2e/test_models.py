@@ -23,6 +23,7 @@ from tritonclient.http import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from tests.support.brightness_model import WriteModel
+from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def url_of(popen: Popen) -> str:
 def serving(root: Path, *arguments: str) -> Iterator[tuple[Popen, httpx.Client]]:
     with (
         started(SERVICE, "--model-dir", str(root), "--drain-delay-s", "0", *arguments) as popen,
-        httpx.Client(base_url=url_of(popen), headers=HEADERS, timeout=60) as http,
+        httpx.Client(base_url=url_of(popen), headers=HEADERS, timeout=HANG_S) as http,
     ):
         until_served(http, night="1.0.0", street="2.0.0")
         yield popen, http
@@ -160,7 +161,7 @@ def test_sighup_follows_the_disk(root: Path, write_model: WriteModel, png: Png) 
         popen.send_signal(signal.SIGHUP)
         until_served(http, day="1", night="1.0.0")
         popen.send_signal(signal.SIGTERM)
-        assert popen.wait(20) == 0
+        assert popen.wait(HANG_S) == 0
 
 
 def heeds_sighup(popen: Popen) -> bool:
@@ -183,7 +184,7 @@ def test_sighup_never_ends_the_process(root: Path) -> None:
         caller.start()
         assert httpx.get(url_of(popen) + "/healthz").status_code == 200
         popen.send_signal(signal.SIGTERM)
-        assert popen.wait(60) == 0
+        assert popen.wait(HANG_S) == 0
         caller.join()
 
 
@@ -203,32 +204,32 @@ def test_a_drain_during_a_load_answers_it_and_ends(png: Png) -> None:
     with started(GATED, "--drain-delay-s", "0", GATED_LOAD="1") as popen:
         url, pool = loading(popen)
         with pool:
-            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=60)
+            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=HANG_S)
             assert line(popen) == "batch 1"
             popen.send_signal(signal.SIGTERM)
             assert load.result().status_code == 503
             assert "cancelled this change" in load.result().json()["error"]
-            assert popen.wait(20) == 0
+            assert popen.wait(HANG_S) == 0
 
 
 def test_a_second_signal_during_a_load_ends_at_once() -> None:
     with started(GATED, "--drain-delay-s", "20", GATED_LOAD="1") as popen:
         url, pool = loading(popen)
         with pool:
-            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=60)
+            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=HANG_S)
             assert line(popen) == "batch 1"
             popen.send_signal(signal.SIGTERM)
             while httpx.get(f"{url}/readyz").status_code != 503:
                 pass
             popen.send_signal(signal.SIGTERM)
-            assert popen.wait(20) == 128 + signal.SIGTERM
+            assert popen.wait(HANG_S) == 128 + signal.SIGTERM
             assert load.exception() is None or isinstance(load.exception(), httpx.TransportError)
 
 
 def test_a_default_model_that_does_not_work_ends_the_start_in_one_sentence(root: Path) -> None:
     (root / "night" / "model.onnx").write_bytes(b"broken")
     command = [sys.executable, *SERVICE, "--port", "0", "--model-dir", str(root)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith(f"ecenet-serve: {root / 'night' / 'model.onnx'} has SHA-256 ")
 
@@ -246,6 +247,6 @@ def test_what_cannot_be_meant_is_told_in_one_line(
     if status == 1:
         shutil.copytree(root / "street" / "new", root / "twin")
     command = [sys.executable, *SERVICE, "--port", "0", "--model-dir", str(root), *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (status, 1)
     assert words in ended.stderr

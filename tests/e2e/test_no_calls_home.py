@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.limits import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
 STREET = ROOT / "models" / "example" / "street.jpg"
 # ONNX Runtime 1.32 calls home 9 s after its first session, measured on the slower of our machines.
@@ -61,11 +63,11 @@ def test_a_serving_process_calls_nobody(spy: Path, tmp_path: Path, engine: str) 
         url = process.stdout.readline().split()[-1]
         ended = time.monotonic() + _WATCHED_S
         while time.monotonic() < ended:
-            answer = httpx.post(f"{url}/segment", files={"file": STREET.read_bytes()}, timeout=60)
+            answer = httpx.post(f"{url}/segment", files={"file": STREET.read_bytes()}, timeout=HANG_S)
             assert answer.status_code == 200
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(HANG_S) == 0
     # The address that it listens on is resolved, which asks nobody.
     noted = set(log.read_text().splitlines()) if log.exists() else set()
     assert noted <= {"resolve 127.0.0.1", "resolve -"}

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from service.model_directory.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
+from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ class Process:
         return client
 
     def segment(self, data: bytes) -> httpx.Response:
-        return httpx.post(self.url + "/segment", files={"file": ("photo.png", data)}, timeout=60)
+        return httpx.post(self.url + "/segment", files={"file": ("photo.png", data)}, timeout=HANG_S)
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def running(program: list[str], *arguments: str, runner: tuple[str, ...] = (), *
 def failing(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a service that cannot start."""
     command = [sys.executable, *SERVICE, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(tiny_model_di
         response = process.segment(png())
         assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(20) == 0
+        assert process.popen.wait(HANG_S) == 0
 
 
 def test_request_in_flight_at_sigterm_is_answered(
@@ -130,7 +131,7 @@ def test_request_in_flight_at_sigterm_is_answered(
     gated.release()
     response = inside.result()
     assert (response.status_code, response.headers["connection"]) == (200, "close")
-    assert gated.popen.wait(20) == 0
+    assert gated.popen.wait(HANG_S) == 0
 
 
 def test_request_that_is_not_done_in_the_drain_time_is_answered_503(
@@ -142,7 +143,7 @@ def test_request_that_is_not_done_in_the_drain_time_is_answered_503(
         process.popen.send_signal(signal.SIGTERM)
         assert stuck.result().status_code == 503
         assert stuck.result().json()["type"] == "draining"
-        assert process.popen.wait(20) == 0
+        assert process.popen.wait(HANG_S) == 0
 
 
 def test_second_signal_ends_the_process_at_once(
@@ -153,7 +154,7 @@ def test_second_signal_ends_the_process_at_once(
     gated.popen.send_signal(signal.SIGTERM)
     gated.until_unready()
     gated.popen.send_signal(signal.SIGTERM)
-    assert gated.popen.wait(20) == 128 + signal.SIGTERM
+    assert gated.popen.wait(HANG_S) == 128 + signal.SIGTERM
     with pytest.raises(httpx.TransportError):
         inside.result()
 
@@ -205,7 +206,7 @@ def test_client_that_hangs_up_is_noticed_while_its_stage_runs(
         process.until_in_flight(0)
         process.release()
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(20) == 0
+        assert process.popen.wait(HANG_S) == 0
         assert process.line() == ""  # no batch since
 
 
@@ -228,7 +229,7 @@ def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
             pass
         assert process.segment(png()).status_code == 200
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(20) == 0
+        assert process.popen.wait(HANG_S) == 0
 
 
 def namespace() -> tuple[str, ...]:
@@ -257,7 +258,7 @@ def test_process_1_of_a_container_drains_on_sigterm(
         process.until_unready()
         process.release()
         assert inside.result().status_code == 200
-        assert process.popen.wait(20) == 0
+        assert process.popen.wait(HANG_S) == 0
 
 
 def test_process_1_of_a_container_leaves_on_the_second_signal() -> None:
@@ -266,13 +267,13 @@ def test_process_1_of_a_container_leaves_on_the_second_signal() -> None:
         os.kill(service, signal.SIGTERM)
         process.until_unready()
         os.kill(service, signal.SIGINT)
-        assert process.popen.wait(20) == 128 + signal.SIGINT
+        assert process.popen.wait(HANG_S) == 128 + signal.SIGINT
 
 
 def test_of_a_hundred_at_once_each_is_answered_and_those_over_the_limit_immediately(gated: Process, png: Png) -> None:
     async def crowd() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=gated.url, limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=gated.url, limits=limits, timeout=HANG_S) as client:
             tasks = [
                 asyncio.create_task(client.post("/segment", files={"file": ("photo.png", png())})) for _ in range(100)
             ]

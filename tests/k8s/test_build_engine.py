@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.k8s.manifests import K8S
+from tests.support.limits import HANG_S
 
 RUN = K8S / "jobs" / "build-engine" / "run"
 # Notes each call; what `get` finds is in files: conditions in the order in which they are read, one a line.
@@ -47,7 +48,7 @@ def run(state: Path, *conditions: str, **environment: str) -> tuple[subprocess.C
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=HANG_S,
     )
     return done, (state / "calls").read_text(encoding="utf-8").replace("--namespace ecenet ", "").splitlines()
 

@@ -25,6 +25,7 @@ from service.connection import (
     LimitedProtocol,
     Refusal,
 )
+from tests.support.limits import HANG_S
 
 ROOMY = ConnectionLimits(connections=100, per_client=100, header_timeout_s=30)
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -106,7 +107,7 @@ async def answer_to(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             return await reader.read()
     except ConnectionResetError:
         return b""

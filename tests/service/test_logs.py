@@ -21,6 +21,7 @@ from service.inference import pipeline
 from service.logs import escape, make_handler, request_lines, timestamp
 from service.settings import LogFormat
 from tests.support.api import Api
+from tests.support.limits import HANG_S
 from tests.support.pictures import Solid
 
 pytestmark = pytest.mark.anyio
@@ -220,7 +221,7 @@ logging.getLogger("service").debug("ours")
 
 def test_libraries_and_warnings_go_through_the_same_formatter() -> None:
     run = subprocess.run(
-        [sys.executable, "-W", "default", "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-W", "default", "-c", _PROGRAM], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     lines = [json.loads(line) for line in run.stderr.splitlines()]
     assert run.stdout == ""

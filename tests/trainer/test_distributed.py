@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.limits import HANG_S
 from trainer.config import ConfigError
 from trainer.distributed import Ranks, choose_device, rank_batches
 
 CPU = torch.device("cpu")
-TIMEOUT_S = 110
+STARTED = ("ecenet-lite0", "ecenet-swin-tiny")
 
 
 def torchrun(*command: str) -> None:
@@ -26,7 +27,7 @@ def torchrun(*command: str) -> None:
 
 def run_alone(*command: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -61,22 +62,28 @@ def test_cuda_without_a_gpu_is_refused() -> None:
         choose_device("cuda", 0)
 
 
-def test_two_ranks_have_the_gradient_of_one(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("rank_gradient.py"))
-    run_alone(sys.executable, script, str(tmp_path / "one.pt"))
-    torchrun(script, str(tmp_path / "two.pt"))
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+@pytest.fixture(scope="module")
+def rank_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one rank alone and two together have written, by part, number of ranks and rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = (str(Path(__file__).with_name("rank_work.py")), str(folder), *STARTED)
+    run_alone(sys.executable, *command)
+    torchrun(*command)
+    return folder
+
+
+def test_two_ranks_have_the_gradient_of_one(rank_work: Path) -> None:
+    one, two = (torch.load(rank_work / f"gradient-{ranks}-0.pt", weights_only=True) for ranks in (1, 2))
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.allclose(two[name], value, rtol=1e-6, atol=1e-7), name
 
 
-@pytest.mark.parametrize("name", ["ecenet-lite0", "ecenet-swin-tiny"])
-def test_two_ranks_start_alike_from_the_features_of_both(name: str, tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("rank_start.py"))
-    run_alone(sys.executable, script, str(tmp_path), name)
-    torchrun(script, str(tmp_path), name)
-    alone, first, second = (torch.load(tmp_path / f"{file}.pt", weights_only=True) for file in ("1-0", "2-0", "2-1"))
+@pytest.mark.parametrize("name", STARTED)
+def test_two_ranks_start_alike_from_the_features_of_both(name: str, rank_work: Path) -> None:
+    alone, first, second = (
+        torch.load(rank_work / f"{name}-{rank}.pt", weights_only=True) for rank in ("1-0", "2-0", "2-1")
+    )
     for part in ("model", "average"):
         assert first[part].keys() == alone[part].keys()
         assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
@@ -131,6 +138,6 @@ leave(7)
 """
     environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"} | variables
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=HANG_S, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, "to standard output", "to standard error")

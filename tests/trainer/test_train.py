@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.limits import HANG_S
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.evaluate import main as evaluate_main
@@ -35,7 +36,6 @@ SMALL = {
     "runtime.tensorboard": "false",
     "runtime.timed_steps": "0",
 }
-TIMEOUT_S = 100
 
 
 def arguments(data: Path, output: Path, *extra: str, **changes: str) -> list[str]:
@@ -52,7 +52,7 @@ def start(data: Path, output: Path, **changes: str) -> subprocess.Popen[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + HANG_S
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"{path} was not written"
@@ -102,7 +102,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(workers: str, tin
     process = start(tiny_camvid, run, **endless, runtime__workers=workers)
     wait_for(run / "last.pt", process)
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=TIMEOUT_S)
+    _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 143
     done = read_entries(run / "last.pt")["steps_done"]
     assert f"stopped after step {done}, as asked; --resume goes on from there" in errors

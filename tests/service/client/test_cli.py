@@ -20,6 +20,7 @@ from PIL import Image
 
 from service.client.cli import API_KEY_VARIABLE, INTERRUPTED, main
 from tests.support.brightness_model import WriteModel
+from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 
 
@@ -52,7 +53,7 @@ class _EchoHandler(BaseHTTPRequestHandler):
         self.server.received.append((parse_qs(urlsplit(self.path).query), headers))
         if body == b"wait":
             self.server.waiting.set()
-            self.server.release.wait(20)
+            self.server.release.wait(HANG_S)
         refused = body.startswith(b"broken")
         self.send_response(400 if refused else 200)
         self.end_headers()
@@ -247,9 +248,9 @@ def test_ctrl_c_leaves_whole_results_and_the_next_call_goes_on(
     with subprocess.Popen(
         [sys.executable, "-m", "service.client.cli", *command], stderr=subprocess.PIPE, text=True
     ) as process:
-        assert echo.waiting.wait(20)
+        assert echo.waiting.wait(HANG_S)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=HANG_S)
     assert process.returncode == INTERRUPTED
     assert told.endswith("stopped; the same command goes on from here\n")
     assert "Traceback" not in told

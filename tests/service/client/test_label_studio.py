@@ -18,6 +18,7 @@ from service.client.cli import main
 from service.client.label_studio import Images, create_backend
 from service.client.parameters import Parameters
 from tests.support.api import Serving
+from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 from tests.support.replies import MakeAsyncClient
 
@@ -145,7 +146,7 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "connect http://127.0.0.1:0 as a model of the project in Label Studio\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) in {0, 130}
+        assert process.wait(HANG_S) in {0, 130}
 
 
 @pytest.mark.parametrize(

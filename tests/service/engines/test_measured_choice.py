@@ -25,6 +25,7 @@ from service.model_directory.engine_store import STATE_VARIABLE
 from service.model_directory.golden import make_golden, write_golden
 from service.model_directory.manifest import FileInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from tests.support.brightness_model import Infer
+from tests.support.limits import HANG_S
 
 OPTIONS = EngineOptions(num_threads=2, num_streams=2, measure=True)
 PRODUCTS = {"onnxruntime fp32": 9.0, "openvino fp32": 4.0, "openvino bf16": 25.0}
@@ -217,7 +218,7 @@ class Meeting:
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         self.runs += 1
         if self.runs > 3:
-            self.together.wait(10)
+            self.together.wait(HANG_S)
         return np.zeros((len(images), 3, 1, 1), np.float32)
 
     def close(self) -> None:

@@ -15,14 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from service.engines import openvino_engine
 from service.engines.base import EngineError, warm_up
 from service.engines.create import create_engine, obstacles
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.options import EngineOptions
 from service.engines.selfcheck import SelfCheckError, self_check
-from service.engines.streams import Streams
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import (
@@ -35,6 +33,7 @@ from service.model_directory.manifest import (
     in_bf16,
     read_manifest,
 )
+from tests.support.limits import HANG_S
 
 Images = NDArray[np.uint8]
 
@@ -169,28 +168,35 @@ def test_closed_engine_says_so(engine: OpenVinoEngine, images: Images) -> None:
         engine.infer(images)
 
 
-def test_a_run_under_way_outlives_the_close(engine: OpenVinoEngine, images: Images) -> None:
+def test_a_run_under_way_outlives_the_close(
+    tiny_model_dir: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where the service stops while the engine is busy."""
-    expected = engine.infer(images[:2])
+    from openvino import CompiledModel  # noqa: PLC0415
+
+    manifest = read_manifest(tiny_model_dir)
+    expected = load(tiny_model_dir, manifest).infer(images[:2])
     inside, closed = threading.Event(), threading.Event()
-    assert engine._streams is not None
-    with engine._streams.runner() as request:
-        pass
+    create = CompiledModel.create_infer_request
 
     class Slow:
+        def __init__(self, request: Any) -> None:
+            self.request = request
+
         def infer(self, *arguments: Any, **options: Any) -> Any:
             inside.set()
-            assert closed.wait(20)
-            return request.infer(*arguments, **options)
+            assert closed.wait(HANG_S)
+            return self.request.infer(*arguments, **options)
 
-    engine._streams = Streams(Slow(), [])
+    monkeypatch.setattr(CompiledModel, "create_infer_request", lambda compiled: Slow(create(compiled)))
+    engine = load(tiny_model_dir, manifest)
     rows: list[Any] = []
     runner = threading.Thread(target=lambda: rows.append(engine.infer(images[:2])))
     runner.start()
-    assert inside.wait(20)
+    assert inside.wait(HANG_S)
     engine.close()
     closed.set()
-    runner.join(20)
+    runner.join(HANG_S)
     np.testing.assert_array_equal(rows[0], expected)
 
 
@@ -330,10 +336,28 @@ def test_bundled_model_in_bf16_passes_the_bounds_of_bf16_and_not_those_of_float3
         self_check(exact, golden, (1,))
 
 
-def test_the_reason_is_what_openvino_says_without_places_in_its_sources() -> None:
-    error = RuntimeError("Exception from src/a.cpp:84:\nCheck 'x == y' failed at src/b.cpp:1:\nNo such layer.\n\n")
-    assert openvino_engine._reason(error) == "No such layer."
-    assert openvino_engine._reason(RuntimeError("Exception from src/a.cpp:84:")) == "Exception from src/a.cpp:84:"
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "Exception from src/a.cpp:84:\nCheck 'x == y' failed at src/b.cpp:1:\nNo such layer.\n\n",
+            "No such layer.",
+        ),
+        ("Exception from src/a.cpp:84:", "Exception from src/a.cpp:84:"),
+    ],
+)
+def test_the_reason_is_what_openvino_says_without_places_in_its_sources(
+    said: str, reason: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino  # noqa: PLC0415
+
+    def refuse(*_arguments: Any) -> Any:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", refuse)
+    with pytest.raises(EngineError) as caught:
+        load(tiny_model_dir, read_manifest(tiny_model_dir))
+    assert str(caught.value) == f"openvino cannot compile model.onnx: {reason}"
 
 
 def test_a_signal_after_another_thread_has_dropped_the_last_engine_harms_nothing(tiny_model_dir: Path) -> None:

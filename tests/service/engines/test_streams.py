@@ -17,6 +17,7 @@ from service.engines.runtimes import RuntimeName
 from service.engines.streams import Streams, concurrent_runs, threads_per_stream
 from service.model_directory.manifest import read_manifest
 from tests.support.brightness_model import Infer
+from tests.support.limits import HANG_S
 
 
 def test_a_run_alone_gets_all_threads_and_those_beside_it_a_share() -> None:
@@ -56,7 +57,7 @@ def test_runs_beyond_the_streams_wait() -> None:
         thread = threading.Thread(target=run)
         thread.start()
         assert not entered.wait(0.02)
-    thread.join(5)
+    thread.join(HANG_S)
     assert entered.is_set()
 
 

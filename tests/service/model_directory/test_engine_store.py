@@ -28,6 +28,7 @@ from service.model_directory.engine_store import (
 from service.model_directory.files import write_whole
 from service.model_directory.machine import Machine
 from service.model_directory.manifest import GraphInfo
+from tests.support.limits import HANG_S
 
 L4 = Machine("tensorrt", "10.14.1", "NVIDIA L4", "8.9", "13.0")
 GRAPH = GraphInfo("model-64x96-fp16.onnx", "a" * 64, (64, 96), precision="fp16")
@@ -281,7 +282,7 @@ def test_installations_that_start_at_once_share_one_key(
     barrier, link = threading.Barrier(8), os.link
 
     def link_together(*args: Any) -> None:
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=HANG_S)
         link(*args)
 
     monkeypatch.setattr(os, "link", link_together)
@@ -335,9 +336,9 @@ def test_builds_into_one_folder_wait_for_each_other(folder: Path) -> None:
     with building(folder, lambda: pytest.fail("the first build has nobody to wait for")):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waits.wait(20)
+        assert waits.wait(HANG_S)
         order.append("first")
-    thread.join(20)
+    thread.join(HANG_S)
     assert order == ["first", "second"]
 
 

@@ -15,12 +15,13 @@ from service.http.app import assemble, create_app
 from service.model_directory.manifest import Manifest
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
+from tests.support.limits import HANG_S
 from tests.support.site import Site, StartSite, TwoModels, Visit, serve
 
 ROOT = Path(__file__).parents[3]
 ARGUMENTS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=1000 * HANG_S)
 
 
 @pytest.fixture

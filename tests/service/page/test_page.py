@@ -14,6 +14,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+from tests.support.limits import HANG_S
+from tests.support.page_steps import DONE, choose, segmented, violations
 
 from tests.support.pictures import Png, Solid
 from tests.support.site import Site, StartSite, Visit
@@ -476,8 +478,10 @@ def test_the_docs_load_nothing_from_elsewhere(site: StartSite, visit: Visit) -> 
 def test_the_street_on_the_page(bundled_site: Site, visit: Visit, name: str, options: dict[str, Any]) -> None:
     """With the bundled model; ``ECENET_SCREENSHOTS`` names a folder for the pictures that the README shows."""
     page = visit(bundled_site, **options)
-    page.set_input_files("#file", STREET)
-    expect(page.locator("#status")).to_contain_text("most of it Road", timeout=60_000)
+    expect(page.locator("#known li").first).to_be_visible()
+    save_screenshot(page, f"{name}-before")
+    page.get_by_role("button", name="A street").click()
+    expect(page.locator("#status")).to_contain_text("most of it Road", timeout=1000 * HANG_S)
     shares = dict(text.split("\n") for text in page.locator("#legend li").all_inner_texts())
     assert {"Road", "Sky", "Building", "Tree"} <= set(shares)
     assert next(iter(shares)) == "Road"

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.service.workers.conftest import Service, StartService
 from tests.support.brightness_model import LEVELS
+from tests.support.limits import HANG_S
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ PICTURES = [picture(int(level)) for level in LEVELS]
 
 def segment(service: Service, kind: int) -> httpx.Response:
     headers = {"Content-Type": "image/png"}
-    return httpx.post(service.url + "/segment", content=PICTURES[kind], headers=headers, timeout=60)
+    return httpx.post(service.url + "/segment", content=PICTURES[kind], headers=headers, timeout=HANG_S)
 
 
 def test_images_of_all_workers_are_answered_by_one_engine_process(start_service: StartService) -> None:

@@ -33,6 +33,7 @@ from service.engines.tensorrt.compile import Log, Plan, capability_members, comp
 from service.model_directory.engine_store import find_engine
 from service.model_directory.machine import Machine, MachineError, detect_builder, runtime_module
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
+from tests.support.limits import HANG_S
 
 L4 = Machine("tensorrt", "10.14.1", "NVIDIA L4", "8.9", "13.0")
 RTX = BuildOptions(runtime="tensorrt-rtx", require_fused=True)
@@ -353,7 +354,7 @@ def test_long_builds_tell_that_they_go_on() -> None:
             third.set()
 
     with heartbeat(progress, "building", interval_s=0.001):
-        assert third.wait(20)
+        assert third.wait(HANG_S)
     count = len(lines)
     assert lines[:3] == ["building", "building; 0 s so far", "building; 0 s so far"]
     assert not any(thread.name == "build-heartbeat" for thread in threading.enumerate())

@@ -51,6 +51,7 @@ from service.model_directory.manifest import (
     read_manifest,
     write_manifest,
 )
+from tests.support.limits import HANG_S
 
 L4 = Machine("tensorrt", "10.14", "L4", "8.9", "13.0")
 NO_DRIVER = MachineError("there is no usable NVIDIA GPU: cudaGetDeviceCount gave cudaErrorInsufficientDriver")
@@ -180,9 +181,9 @@ def test_lines_of_the_build_are_logged_as_they_come_and_silence_is_filled(
     with caplog.at_level(logging.INFO), Awaited("timing kernels; 0 s so far") as silence_was_filled:
         runner = threading.Thread(target=run_build, args=(python(code), 0.05))
         runner.start()
-        assert silence_was_filled.wait(20)
+        assert silence_was_filled.wait(HANG_S)
         go_on.write_text("now")
-        runner.join(20)
+        runner.join(HANG_S)
     messages = [record.getMessage() for record in caplog.records]
     assert messages.index("timing kernels") < messages.index("timing kernels; 0 s so far") < messages.index("built")
 
@@ -295,9 +296,9 @@ def test_second_replica_waits_for_the_first_and_reuses_its_engine(
         with building(folder, lambda: None):
             first = threading.Thread(target=create_engine, args=(directory, manifest, settings))
             first.start()
-            assert it_waits.wait(60)
+            assert it_waits.wait(HANG_S)
             fake.assert_not_called()
-        first.join(60)
+        first.join(HANG_S)
     info, graph = fake.call_args.args[:2]
     assert (graph.precision, info.key.machine.runtime, info.fused_attentions) == ("fp16", "tensorrt-rtx", 1)
     assert f"building {graph.file} with tensorrt-rtx" in caplog.text
@@ -391,7 +392,7 @@ def test_service_answers_while_it_builds_and_takes_the_build_with_it(
             assert status(port, "healthz") == 200
             assert status(port, "readyz") == 503
             process.send_signal(ending)
-            assert process.wait(20) == (0 if ending == signal.SIGTERM else -signal.SIGKILL)
+            assert process.wait(HANG_S) == (0 if ending == signal.SIGTERM else -signal.SIGKILL)
             wait_until_gone(child)
         finally:
             process.kill()
@@ -400,7 +401,7 @@ def test_service_answers_while_it_builds_and_takes_the_build_with_it(
 
 def status(port: int, path: str) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=HANG_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -69,7 +69,6 @@ def test_every_sau_of_the_small_network_is_one_kernel() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_every_sau_and_every_window_of_swin_tiny_is_one_kernel() -> None:
     """Windows need not be fused to serve, but all are: a change that loses one is to be seen."""
     _, fusion = compiled(half_graph("ecenet-swin-tiny", 150, (512, 512)))
