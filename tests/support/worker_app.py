@@ -69,4 +69,12 @@ class WorkerApp:
         return model.queue
 
     def _make_models(self, settings: Settings, metrics: Metrics, admission: Admission) -> Models:
-        return RemoteModels(settings, metrics, admission, control=self._of_worker, workers=1, on_orphaned=lambda: None)
+        return RemoteModels(
+            settings,
+            metrics,
+            admission,
+            control=self._of_worker,
+            workers=1,
+            caller=bytes if self._provider is None else pack_caller,
+            on_orphaned=lambda: None,
+        )
