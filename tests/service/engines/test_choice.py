@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from service.engines.base import EngineError
-from service.engines.choice import choose_graph, choose_runtime, precision_obstacle
+from service.engines.choice import choose_graph, choose_runtime, measured_precisions, precision_obstacle
 from service.engines.runtimes import RUNTIMES, PrecisionName, RuntimeName
 from service.model_directory.manifest import DEFAULT_BOUNDS, GraphInfo, Manifest
 from service.model_directory.sizes import Size
@@ -66,10 +66,10 @@ def several(manifest: Manifest) -> Manifest:
 @pytest.mark.parametrize(
     ("runtime", "precision", "size", "expected"),
     [
-        ("onnxruntime", "auto", None, (32, 64, "int8")),
+        ("onnxruntime", "auto", None, (32, 64, "fp32")),
         ("onnxruntime", "fp32", None, (32, 64, "fp32")),
         ("onnxruntime", "auto", (64, 128), (64, 128, "fp32")),
-        ("openvino", "auto", None, (32, 64, "int8")),
+        ("openvino", "auto", None, (32, 64, "fp32")),
         ("openvino", "auto", (64, 128), (64, 128, "fp32")),
         ("openvino", "bf16", None, (32, 64, "bf16")),
         ("onnxruntime-cuda", "auto", None, (32, 64, "fp16")),
@@ -99,3 +99,22 @@ def test_bf16_is_the_float32_graph_on_openvino_and_nobody_elses(several: Manifes
     without = replace(several, graphs=several.graphs[1:2])
     with pytest.raises(EngineError, match="no graph of 32x64 in fp32; it has 32x64 fp16"):
         choose_graph(without, "openvino", "bf16", None)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precisions"),
+    [
+        ("onnxruntime", ["fp32", "int8"]),
+        ("openvino", ["fp32", "int8", "bf16"]),
+        ("onnxruntime-cuda", ["fp16", "fp32"]),
+        ("tensorrt", ["fp16", "fp32"]),
+    ],
+)
+def test_precisions_that_are_no_detour_on_a_processor_are_measured(
+    runtime: RuntimeName, precisions: list[str], several: Manifest
+) -> None:
+    assert measured_precisions(several, runtime, None) == precisions
+    only = replace(several, graphs=(replace(several.graphs[0], precision="fp16"),))
+    assert measured_precisions(only, "openvino", None) == ["fp16"]
+    with pytest.raises(EngineError, match="has no graph of 96x96"):
+        measured_precisions(several, runtime, (96, 96))
