@@ -43,13 +43,9 @@ export class Choices {
     return this.models.find(({ name }) => name === element("model-choice").value);
   }
 
-  /** Times that the model is run for the image. */
+  /** Times that the model is run for the image that is shown. */
   get windows() {
-    return this.isTiled ? this.windowsOfImage : 1;
-  }
-
-  get isTiled() {
-    return element("tile").checked && this.windowsOfImage > 1;
+    return this.of(this.image).windows;
   }
 
   /** Parameters of requests about the model. */
@@ -57,26 +53,37 @@ export class Choices {
     return this.model === undefined || this.model.default ? {} : { model: this.model.name };
   }
 
-  /** Parameters of requests about the image. */
+  /** Parameters of requests about the image that is shown. */
   get parameters() {
-    return { ...this.modelParameters, ...(this.isTiled ? { mode: "tile" } : {}) };
+    return this.of(this.image).parameters;
   }
 
-  /** Headers of requests about the image: many windows need all the time that there is. */
+  /** Headers of requests about the image that is shown. */
   get headers() {
-    return this.isTiled && this.maxTimeoutMs ? { "X-Request-Timeout-Ms": String(this.maxTimeoutMs) } : {};
+    return this.of(this.image).headers;
   }
 
-  get windowsOfImage() {
+  /** What is asked for an image of a size: how many windows, and the request's parameters and headers. */
+  of(size) {
+    const possible = this.windowsOf(size);
+    const isTiled = element("tile").checked && possible > 1;
+    return {
+      windows: isTiled ? possible : 1,
+      parameters: { ...this.modelParameters, ...(isTiled ? { mode: "tile" } : {}) },
+      // Many windows need all the time that there is.
+      headers: isTiled && this.maxTimeoutMs ? { "X-Request-Timeout-Ms": String(this.maxTimeoutMs) } : {},
+    };
+  }
+
+  windowsOf(size) {
     const tiles = this.model?.modes.includes("tile");
-    return this.image && tiles ? countWindows(this.image, this.model.input_size) : 1;
+    return size && tiles ? countWindows(size, this.model.input_size) : 1;
   }
 
   show() {
-    const windows = this.windowsOfImage;
+    const windows = this.windowsOf(this.image);
     element("model-option").hidden = this.models.length < 2;
-    element("tile-option").hidden = windows === 1;
-    element("choices").hidden = this.models.length < 2 && windows === 1;
+    element("choices").hidden = windows === 1;
     if (windows > 1) {
       const [image, window] = [this.image, this.model.input_size].map(({ width, height }) => `${width} x ${height}`);
       element("tile-note").textContent =

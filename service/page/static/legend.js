@@ -1,5 +1,7 @@
 // The classes of the picture with their shares, to be shown and hidden.
 
+const BACKGROUND = /^_*background_*$/i;
+
 const element = (id) => document.getElementById(id);
 
 /** A share with as many digits as a reader needs. */
@@ -13,8 +15,17 @@ export class Legend {
     this.onChange = onChange;
     this.present = [];
     this.hidden = new Set();
+    this.classes = [];
     element("all").addEventListener("click", () => this.setAll(true));
     element("none").addEventListener("click", () => this.setAll(false));
+  }
+
+  /** Begin with the classes of a model: all are on, but for the background, which hides what lies behind it. */
+  useClasses(classes) {
+    if (JSON.stringify(classes) !== JSON.stringify(this.classes)) {
+      this.classes = classes;
+      this.hidden = new Set(classes.filter(({ name }) => BACKGROUND.test(name)).map(({ id }) => id));
+    }
   }
 
   /** List the classes of a label map, the largest first; what was hidden stays hidden. */

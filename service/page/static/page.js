@@ -1,14 +1,17 @@
-// The page: an image comes in, its classes are shown, and everything that can be done with them.
+// The page: images come in, their classes are shown, and everything that can be done with them.
 
 import { Camera } from "./camera.js";
 import { Choices } from "./choices.js";
-import { curlCommand, parametersFor } from "./command.js";
-import { FORMATS, downloadButton, outputName, save } from "./downloads.js";
+import { curlCommand, javascriptCode, parametersFor, pythonCode } from "./command.js";
+import { FORMATS, downloadButtons, outputName, save, showDownloads } from "./downloads.js";
 import { LabelMap } from "./label_map.js";
 import { Legend, formatShare } from "./legend.js";
+import { showProblem } from "./problems.js";
 import { Problem, address, getJson, hasKey, segment, useKey } from "./service.js";
+import { listenToSources } from "./sources.js";
 import { Stage } from "./stage.js";
-import { formatBytes, formatPixels, listed, sentence } from "./text.js";
+import { Strip } from "./strip.js";
+import { chips, formatBytes, formatPixels, sentence } from "./text.js";
 import { showTimings } from "./timings.js";
 
 const element = (id) => document.getElementById(id);
@@ -16,9 +19,13 @@ const limits = {
   bytes: Number(document.body.dataset.maxImageBytes),
   pixels: Number(document.body.dataset.maxImagePixels),
 };
+const LANGUAGES = { curl: curlCommand, python: pythonCode, javascript: javascriptCode };
+// Problems that every further image would meet: no access, and a service that does not answer.
+const HOPELESS = [0, 401, 403, 404];
 
-// The image on the screen, the classes of the model, and the request under way.
-const state = { image: null, classes: null, formats: [], running: null, again: null };
+// The pictures that were chosen, the one on the screen, the classes of the model, and the work under way. A picture is
+// `{ blob, name }`, later with `width`, `height`, what the browser can show (`seen`), and its `answer` or `problem`.
+const state = { pictures: [], image: null, classes: null, running: null, again: null };
 const choices = new Choices({
   onChange: () => perform(chooseAgain),
   maxTimeoutMs: Number(document.body.dataset.maxTimeoutMs),
@@ -28,6 +35,7 @@ const legend = new Legend(() => {
   stage.repaint((id) => legend.isShown(id));
   showCommand();
 });
+const strip = new Strip((picture) => select(picture));
 
 /** Load the list of the models, and the classes of the one that is chosen. */
 async function loadModels(options) {
@@ -40,52 +48,109 @@ async function loadClasses(options) {
   const { model } = choices;
   const { classes } = await getJson("labels", choices.modelParameters, options);
   state.classes = classes;
-  state.formats = model.formats.filter((format) => format in FORMATS);
+  legend.useClasses(classes);
   element("model").textContent = `${model.name} ${model.version}, ${model.num_classes} classes`;
-  element("known").textContent = `Every pixel gets its class: ${listed(classes)}.`;
-  element("downloads").replaceChildren(...state.formats.map((format) => downloadButton(format, download)));
+  element("known").replaceChildren(...chips(classes));
+  showDownloads(model.formats.filter((format) => format in FORMATS), download);
 }
 
-/** Segment an image and show the answer; the one before is given up. */
-async function open(blob, name) {
+/** Segment pictures one after another; those before are given up. */
+async function open(pictures) {
   await perform(async (options) => {
-    checkBytes(blob, name);
-    setStatus(`Opening ${name}`);
-    const image = { blob, name };
-    const photo = await readPhoto(image, options);
-    checkPixels(photo, name);
-    showImage(image, photo);
-    photo.close();
-    if (state.classes === null) {
-      await loadModels(options);
+    if (pictures.length > 1) {
+      usePictures(pictures);
     }
-    await segmentImage(options);
+    await segmentAll(pictures, options);
   });
+}
+
+function usePictures(pictures) {
+  state.pictures = pictures;
+  state.image = null;
+  strip.use(pictures);
 }
 
 /** Follow another choice. */
 async function chooseAgain(options) {
   await loadClasses(options);
-  if (state.image !== null) {
-    await segmentImage(options);
+  const { pictures, image } = state;
+  for (const picture of pictures) {
+    delete picture.answer;
+    delete picture.problem;
+    strip.mark(picture, "waiting");
+  }
+  await segmentAll(image === null ? [] : [image, ...pictures.filter((picture) => picture !== image)], options);
+}
+
+/** Segment the pictures that have no answer; where there are several, one that fails stops no other. */
+async function segmentAll(pictures, options) {
+  for (const picture of pictures.filter(({ answer }) => answer === undefined)) {
+    try {
+      await segmentPicture(picture, options);
+      strip.mark(picture, "done");
+    } catch (error) {
+      if (pictures.length === 1 || options.signal.aborted || !(error instanceof Problem) || HOPELESS.includes(error.status)) {
+        throw error;
+      }
+      picture.problem = error;
+      strip.mark(picture, "failed");
+      showProblem(error);
+    }
   }
 }
 
-/** Segment the image that is shown, by what is chosen. */
-async function segmentImage(options) {
-  const { name } = state.image;
-  setStatus(choices.windows > 1 ? `Segmenting ${name} in ${choices.windows} windows` : `Segmenting ${name}`);
-  element("result").classList.add("pending");
+async function segmentPicture(picture, options) {
+  await prepare(picture, options);
+  if (state.classes === null) {
+    await loadModels(options);
+  }
+  const { windows, parameters, headers } = choices.of(picture);
+  setStatus(windows > 1 ? `Segmenting ${picture.name} in ${windows} windows` : `Segmenting ${picture.name}`);
+  if (state.image === picture) {
+    element("result").classList.add("pending");
+  }
   const started = performance.now();
-  const response = await request({ format: "labels", palette: "none", ...choices.parameters }, options);
-  const labels = await LabelMap.read(await response.blob());
+  const query = { format: "labels", palette: "none", ...parameters };
+  const response = await segment(picture, query, { ...options, headers });
+  const blob = await response.blob();
   options.signal.throwIfAborted();
-  showAnswer(labels, response.headers, performance.now() - started);
+  picture.answer = { blob, headers: response.headers, milliseconds: performance.now() - started };
+  if (state.image === picture) {
+    await showAnswer(picture);
+  }
 }
 
-/** Ask the service about the image that is shown. */
-function request(parameters, options) {
-  return segment(state.image, parameters, { ...options, headers: choices.headers });
+/** Open a picture, and show it if it is the only one or the first. */
+async function prepare(picture, options) {
+  checkBytes(picture);
+  setStatus(`Opening ${picture.name}`);
+  const photo = await readPhoto(picture, options);
+  Object.assign(picture, { width: photo.width, height: photo.height });
+  checkPixels(picture);
+  options.signal.throwIfAborted();
+  if (!state.pictures.includes(picture)) {
+    usePictures([picture]);
+  }
+  if (state.image === null || state.image === picture) {
+    showPhoto(picture, photo);
+  }
+  photo.close();
+}
+
+/** Show another of several pictures. */
+async function select(picture) {
+  if (picture.problem) {
+    showProblem(picture.problem);
+    return;
+  }
+  if (picture.width) {
+    const photo = await createImageBitmap(picture.seen);
+    showPhoto(picture, photo);
+    photo.close();
+    if (picture.answer) {
+      await showAnswer(picture);
+    }
+  }
 }
 
 /** Run an action with the means to wait and to stop; whatever goes wrong is shown. */
@@ -110,39 +175,53 @@ async function perform(action) {
   }
 }
 
-function checkBytes(blob, name) {
+function checkBytes({ blob, name }) {
   if (blob.size > limits.bytes) {
-    throw new Problem(`The file ${name} has ${formatBytes(blob.size)}, at most ${formatBytes(limits.bytes)} are accepted.`);
+    throw tooLarge(`The file ${name} has ${formatBytes(blob.size)}, at most ${formatBytes(limits.bytes)} are accepted.`);
   }
 }
 
-function checkPixels({ width, height }, name) {
+function checkPixels({ width, height, name }) {
   if (width * height > limits.pixels) {
     const [value, limit] = [width * height, limits.pixels].map(formatPixels);
-    throw new Problem(`The file ${name} has ${value}, at most ${limit} are accepted.`);
+    throw tooLarge(`The file ${name} has ${value}, at most ${limit} are accepted.`);
   }
+}
+
+function tooLarge(text) {
+  return new Problem(text, { type: "payload-too-large", status: 413 });
 }
 
 /** The upright picture; the service reads what the browser cannot, such as TIFF, and what is no image it explains. */
-async function readPhoto(image, options) {
+async function readPhoto(picture, options) {
   try {
-    return await createImageBitmap(image.blob);
+    picture.seen = picture.blob;
+    return await createImageBitmap(picture.seen);
   } catch {
-    const response = await segment(image, { format: "overlay", alpha: "0" }, options);
-    return createImageBitmap(await response.blob());
+    const response = await segment(picture, { format: "overlay", alpha: "0" }, options);
+    picture.seen = await response.blob();
+    return createImageBitmap(picture.seen);
   }
 }
 
-function showImage(image, photo) {
-  state.image = image;
+function showPhoto(picture, photo) {
+  state.image = picture;
+  strip.select(picture);
   document.body.classList.add("has-image");
+  element("intro").hidden = true;
   element("result").classList.add("pending");
   element("result").hidden = false;
+  element("picture-name").textContent = picture.name;
   stage.showPhoto(photo, photo.width, photo.height);
   choices.showImage(photo.width, photo.height);
 }
 
-function showAnswer(labels, headers, milliseconds) {
+async function showAnswer(picture) {
+  const { blob, headers, milliseconds } = picture.answer;
+  const labels = await LabelMap.read(blob);
+  if (state.image !== picture) {
+    return;
+  }
   element("result").classList.remove("pending");
   legend.show(labels, state.classes);
   stage.showLabels(labels, state.classes, (id) => legend.isShown(id));
@@ -159,41 +238,50 @@ function showAnswer(labels, headers, milliseconds) {
   showCommand();
   const [largest] = legend.present;
   const count = `${legend.present.length} ${legend.present.length === 1 ? "class" : "classes"}`;
-  element("stage").setAttribute("aria-label", `${state.image.name}, segmented`);
+  element("stage").setAttribute("aria-label", `${picture.name}, segmented`);
   setStatus(
-    `${state.image.name}: ${count} in ${Math.round(milliseconds)} ms, ` +
+    `${picture.name}: ${count} in ${Math.round(milliseconds)} ms, ` +
       `most of it ${largest.name} with ${formatShare(labels.share(largest.id))}.`,
   );
 }
 
-/** Show the curl command of the picture on the screen, and what the downloads hold. */
+/** Show the request of the picture on the screen as code, and what the downloads hold. */
 function showCommand() {
   if (state.image === null) {
     return;
   }
-  const url = address("segment", parametersFor("overlay", { choices, opacity: stage.opacity, legend }));
-  element("command").textContent = curlCommand(url, {
+  const url = address("segment", parametersOf("overlay"));
+  const { value } = document.querySelector("#languages input:checked");
+  element("command").textContent = LANGUAGES[value](url, {
     fileName: state.image.name,
     output: outputName(state.image.name, "overlay"),
     headers: choices.headers,
     needsKey: hasKey(),
   });
   const none = legend.shown.length === 0;
-  for (const button of element("downloads").children) {
+  for (const button of downloadButtons()) {
     button.disabled = none;
   }
   const shown = legend.isWhole ? "All classes are in the files." : "Only the classes that are on are in the files.";
   element("download-note").textContent = none ? "Turn a class on to download." : shown;
 }
 
+function parametersOf(format) {
+  return parametersFor(format, { choices, opacity: stage.opacity, legend, name: state.image.name });
+}
+
 async function download(format) {
-  const parameters = parametersFor(format, { choices, opacity: stage.opacity, legend });
-  const name = outputName(state.image.name, format);
+  const parameters = parametersOf(format);
+  const { image } = state;
+  const name = outputName(image.name, format);
+  element("more").open = false;
   await perform(async (options) => {
     setStatus(`Making ${name}`);
-    const response = await request(parameters, options);
+    const response = await segment(image, parameters, { ...options, headers: choices.headers });
     save(await response.blob(), name);
     setStatus(`${name} is saved.`);
+    const left = state.pictures.filter(({ answer, problem }) => answer === undefined && problem === undefined);
+    await segmentAll(left, options);
   });
 }
 
@@ -230,15 +318,7 @@ function countDown(problem, seconds, signal) {
 }
 
 function showError(error) {
-  const alert = element("alert");
-  alert.hidden = false;
-  alert.replaceChildren();
-  const title = document.createElement("strong");
-  title.textContent = "That did not work. ";
-  alert.append(title, sentence(error.message));
-  if (error.requestId) {
-    alert.append(` (request ${error.requestId})`);
-  }
+  showProblem(error);
   setStatus("");
   if (error.status === 401) {
     element("key-form").hidden = false;
@@ -258,51 +338,29 @@ function setStatus(text) {
 function listen() {
   element("limits").textContent =
     `At most ${formatBytes(limits.bytes)} and ${formatPixels(limits.pixels)}.`;
-  element("file").addEventListener("change", ({ target }) => {
-    openFile(target.files[0]);
-    // So that the same file can be chosen again.
-    target.value = "";
-  });
-  window.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    document.body.classList.add("dragging");
-  });
-  window.addEventListener("dragleave", ({ relatedTarget }) => {
-    document.body.classList.toggle("dragging", relatedTarget !== null);
-  });
-  window.addEventListener("drop", (event) => {
-    event.preventDefault();
-    document.body.classList.remove("dragging");
-    openFile(event.dataTransfer.files[0]);
-  });
-  window.addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
+  listenToSources({ onPictures: open, onProblem: showProblem });
   element("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     useKey(element("key").value);
     element("key").value = "";
     state.again();
   });
+  element("languages").addEventListener("change", showCommand);
   element("copy").addEventListener("click", copyCommand);
-}
-
-function openFile(file) {
-  if (file) {
-    open(file, file.name);
-  }
 }
 
 async function copyCommand() {
   try {
     await navigator.clipboard.writeText(element("command").textContent);
-    setStatus("The command is copied.");
+    setStatus("The code is copied.");
   } catch {
     getSelection().selectAllChildren(element("command"));
-    setStatus("The browser does not let this page copy; the command is selected, copy it with your keyboard.");
+    setStatus("The browser does not let this page copy; the code is selected, copy it with your keyboard.");
   }
 }
 
 new Camera({
-  onPicture: (blob) => open(blob, "camera.jpg"),
+  onPicture: (blob) => open([{ blob, name: "camera.jpg" }]),
   onError: (text) => showError(new Problem(text)),
 });
 listen();

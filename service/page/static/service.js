@@ -1,13 +1,15 @@
 // Talks to the service this page came from: addresses are relative, so that it works behind any path prefix.
 
+import { sentence } from "./text.js";
+
 const KEY = "ecenet-api-key";
 const MAX_TRIES = 6;
 
 /** An error as the service tells it, a problem document (RFC 9457), or as the browser met it. */
 export class Problem extends Error {
-  constructor(detail, { status = 0, requestId = "", retryAfterS = null } = {}) {
+  constructor(detail, { type = "", title = "", status = 0, requestId = "", retryAfterS = null, command = "" } = {}) {
     super(detail);
-    Object.assign(this, { status, requestId, retryAfterS });
+    Object.assign(this, { type, title, status, requestId, retryAfterS, command });
   }
 }
 
@@ -79,10 +81,12 @@ async function requestOnce(url, init) {
 async function problemOf(response) {
   const text = await response.text();
   const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
-  const detail = isProblem ? JSON.parse(text).detail : `${response.status} ${response.statusText}`;
+  const { type, title, detail } = isProblem ? JSON.parse(text) : { detail: `${response.status} ${response.statusText}` };
   const busy = response.status === 429 || response.status === 503;
   const retryAfter = Number.parseInt(response.headers.get("Retry-After"), 10);
   return new Problem(detail, {
+    type,
+    title: title && sentence(title),
     status: response.status,
     requestId: response.headers.get("X-Request-ID") ?? "",
     retryAfterS: busy && retryAfter >= 0 ? Math.max(retryAfter, 1) : null,

@@ -1,8 +1,11 @@
 // The picture with its classes on top: opacity, before and after, and the class under the pointer.
 
+import { Zoom } from "./zoom.js";
+
 // Longest side of what is drawn; a screen shows no more, and memory is bounded.
 const MAX_SIDE = 2048;
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const ZOOMS = { "+": "in", "=": "in", "-": "out", 0: "whole" };
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 const element = (id) => document.getElementById(id);
@@ -16,6 +19,10 @@ export class Stage {
     this.cursor = { x: 0.5, y: 0.5 };
     this.stage = element("stage");
     this.onPoint = onPoint;
+    this.zoom = new Zoom(this.stage, [element("photo"), element("overlay")], () => this.showZoom());
+    element("zoom-in").addEventListener("click", () => this.zoom.in());
+    element("zoom-out").addEventListener("click", () => this.zoom.out());
+    element("zoom-fit").addEventListener("click", () => this.zoom.whole());
     element("opacity").addEventListener("input", () => {
       this.showOpacity();
       onChange();
@@ -38,6 +45,8 @@ export class Stage {
   /** Show a picture; its classes come later. */
   showPhoto(source, width, height) {
     this.labels = null;
+    this.zoom.whole();
+    this.point(null);
     this.stage.style.setProperty("--ratio", String(width / height));
     const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
     for (const canvas of [element("photo"), element("overlay")]) {
@@ -71,12 +80,14 @@ export class Stage {
     element("split").setAttribute("aria-valuetext", `${value} percent of the width show the picture alone`);
   }
 
+  showZoom() {
+    const scale = this.zoom?.scale ?? 1;
+    element("zoom-value").textContent = percent(scale);
+    element("zoom-out").disabled = element("zoom-fit").disabled = scale === 1;
+  }
+
   pointAt(event) {
-    const box = this.stage.getBoundingClientRect();
-    this.point({
-      x: clamp((event.clientX - box.left) / box.width),
-      y: clamp((event.clientY - box.top) / box.height),
-    });
+    this.point(this.zoom.toPicture(this.zoom.placeOf(event)));
   }
 
   /** Tell the class at a place, shares of width and height; null for none. */
@@ -92,11 +103,12 @@ export class Stage {
     tip.hidden = false;
     tip.querySelector(".swatch").style.backgroundColor = `rgb(${info.color})`;
     element("tip-text").textContent = info.name;
-    this.place(tip, place);
+    const seen = this.zoom.toStage(place);
+    this.place(tip, seen);
     if (speak) {
       element("crosshair").hidden = false;
-      element("crosshair").style.left = `${100 * place.x}%`;
-      element("crosshair").style.top = `${100 * place.y}%`;
+      element("crosshair").style.left = `${100 * seen.x}%`;
+      element("crosshair").style.top = `${100 * seen.y}%`;
       element("pointed").textContent = `${info.name}, ${percent(place.x)} from the left, ${percent(place.y)} from the top`;
     }
   }
@@ -110,13 +122,21 @@ export class Stage {
   }
 
   onKey(event) {
+    const zoom = ZOOMS[event.key];
+    if (zoom !== undefined && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      this.zoom[zoom]();
+      return;
+    }
     const step = STEPS[event.key];
     if (step === undefined) {
       return;
     }
     event.preventDefault();
-    const size = event.shiftKey ? 0.1 : 0.02;
-    this.point({ x: clamp(this.cursor.x + step[0] * size), y: clamp(this.cursor.y + step[1] * size) }, { speak: true });
+    const size = (event.shiftKey ? 0.1 : 0.02) / this.zoom.scale;
+    const place = { x: clamp(this.cursor.x + step[0] * size), y: clamp(this.cursor.y + step[1] * size) };
+    this.zoom.reveal(place);
+    this.point(place, { speak: true });
   }
 
   followDivider(divider) {

@@ -1,8 +1,5 @@
 // Figures and lists for readers.
 
-// What is named of a long list.
-const NAMED = 20;
-
 export function formatBytes(bytes) {
   const [size, unit] = bytes < 1 << 20 ? [bytes / 1024, "KiB"] : [bytes / (1 << 20), "MiB"];
   return `${size.toFixed(1).replace(/\.0$/, "")} ${unit}`;
@@ -12,10 +9,16 @@ export function formatPixels(pixels) {
   return `${Number((pixels / 1e6).toPrecision(3))} million pixels`;
 }
 
-/** The names of classes, not more than a reader takes in. */
-export function listed(classes) {
-  const names = classes.slice(0, NAMED).map(({ name }) => name).join(", ");
-  return classes.length > NAMED ? `${names} and ${classes.length - NAMED} more` : names;
+/** Each class with its colour, as items of a list. */
+export function chips(classes) {
+  return classes.map(({ name, color }) => {
+    const item = document.createElement("li");
+    const swatch = document.createElement("span");
+    swatch.className = "swatch";
+    swatch.style.backgroundColor = `rgb(${color})`;
+    item.append(swatch, name);
+    return item;
+  });
 }
 
 /** With a capital and a full stop. */

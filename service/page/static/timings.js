@@ -20,10 +20,13 @@ export function parseServerTiming(header) {
     .map(([, stage, milliseconds]) => [stage, Number(milliseconds)]);
 }
 
-/** Fill the table; `roundTripMs` is what this page has measured. */
+/** Fill the line and the table below it; `roundTripMs` is what this page has measured. */
 export function showTimings(body, header, roundTripMs) {
   const rows = [...parseServerTiming(header ?? ""), ["round-trip", roundTripMs]];
   const longest = Math.max(...rows.map(([, milliseconds]) => milliseconds), 1e-3);
+  const [model] = rows.filter(([stage]) => stage === "infer").map(([, milliseconds]) => milliseconds);
+  document.getElementById("timing-line").textContent =
+    `${Math.round(roundTripMs)} ms from here` + (model === undefined ? "" : `, ${Math.round(model)} ms of it in the model`);
   body.replaceChildren(...rows.map(([stage, milliseconds]) => timingRow(stage, milliseconds, longest)));
 }
 

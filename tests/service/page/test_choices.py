@@ -5,25 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import expect
 
+from tests.support.page_steps import DONE, payload, segmented, violations
 from tests.support.pictures import Png
 from tests.support.site import Site, StartSite, Visit
 
-DONE = re.compile(r"class(es)? in \d+ ms")
 # The fake engine's window is 64 x 32.
 WINDOWS = re.compile(r"\b100 windows\b")
-
-
-def segmented(page: Page, data: bytes) -> Page:
-    page.set_input_files("#file", {"name": "stripes.png", "mimeType": "image/png", "buffer": data})
-    expect(page.locator("#status")).to_have_text(DONE)
-    return page
-
-
-def check_axe(page: Page) -> None:
-    assert [item["id"] for item in Axe().run(page).response["violations"]] == []
 
 
 @pytest.fixture
@@ -45,7 +34,7 @@ def test_windows_are_offered_for_images_that_are_larger_than_the_input(
     expect(note).to_contain_text("The model sees this image of 480 x 240 shrunk to 64 x 32.")
     expect(note).to_contain_text("takes about 100 times as long")
     expect(page.get_by_role("combobox", name="Model")).to_be_hidden()
-    check_axe(page)
+    assert violations(page) == []
 
 
 def test_windows_that_the_page_announces_are_those_of_the_service(
@@ -59,8 +48,7 @@ def test_windows_that_the_page_announces_are_those_of_the_service(
     assert asked.value.headers["x-request-timeout-ms"] == "45000"
     expect(page.locator("#provenance")).to_contain_text(WINDOWS)
     expect(page.locator("#status")).to_have_text(DONE)
-    upload: FilePayload = {"name": "x.png", "mimeType": "image/png", "buffer": stripes}
-    answer = page.request.post(start.url + "segment?format=json&mode=tile", multipart={"file": upload}).json()
+    answer = page.request.post(start.url + "segment?format=json&mode=tile", multipart={"file": payload(stripes)}).json()
     assert answer["processing"]["windows"] == 100
 
 
@@ -71,17 +59,32 @@ def test_downloads_and_command_are_of_what_is_chosen(site: StartSite, visit: Vis
     expect(page.locator("#command")).to_contain_text("mode=tile")
     expect(page.locator("#command")).to_contain_text("-H 'X-Request-Timeout-Ms: 45000'")
     with page.expect_request("**/segment?*") as asked, page.expect_download():
-        page.locator("#downloads [data-format=npy]").click()
+        page.locator("[data-format=labels]").click()
     assert "mode=tile" in asked.value.url
     page.get_by_role("checkbox", name="Full detail").uncheck()
     expect(page.locator("#command")).not_to_contain_text("mode=")
     expect(page.locator("#provenance")).not_to_contain_text("windows")
 
 
+def test_the_offer_of_windows_does_not_move_the_picture(
+    site: StartSite, visit: Visit, stripes: bytes, png: Png
+) -> None:
+    start = site()
+    for viewport in ({"width": 1280, "height": 900}, {"width": 375, "height": 740}):
+        page = segmented(visit(start, viewport=viewport), png(30, 60))
+        before = page.locator("#stage").bounding_box()
+        segmented(page, stripes)
+        expect(page.locator("#tile-note")).to_be_visible()
+        after = page.locator("#stage").bounding_box()
+        assert before is not None
+        assert after is not None
+        assert before["y"] == after["y"]
+
+
 def test_time_that_does_not_suffice_is_told(site: StartSite, visit: Visit, stripes: bytes) -> None:
     start = site()
     page = segmented(visit(start), stripes)
-    start.app.state.runtime.models.serving().batcher.seconds_per_image = 60.0
+    start.app.state.runtime.models.serving().queue.seconds_per_image = 60.0
     page.get_by_role("checkbox", name="Full detail").check()
     expect(page.get_by_role("alert")).to_contain_text("windows take about")
     page.get_by_role("checkbox", name="Full detail").uncheck()
@@ -95,7 +98,7 @@ def test_another_model_shows_its_classes(site_of_two: Site, visit: Visit, stripe
     choice = page.get_by_label("Model", exact=True)
     expect(choice).to_have_value("brightness")
     assert choice.locator("option").all_inner_texts() == ["brightness 1.2.3, 3 classes", "other 2.0, 3 classes"]
-    check_axe(page)
+    assert violations(page) == []
     with page.expect_request("**/segment?*") as asked:
         choice.select_option("other")
     assert "model=other" in asked.value.url

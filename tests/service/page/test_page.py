@@ -11,32 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+
 from tests.support.limits import HANG_S
 from tests.support.page_steps import DONE, choose, segmented, violations
-
 from tests.support.pictures import Png, Solid
 from tests.support.site import Site, StartSite, Visit
 
-ROOT = Path(__file__).parents[3]
-STREET = ROOT / "models" / "example" / "street.jpg"
-PHONE = {"width": 360, "height": 740}
+PHONE = {"width": 375, "height": 740}
+TOUCH = {"viewport": PHONE, "has_touch": True, "is_mobile": True}
 KEY = "a-long-enough-key-for-the-page"
 SCREENSHOTS = "ECENET_SCREENSHOTS"
-DONE = re.compile(r"class(es)? in \d+ ms")
-
-
-def choose(page: Page, data: bytes, name: str = "stripes.png") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
-
-
-def segmented(page: Page, data: bytes, name: str = "stripes.png") -> Page:
-    """Choose an image and wait for its classes."""
-    choose(page, data, name)
-    expect(page.locator("#status")).to_have_text(DONE)
-    return page
+TOOLS = ("labelme", "coco", "labelstudio")
 
 
 def pixel(page: Page, x: float, y: float = 0.5) -> list[int]:
@@ -74,10 +61,6 @@ def problem(status: int, detail: str, **headers: str) -> dict[str, Any]:
         "content_type": "application/problem+json",
         "json": {"detail": detail},
     }
-
-
-def violations(page: Page) -> list[str]:
-    return [f"{item['id']}: {item['nodes'][0]['html']}" for item in Axe().run(page).response["violations"]]
 
 
 @pytest.fixture
@@ -145,7 +128,7 @@ def test_opacity_and_split_change_the_picture(site: StartSite, visit: Visit, str
     expect(page.locator("#overlay")).to_have_css("opacity", "0.25")
     expect(page.locator("#opacity-value")).to_have_text("25 %")
     page.get_by_role("slider", name="Before / after").fill("40")
-    expect(page.locator("#overlay")).to_have_css("clip-path", "inset(0px 0px 0px 40%)")
+    expect(page.locator("#after")).to_have_css("clip-path", "inset(0px 0px 0px 40%)")
     box = page.locator("#stage").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
@@ -178,7 +161,12 @@ def test_timings_and_provenance_are_those_of_the_answer(site: StartSite, visit: 
         segmented(page, stripes)
     headers = answer.value.headers
     stages = dict(re.findall(r"(\w+);dur=([\d.]+)", headers["server-timing"]))
-    assert "infer" in stages
+    expect(page.locator("#timings")).to_be_hidden()
+    model_ms = round(float(stages["infer"]))
+    expect(page.locator("#timing-line")).to_have_text(
+        re.compile(rf"^\d+ ms from here, {model_ms} ms of it in the model$")
+    )
+    page.locator("#timing-line").click()
     for stage, milliseconds in stages.items():
         expect(page.locator(f"#timings [data-stage={stage}] td").last).to_have_text(f"{float(milliseconds):.1f} ms")
     expect(page.locator("#provenance")).to_have_text(
@@ -187,13 +175,17 @@ def test_timings_and_provenance_are_those_of_the_answer(site: StartSite, visit: 
 
 
 FILES = {
-    "labels": ("labels.png", b"\x89PNG"),
-    "color": ("color.png", b"\x89PNG"),
-    "overlay": ("overlay.png", b"\x89PNG"),
-    "confidence": ("confidence.png", b"\x89PNG"),
-    "contours": ("contours.geojson", b"{"),
-    "npy": ("npy.npy", b"\x93NUMPY"),
-    "json": ("json.json", b"{"),
+    "overlay": ("-overlay.png", b"\x89PNG"),
+    "labels": ("-labels.png", b"\x89PNG"),
+    "cutout": ("-cutout.png", b"\x89PNG"),
+    "color": ("-color.png", b"\x89PNG"),
+    "confidence": ("-confidence.png", b"\x89PNG"),
+    "contours": ("-contours.geojson", b"{"),
+    "labelme": (".json", b"{"),
+    "coco": ("-coco.json", b"{"),
+    "labelstudio": ("-labelstudio.json", b"["),
+    "npy": ("-labels.npy", b"\x93NUMPY"),
+    "json": ("-summary.json", b"{"),
 }
 
 
@@ -201,13 +193,19 @@ def test_every_format_is_downloaded_as_it_is_on_the_screen(site: StartSite, visi
     page = segmented(visit(site()), stripes)
     page.get_by_role("checkbox", name="grey").uncheck()
     page.get_by_role("slider", name="Opacity").fill("100")
-    buttons = page.locator("#downloads button")
+    buttons = page.locator("[data-format]")
     assert buttons.evaluate_all("all => all.map(({ dataset }) => dataset.format)") == list(FILES)
+    titles = buttons.evaluate_all("all => all.map((button) => button.firstChild.textContent)")
+    assert len(set(titles)) == len(titles)
+    assert [button.is_visible() for button in buttons.all()] == [True] * 3 + [False] * (len(FILES) - 3)
     for answer_format, (suffix, magic) in FILES.items():
+        if not page.locator(f"[data-format={answer_format}]").is_visible():
+            page.get_by_text("More formats").click()
         with page.expect_download() as download, page.expect_request("**/segment?*") as request:
-            page.locator(f"#downloads [data-format={answer_format}]").click()
-        expect(page.locator("#status")).to_have_text(f"stripes-{suffix} is saved.")
-        assert download.value.suggested_filename == f"stripes-{suffix}"
+            page.locator(f"[data-format={answer_format}]").click()
+        expect(page.locator("#status")).to_have_text(f"stripes{suffix} is saved.")
+        assert download.value.suggested_filename == f"stripes{suffix}"
+        assert ("simplify=1&name=stripes.png" in request.value.url) == (answer_format in TOOLS)
         assert f"format={answer_format}&" in request.value.url
         assert sorted(re.findall(r"dark|grey|bright", request.value.url)) == ["bright", "dark"]
         data = Path(download.value.path()).read_bytes()
@@ -215,6 +213,8 @@ def test_every_format_is_downloaded_as_it_is_on_the_screen(site: StartSite, visi
         if answer_format == "overlay":
             pixels = np.asarray(Image.open(io.BytesIO(data)))
             assert pixels[120, [48, 240, 430]].tolist() == [[10, 20, 30], [128, 128, 128], [70, 80, 90]]
+        if answer_format == "cutout":
+            assert np.asarray(Image.open(io.BytesIO(data)))[120, [48, 240, 430], 3].tolist() == [255, 0, 255]
 
 
 def test_the_command_gives_what_is_on_the_screen(site: StartSite, visit: Visit, stripes: bytes) -> None:
@@ -230,7 +230,7 @@ def test_the_command_gives_what_is_on_the_screen(site: StartSite, visit: Visit, 
     expect(page.locator("#command")).to_have_text(command)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy").click()
-    expect(page.locator("#status")).to_have_text("The command is copied.")
+    expect(page.locator("#status")).to_have_text("The code is copied.")
     assert page.evaluate("navigator.clipboard.readText()") == command
 
 
@@ -287,11 +287,37 @@ def test_an_error_is_told_with_its_request(site: StartSite, visit: Visit, stripe
     page = visit(site())
     with page.expect_response("**/segment?*") as answer:
         choose(page, stripes[:200], "half.png")
-    alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("truncated")
-    expect(alert).to_contain_text(answer.value.headers["x-request-id"])
+    alert = page.locator("#drop").get_by_role("alert")
+    expect(alert).to_contain_text("This image is damaged or incomplete.")
+    expect(page.locator("#alert-id")).to_be_hidden()
+    alert.get_by_text("Details").click()
+    expect(page.locator("#alert-id")).to_have_text(
+        f"not-an-image · status 400 · request {answer.value.headers['x-request-id']}"
+    )
     segmented(page, stripes)
-    expect(alert).to_be_hidden()
+    expect(page.locator("#alert")).to_be_hidden()
+
+
+def test_what_is_no_image_is_told_in_words_and_the_picture_stays(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = segmented(visit(site()), stripes)
+    choose(page, b"hello", "notes.png")
+    alert = page.locator("#drop").get_by_role("alert")
+    expect(alert).to_contain_text("This is not an image. Choose a JPEG, PNG, WebP, BMP, TIFF or GIF picture.")
+    assert "hello" not in alert.inner_html()
+    expect(page.locator("#picture-name")).to_have_text("stripes.png")
+    assert [pixel(page, x) for x in (0.1, 0.9)] == [[10, 20, 30, 255], [70, 80, 90, 255]]
+
+
+def test_a_failure_of_the_model_keeps_the_picture_with_its_name(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    page = visit(site())
+    failure = problem(500, "the model failed on this image: out of memory")
+    failure["json"] |= {"type": "engine-failure", "title": "The model failed"}
+    refuse(page, "segment", failure)
+    choose(page, stripes)
+    expect(page.get_by_role("alert")).to_contain_text("The model failed on this image. Another image may work.")
+    expect(page.locator("#picture-name")).to_have_text("stripes.png")
+    expect(page.locator("#photo")).to_be_visible()
+    expect(page.locator("#overlay")).to_be_hidden()
 
 
 def test_too_large_images_are_refused_before_they_are_sent(site: StartSite, visit: Visit) -> None:
@@ -383,10 +409,11 @@ def test_everything_works_behind_a_path_prefix(site: StartSite, visit: Visit, st
 def test_the_keyboard_is_enough(site: StartSite, visit: Visit, stripes: bytes) -> None:
     page = visit(site())
     expect(page.locator("#model")).to_have_text(re.compile("3 classes"))
-    focused = walk(page, "Tab", 4)
-    assert focused == ["Skip to the image", "API", "Choose an image", "Camera"]
+    focused = walk(page, "Tab", 7)
+    examples = ["A street", "A junction", "A road with steps"]
+    assert focused == ["Skip to the image", "API", "Choose an image", "Camera", *examples]
+    page.locator("#file").focus()
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "stripes.png", "mimeType": "image/png", "buffer": stripes})
     expect(page.locator("#status")).to_have_text(DONE)
@@ -470,9 +497,10 @@ def test_the_docs_load_nothing_from_elsewhere(site: StartSite, visit: Visit) -> 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("light", {"viewport": {"width": 1200, "height": 860}}),
-        ("dark", {"viewport": {"width": 1200, "height": 860}, "color_scheme": "dark"}),
-        ("phone", {"viewport": PHONE, "device_scale_factor": 2}),
+        ("light", {"viewport": {"width": 1280, "height": 900}}),
+        ("dark", {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}),
+        ("tablet", {"viewport": {"width": 768, "height": 1000}}),
+        ("phone", {**TOUCH, "device_scale_factor": 2}),
     ],
 )
 def test_the_street_on_the_page(bundled_site: Site, visit: Visit, name: str, options: dict[str, Any]) -> None:
@@ -488,12 +516,18 @@ def test_the_street_on_the_page(bundled_site: Site, visit: Visit, name: str, opt
     page.get_by_role("slider", name="Before / after").fill("35")
     page.locator("#stage").hover(position={"x": 300, "y": 120})
     expect(page.locator("#tip")).to_be_visible()
-    if SCREENSHOTS in os.environ:
-        save_screenshot(page, Path(os.environ[SCREENSHOTS]) / f"page-{name}.png")
+    save_screenshot(page, name)
+    choose(page, b"hello", "notes.png")
+    expect(page.get_by_role("alert")).to_contain_text("This is not an image.")
+    expect(page.locator("#picture-name")).to_have_text("street.jpg")
+    save_screenshot(page, f"{name}-error")
 
 
-def save_screenshot(page: Page, path: Path) -> None:
-    page.evaluate("document.activeElement.blur()")
+def save_screenshot(page: Page, name: str) -> None:
+    if SCREENSHOTS not in os.environ:
+        return
+    path = Path(os.environ[SCREENSHOTS]) / f"page-{name}.png"
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     # 256 colours are enough for a look at the page, and a fifth of the bytes.
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)

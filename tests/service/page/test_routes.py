@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from service import page
 from tests.support.api import Api
 
 pytestmark = pytest.mark.anyio
@@ -14,10 +17,10 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 async def test_browsers_get_the_page_and_others_get_json(api: Api) -> None:
-    page = await api.get("/", accept=BROWSER)
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.headers["vary"] == "Accept"
-    assert 'data-max-image-bytes="4096" data-max-image-pixels="100000"' in page.text
+    answer = await api.get("/", accept=BROWSER)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["vary"] == "Accept"
+    assert 'data-max-image-bytes="4096" data-max-image-pixels="100000"' in answer.text
     for accept in ("*/*", "application/json", ""):
         assert (await api.get("/", accept=accept)).json()["docs"] == "/docs"
 
@@ -41,6 +44,20 @@ async def test_every_file_of_a_page_is_there_by_a_relative_address(api: Api, pat
     for address in addresses:
         assert not re.match(r"/|\w+:", address)
         assert (await api.get(f"/{address}")).status_code == 200
+
+
+async def test_the_wheel_has_three_small_example_pictures(api: Api) -> None:
+    folder = Path(page.__file__).parent
+    pictures = sorted((folder / "static" / "examples").glob("*.jpg"))
+    assert [path.name for path in pictures] == ["junction.jpg", "steps.jpg", "street.jpg"]
+    assert sum(path.stat().st_size for path in pictures) < 300_000
+    configuration = tomllib.loads((folder.parents[1] / "pyproject.toml").read_text())
+    patterns = configuration["tool"]["setuptools"]["package-data"]["service.page"]
+    packed = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    assert {path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}} == packed
+    for path in pictures:
+        answer = await api.get(f"/static/examples/{path.name}")
+        assert answer.content == path.read_bytes()
 
 
 async def test_files_are_asked_for_again_and_not_sent_again(api: Api) -> None:
