@@ -97,7 +97,11 @@ class EngineProcess:
         self._control = Channel(control, self._obey, lambda: self._finish(0))
         self._keep(self._start())
         self._keep(self._watch())
-        return await self._end
+        status = await self._end
+        self._control.close()
+        for link in tuple(self._links):
+            link.close()
+        return status
 
     # What models need of their process, see ``service.models.model.Host``.
 

@@ -160,6 +160,7 @@ class RemoteModels(Catalog[RemoteModel]):
             self._channel.close()
         if self._control is not None:
             self._control.close()
+        self._control_socket.close()
 
     def unknown(self, name: str, what: str) -> UnknownModel | NotReady:
         """See ``Catalog``; nothing is unknown before the engine process has told what there is."""

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 import service.http.app
 from service.engines.base import Engine
-from service.http.tracing import BatchSpans, read_caller
+from service.http.tracing import BatchSpans, pack_caller, read_caller
 from service.inference.admission import Admission
 from service.inference.batcher import Batcher
 from service.metrics import Metrics
