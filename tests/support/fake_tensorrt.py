@@ -66,14 +66,14 @@ class FakeTensorRt:
         self.layer_report = ""
         self.configs: list[Any] = []
         self.contexts: list[SimpleNamespace] = []
-        self._cuda, self._infer, self._logger = cuda, infer, None
+        self._cuda, self._infer, self.logger = cuda, infer, None
         names = ["ILogger", "DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat"]
         if kind == "tensorrt-rtx":  # TensorRT has no such enums
             names += ["DynamicShapesKernelSpecializationStrategy", "CudaGraphStrategy"]
         vars(self).update({name: getattr(trt, name) for name in names})
 
     def Runtime(self, *arguments: Any) -> Any:  # noqa: N802
-        (self._logger,) = checked(trt.Runtime.__init__, lambda *fitting: fitting)(*arguments)
+        (self.logger,) = checked(trt.Runtime.__init__, lambda *fitting: fitting)(*arguments)
         return self._held("runtime", trt.Runtime, deserialize_cuda_engine=self._deserialize)
 
     def _held(self, kind: str, cls: type, **effects: Callable[..., Any]) -> Held:
@@ -84,7 +84,7 @@ class FakeTensorRt:
         def call(*arguments: Any) -> Any:
             if name not in self.refuse:
                 return effect(*arguments)
-            self._logger.log(trt.ILogger.Severity.ERROR, f"cannot {name}")  # type: ignore[attr-defined]
+            self.logger.log(trt.ILogger.Severity.ERROR, f"cannot {name}")  # type: ignore[attr-defined]
             return None if name.startswith(("create", "deserialize")) else False
 
         return call
@@ -120,11 +120,19 @@ class FakeTensorRt:
         return strict(trt.EngineInspector, get_engine_information=lambda _: self.layer_report)
 
     def _create_context(self, strategy: Any) -> Held:
-        state = SimpleNamespace(strategy=strategy, memory=None, shape=None, addresses={})
+        state = SimpleNamespace(strategy=strategy, memory=None, shape=None, addresses={}, profile=0)
         self.contexts.append(state)
+
+        def set_optimization_profile_async(index: int, stream: int) -> bool:
+            assert (0 <= index < len(self.profiles), stream) == (True, self._cuda.stream)
+            state.profile = index
+            return True
 
         def set_input_shape(name: str, shape: tuple[int, ...]) -> bool:
             assert name == "images"
+            least, _, most = self.profiles[state.profile]
+            if not least <= shape[0] <= most:
+                return False
             state.shape = shape
             return True
 
@@ -143,13 +151,14 @@ class FakeTensorRt:
             "context",
             trt.IExecutionContext,
             set_input_shape=set_input_shape,
+            set_optimization_profile_async=set_optimization_profile_async,
             set_tensor_address=set_tensor_address,
             set_device_memory=set_device_memory,
             get_tensor_shape=get_tensor_shape,
-            execute_async_v3=lambda stream: self._execute(state, stream),
+            execute_async_v3=lambda stream: self.execute(state, stream),
         )
 
-    def _execute(self, state: SimpleNamespace, stream: int) -> bool:
+    def execute(self, state: SimpleNamespace, stream: int) -> bool:
         if state.strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED:
             assert state.memory[1] >= ACTIVATION_BYTES
         shape, source, target = state.shape, state.addresses["images"], state.addresses["logits"]

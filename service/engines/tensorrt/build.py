@@ -85,7 +85,7 @@ class BuildOptions:
 
     @property
     def profile(self) -> Profile:
-        """Least, best and largest batch; kernels are chosen for the best, which is a full one."""
+        """Least, best and largest batch of the engine as a whole; see ``compile.profiles_of``."""
         return 1, self.max_batch_size, self.max_batch_size
 
 
@@ -218,7 +218,9 @@ def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, require_
     """The key of an engine of a graph."""
     from service.engines.tensorrt.graph import COPY_VERSION  # noqa: PLC0415
 
-    flags = (f"graph-copy-{COPY_VERSION}", "strongly-typed", "profiling-detailed")
+    flags: tuple[str, ...] = (f"graph-copy-{COPY_VERSION}", "strongly-typed", "profiling-detailed")
+    if machine.runtime == "tensorrt":
+        flags = (*flags, "profile-per-size")
     return EngineKey(graph.sha256, machine, profile, flags if require_fused else (*flags, "unfused-allowed"))
 
 

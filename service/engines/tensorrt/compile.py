@@ -91,7 +91,7 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
     if not parser.parse(graph):
         raise CompileError(f"TensorRT cannot parse the graph: {_parser_reason(parser) or log.reason()}")
     config = _config(trt, builder, network, machine, profile)
-    keeps_timings = _set_timing_cache(config, machine, timing_cache)
+    keeps_timings = set_timing_cache(config, machine, timing_cache)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise CompileError(f"TensorRT cannot build the graph: {log.reason()}")
@@ -140,10 +140,11 @@ def _parser_reason(parser: Any) -> str | None:
 def _config(trt: Any, builder: Any, network: Any, machine: Machine, profile: Profile) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the layer report has names alone
-    optimization = builder.create_optimization_profile()
-    for entry in (network.get_input(index) for index in range(network.num_inputs)):
-        optimization.set_shape(entry.name, *_shapes(profile, tuple(entry.shape)[1:]))
-    config.add_optimization_profile(optimization)
+    for batches in profiles_of(machine, profile):
+        optimization = builder.create_optimization_profile()
+        for entry in (network.get_input(index) for index in range(network.num_inputs)):
+            optimization.set_shape(entry.name, *_shapes(batches, tuple(entry.shape)[1:]))
+        config.add_optimization_profile(optimization)
     members = capability_members(trt, machine)
     if members:
         config.num_compute_capabilities = len(members)
@@ -153,11 +154,24 @@ def _config(trt: Any, builder: Any, network: Any, machine: Machine, profile: Pro
     return config
 
 
+def profiles_of(machine: Machine, profile: Profile) -> list[Profile]:
+    """The optimisation profiles of a build, each as least, best and largest batch.
+
+    TensorRT chooses kernels for the best batch of a profile, so each prepared size gets one of its own. TensorRT-RTX
+    chooses where the engine runs, by the shapes that come.
+    """
+    if machine.runtime == "tensorrt-rtx":
+        return [profile]
+    from service.engines.batch_plan import prepared_sizes  # noqa: PLC0415
+
+    return [(size, size, size) for size in prepared_sizes(profile[0], profile[2])]
+
+
 def _shapes(profile: Profile, sides: Sequence[int]) -> list[tuple[int, ...]]:
     return [(batch, *sides) for batch in profile]
 
 
-def _set_timing_cache(config: Any, machine: Machine, content: bytes | None) -> bool:
+def set_timing_cache(config: Any, machine: Machine, content: bytes | None) -> bool:
     """True if this package times kernels during the build; TensorRT-RTX does so where the engine runs."""
     if machine.runtime == "tensorrt-rtx":
         return False

@@ -67,7 +67,8 @@ class TensorRtEngine:
             self._trt = trt
             self._errors = tensorrt_logger(self.name).take_errors
             self._names = _check_tensors(trt, engine, graph, num_classes)
-            self.warm_up_sizes = prepared_sizes(*_profile(engine, self._names[0]), max_batch_size)
+            self._profiles = _profiles(engine, self._names[0], max_batch_size)
+            self.warm_up_sizes = tuple(self._profiles)
             self.max_batch_size = self.warm_up_sizes[-1]
             self._allocate(owner)
             activations = self._allocate_activations(engine, owner)
@@ -159,6 +160,11 @@ class TensorRtEngine:
         except EngineError as error:
             logger.warning("batches of %d run without a CUDA graph: %s", size, error)
 
+    def _choose_profile(self, size: int, context: Any) -> None:
+        """Run a size by the kernels that were chosen for it. A context starts with the first profile."""
+        if (index := self._profiles[size]) and not context.set_optimization_profile_async(index, int(self._stream)):
+            raise EngineError(f"{self.name} refuses profile {index} for batches of {size}: {self._errors()}")
+
     def _set_shape(self, size: int) -> None:
         """Tell the context the batch to come; one that serves a single size knows it already."""
         shape = (size, *self._images.shape[1:])
@@ -212,6 +218,7 @@ class TensorRtEngine:
         """Fix the addresses, and check the shape of the output of each size."""
         addresses = (self._device_images, self._device_rows)
         for size, context in self._contexts.items():
+            self._choose_profile(size, context)
             for name, address in zip(self._names, addresses, strict=True):
                 if not context.set_tensor_address(name, address):
                     raise EngineError(f"{self.name} refuses the memory of {name}: {self._errors()}")
@@ -266,12 +273,28 @@ def _check_only(engine: Any, kind: str, names: Sequence[str], dtype: Any, sides:
     )
 
 
-def _profile(engine: Any, input_name: str) -> tuple[int, int]:
-    """Least and largest batch of the engine's only profile."""
-    if engine.num_optimization_profiles != 1:
-        raise EngineError(f"the engine has {engine.num_optimization_profiles} optimisation profiles, expected 1")
-    least, _, most = engine.get_tensor_profile_shape(input_name, 0)
-    return int(least[0]), int(most[0])
+def _profiles(engine: Any, input_name: str, limit: int | None) -> dict[int, int]:
+    """The batch sizes to prepare, ascending, each with the index of its profile.
+
+    One profile for a range of batches does for all of its sizes; several are for one size each.
+
+    Args:
+        engine: The deserialised engine.
+        input_name: Its input.
+        limit: Largest batch that will be asked for.
+
+    Raises:
+        EngineError: There are several profiles, and one is for a range.
+    """
+    shapes = [engine.get_tensor_profile_shape(input_name, index) for index in range(engine.num_optimization_profiles)]
+    ranges = [(int(least[0]), int(most[0])) for least, _, most in shapes]
+    if len(ranges) == 1:
+        return dict.fromkeys(prepared_sizes(*ranges[0], limit), 0)
+    if any(least != most for least, most in ranges):
+        raise EngineError(f"the engine's profiles are for batches {ranges}, expected one, or one size each; {_REBUILD}")
+    sizes = {size: index for index, (size, _) in sorted(enumerate(ranges), key=lambda entry: entry[1])}
+    fitting = [size for size in sizes if limit is None or size <= limit] or list(sizes)[:1]
+    return {size: sizes[size] for size in fitting}
 
 
 def _rtx_config(trt: Any, engine: Any) -> Any:

@@ -29,7 +29,8 @@ from service.engines.tensorrt.build import (
     target_machine,
     timing_cache_path,
 )
-from service.engines.tensorrt.compile import Log, Plan, capability_members, compile_plan, network_flags
+from service.engines.tensorrt.compile import Log, Plan, capability_members, compile_plan, network_flags, profiles_of
+from service.engines.tensorrt.layer_report import parse_layers
 from service.model_directory.engine_store import find_engine
 from service.model_directory.machine import Machine, MachineError, detect_builder, runtime_module
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
@@ -100,6 +101,18 @@ def test_nothing_heavy_is_loaded_before_a_build() -> None:
 def test_profile_is_best_at_a_full_batch() -> None:
     assert BuildOptions().profile == (1, 8, 8)
     assert BuildOptions(max_batch_size=4).profile == (1, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_tensorrt_gets_a_profile_per_batch_size_and_rtx_one(rtx: Any, attention: bytes) -> None:
+    """Kernels that are best for eight images are not for one. TensorRT-RTX chooses where the engine runs."""
+    assert profiles_of(L4, (1, 8, 8)) == [(1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8)]
+    assert profiles_of(L4, (1, 3, 3)) == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+    assert profiles_of(replace(L4, runtime="tensorrt-rtx"), (1, 8, 8)) == [(1, 8, 8)]
+    report = parse_layers(compile_plan(rtx, attention, L4, (1, 2, 2)).layer_report)
+    assert {layer.is_fused_attention for layer in report} >= {True}
+    key = engine_key(GraphInfo("model.onnx", "a", (32, 64)), L4, (1, 8, 8), require_fused=True)
+    assert "profile-per-size" in key.flags
 
 
 @pytest.fixture
@@ -239,12 +252,12 @@ def test_tensorrt_keeps_a_timing_cache(content: bytes | None, attention: bytes, 
 
 
 def test_a_timing_cache_of_another_machine_is_dropped(rtx: Any) -> None:
-    from service.engines.tensorrt.compile import _set_timing_cache  # noqa: PLC0415
+    from service.engines.tensorrt.compile import set_timing_cache  # noqa: PLC0415
 
     config = create_autospec(rtx.IBuilderConfig, instance=True)
     config.set_timing_cache.side_effect = [False, True]
     config.create_timing_cache.side_effect = ["theirs", "empty"]
-    assert _set_timing_cache(config, L4, b"theirs")
+    assert set_timing_cache(config, L4, b"theirs")
     assert [call.args for call in config.create_timing_cache.call_args_list] == [(b"theirs",), (b"",)]
     assert [call.args for call in config.set_timing_cache.call_args_list] == [("theirs", False), ("empty", False)]
 
@@ -337,11 +350,11 @@ def test_tensorrt_where_there_is_none_is_an_error(
     attention_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(runtime: str) -> Machine:
-        raise MachineError(f"{runtime} is not installed: pip install 'ecenet[gpu]'")
+        raise MachineError(f"{runtime} is not installed: pip install '.[gpu]'")
 
     monkeypatch.setattr(tensorrt_build, "detect_builder", refuse)
     assert main(["tensorrt", str(attention_dir), "--runtime", "tensorrt"]) == 1
-    assert capsys.readouterr().err == "ecenet-export: tensorrt is not installed: pip install 'ecenet[gpu]'\n"
+    assert capsys.readouterr().err == "ecenet-export: tensorrt is not installed: pip install '.[gpu]'\n"
     assert not (attention_dir / "engines").exists()
 
 

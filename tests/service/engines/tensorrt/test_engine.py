@@ -88,6 +88,29 @@ def test_limit_on_the_batch_size_prepares_no_more_than_that(bench: Bench, images
     engine.close()
 
 
+@pytest.mark.parametrize(("limit", "sizes"), [(None, (1, 2, 4, 8)), (3, (1, 2)), (4, (1, 2, 4))])
+def test_each_size_is_run_by_its_own_profile(
+    bench: Bench, images: Images, limit: int | None, sizes: tuple[int, ...]
+) -> None:
+    bench.trt.profiles = [(size, size, size) for size in (8, 1, 4, 2)]  # in whatever order
+    engine = bench.load(max_batch_size=limit)
+    assert (engine.warm_up_sizes, engine.max_batch_size) == (sizes, sizes[-1])
+    assert [context.profile for context in bench.trt.contexts] == [{8: 0, 1: 1, 4: 2, 2: 3}[size] for size in sizes]
+    for _ in range(2):
+        for count in (1, 2, 3, 5):
+            bench.check(engine, images[:count])
+    engine.close()
+    assert not bench.cuda.live
+
+
+def test_refused_profile_is_told_with_its_reason(bench: Bench) -> None:
+    bench.trt.profiles = [(1, 1, 1), (2, 2, 2)]
+    bench.trt.refuse = {"set_optimization_profile_async"}
+    with pytest.raises(EngineError, match="refuses profile 1 for batches of 2: cannot set_optimization_profile_async"):
+        bench.load()
+    assert not bench.cuda.live
+
+
 def test_more_images_than_the_profile_holds_are_run_in_turn(either: Bench, images: Images) -> None:
     engine = either.load()
     either.check(engine, images)
@@ -292,12 +315,12 @@ def test_engine_that_cannot_be_captured_runs_without_a_graph(
     bench: Bench, images: Images, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = bench.load()
-    execute = bench.trt._execute
+    execute = bench.trt.execute
 
     def refuse_in_capture(state: SimpleNamespace, stream: int) -> bool:
-        return bench.cuda._captured is None and execute(state, stream)
+        return bench.cuda.captured is None and execute(state, stream)
 
-    monkeypatch.setattr(bench.trt, "_execute", refuse_in_capture)
+    monkeypatch.setattr(bench.trt, "execute", refuse_in_capture)
     for _ in range(3):
         bench.check(engine, images[:3])
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -321,7 +344,10 @@ def _set(attribute: str, **values: Any) -> Callable[[FakeTensorRt], None]:
         (_set("modes", logits=trt.TensorIOMode.INPUT), "input is images UINT8 .*, logits FLOAT"),
         (_set("dtypes", logits=trt.DataType.HALF), "output is logits HALF .* manifest asks for one FLOAT of"),
         (_set("shapes", logits=(-1, 11, 8, 16)), r"output is logits FLOAT \(-1, 11, 8, 16\), .*\(B, 3, 8, 16\)"),
-        (lambda fake: fake.profiles.append((1, 1, 1)), "2 optimisation profiles, expected 1"),
+        (
+            lambda fake: fake.profiles.append((1, 1, 1)),
+            r"for batches \[\(1, 8\), \(1, 1\)\], expected one",
+        ),
     ],
 )
 def test_engine_that_is_not_what_the_manifest_says_is_refused(
@@ -344,7 +370,7 @@ def test_changed_file_is_not_given_to_tensorrt(bench: Bench) -> None:
     bench.info.path.write_bytes(b"another plan")
     with pytest.raises(EngineError, match="the file was changed after the build"):
         bench.load()
-    assert bench.trt._logger is None
+    assert bench.trt.logger is None
 
 
 def test_missing_file_is_told(bench: Bench) -> None:
