@@ -38,7 +38,7 @@ class FakeCuda:
         self.launches = 0
         self.stream = 0
         self._queue: list[Callable[[], object]] = []
-        self._captured: list[Callable[[], object]] | None = None
+        self.captured: list[Callable[[], object]] | None = None
         self._put, self._recorded = 0, dict[int, int]()
         self._handles = itertools.count(1)
 
@@ -53,7 +53,7 @@ class FakeCuda:
         """Put work on the stream, or into the graph that is being captured."""
         assert stream == self.stream
         self._put += 1
-        (self._queue if self._captured is None else self._captured).append(work)
+        (self._queue if self.captured is None else self.captured).append(work)
 
     def memory(self, address: int, size: int, freed_by: str) -> None:
         """Check that memory of one kind holds these bytes."""
@@ -64,7 +64,7 @@ class FakeCuda:
         self.calls.append(name)
         if self.fail_at == len(self.calls) - 1:
             if name == "cudaStreamEndCapture":  # as where the capture was invalidated: it is over all the same
-                self._captured = None
+                self.captured = None
             return runtime.cudaError_t.cudaErrorMemoryAllocation, None
         return runtime.cudaError_t.cudaSuccess, effect(self, *arguments)
 
@@ -102,7 +102,7 @@ class FakeCuda:
 
     def _cudaEventRecord(self, event: Any, stream: Any) -> None:  # noqa: N802
         assert ("cudaEventDestroy", int(event)) in self.live
-        assert self._captured is None
+        assert self.captured is None
         self._recorded[int(event)] = self._put
 
     def _cudaEventElapsedTime(self, start: Any, end: Any) -> float:  # noqa: N802
@@ -115,11 +115,11 @@ class FakeCuda:
             work()
 
     def _cudaStreamBeginCapture(self, stream: Any, mode: Any) -> None:  # noqa: N802
-        assert (self._captured, self._queue) == (None, [])
-        self._captured = []
+        assert (self.captured, self._queue) == (None, [])
+        self.captured = []
 
     def _cudaStreamEndCapture(self, stream: Any) -> Any:  # noqa: N802
-        captured, self._captured = self._captured, None
+        captured, self.captured = self.captured, None
         return self._make("cudaGraphDestroy", runtime.cudaGraph_t(next(self._handles)), captured)
 
     def _cudaGraphInstantiate(self, graph: Any, flags: int) -> Any:  # noqa: N802

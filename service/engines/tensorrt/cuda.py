@@ -29,7 +29,7 @@ def call(name: str, *arguments: Any) -> Any:
     Raises:
         EngineError: No cuda-bindings, or the call failed; the text names it and the error.
     """
-    code, *values = getattr(_runtime(), name)(*arguments)
+    code, *values = getattr(cuda_runtime(), name)(*arguments)
     if int(code) != 0:
         raise EngineError(f"{name} gave {code.name}")
     return values[0] if values else None
@@ -51,14 +51,14 @@ def use_gpu() -> None:
 
 def new_stream(owner: ExitStack) -> Any:
     """A stream that does not wait for the default stream, as capture demands."""
-    stream = call("cudaStreamCreateWithFlags", _runtime().cudaStreamNonBlocking)
+    stream = call("cudaStreamCreateWithFlags", cuda_runtime().cudaStreamNonBlocking)
     owner.callback(_release, "cudaStreamDestroy", stream)
     return stream
 
 
 def new_event(owner: ExitStack) -> Any:
     """An event whose waiter sleeps: one that spins takes a CPU from the decoders of the next batch."""
-    runtime = _runtime()
+    runtime = cuda_runtime()
     event = call("cudaEventCreateWithFlags", runtime.cudaEventBlockingSync | runtime.cudaEventDisableTiming)
     owner.callback(_release, "cudaEventDestroy", event)
     return event
@@ -74,7 +74,7 @@ def device_memory(owner: ExitStack, size: int) -> int:
 def pinned_array(owner: ExitStack, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     """An array in page-locked memory, which the GPU copies from and to by itself. Gone once its owner is closed."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    address = int(call("cudaHostAlloc", size, _runtime().cudaHostAllocDefault))
+    address = int(call("cudaHostAlloc", size, cuda_runtime().cudaHostAllocDefault))
     owner.callback(_release, "cudaFreeHost", address)
     samples = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
     return samples.view(dtype).reshape(shape)
@@ -82,13 +82,13 @@ def pinned_array(owner: ExitStack, shape: Sequence[int], dtype: DTypeLike) -> ND
 
 def copy_to_device(address: int, array: NDArray[Any], stream: Any) -> None:
     """Put a copy of a contiguous pinned array on a stream."""
-    kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+    kind = cuda_runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
     call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
 
 def copy_to_host(array: NDArray[Any], address: int, stream: Any) -> None:
     """Put a copy into a contiguous pinned array on a stream."""
-    kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+    kind = cuda_runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
     call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 
 
@@ -100,7 +100,7 @@ def wait(stream: Any, event: Any) -> None:
 
 def timed(stream: Any, enqueue: Callable[[], None]) -> float:
     """Milliseconds on the GPU of the work that ``enqueue`` puts on a stream, once it is done."""
-    runtime = _runtime()
+    runtime = cuda_runtime()
     with ExitStack() as owner:
         begin, end = (call("cudaEventCreateWithFlags", runtime.cudaEventBlockingSync) for _ in range(2))
         for event in (begin, end):
@@ -118,7 +118,7 @@ def capture(owner: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
         EngineError: Something of the work cannot be captured; the stream takes other work as before.
     """
     # Other threads may allocate memory meanwhile, e.g. those of a second model.
-    mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    mode = cuda_runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     with ExitStack() as scratch:
         call("cudaStreamBeginCapture", stream, mode)
         try:
@@ -144,7 +144,12 @@ def _release(name: str, handle: Any) -> None:
         logger.warning("not freed: %s", error)
 
 
-def _runtime() -> Any:
+def cuda_runtime() -> Any:
+    """NVIDIA's bindings of the CUDA runtime.
+
+    Raises:
+        EngineError: They are not installed, or cannot be loaded.
+    """
     try:
         from cuda.bindings import runtime  # noqa: PLC0415
     except (ImportError, OSError, RuntimeError) as error:

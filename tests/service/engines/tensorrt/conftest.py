@@ -35,7 +35,7 @@ def make_bench(
         key = EngineKey(GRAPH.sha256, Machine(kind, "1"), (1, 4, 8))
         info = EngineInfo(key, "", GRAPH.input_size, "fp16", "logits", 4, 3, 3, 3, time.time())
         bench = Bench(kind, write_engine(tmp_path / "engines", PLAN, info), infer)
-        monkeypatch.setattr(cuda, "_runtime", lambda: bench.cuda)
+        monkeypatch.setattr(cuda, "cuda_runtime", lambda: bench.cuda)
         monkeypatch.setattr(tensorrt_engine, "runtime_module", lambda _: bench.trt)
         monkeypatch.setattr(tensorrt_log, "runtime_module", lambda _: bench.trt)
         tensorrt_log.tensorrt_logger.cache_clear()

@@ -31,7 +31,7 @@ class Calls:
     def __init__(self, **values: Any) -> None:
         self.made: list[tuple[str, tuple[Any, ...]]] = []
         self.failing: set[str] = set()
-        self._values = values
+        self.values = values
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(runtime, name)
@@ -41,7 +41,7 @@ class Calls:
         def answer(*arguments: Any) -> tuple[Any, ...]:
             inspect.signature(real).bind(*arguments)
             self.made.append((name, arguments))
-            return (OUT_OF_MEMORY, None) if name in self.failing else (SUCCESS, self._values.get(name))
+            return (OUT_OF_MEMORY, None) if name in self.failing else (SUCCESS, self.values.get(name))
 
         return answer
 
@@ -60,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         cudaGraphInstantiate=runtime.cudaGraphExec_t(5),
         cudaGetDeviceCount=1,
     )
-    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    monkeypatch.setattr(cuda, "cuda_runtime", lambda: fake)
     return fake
 
 
@@ -112,7 +112,7 @@ def test_nothing_is_freed_that_was_not_allocated(calls: Calls) -> None:
 def test_pinned_array_is_the_memory_that_was_allocated(calls: Calls) -> None:
     memory = (ctypes.c_uint8 * 24)(*range(24))
     address = ctypes.addressof(memory)
-    calls._values["cudaHostAlloc"] = address
+    calls.values["cudaHostAlloc"] = address
     with ExitStack() as owner:
         array = cuda.pinned_array(owner, (2, 3), np.float32)
         assert (array.shape, array.dtype, array.nbytes, array.ctypes.data) == ((2, 3), np.float32, 24, address)
@@ -170,7 +170,7 @@ def test_waiter_sleeps(calls: Calls) -> None:
 
 def test_machine_without_a_gpu_is_told(calls: Calls) -> None:
     assert cuda.gpu_obstacle() is None
-    calls._values["cudaGetDeviceCount"] = 0
+    calls.values["cudaGetDeviceCount"] = 0
     assert "CUDA finds no GPU" in str(cuda.gpu_obstacle())
     calls.failing = {"cudaGetDeviceCount"}
     assert cuda.gpu_obstacle() == ("there is no usable NVIDIA GPU: cudaGetDeviceCount gave cudaErrorMemoryAllocation")
