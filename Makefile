@@ -3,6 +3,7 @@ PYTHON ?= python3
 SERVE_VENV ?= .venv
 DEV_VENV ?= .venv-dev
 GPU_VENV ?= .venv-gpu
+TRAIN_VENV ?= .venv-train
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 NVIDIA_INDEX ?= https://pypi.nvidia.com
@@ -16,7 +17,7 @@ FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inferenc
   tests/trainer/datasets tests/k8s tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve check test test-deployment lint format types sanitize lock bench clean
+.PHONY: help serve check test test-deployment lint format types sanitize lock bench train-env clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -79,8 +80,10 @@ fuzz: $(DEV_VENV)/.installed  ## mutated files against decoders and parsers; ARG
 attack: $(DEV_VENV)/.installed  ## every known attack on a service, with a normal client beside it
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.attack $(ARGS)
 
+train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.4 GB
+
 clean:  ## remove the environments and what was built
-	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) build dist *.egg-info service/imaging/_native.so
+	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) build dist *.egg-info service/imaging/_native.so
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
@@ -90,6 +93,13 @@ endef
 $(SERVE_VENV)/.installed: $(SOURCES)
 	$(call make_venv,$(SERVE_VENV))
 	$(SERVE_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+$(TRAIN_VENV)/.installed: $(SOURCES)
+	$(call make_venv,$(TRAIN_VENV))
+	$(TRAIN_VENV)/bin/$(PIP_INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(TRAIN_VENV)/bin/$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
+	$(TRAIN_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[export,cpu]'
 	@touch $@
 
 # PyTorch's CPU build: a wheel at hand, else the project's own index. torchvision comes along for timm.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,14 @@ from trainer.report.examples import Example, FixedExamples, spread_indices
 from trainer.run_folder import LAST, RunFolder
 from trainer.splits import augmentation, open_splits
 from trainer.stopping import StoppedError, StopRequest, stop_requests
-from trainer.tensorboard import TensorBoard
+from trainer.tensorboard import TensorBoard, evaluation_values, step_values
 from trainer.timing import peak_memory_bytes, time_image, time_steps
 from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
 
 logger = logging.getLogger(__name__)
+
+OnLog = Callable[[int, Mapping[str, float]], object]
+"""Takes the steps done, and values by the names that TensorBoard shows."""
 
 START_STEPS = 12  # whose views the first weights of Feature Reconstruction are fitted to
 
@@ -63,6 +67,7 @@ class Run:
         steps_per_epoch: Steps of an epoch.
         log: An entry per epoch done.
         best_miou: Highest mIoU on val so far, 0..1.
+        on_log: Called after each step and each evaluation.
     """
 
     config: TrainConfig
@@ -75,9 +80,18 @@ class Run:
     steps_per_epoch: int
     log: list[dict[str, Any]] = field(default_factory=list)
     best_miou: float = -1.0
+    on_log: OnLog | None = None
 
 
-def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False, accept_changes: bool = False) -> None:
+def train(
+    config: TrainConfig,
+    data: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    on_log: OnLog | None = None,
+) -> None:
     """Train from the start, or on from the last checkpoint; see ``run_folder`` for the files.
 
     Under ``torchrun`` each of its processes calls this.
@@ -88,6 +102,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
         output: Folder of the run.
         resume: Whether to go on from ``last.pt``; its weights become those of an unbroken run, bit for bit on a CPU.
         accept_changes: Whether the configuration may differ from the one that the run began with.
+        on_log: Called by the first process after each step and each evaluation.
 
     Raises:
         ConfigError: The configuration cannot be carried out, or does not fit the folder.
@@ -107,6 +122,7 @@ def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False
             _start_from_views(run)
         if ranks.is_first:
             run.folder.begin(config, data, run.log)
+        run.on_log = on_log
         _introduce(run)
         with stop_requests() as stop:
             _train_epochs(run, stop)
@@ -322,21 +338,26 @@ def _figures(scores: Scores | None) -> dict[str, float]:
 
 
 class _Events:
-    """TensorBoard's events of a run; nothing where they are off, or on other ranks than the first."""
+    """Events of a run for TensorBoard and the callback; nothing where they are off, or on ranks but the first."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._board = run, None
+        self._on_log = run.on_log if run.ranks.is_first else None
         if run.config.runtime.tensorboard and run.ranks.is_first:
             self._board = TensorBoard(run.folder.path / "tensorboard", resume_step=run.state.step)
 
     def step(self, losses: Losses, lr: float, norm: float, images_per_s: float) -> None:
+        terms = {name: float(value) for name, value in losses._asdict().items()}
         if self._board is not None:
-            terms = {name: float(value) for name, value in losses._asdict().items()}
             self._board.step(self._run.state.step, terms, lr, norm, images_per_s)
+        if self._on_log is not None:
+            self._on_log(self._run.state.step, step_values(terms, lr, norm, images_per_s))
 
     def evaluation(self, scores: Scores, samples: list[Example]) -> None:
         if self._board is not None:
             self._board.evaluation(self._run.state.step, scores, self._run.val.classes, samples)
+        if self._on_log is not None:
+            self._on_log(self._run.state.step, evaluation_values(scores, self._run.val.classes))
 
     def close(self) -> None:
         if self._board is not None:

@@ -13,6 +13,22 @@ from trainer.report.examples import Example
 from trainer.report.images import full_palette, triptych
 
 
+def step_values(
+    losses: Mapping[str, float], lr: float, grad_norm: float | None, images_per_s: float
+) -> dict[str, float]:
+    """The scalars of a step by their names; see ``TensorBoard.step``."""
+    values = {f"loss/{name}": value for name, value in losses.items()}
+    values |= {"schedule/lr": lr, "speed/images_per_s": images_per_s}
+    return values if grad_norm is None else {**values, "schedule/grad_norm": grad_norm}
+
+
+def evaluation_values(scores: Scores, classes: Sequence[ClassInfo]) -> dict[str, float]:
+    """The scalars of an evaluation by their names, without classes that do not occur."""
+    values = {"val/miou": scores.miou, "val/accuracy": scores.accuracy, "val/mean_accuracy": scores.mean_accuracy}
+    values |= {f"iou/{info.name}": float(scores.class_iou[info.id]) for info in classes}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
 class TensorBoard:
     """Writes the events of one run; on resuming it goes on in the same folder, and no step appears twice.
 
@@ -52,11 +68,7 @@ class TensorBoard:
         """
         if step % self._every:
             return
-        values = {f"loss/{name}": value for name, value in losses.items()}
-        values |= {"schedule/lr": lr, "speed/images_per_s": images_per_s}
-        if grad_norm is not None:
-            values["schedule/grad_norm"] = grad_norm
-        self._scalars(step, values)
+        self._scalars(step, step_values(losses, lr, grad_norm, images_per_s))
 
     def evaluation(
         self, step: int, scores: Scores, classes: Sequence[ClassInfo], samples: Sequence[Example] = ()
@@ -69,9 +81,7 @@ class TensorBoard:
             classes: The classes in the order of their ids.
             samples: The same images at each evaluation, see ``FixedExamples``; side by side, void in black.
         """
-        values = {"val/miou": scores.miou, "val/accuracy": scores.accuracy, "val/mean_accuracy": scores.mean_accuracy}
-        values |= {f"iou/{info.name}": float(scores.class_iou[info.id]) for info in classes}
-        self._scalars(step, {name: value for name, value in values.items() if not math.isnan(value)})
+        self._scalars(step, evaluation_values(scores, classes))
         palette = full_palette(classes)
         for sample in samples:
             picture = triptych(sample.image, sample.labels, sample.prediction, palette)

@@ -19,9 +19,11 @@ from PIL import Image
 from tests.support.limits import HANG_S
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
+from trainer.config import load_config
 from trainer.evaluate import main as evaluate_main
 from trainer.metrics import Counts
 from trainer.progress import Progress
+from trainer.run import train
 from trainer.train import main
 
 SMALL = {
@@ -165,6 +167,19 @@ def test_a_run_that_no_longer_improves_ends_with_its_report_and_the_next_command
         "mIoU on val: best 100.00 in epoch 1",
         f"next: ecenet-export {run} -o models/run",
     ]
+
+
+def test_a_callback_gets_each_step_and_evaluation(tiny_camvid: Path, tmp_path: Path) -> None:
+    logged: list[tuple[int, dict[str, float]]] = []
+    overrides = [f"{name}={value}" for name, value in {**SMALL, "schedule.epochs": "1"}.items()]
+    config = load_config(Path("camvid_lite0"), overrides)
+    train(config, tiny_camvid, tmp_path / "run", on_log=lambda step, values: logged.append((step, dict(values))))
+    assert [step for step, _ in logged] == [1, 2, 3, 4, 4]
+    (entry,) = read_log(tmp_path / "run")
+    losses = [values["loss/cross_entropy"] for _, values in logged[:4]]
+    assert np.mean(losses) == pytest.approx(entry["loss_cross_entropy"])
+    assert logged[4][1]["val/miou"] == entry["val_miou"]
+    assert logged[3][1]["schedule/lr"] == entry["lr"]
 
 
 def test_a_folder_is_all_that_a_run_needs(
