@@ -93,7 +93,8 @@ def start_service(tiny_model_dir: Path, tmp_path: Path) -> StartService:
     def start(*options: str) -> Iterator[Service]:
         command = [
             sys.executable, "-m", "service", "--port", "0", "--model-dir", str(tiny_model_dir), "--workers", "2",
-            "--engine", "onnxruntime", "--engine-threads", "1", "--codec-threads", "2", "--drain-delay-s", "0", *options,
+            "--engine", "onnxruntime", "--engine-threads", "1", "--codec-threads", "2", "--drain-delay-s", "0",
+            *options,
         ]  # fmt: skip
         log = (tmp_path / "log").open("w", encoding="utf-8")
         with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:

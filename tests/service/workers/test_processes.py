@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,8 +69,6 @@ def test_a_killed_worker_is_replaced_and_its_requests_leave_the_counts(start_ser
         victim, survivor = service.workers
         address = httpx.URL(service.url)
         # A request whose body never ends holds a place in one of the workers.
-        import socket  # noqa: PLC0415
-
         with socket.create_connection((address.host, address.port or 0)) as client:
             client.sendall(
                 b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nx"
@@ -116,6 +115,26 @@ def test_nothing_is_left_when_the_supervisor_is_killed(start_service: StartServi
         service.stop(signal.SIGKILL)
         service.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
         assert set(Path("/dev/shm").iterdir()) <= segments
+
+
+def test_restarts_leave_no_handles_behind(start_service: StartService) -> None:
+    def handles(pid: int) -> int:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+    def replace(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        service.until(lambda: pid not in service.children and len(service.children) == 3)
+        service.until(service.is_ready)
+
+    with start_service() as service:
+        label_of(segment(service, 0))
+        replace(service.workers[0])
+        before = handles(service.process.pid), handles(service.engine)
+        for _ in range(5):
+            replace(service.workers[0])
+            label_of(segment(service, 1))
+        after = handles(service.process.pid), handles(service.engine)
+        assert after == before
 
 
 def test_limits_are_those_of_the_whole_service(start_service: StartService) -> None:
