@@ -42,11 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if settings.state_dir is not None:  # read there by model_export, also in the process that builds an engine
         os.environ[variable("state_dir")] = str(settings.state_dir)
     configure_logging(settings.log_level, settings.log_format)
-    status, message = _serve(settings)
+    status, message = _explain_engine(settings) if command_line.explain_engine else _serve(settings)
     if message and settings.log_format == "json":
         logger.critical(message)
         message = ""
     leave(status, message)
+
+
+def _explain_engine(settings: Settings) -> tuple[int, str]:
+    """Print how the engines are chosen; gives the exit status, and what to say about it."""
+    from service.model_directory.manifest import ManifestError  # noqa: PLC0415
+    from service.models.explanation import explain_engines  # noqa: PLC0415
+
+    try:
+        print(explain_engines(settings), flush=True)
+    except ManifestError as error:
+        return 1, str(error)
+    return 0, ""
 
 
 def _serve(settings: Settings) -> tuple[int, str]:

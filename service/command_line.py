@@ -40,11 +40,13 @@ class CommandLine:
         settings: The effective settings.
         sources: Where each that is not a default is from, by field name.
         print_settings: Whether they are to be printed, and nothing else.
+        explain_engine: Whether the choice of the engine is to be printed, and nothing else.
     """
 
     settings: Settings
     sources: Mapping[str, str]
     print_settings: bool = False
+    explain_engine: bool = False
 
 
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
@@ -63,7 +65,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
         SystemExit: ``--help`` or an unknown option, both told on the terminal.
     """
     given = vars(_parser().parse_args(arguments))
-    print_settings = given.pop("print_settings", False)
+    print_settings, explain_engine = (given.pop(name, False) for name in ("print_settings", "explain_engine"))
     path = given.pop("config", os.environ.get(CONFIG_VARIABLE))
     in_file = read_settings_file(Path(path), Settings.model_fields) if path else {}
     in_environment = Environment(Settings)()
@@ -76,7 +78,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
         settings = Settings(**{**in_file, **in_environment, **given})
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(entry, sources) for entry in error.errors())) from None
-    return CommandLine(settings, sources, print_settings)
+    return CommandLine(settings, sources, print_settings, explain_engine)
 
 
 def describe(command_line: CommandLine) -> str:
@@ -99,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help=f"Settings file, TOML; {CONFIG_VARIABLE} if not given.")
     parser.add_argument(
         "--print-settings", action="store_true", help="Print the effective settings and where each is from, and end."
+    )
+    parser.add_argument(
+        "--explain-engine",
+        action="store_true",
+        help="Print the runtimes and precisions at hand with their measured times, and which serves, and end.",
     )
     for name, field in Settings.model_fields.items():
         if is_secret(name):
