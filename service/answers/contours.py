@@ -228,9 +228,3 @@ class _Owners:
     def _key(self, class_id: Any, x: Any, y: Any) -> Any:
         height, width = self._labels.shape
         return (class_id * (width + 1) + x) * (height + 1) + y
-
-
-def signed_area(ring: Ring) -> int:
-    """Count the pixels inside a ring by the shoelace formula, negative for a hole."""
-    x, y = ring.astype(np.int64).T
-    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2

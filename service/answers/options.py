@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from PIL import ImageColor
 
 from service.answers.negotiation import OFFERS, negotiate
-from service.answers.schemas import ANNOTATIONS, AnswerFormat, AnswerSize, InputMode, LabelPalette, SegmentQuery
+from service.answers.schemas import (
+    ANNOTATIONS,
+    MAX_NAME,
+    AnswerFormat,
+    AnswerSize,
+    InputMode,
+    LabelPalette,
+    SegmentQuery,
+)
 from service.errors import InvalidParameter
 from service.imaging.segmentation import VOID
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
@@ -17,7 +25,6 @@ from service.model_directory.sizes import format_size
 
 Rgb = tuple[int, int, int]
 UNNAMED = "image"
-MAX_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)

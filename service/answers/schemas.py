@@ -28,6 +28,8 @@ class AnswerFormat(StrEnum):
         return _MEDIA_TYPES.get(self, "image/png")
 
 
+# Characters of an image's name in a file of an annotation tool.
+MAX_NAME = 255
 ANNOTATIONS = frozenset({AnswerFormat.LABELME, AnswerFormat.COCO, AnswerFormat.LABELSTUDIO})
 _MEDIA_TYPES = {
     AnswerFormat.CONTOURS: "application/geo+json",
@@ -112,7 +114,7 @@ class SegmentQuery(BaseModel):
     name: str | None = Field(
         None,
         min_length=1,
-        max_length=255,
+        max_length=MAX_NAME,
         description="Of `labelme`, `coco` and `labelstudio`: the path or address of the image for the tool; the name "
         "of the file in the form if not given, and else `image`.",
     )

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from service.answers.options import MAX_NAME
-from service.answers.schemas import ANNOTATIONS
+from service.answers.schemas import ANNOTATIONS, MAX_NAME
 from service.client.client import AsyncClient
 from service.client.errors import ClientError, Refused, Unreachable
 from service.client.jobs import Failure, Job

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from service.answers import contours
-from service.answers.contours import Polygon, signed_area, trace
+from service.answers.contours import Polygon, Ring, trace
 from service.answers.geojson import encode_contours
 from service.errors import InvalidParameter
 from service.model_directory.manifest import Manifest
@@ -21,6 +21,12 @@ Labels = NDArray[np.uint8]
 EMPTY = -1
 
 maps = npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3))
+
+
+def signed_area(ring: Ring) -> int:
+    """Pixels inside a ring by the shoelace formula, negative for a hole."""
+    x, y = ring.astype(np.int64).T
+    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2
 
 
 def winding(polygon: Polygon, shape: tuple[int, int]) -> NDArray[np.int64]:
