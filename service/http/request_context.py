@@ -6,10 +6,12 @@ Plain ASGI, because a framework middleware would hide from the route that a clie
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
+import secrets
 import time
-import uuid
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,6 +38,8 @@ class RequestContext:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._app = app
+        # Random bytes for each id would cost more than the rest of it; the first half is this process's.
+        self._ids = map(f"{secrets.token_hex(8)}{{:016x}}".format, itertools.count())
         self._metrics = metrics
         self._lifecycle = lifecycle
 
@@ -43,7 +47,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._lifecycle)
+        exchange = _Exchange(scope, send, self._lifecycle, self._ids)
         with request_lines(exchange.state.request_id):
             await self._answer(scope, receive, exchange)
 
@@ -92,11 +96,11 @@ class _Exchange:
         bytes_sent: Of the answer's body.
     """
 
-    def __init__(self, scope: Scope, send: Send, lifecycle: Lifecycle) -> None:
+    def __init__(self, scope: Scope, send: Send, lifecycle: Lifecycle, ids: Iterator[str]) -> None:
         self.started = time.perf_counter()
         self.status: int | None = None
         self.bytes_sent = 0
-        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        request_id = _sent_id(Headers(scope=scope).get("x-request-id", "")) or next(ids)
         self.state = RequestState(request_id, arrived=asyncio.get_running_loop().time())
         attach_state(scope, self.state)
         self._send = send
@@ -119,6 +123,6 @@ class _Exchange:
             headers["Connection"] = "close"
 
 
-def _request_id(sent: str) -> str:
-    """Take the id that the client sent if it is harmless, or make a new one."""
-    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+def _sent_id(sent: str) -> str | None:
+    """Take the id that the client sent if it is harmless."""
+    return sent if REQUEST_ID.fullmatch(sent) else None
