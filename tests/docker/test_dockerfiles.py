@@ -11,12 +11,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service.command_line import CONFIG_VARIABLE
 from service.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = ("Dockerfile", "docker/Dockerfile.cpu")
+TRAINING = "docker/Dockerfile.train"
+JOB = ROOT / "k8s/jobs/training/job.yaml"
+TRAIN_LOCK = ROOT / "docker/requirements.train.lock"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -57,7 +61,7 @@ def assignments(name: str, word: str) -> dict[str, str]:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    result = subprocess.run([hadolint, *DOCKERFILES], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run([hadolint, *DOCKERFILES, TRAINING], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "")
 
 
@@ -135,6 +139,20 @@ def test_all_that_is_copied_is_let_into_the_context(name: str) -> None:
         assert "$" in path or (ROOT / path).exists()
 
 
+def test_the_training_image_is_what_its_job_runs_as() -> None:
+    """The Job calls torchrun by its name, as this user, with a root that it cannot write."""
+    job = next(yaml.safe_load_all(JOB.read_text(encoding="utf-8").partition("---")[2]))
+    pod = job["spec"]["template"]["spec"]
+    assert only(TRAINING, "USER") == f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
+    assert "exec torchrun" in pod["containers"][0]["args"][0]
+    assert "torch" in {line.partition("==")[0] for line in TRAIN_LOCK.read_text(encoding="utf-8").splitlines()}
+    assert dict(part.split("=", 1) for part in shlex.split(only(TRAINING, "ENV")))["PATH"].startswith(
+        "/opt/ecenet/bin:"
+    )
+    assert "ecenet-train" in PROJECT["scripts"]
+
+
 def test_both_build_the_project_alike() -> None:
+    assert stage(TRAINING, "project") == stage("docker/Dockerfile.cpu", "project")
     assert stage("Dockerfile", "project") == stage("docker/Dockerfile.cpu", "project")
     assert stage("Dockerfile", "slim") == stage("docker/Dockerfile.cpu", "slim")
