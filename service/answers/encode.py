@@ -59,7 +59,7 @@ def encode_answer(
         AnswerFormat.COLOR: lambda: encode_rgb_png(colorize(labels, palette)),
         AnswerFormat.OVERLAY: lambda: encode_rgb_png(_overlay(pixels(), labels, palette, options)),
         AnswerFormat.CONFIDENCE: lambda: _confidence_png(segmentation),
-        AnswerFormat.CUTOUT: lambda: _cutout_png(pixels(), labels),
+        AnswerFormat.CUTOUT: lambda: _rgba_png(cut_out(pixels(), labels, VOID)),
         AnswerFormat.CONTOURS: lambda: encode_contours(labels, manifest, options.simplify),
         **dict.fromkeys(ANNOTATIONS, lambda: encode_annotations(labels, manifest, options)),
         AnswerFormat.NPY: lambda: _npy(labels),
@@ -79,8 +79,8 @@ def _overlay(
     return overlay(pixels, labels, palette, options.alpha, void=void)
 
 
-def _cutout_png(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> bytes:
-    return write_png(cut_out(pixels, labels, VOID).reshape(len(labels), -1), colour_type=6)
+def _rgba_png(pixels: NDArray[np.uint8]) -> bytes:
+    return write_png(pixels.reshape(len(pixels), -1), colour_type=6)
 
 
 def _confidence_png(segmentation: Segmentation) -> bytes:
