@@ -92,7 +92,7 @@ endef
 
 $(SERVE_VENV)/.installed: $(SOURCES)
 	$(call make_venv,$(SERVE_VENV))
-	$(SERVE_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[cpu]'
+	$(SERVE_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[cpu,openvino]'
 	@touch $@
 
 $(TRAIN_VENV)/.installed: $(SOURCES)
