@@ -103,8 +103,8 @@ def configure_logging(log_level: LogLevel, log_format: LogFormat) -> None:
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # Odd metadata in a client's file is no news of this process, and what is in files is not for logs.
     warnings.filterwarnings("ignore", module="PIL")
-    for library in ("PIL", "python_multipart"):
-        logging.getLogger(library).setLevel(max(logging.INFO, logging.getLogger().level))
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    logging.getLogger("python_multipart").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
