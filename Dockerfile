@@ -2,7 +2,7 @@
 #   docker build -t ecenet:gpu .
 #   docker run --rm --gpus all -p 8000:8000 -v ecenet-cache:/var/cache/ecenet ecenet:gpu
 # The first start builds the engine for the GPU that it finds into the volume, which takes minutes.
-ARG BASE_IMAGE=nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${BASE_IMAGE} AS python
 # hadolint ignore=DL3008 # security fixes of the distribution are wanted; the release is fixed by the base
@@ -22,12 +22,14 @@ RUN pip install --require-hashes -r /locks/requirements.build.lock
 ARG EXTRAS=gpu
 COPY docker/requirements.${EXTRAS}.lock /locks/
 RUN pip install --require-hashes --no-deps --no-build-isolation -r /locks/requirements.${EXTRAS}.lock
-# TensorRT's libraries are on NVIDIA's index alone, so their hash is not in the lock, only their version.
+# TensorRT's libraries are on NVIDIA's index alone, so their hash is not in the lock, only their version. Those that build
+# engines for Windows are more than 1 GB.
 ARG NVIDIA_INDEX=https://pypi.nvidia.com
 COPY docker/requirements.nvidia.txt /locks/
 RUN if [ "${EXTRAS}" = gpu ]; then \
       pip install --no-deps --only-binary :all: --index-url "${NVIDIA_INDEX}" -r /locks/requirements.nvidia.txt; \
     fi \
+ && find /opt/ecenet -name '*_win_*' -name '*nvinfer*' -type f -delete \
  && pip check
 
 # The project apart from its dependencies, so that a change of code changes one small layer.

@@ -97,6 +97,16 @@ def test_the_gpu_image_builds_its_engine_and_takes_no_other_runtime() -> None:
     assert "--start-period=15m" in only("Dockerfile", "HEALTHCHECK")
 
 
+def test_the_gpu_image_has_no_cudnn_and_nothing_for_windows() -> None:
+    """Files that a later layer deletes still count, so they go where they come."""
+    ((_, argument), *_) = instructions("Dockerfile")
+    assert "-base-" in argument
+    (install,) = [
+        rest for word, rest in stage("Dockerfile", "dependencies") if word == "RUN" and "NVIDIA_INDEX" in rest
+    ]
+    assert install.index("pip install") < install.index("-name '*_win_*'") < install.index("-delete")
+
+
 def test_labels_tell_the_projects_version_and_licence(name: str) -> None:
     labels = assignments(name, "LABEL")
     prefix = "org.opencontainers.image."
