@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from trainer import inspect_data
-from trainer.datasets.importing import command as importing
-
 USAGE = """usage: ecenet-train data import EXPORT --from TOOL -o FOLDER
        ecenet-train data check [KIND] ROOT
 
@@ -21,8 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; gives the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
+        from trainer.datasets.importing import command as importing  # noqa: PLC0415
+
         return importing.main(arguments[1:])
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")  # noqa: T201
         return 0 if arguments else 2
+    from trainer import inspect_data  # noqa: PLC0415
+
     return inspect_data.main(arguments[arguments[0] == "check" :])

@@ -35,8 +35,8 @@ from trainer.prediction.mode import validation_mode
 from trainer.prediction.predictor import Network, Predictor, network_predictor
 from trainer.prediction.pytorch import normalise, pytorch_infer
 from trainer.progress import Progress
-from trainer.report.command import report_run
 from trainer.report.examples import Example, FixedExamples, spread_indices
+from trainer.report.run_report import report_run
 from trainer.run_folder import LAST, RunFolder
 from trainer.splits import augmentation, open_splits
 from trainer.stopping import StoppedError, StopRequest, stop_requests

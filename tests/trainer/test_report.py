@@ -21,9 +21,10 @@ from trainer.config import TrainConfig
 from trainer.datasets import CAMVID_CLASSES, IGNORE_INDEX, Sample, open_dataset
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
-from trainer.report.command import ReportError, main, read_log, report_run, write_report
+from trainer.report.command import main
 from trainer.report.examples import Example, ExampleCollector, FixedExamples, image_miou, spread_indices
 from trainer.report.images import MAX_SIDE, WRONG_COLOR, errors_uri, full_palette, label_uri, photo_uri
+from trainer.report.run_report import ReportError, read_log, report_run, write_report
 
 CLASSES = (
     ClassInfo(0, "road & <kerb>", (128, 64, 128)),
@@ -270,6 +271,16 @@ def test_the_command_evaluates_the_best_checkpoint(run: Path, tiny_camvid: Path)
     before = (run / "report.html").read_bytes()
     assert report_run(run, open_dataset("camvid", tiny_camvid, "val")) == run / "report.html"
     assert (run / "report.html").read_bytes() == before
+
+
+def test_the_command_takes_the_data_that_the_run_names(
+    run: Path, tiny_camvid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run)]) == 1
+    assert "does not tell the folder of its data; name it with --data" in capsys.readouterr().err
+    (run / "data.txt").write_text(f"{tiny_camvid}\n")
+    assert main([str(run)]) == 0
+    assert "tiny on camvid, val" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_command_takes_another_split_and_file(run: Path, tiny_camvid: Path, tmp_path: Path) -> None:

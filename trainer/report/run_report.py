@@ -1,11 +1,9 @@
-"""``ecenet-train report``: one HTML file on a training run, which needs nothing beside it."""
+"""The report of a training run: one HTML file that needs nothing beside it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from service.model_directory.files import write_whole
 from service.model_directory.manifest import ClassInfo
@@ -29,36 +26,18 @@ from trainer.prediction.pytorch import pytorch_network
 from trainer.report.examples import Example, ExampleCollector
 from trainer.report.page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
 from trainer.report.style import CSS
+from trainer.run_folder import BEST, LOG, data_of
 from trainer.weights.network import load_model_and_entries
 
-BEST, LOG, REPORT = "best.pt", "log.jsonl", "report.html"
-PACKAGES = ("ecenet", "torch", "timm", "numpy", "pillow")
+REPORT = "report.html"
+Progress = Callable[[Iterable[int]], Iterable[int]]
+"""Wraps the indices of images, as tqdm does."""
 
-EPILOG = """example:
-  ecenet-train report runs/camvid --data data/camvid
-  ecenet-train report runs/camvid --data data/camvid --split test --output test.html
-"""
+PACKAGES = ("ecenet", "torch", "timm", "numpy", "pillow")
 
 
 class ReportError(ValueError):
     """A run that cannot be reported on; the text names the file and what it lacks."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; gives the exit status."""
-    args = argument_parser().parse_args(arguments)
-    try:
-        model, entries = _load_best(args.run)
-        kind = choose_dataset(args.data, stated=entries["dataset"])
-        dataset = open_dataset(kind, args.data, args.split)
-        best = (model.to("cuda" if torch.cuda.is_available() else "cpu"), entries)
-        path = args.output or args.run / REPORT
-        _report(args.run, best, dataset, path, split=args.split, progress=_progress)
-        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")  # noqa: T201
-    except (ValueError, OSError) as error:
-        print(f"ecenet-train report: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
 
 
 def report_run(
@@ -84,6 +63,30 @@ def report_run(
     model, entries = _load_best(run)
     path = run / REPORT
     _report(run, (model.to(device), entries), dataset, path, split=split, progress=iter)
+    return path
+
+
+def report_folder(run: Path, data: Path | None, split: str, output: Path | None, progress: Progress) -> Path:
+    """Evaluate the best checkpoint of a run on a split of a folder, and write the report; gives its path.
+
+    Args:
+        run: The run's folder.
+        data: Folder of the dataset; the one that the run was trained on if None.
+        split: The split to evaluate on.
+        output: Where to; ``report.html`` in the run's folder if None.
+        progress: Wraps the indices of the images.
+
+    Raises:
+        ReportError, CheckpointError, DatasetError: The run lacks something, or the data does not fit.
+    """
+    model, entries = _load_best(run)
+    root = data_of(run) if data is None else data
+    if root is None:
+        raise ReportError(f"{run} does not tell the folder of its data; name it with --data")
+    dataset = open_dataset(choose_dataset(root, stated=entries["dataset"]), root, split)
+    best = (model.to("cuda" if torch.cuda.is_available() else "cpu"), entries)
+    path = output or run / REPORT
+    _report(run, best, dataset, path, split=split, progress=progress)
     return path
 
 
@@ -122,7 +125,7 @@ def write_report(
         "Configuration": settings(config),
         "Versions": settings(_versions()),
     }
-    write_whole(path, _page(title, sections).encode())
+    write_whole(path, page(title, sections).encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -176,7 +179,7 @@ def _report(
     path: Path,
     *,
     split: str,
-    progress: Callable[[Iterable[int]], Iterable[int]],
+    progress: Progress,
 ) -> None:
     model, entries = best
     log = read_log(run / LOG)
@@ -213,10 +216,11 @@ def _facts(model: ECENet, entries: Mapping[str, Any], log: Sequence[Mapping[str,
     if "steps_done" in entries:
         facts["steps to the best"] = f"{entries['steps_done']:,}"
     seconds = sum(entry.get("seconds") or 0 for entry in log)
-    return {**facts, "training time": _duration(seconds)} if seconds else facts
+    return {**facts, "training time": duration(seconds)} if seconds else facts
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in minutes, or hours and minutes."""
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
 
@@ -233,33 +237,11 @@ def _images(best: Sequence[Example], worst: Sequence[Example], classes: Sequence
     return note + legend([*best, *worst], classes) + shown
 
 
-def _page(title: str, sections: Mapping[str, str]) -> str:
+def page(title: str, sections: Mapping[str, str]) -> str:
+    """A whole page of sections by their headings; one without a heading comes as it is."""
     body = "\n".join((f"<h2>{name}</h2>\n" if name else "") + content for name, content in sections.items())
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{CSS}\n</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
-
-
-def _progress(indices: Iterable[int]) -> Iterable[int]:
-    return tqdm(indices, unit="image", mininterval=1)
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Give the command's options and arguments."""
-    parser = argparse.ArgumentParser(
-        prog="ecenet-train report",
-        description="One HTML file on a training run: curves, classes, confusion, best and worst images.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="the run's folder, which holds log.jsonl and best.pt")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the dataset that the run was trained on")
-    parser.add_argument("--output", type=Path, help="where to write; default: report.html in the run's folder")
-    parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,13 +10,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from service.model_directory.manifest import file_sha256
-from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPILOG = """example:
   ecenet-train average runs/a/best.pt runs/b/best.pt -o checkpoint.pt
@@ -39,6 +38,8 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
             exists.
         CheckpointError: A file is no checkpoint of ours, or cannot be written.
     """
+    from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint  # noqa: PLC0415
+
     if len(sources) < 2:
         raise AverageError(f"a mean needs two or more checkpoints, got {len(sources)}")
     if output.exists():
@@ -64,6 +65,8 @@ def _check_alike(first: Path, expected: dict[str, Any], source: Path, found: dic
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
     """The mean in float64, in the type of the tensors; of counters the largest."""
+    import torch  # noqa: PLC0415
+
     stacked = torch.stack(list(tensors))
     return stacked.double().mean(0).to(stacked.dtype) if stacked.is_floating_point() else stacked.amax(0)
 
