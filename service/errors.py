@@ -231,3 +231,16 @@ class DeadlineExceeded(ServiceError):
     status = 504
     slug = "deadline-exceeded"
     title = "Deadline exceeded"
+
+
+def pack_error(error: ServiceError) -> dict[str, Any]:
+    """An error as JSON, for another process."""
+    return {"type": type(error).__name__, "detail": error.detail, "headers": error.headers, "extra": error.extra}
+
+
+def unpack_error(packed: Mapping[str, Any]) -> ServiceError:
+    """The error of ``pack_error``."""
+    kind: type[ServiceError] = globals()[packed["type"]]
+    error = kind.__new__(kind)
+    ServiceError.__init__(error, packed["detail"], headers=packed["headers"], extra=packed["extra"])
+    return error

@@ -24,9 +24,9 @@ from service.errors import (
 )
 from service.inference.stopwatch import WORK_STAGES, Stopwatch, WorkStage
 from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ModelFamilies, ModelMetrics
+from service.shared_metrics.families import SharedCounter
 from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.process_totals import ProcessTotals
-from service.shared_metrics.families import SharedCounter
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SEGMENT_PATH = "/segment"

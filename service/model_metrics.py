@@ -13,8 +13,8 @@ from service.inference.image_queue import ImageQueue
 from service.inference.stopwatch import STAGES
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import format_size
-from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.families import SharedCounter, SharedHistogram
+from service.shared_metrics.metric_pages import MetricPages
 
 LoadResult = Literal["success", "failure"]
 NO_FORMAT = "none"

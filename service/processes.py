@@ -12,16 +12,16 @@ from importlib import import_module
 from service.banner import address_of, announce, banner
 from service.engines.cpus import available_cpus
 from service.engines.exit_now import exit_now
+from service.http.shared_buckets import SharedTokenBuckets
 from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
 from service.models.source import ModelSource
 from service.runtime import release
 from service.settings import Settings, SettingsError
-from service.workers.child import limit_address_space
-from service.workers.messages import Control
 from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.process_totals import with_children
-from service.http.shared_buckets import SharedTokenBuckets
+from service.workers.child import limit_address_space
+from service.workers.messages import Control
 from service.workers.shared_ledger import SharedLedger
 from service.workers.supervisor import Supervisor
 

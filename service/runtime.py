@@ -16,6 +16,7 @@ from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.inference.admission import Admission
 from service.inference.batcher import BatchTrace
+from service.inference.decoder_pool import DecoderPool
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
@@ -105,6 +106,7 @@ class Runtime:
             observer=self.metrics,
             ledger=ledger,
         )
+        self._decoders = DecoderPool(settings.codec_threads)
         self._cache = AnswerCache(settings.cache_bytes)
         self._tile_lock = asyncio.Lock()
         self._pipelines: WeakKeyDictionary[ServedModel, Pipeline] = WeakKeyDictionary()
@@ -141,6 +143,7 @@ class Runtime:
                 admission=self._admission,
                 queue=model.queue,
                 codec=self._codec,
+                decoders=self._decoders,
                 cache=self._cache,
                 tile_lock=self._tile_lock,
             )
@@ -210,6 +213,7 @@ class Runtime:
         await self.models.stop()
         await asyncio.gather(*self._tasks)
         self._codec.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         self.lifecycle.advance(State.STOPPED)
 
     def _keep(self, task: asyncio.Task[None]) -> None:

@@ -118,6 +118,15 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, le=1 << 30, description="Pixels (width x height) of an image at most; a larger image gets 413."),
     ] = 50_000_000
+    max_decode_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=3600,
+            description="Seconds of CPU to decode an image of an unusual structure at most, and one more for every 25 "
+            "million pixels; a slower image gets 413.",
+        ),
+    ] = 2.0
     cache_bytes: Annotated[
         int,
         Field(

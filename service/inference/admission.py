@@ -97,6 +97,11 @@ class Ticket:
         return self.limit.deadline
 
     @property
+    def seconds_left(self) -> float:
+        """Seconds until the end of its time; 0 after it."""
+        return max(0.0, self.deadline - self._clock())
+
+    @property
     def is_before_queue(self) -> bool:
         """True until its image has reached the queue of the engine."""
         return self.current_stage in _BEFORE_QUEUE

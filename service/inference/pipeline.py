@@ -19,12 +19,14 @@ from service.answers.options import AnswerOptions
 from service.answers.schemas import AnswerSize, InputMode, Processing
 from service.engines.base import Rows
 from service.errors import EngineFailure
-from service.imaging.codec import decode, read_size
+from service.imaging.codec import decode, read_header
+from service.imaging.decode_process import Job
 from service.imaging.label_map import label_map
 from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import Segmentation, confidence_map, labels_of
 from service.imaging.tiling import TilePlan, plan_tiles
 from service.inference.admission import Admission, Ticket, TimeLimit
+from service.inference.decoder_pool import DecoderPool
 from service.inference.image_queue import BatchRow, ImageQueue, Slot
 from service.inference.tiled_inference import TiledInference
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
@@ -33,6 +35,11 @@ from service.settings import Settings
 T = TypeVar("T")
 # Of an image file whose header is read before a codec thread is free for it.
 _LARGE_FILE_BYTES = 1 << 18
+# Most bytes that decoding an ordinary image takes for a pixel: the decoder's own, RGB, and a turned copy.
+_BYTES_PER_PIXEL = 12
+# Decoding an unusual image: pixels that a slow core decodes in a second, and memory for the decoder itself.
+_PIXELS_PER_S = 25_000_000
+_SPARE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,13 @@ class Pipeline:
         admission: Admission,
         queue: ImageQueue,
         codec: Executor,
+        decoders: DecoderPool,
         cache: AnswerCache,
         tile_lock: asyncio.Lock,
     ) -> None:
         """``graph`` is the engine's: it has the size of the input and the form of the output.
 
-        Models share admission, codec threads, cache, and the lock of the image that goes through in windows.
+        Models share admission, codec threads, decoders, cache, and the lock of the image that goes through in windows.
         """
         self.manifest = manifest
         self.graph = graph
@@ -84,6 +92,7 @@ class Pipeline:
         self._admission = admission
         self._queue = queue
         self._codec = codec
+        self._decoders = decoders
         self._tiled = TiledInference(queue, codec, manifest.num_classes, tile_lock)
 
     @property
@@ -160,7 +169,7 @@ class Pipeline:
         def fill(slot: Slot) -> None:
             with ticket.stage("decode"):
                 self._count_pixels(data, ticket)
-                resize_to_input(self._decode(data, AnswerOptions()), self.graph.input_size, out=slot.image)
+                resize_to_input(self._decode(data, AnswerOptions(), ticket), self.graph.input_size, out=slot.image)
 
         return await self._infer(fill, ticket, use)
 
@@ -211,7 +220,7 @@ class Pipeline:
 
         def prepare() -> tuple[NDArray[np.uint8], TilePlan | None]:
             with ticket.stage("decode"):
-                pixels = self._decode(data, options)
+                pixels = self._decode(data, options, ticket)
                 return pixels, plan_tiles(pixels.shape[:2], self.graph.input_size, LOGITS_STRIDE)
 
         pixels, plan = await self.run_job(prepare, ticket)
@@ -256,7 +265,7 @@ class Pipeline:
                 return answer
             if not ticket.pixels:
                 self._count_pixels(data, ticket)
-            pixels = self._decode(data, options)
+            pixels = self._decode(data, options, ticket)
             resize_to_input(pixels, self.graph.input_size, out=slot.image)
             height, width, _ = pixels.shape
             return tag, (height, width)
@@ -272,9 +281,10 @@ class Pipeline:
         return answer_tag(data, repr(options), *self._identity)
 
     def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
-        """Count the pixels that the header announces."""
-        width, height = read_size(data, max_image_pixels=self._settings.max_image_pixels)
-        self._admission.count_pixels(ticket, width * height)
+        """Count the pixels that the header announces, or the memory that decoding takes where that is more."""
+        header = read_header(data, max_image_pixels=self._settings.max_image_pixels)
+        width, height = header.size
+        self._admission.count_pixels(ticket, max(width * height, header.decoding_bytes // _BYTES_PER_PIXEL))
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.stage("post"):
@@ -287,17 +297,30 @@ class Pipeline:
                 segmentation,
                 self.manifest,
                 processing=prediction.processing,
-                pixels=lambda: resize_to_input(self._decode(data, options), (height, width)),
+                pixels=lambda: resize_to_input(self._decode(data, options, ticket), (height, width)),
                 seconds=ticket.stopwatch.seconds,
             )
 
-    def _decode(self, data: bytes, options: AnswerOptions) -> NDArray[np.uint8]:
-        return decode(
-            data,
-            max_image_bytes=self._settings.max_image_bytes,
-            max_image_pixels=self._settings.max_image_pixels,
+    def _decode(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> NDArray[np.uint8]:
+        """Decode in this thread, or in a process where the structure of the file is unusual."""
+        settings = self._settings
+        header = read_header(data, max_image_pixels=settings.max_image_pixels)
+        if not header.unusual:
+            return decode(
+                data,
+                max_image_bytes=settings.max_image_bytes,
+                max_image_pixels=settings.max_image_pixels,
+                background=options.background,
+            ).pixels
+        width, height = header.size
+        job = Job(
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
             background=options.background,
-        ).pixels
+            cpu_s=settings.max_decode_s + width * height / _PIXELS_PER_S,
+            memory_bytes=2 * header.decoding_bytes + len(data) + _SPARE_BYTES,
+        )
+        return self._decoders.decode(data, job, wait_s=ticket.seconds_left)
 
 
 def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions) -> Segmentation:

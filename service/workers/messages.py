@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
-
-from service import errors
-from service.errors import ServiceError
 
 
 class Kind(IntEnum):
@@ -61,20 +56,3 @@ SUBMISSION = struct.Struct("<IIId")
 RESULT = struct.Struct("<IIIdd")
 MODEL = struct.Struct("<I")
 SERIAL = struct.Struct("<I")
-
-_ERRORS: Mapping[str, type[ServiceError]] = {
-    name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, ServiceError)
-}
-
-
-def pack_error(error: ServiceError) -> dict[str, Any]:
-    """An error as JSON."""
-    return {"type": type(error).__name__, "detail": error.detail, "headers": error.headers, "extra": error.extra}
-
-
-def unpack_error(packed: Mapping[str, Any]) -> ServiceError:
-    """The error of ``pack_error``."""
-    kind = _ERRORS[packed["type"]]
-    error = kind.__new__(kind)
-    ServiceError.__init__(error, packed["detail"], headers=packed["headers"], extra=packed["extra"])
-    return error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Draining, EngineDown, LoadFailure, NotReady, ServiceError, UnknownModel
+from service.errors import Draining, EngineDown, LoadFailure, NotReady, ServiceError, UnknownModel, unpack_error
 from service.inference.admission import Admission
 from service.metrics import Metrics
 from service.model_directory.manifest import GraphInfo, Manifest
@@ -19,7 +19,7 @@ from service.models.entry import IndexEntry
 from service.settings import Settings
 from service.workers.catalog_message import CatalogNews, ModelNews
 from service.workers.channel import Channel, read_json
-from service.workers.messages import MODEL, RESULT, SERIAL, Control, Kind, unpack_error
+from service.workers.messages import MODEL, RESULT, SERIAL, Control, Kind
 from service.workers.remote_queue import RemoteQueue
 from service.workers.slots import Layout, slots_for
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from service.errors import EngineDown, EngineFailure, ServiceError
+from service.errors import EngineDown, EngineFailure, ServiceError, pack_error
 from service.inference.batcher import Work
 from service.models.model import Model
 from service.workers.channel import Channel, read_json
-from service.workers.messages import MODEL, RESULT, SERIAL, SUBMISSION, Kind, pack_error
+from service.workers.messages import MODEL, RESULT, SERIAL, SUBMISSION, Kind
 from service.workers.slots import Layout, Region
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.errors import unpack_error
 from service.inference.batcher import Batcher, DropReason
 from service.inference.image_queue import BatchRow
 from service.workers.channel import Channel, read_json, socket_pair
-from service.workers.messages import RESULT, Kind, unpack_error
+from service.workers.messages import RESULT, Kind
 from service.workers.remote_queue import RemoteQueue
 from service.workers.slots import Layout
 from service.workers.worker_link import WorkerLink

@@ -344,7 +344,7 @@ class _Build:
         from service.engines.tensorrt.graph import attention_nodes, tensorrt_copy  # noqa: PLC0415
 
         model = onnx.load(self.path)
-        copy = tensorrt_copy(model, allow_unfused=allow_unfused)
+        copy = tensorrt_copy(model, allow_unfused=allow_unfused, runtime=self.machine.runtime)
         return copy.SerializeToString(), attention_nodes(copy)
 
     def _remedy(self) -> str:

@@ -9,24 +9,30 @@ import onnx
 from onnx import TensorProto, helper
 
 from service.engines.tensorrt.attentions import count_attentions
+from service.engines.tensorrt.depthwise import group_depthwise
 from service.engines.tensorrt.int8 import adapt_int8
 from service.engines.tensorrt.layer_report import AttentionNodes
+from service.model_directory.machine import EngineRuntime
 
 # Part of an engine's key: count it up with every change to what ``tensorrt_copy`` does.
-COPY_VERSION = 1
+COPY_VERSION = 2
 _DECOMPOSABLE = "TRT_decomposable"
 
 
-def tensorrt_copy(model: onnx.ModelProto, *, allow_unfused: bool = False) -> onnx.ModelProto:
+def tensorrt_copy(
+    model: onnx.ModelProto, *, allow_unfused: bool = False, runtime: EngineRuntime = "tensorrt"
+) -> onnx.ModelProto:
     """A copy that TensorRT parses, and fuses the attentions of.
 
     Attentions get a name each, by which the layer report can be read, and float16 inputs, since those of float32 are
-    not fused. Those with a mask may be decomposed: the parser refuses them otherwise. INT8 steps become symmetric.
+    not fused. Those with a mask may be decomposed: the parser refuses them otherwise. INT8 steps become symmetric. For
+    TensorRT-RTX depthwise convolutions are written in groups of eight channels, see ``depthwise``.
 
     Args:
         model: A graph of the model directory.
         allow_unfused: Let TensorRT decompose attentions of SAUs too, where it has no fused kernel for them. Otherwise
             such an attention ends the build.
+        runtime: What builds from the copy.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -34,6 +40,8 @@ def tensorrt_copy(model: onnx.ModelProto, *, allow_unfused: bool = False) -> onn
     _mark_decomposable(copy.graph, allow_unfused)
     adapt_int8(copy.graph)
     _attend_in_half(copy)
+    if runtime == "tensorrt-rtx":
+        group_depthwise(copy.graph)
     return copy
 
 

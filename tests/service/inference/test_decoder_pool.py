@@ -1,0 +1,67 @@
+"""Decoding in processes: the same pixels, and an end by the kernel of what takes too much."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import NotAnImage, PayloadTooLarge
+from service.imaging.codec import decode
+from service.imaging.decode_process import Job
+from service.inference.decoder_pool import DecoderPool
+
+LIMITS = {"max_image_bytes": 1 << 24, "max_image_pixels": 1 << 28}
+JOB = Job(**LIMITS, background=(255, 0, 0), cpu_s=30.0, memory_bytes=1 << 31)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    pool = DecoderPool(1)
+    yield pool
+    pool.close()
+
+
+def picture(mode: str = "RGBA", size: tuple[int, int] = (37, 21)) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], len(mode)), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise, mode).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+def blank(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def test_pixels_are_those_of_a_thread(pool: DecoderPool) -> None:
+    data = picture()
+    expected = decode(data, **LIMITS, background=JOB.background).pixels
+    for _ in range(2):
+        np.testing.assert_array_equal(pool.decode(data, JOB, wait_s=60), expected)
+
+
+def test_errors_come_back_as_they_are(pool: DecoderPool) -> None:
+    with pytest.raises(NotAnImage, match="truncated"):
+        pool.decode(picture()[:-40], JOB, wait_s=60)
+    small = replace(JOB, max_image_pixels=10)
+    with pytest.raises(PayloadTooLarge) as error:
+        pool.decode(picture(), small, wait_s=60)
+    assert error.value.extra == {"value": 37 * 21, "limit": 10, "unit": "pixels"}
+
+
+def test_an_image_that_wants_more_memory_fails_alone(pool: DecoderPool) -> None:
+    with pytest.raises(PayloadTooLarge, match="more than 16777216 bytes of memory"):
+        pool.decode(blank(6000, 6000), replace(JOB, memory_bytes=1 << 24), wait_s=60)
+    assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+
+
+def test_an_image_that_uses_its_time_ends_its_process_alone(pool: DecoderPool) -> None:
+    with pytest.raises(PayloadTooLarge, match=r"more than 0.01 s of CPU"):
+        pool.decode(blank(16000, 10000), replace(JOB, cpu_s=0.01, memory_bytes=1 << 33), wait_s=60)
+    assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
