@@ -269,8 +269,8 @@ _SMALL_EXIF = jpeg_segment(0xE1, b"Exif\0\0")
 _BIM = b"Photoshop 3.0\0" + b"8BIM\0\1\0\0\0\0\0\0" * 5000
 
 ATTACKS: dict[str, Callable[[], bytes]] = {
-    "bmp rle8": lambda: bmp_rle(SIDE, SIDE, 8, b"\0\0" * 1),
-    "bmp rle8 end of lines": lambda: bmp_rle(1, 50_000_000, 8, b"\0\0"),
+    "bmp rle8": lambda: bmp_rle(50_000_000, 1, 8, b"\1\1\0\0\0\1"),
+    "bmp rle8 of one column": lambda: bmp_rle(1, 50_000_000, 8, b"\0\0"),
     "bmp rle4": lambda: bmp_rle(SIDE, SIDE, 4, b"\xff\x11" * 200_000),
     "bmp palette": lambda: bmp_of_colours(65_536),
     "jpeg scans": lambda: jpeg_of_scans(1024, 1024, 5000),
