@@ -19,11 +19,12 @@ from PIL import Image
 from service.model_directory.manifest import GRAPH_NAME, ClassInfo, read_manifest, write_manifest
 from trainer.checkpoint import save_checkpoint
 from trainer.datasets import open_dataset
-from trainer.evaluate import as_dict, main, report
+from trainer.evaluate import main
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.predictor import Network, network_predictor
+from trainer.scoring import as_dict, report
 
 ROOT = Path(__file__).resolve().parents[2]
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
