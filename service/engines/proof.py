@@ -7,7 +7,8 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.runtimes import CPU_RUNTIMES
-from service.engines.selfcheck import SelfCheckError, self_check
+from service.engines.selfcheck import SelfCheckError, check_at_once, self_check
+from service.engines.streams import concurrent_runs
 from service.model_directory.golden import GoldenError, read_golden
 from service.model_directory.manifest import Manifest
 
@@ -18,7 +19,9 @@ GPU_REPEATS = 3
 
 
 def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
-    """Run the directory's golden inputs at each of the engine's warm-up sizes, and compare with PyTorch's outputs.
+    """Run the directory's golden inputs at each of the engine's warm-up sizes and in all of its streams at once.
+
+    The outputs are compared with PyTorch's.
 
     Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer.
 
@@ -37,6 +40,8 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
         raise EngineError(str(error)) from error
     try:
         checked = self_check(engine, golden, engine.warm_up_sizes, repeats)
+        if concurrent_runs(engine) > 1:
+            check_at_once(engine, golden)
     except SelfCheckError as error:
         raise EngineError(f"{error}; --engine and --precision choose another runtime or graph") from error
     for batch in checked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import Engine, EngineError
+from service.engines.base import Engine, EngineError, Rows
 from service.engines.create import create_engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.options import EngineOptions
@@ -47,6 +48,27 @@ def test_agreement_is_logged_for_each_warm_up_size(
     lines = [record.getMessage() for record in caplog.records if record.name == "service.engines.proof"]
     assert [line.split(",")[0] for line in lines] == [f"self-check: onnxruntime at batch {size}" for size in (1, 4)]
     assert all("equal labels 100.000%" in line for line in lines)
+
+
+def test_a_stream_that_differs_beside_others_is_told(
+    tiny_model_dir: Path, brightness_logits: Infer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_golden(tiny_model_dir, brightness_logits)
+    manifest = read_manifest(tiny_model_dir)
+    engine = create_engine(tiny_model_dir, manifest, EngineOptions(num_threads=2, num_streams=2))
+    prove_engine(engine, tiny_model_dir, manifest)
+    real, together = engine.infer, threading.Barrier(2)
+
+    def infer(images: NDArray[np.uint8]) -> Rows:
+        """Right for a run alone; wrong for one that another has met."""
+        if threading.current_thread() is threading.main_thread():
+            return real(images)
+        together.wait(10)
+        return -real(images)
+
+    monkeypatch.setattr(engine, "infer", infer)
+    with pytest.raises(EngineError, match="at batch 1 differs from PyTorch"):
+        prove_engine(engine, tiny_model_dir, manifest)
 
 
 @pytest.mark.parametrize(("name", "runs"), [("onnxruntime", 1), ("tensorrt", 3), ("tensorrt-rtx", 3)])
