@@ -14,7 +14,7 @@ from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config
 COMMANDS = {
     "average": ("trainer.weights.average", "the mean of the weights of several runs, as one network"),
     "data": ("trainer.data", "import annotations of other tools, or check a dataset"),
-    "import": ("trainer.weights.import_released", "turn the authors' published weights into a checkpoint"),
+    "import": ("trainer.weights.import_command", "turn the authors' published weights into a checkpoint"),
     "report": ("trainer.report.command", "write the report of a run, or of several side by side"),
 }
 EXIT_INTERRUPTED = 130  # as a shell states the end by Ctrl-C

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import torch
 
 from service.model_directory.manifest import ClassInfo, file_sha256
-from service.model_directory.sizes import size_argument
 from trainer.checkpoint import class_entries, entries_of, save_checkpoint
 from trainer.datasets import DATASETS, dataset_classes
 from trainer.datasets.folder import Folder
@@ -25,11 +22,6 @@ from trainer.weights.released_names import released_name
 
 RELEASED_SIZE = (640, 640)  # the crop that the authors train on and slide over the image
 FOLDER = "folder"
-
-EPILOG = """example:
-  ecenet-train import released.ckpt -o checkpoint.pt
-  ecenet-export onnx checkpoint.pt -o models/ecenet-swin-base-ade20k
-"""
 
 
 class ImportWeightsError(ValueError):
@@ -219,35 +211,3 @@ def _summary(output: Path, model: ECENet, entries: dict[str, Any]) -> str:
 
 def _suffix(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def main(arguments: list[str]) -> int:
-    """``ecenet-train import``; gives the exit status."""
-    args = argument_parser().parse_args(arguments)
-    try:
-        report = import_weights(args.source, args.output, dataset=args.dataset, classes=args.classes, size=args.size)
-    except (ValueError, OSError) as error:
-        print(f"ecenet-train import: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(f"{report.keys()}\n{report}" if args.keys else report)  # noqa: T201
-    return 0
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Give the command's options and arguments."""
-    parser = argparse.ArgumentParser(
-        prog="ecenet-train import",
-        description="Turn the authors' released weights into a checkpoint, with every key accounted for.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=Path, help="the MindSpore checkpoint, or a torch file with the same keys")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
-    classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--dataset", help="dataset of the classes (default: the one with as many classes)")
-    classes.add_argument(
-        "--classes", type=Path, help=f"{SPEC_NAME} with names and colours of the classes, in place of --dataset"
-    )
-    parser.add_argument("--size", type=size_argument, help="HEIGHTxWIDTH of the input in pixels (default: 640x640)")
-    parser.add_argument("--keys", action="store_true", help="list each key with our name for it and its shape")
-    return parser
