@@ -5,6 +5,7 @@ Exit status: 0 after a drain, 1 when the port or the model cannot be used, 2 for
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -68,6 +69,7 @@ def _serve(settings: Settings) -> tuple[int, str]:
     from service.model_directory.manifest import ManifestError  # noqa: PLC0415
     from service.models.source import model_source  # noqa: PLC0415
     from service.settings import SettingsError  # noqa: PLC0415
+    from service.start_lines import taken_port  # noqa: PLC0415
     from service.tls import check_tls  # noqa: PLC0415
 
     try:
@@ -76,7 +78,8 @@ def _serve(settings: Settings) -> tuple[int, str]:
     except SettingsError as error:
         return 2, str(error)
     except OSError as error:
-        return 1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        hint = f"; {taken_port(settings.port)}" if error.errno == errno.EADDRINUSE else ""
+        return 1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}"
     if settings.workers != 0:
         from service.processes import serve  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ import socket
 from service.models.catalog import ServedModel
 from service.runtime import release
 from service.settings import Settings
+from service.start_lines import example_command
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,6 @@ def banner(settings: Settings, model: ServedModel, bound: tuple[str, int]) -> st
         f"ecenet {release()} is ready at {url}\n"
         f"  model  {manifest.name} {manifest.version}: {manifest.num_classes} classes, input {width}x{height}, "
         f"{model.engine_name} {graph.precision}\n"
-        f"  try    curl -F file=@photo.png '{url}/segment?format=color' -o mask.png\n"
+        f"  try    {example_command(url)}\n"
         f"  docs   {url}/docs"
     )

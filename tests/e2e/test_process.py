@@ -114,7 +114,9 @@ def test_process_tells_how_to_use_it_serves_and_ends_with_status_0(tiny_model_di
     with running(SERVICE, "--model-dir", str(tiny_model_dir), "--drain-delay-s", "0") as process:
         assert "is ready at http://127.0.0.1:" in process.banner[0]
         assert "brightness 1.2.3: 3 classes, input 64x32, onnxruntime" in process.banner[1]
-        assert f"curl -F file=@photo.png '{process.url}/segment?format=color' -o mask.png" in process.banner[2]
+        assert f"'{process.url}/segment?format=overlay' -o overlay.png" in process.banner[2]
+        picture = Path(process.banner[2].partition("file=@")[2].partition(" ")[0])
+        assert process.segment(picture.read_bytes()).status_code == 200
         response = process.segment(png())
         assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
         process.popen.send_signal(signal.SIGTERM)
@@ -293,8 +295,13 @@ def test_taken_port_is_told_in_one_line(tiny_model_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = failing("--port", str(port), "--model-dir", str(tiny_model_dir))
+    holder = result.stderr.partition("use; ")[2].partition(" listens")[0]
+    assert holder == "another process" or holder.startswith(f"process {os.getpid()} (")
     assert result.returncode == 1
-    assert result.stderr == f"ecenet-serve: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    assert result.stderr == (
+        f"ecenet-serve: cannot listen on 127.0.0.1 port {port}: Address already in use; {holder} listens there; "
+        f"choose another with --port {port + 1}, or a free one with --port 0\n"
+    )
 
 
 def test_wrong_setting_is_told_in_one_line() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import socket
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,11 @@ def test_unknown_host_raises() -> None:
     ],
 )
 def test_banner_names_an_address_that_a_client_can_use(manifest: Manifest, address: tuple[str, int], url: str) -> None:
-    model = SimpleNamespace(manifest=manifest, engine=SimpleNamespace(name="fake", graph=manifest.graph))
-    bound = SimpleNamespace(getsockname=lambda: address)
-    lines = banner(Settings(), model, bound.getsockname()[:2]).splitlines()
+    model: Any = SimpleNamespace(manifest=manifest, engine_name="fake", graph=manifest.graph)
+    lines = banner(Settings(), model, address[:2]).splitlines()
     assert lines[0].endswith(f"is ready at {url}")
     assert lines[1].endswith("brightness 1.2.3: 3 classes, input 64x32, fake fp32")
-    assert f"'{url}/segment?format=color'" in lines[2]
+    assert f"'{url}/segment?format=overlay'" in lines[2]
     assert lines[3].endswith(f"{url}/docs")
 
 
