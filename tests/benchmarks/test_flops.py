@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.accuracy.cost import cost_row, main
 from benchmarks.accuracy.flops import count_flops
+from tests.support.tiny_network import TINY
 from trainer.model.attention import inverse_attention
 from trainer.model.ecenet import NAMED_SIZES, ECENet, ModelConfig
 
 CHANNELS, CLASSES = 8, 6
-SMALL_SWIN = ModelConfig("swin", 11, 16, embed_dim=8, depths=(1, 2, 1, 1), swin_heads=(1, 2, 2, 4), window_size=4)
 
 
 class ConvAndAttention(nn.Module):
@@ -51,7 +51,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert torch.equal(model.conv.weight, weights)
 
 
-@pytest.mark.parametrize("config", [replace(NAMED_SIZES["ecenet-lite0"], num_classes=11), SMALL_SWIN])
+@pytest.mark.parametrize("config", [replace(NAMED_SIZES["ecenet-lite0"], num_classes=11), TINY])
 def test_the_count_without_computing_equals_that_of_a_real_pass(config: ModelConfig) -> None:
     model = ECENet(config).eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

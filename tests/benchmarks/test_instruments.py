@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,13 @@ from torch.nn import functional as F
 from benchmarks.accuracy import instruments, training
 from benchmarks.accuracy.instruments import attention_entropy, effective_rank, measure, variance_inside_cells
 from service.model_directory.manifest import ClassInfo
+from tests.support.tiny_network import TINY
 from trainer.config import LossWeights
 from trainer.datasets import Sample
-from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.model.ecenet import ECENet
 
 NAMES = ("road", "sky", "tree")
-TINY = ModelConfig(
-    backbone="swin",
-    num_classes=3,
-    channels=16,
-    num_heads=4,
-    embed_dim=8,
-    depths=(1, 1, 1, 1),
-    swin_heads=(1, 2, 2, 4),
-    window_size=4,
-)
+SMALL = replace(TINY, num_classes=3, depths=(1, 1, 1, 1))
 
 
 class Halves:
@@ -80,7 +73,7 @@ def test_attention_is_uniform_without_a_query_and_certain_with_a_large_one() -> 
 
 def test_a_measurement_has_all_figures_and_leaves_the_network_as_it_is() -> None:
     torch.manual_seed(0)
-    model = ECENet(TINY).eval()
+    model = ECENet(SMALL).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     labels = torch.zeros(2, 64, 64, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_export.exportable import Exportable
 from model_export.onnx_flops import FlopsError, count_flops
 from model_export.trace import trace
-from trainer.model.ecenet import ECENet, ModelConfig
+from tests.support.tiny_network import TINY
+from trainer.model.ecenet import ECENet
 from trainer.weights.network import load_model
 
-SMALL_SWIN = ModelConfig("swin", 11, 16, embed_dim=8, depths=(1, 1, 2, 1), swin_heads=(1, 2, 2, 4), window_size=4)
+SMALL_SWIN = replace(TINY, depths=(1, 1, 2, 1))
 
 
 def count_in_pytorch(model: nn.Module, size: tuple[int, int]) -> int:

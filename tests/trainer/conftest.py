@@ -9,18 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.model.ecenet import ECENet, ModelConfig
-
-TINY = ModelConfig(
-    backbone="swin",
-    num_classes=11,
-    channels=16,
-    num_heads=4,
-    embed_dim=8,
-    depths=(1, 2, 1, 1),
-    swin_heads=(1, 2, 2, 4),
-    window_size=4,
-)
+from tests.support.tiny_network import TINY
+from trainer.model.ecenet import ECENet
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from service.http.auth import is_loopback, is_management, is_open
 from service.model_directory.manifest import Manifest
 from service.settings import Settings
 from tests.support.api import Api, Serving
+from tests.support.clock import Clock
 from tests.support.exchange import Exchange
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Solid
@@ -26,14 +27,6 @@ pytestmark = pytest.mark.anyio
 
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -8,19 +8,12 @@ import pytest
 
 from service.http.token_buckets import TokenBuckets
 from tests.support.api import Api, Serving
+from tests.support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +13,17 @@ from torch import Tensor
 
 from model_export.onnx_export import ModelFacts, export_onnx
 from service.model_directory.manifest import read_manifest
+from tests.support.tiny_network import TINY
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.datasets import dataset_classes
-from trainer.model.ecenet import ECENet, ModelConfig
-from trainer.weights.import_released import main
+from trainer.model.ecenet import ECENet
+from trainer.weights.import_command import main
 from trainer.weights.mindspore import checkpoint_message
 from trainer.weights.network import load_model
 from trainer.weights.released_keys import DERIVED
 from trainer.weights.released_names import released_name
 
-TINY = ModelConfig(
-    backbone="swin",
-    num_classes=7,
-    channels=16,
-    num_heads=4,
-    embed_dim=8,
-    depths=(1, 1, 2, 1),
-    swin_heads=(1, 2, 2, 4),
-    window_size=2,
-)
+RELEASED = replace(TINY, num_classes=7, depths=(1, 1, 2, 1), window_size=2)
 COLORS = [[index, 2, 3] for index in range(7)]
 MINDSPORE_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -38,7 +31,7 @@ MINDSPORE_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mea
 @pytest.fixture(scope="module")
 def model() -> ECENet:
     torch.manual_seed(0)
-    return ECENet(TINY).eval()
+    return ECENet(RELEASED).eval()
 
 
 @pytest.fixture
@@ -166,7 +159,7 @@ def test_keys_lists_each_weight_with_our_name(
 
 def test_150_classes_are_those_of_ade20k(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = ECENet(ModelConfig(**{field: getattr(TINY, field) for field in TINY.__slots__} | {"num_classes": 150}))
+    model = ECENet(replace(RELEASED, num_classes=150))
     state = {released_name(k): v for k, v in model.state_dict().items() if not k.endswith(DERIVED)}
     torch.save({"state_dict": state}, tmp_path / "released.pth")
     imported(tmp_path / "released.pth", tmp_path / "ours.pt", "--size", "512x640")

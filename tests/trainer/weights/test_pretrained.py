@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.support.tiny_network import TINY
 from trainer.checkpoint import save_checkpoint
 from trainer.model.backbone import ConvBackbone, SwinBackbone
-from trainer.model.ecenet import ECENet, ModelConfig
+from trainer.model.ecenet import ECENet
 from trainer.model.timm_loader import import_timm
 from trainer.weights.pretrained import (
     PretrainedError,
@@ -280,9 +282,7 @@ def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ecenet(num_classes: int, **changes: Any) -> ECENet:
-    fields = {"backbone": "swin", "channels": 16, "swin_heads": SWIN["num_heads"]}
-    fields |= {name: value for name, value in SWIN.items() if name != "num_heads"}
-    return ECENet(ModelConfig(num_classes=num_classes, **fields | changes))
+    return ECENet(replace(TINY, num_classes=num_classes, window_size=2, **changes))
 
 
 def test_a_whole_checkpoint_of_the_same_classes_loads_whole(tmp_path: Path) -> None:
