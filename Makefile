@@ -12,9 +12,9 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.
 
 # One process per core, each with one thread for its matrix products.
 PYTEST := OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
-# Tests without PyTorch, without processes and without a browser.
+# Tests that start no training, no export and no browser.
 FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
-  tests/trainer/datasets tests/k8s tests/test_docs.py
+  tests/trainer/datasets tests/test_docs.py
 
 .DEFAULT_GOAL := help
 .PHONY: help serve check test test-deployment lint format types sanitize lock bench train-env clean
