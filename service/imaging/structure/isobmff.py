@@ -11,7 +11,7 @@ _BOX = struct.Struct(">I4s")
 # An item may be coded in whole blocks of 64 pixels, and cropped by another property.
 _PADDING = 63
 # Planes of the decoder with up to 16 bits a sample, its RGBA, and the copy that Pillow takes.
-_DECODER_BYTES = 16.0
+_DECODER_BYTES = 12.0
 # Frames and threads of the decoder.
 _BUFFER_BYTES = 32 << 20
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 # Pillow keeps three samples in four bytes, and turning an image upright holds it twice.
 _COPIES = 2
 _RGB_BYTES = 3
+# Pixels are converted in strips of so many, with some copies.
+_STRIP_PIXELS = 1 << 20
+_STRIP_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +44,5 @@ class Structure:
             self.decoder_bytes + self.stored_bytes, _COPIES * self.stored_bytes, self.stored_bytes + _RGB_BYTES
         )
         copied = 0 if self.parts is None else file_bytes
-        return int(pixels * per_pixel) + self.buffer_bytes + copied
+        strip = min(pixels, _STRIP_PIXELS) * _STRIP_BYTES
+        return int(pixels * per_pixel) + strip + self.buffer_bytes + copied

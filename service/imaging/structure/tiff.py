@@ -36,6 +36,7 @@ _FRACTIONS = frozenset({5, 10})
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}
 # None, LZW, JPEG, deflate by both of its numbers, PackBits.
 _ORDINARY = frozenset({1, 5, 7, 8, 32773, 32946})
+_UNCOMPRESSED = 1
 _JPEG = frozenset({6, 7})
 _START_OF_SCAN = b"\xff\xda"
 # Pixels of all segments together over those of the image: edges of tiles reach beyond it.
@@ -134,7 +135,8 @@ def scan_tiff(data: bytes) -> Structure:
     return Structure(
         size=(height, width) if is_turned else (width, height),
         stored_bytes=4 if samples > 1 or bits > 16 else max(1, bits // 8),
-        buffer_bytes=len(data) + 2 * segment_bytes,
+        # libtiff decodes a strip or tile as a whole, beside its compressed bytes.
+        buffer_bytes=0 if compression == _UNCOMPRESSED else len(data) + segment_bytes,
         unusual="" if compression in _ORDINARY else f"TIFF of compression {compression}",
     )
 

@@ -10,8 +10,8 @@ from service.imaging.structure.structure import Structure
 _CHUNK = struct.Struct("<4sI")
 _FIRST_CHUNK = 12
 _ANIMATION = 0x02
-# The canvas, the one before it, the answer of the decoder, and a lossless frame while it is decoded.
-_DECODER_BYTES = 16.0
+# The canvas, the one before it, and the answer of the decoder.
+_DECODER_BYTES = 12.0
 # Pixels that a file of any size may have, and those for a byte of it. A white page of 50 megapixels has 20 KB.
 _FREE_PIXELS = 4_000_000
 _PIXELS_PER_BYTE = 16_384
