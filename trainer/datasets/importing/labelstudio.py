@@ -18,6 +18,8 @@ from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 from trainer.datasets.importing.collector import Collector, Source
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.fields import Fields, as_number, as_object, read_json
+from trainer.datasets.importing.labelstudio_bitmask import KEY as BITMASK
+from trainer.datasets.importing.labelstudio_bitmask import bitmask
 from trainer.datasets.importing.labelstudio_brush import Brush
 from trainer.datasets.importing.labelstudio_colors import label_colors
 from trainer.datasets.importing.names import without_upload_hash
@@ -155,7 +157,8 @@ def _shapes(task: Fields, collector: Collector, path: Path) -> list[Shape] | Non
         region = _region(result)
         if region is None:
             if _label(result) and number not in seen:
-                collector.leave_out(path, f"{result.values.get('type')} is no polygon, rectangle, ellipse or brush")
+                kind = result.values.get("type")
+                collector.leave_out(path, f"{kind} is no polygon, rectangle, ellipse, brush or bitmask")
         elif label is None:
             collector.leave_out(path, "no label")
         elif number is None or number not in seen:
@@ -174,10 +177,12 @@ def _label(result: Fields) -> str | None:
 def _region(result: Fields) -> Region | None:
     """The area of a region; None if it has none."""
     value = result.object("value")
-    if not value.values.keys() & {"points", "rle", "radiusX", "height"}:
+    if not value.values.keys() & {"points", "rle", "radiusX", "height", BITMASK}:
         return None
     if as_number(result.values.get("image_rotation", 0)) != 0:
         raise result.wrong("image_rotation", "0; turn the image back in Label Studio, or the photo before the upload")
+    if BITMASK in value.values:
+        return bitmask(value)
     size = result.size("original_height", "original_width")
     if size is None:
         raise result.wrong("original_width", "the image's width in pixels, beside 'original_height'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from tests.trainer.datasets.importing.conftest import HEIGHT, WIDTH, Workshop
 
@@ -83,6 +86,35 @@ def test_the_brush_gives_every_pixel_back(workshop: Workshop, run_from: int) -> 
     assert np.array_equal(workshop.convert("labelstudio").labels("a"), mask)
 
 
+def bitmask_url(mask: NDArray[np.bool_]) -> str:
+    """A mask as Label Studio's bitmask writes it: black on transparent."""
+    stream = io.BytesIO()
+    Image.fromarray(np.dstack([*[np.zeros(mask.shape, np.uint8)] * 3, mask * np.uint8(255)])).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def test_a_bitmask_gives_every_pixel_back(workshop: Workshop) -> None:
+    mask = np.random.default_rng(5).random((HEIGHT, WIDTH)) < 0.4
+    workshop.photo("a.jpg")
+    workshop.json("export.json", [task(region("bitmasklabels", "car", imageDataURL=bitmask_url(mask)))])
+    assert np.array_equal(workshop.convert("labelstudio").labels("a"), mask)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (bitmask_url(np.ones((3, 4), bool)), f"the bitmask is 4x3 pixels, its image {WIDTH}x{HEIGHT}"),
+        ("data:image/png;base64,####", "'imageDataURL' is no base64"),
+        ("data:image/png;base64,AAAA", "'imageDataURL' holds a PNG that cannot be read"),
+        ("https://example.org/a.png", "expected a PNG that begins with data:image/png;base64,"),
+    ],
+)
+def test_a_bitmask_that_cannot_be_read_is_named(workshop: Workshop, url: str, message: str) -> None:
+    workshop.photo("a.jpg")
+    workshop.json("export.json", [task(region("bitmasklabels", "car", imageDataURL=url))])
+    assert message in workshop.refused("labelstudio")
+
+
 def test_a_large_brush_is_read_in_little_time(workshop: Workshop) -> None:
     y, x = np.mgrid[:1000, :1500]
     mask = (x - 700) ** 2 + (y - 500) ** 2 < 400**2
@@ -125,7 +157,7 @@ def test_relations_and_key_points_are_not_drawn(workshop: Workshop, drawing: Dra
     dataset = workshop.convert("labelstudio")
     assert dataset.drawn("a") == drawing(("c", 2, 2, 8, 8))
     assert "1 shape left out" in dataset.output
-    assert "keypointlabels is no polygon, rectangle, ellipse or brush" in dataset.output
+    assert "keypointlabels is no polygon, rectangle, ellipse, brush or bitmask" in dataset.output
 
 
 def test_json_min_is_read_too(workshop: Workshop, drawing: Draw) -> None:
