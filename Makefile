@@ -72,6 +72,7 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	@$(DEV_VENV)/bin/ecenet-serve --port 8766 --log-level warning & server=$$!; trap "kill $$server" EXIT; \
 	until curl -fs localhost:8766/readyz >/dev/null; do kill -0 $$server && sleep 0.2 || exit 1; done; \
 	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
+	$(DEV_VENV)/bin/python -m benchmarks.feed
 
 .PHONY: fuzz attack
 fuzz: $(DEV_VENV)/.installed  ## mutated files against decoders and parsers; ARGS="--mutants 200000 --seed 1"
