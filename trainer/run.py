@@ -177,10 +177,11 @@ def _introduce(run: Run) -> None:
     Raises:
         ConfigError: No pixel to learn from has a label.
     """
+    if run.ranks.is_first:
+        logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch))
     cost = _measure(run) if run.config.runtime.timed_steps else None
     if not run.ranks.is_first:
         return
-    logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch))
     if cost is not None:
         steps = run.config.schedule.epochs * run.steps_per_epoch - run.state.step
         own = -(-len(run.val) // run.ranks.world_size)

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingExtraError as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
-        return _failed("stopped before the first step; nothing was written", EXIT_INTERRUPTED)
+        return _failed("stopped before the first checkpoint", EXIT_INTERRUPTED)
 
 
 def _other_command(name: str, *arguments: str) -> int:
