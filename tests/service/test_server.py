@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.model_directory.manifest import Manifest
 from service.banner import banner, bind
+from service.model_directory.manifest import Manifest
 from service.settings import Settings
 
 

@@ -227,9 +227,7 @@ class _BenchHost:
     """An engine process with one model; see ``EngineHost``."""
 
     def __init__(self, batcher: Batcher) -> None:
-        graph = SimpleNamespace(
-            input_size=(4, 4), output="logits", output_shape=lambda batch, classes: (batch, 1, 1, 1)
-        )
+        graph = SimpleNamespace(input_size=(4, 4), output="logits", output_shape=lambda *_: (1, 1, 1, 1))
         self._model: Any = SimpleNamespace(queue=batcher, graph=graph, manifest=SimpleNamespace(num_classes=1))
 
     def model(self, number: int) -> Any:

@@ -63,7 +63,9 @@ async def test_failed_start_is_told_by_the_health_checks(
         api.check_problem(await api.get("/readyz"), 503, "not-ready")
 
 
-async def test_stuck_engine_is_told_by_the_health_check(engine: FakeEngine, serving_in_process: Serving, solid: Solid) -> None:
+async def test_stuck_engine_is_told_by_the_health_check(
+    engine: FakeEngine, serving_in_process: Serving, solid: Solid
+) -> None:
     async with serving_in_process(engine_timeout_s=0.05, batch_window_ms=0) as api:
         engine.shut()
         inside = [asyncio.create_task(api.post(solid(level))) for level in (0, 128)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from service.http.app import build_app
+from service.http.shared_buckets import SharedTokenBuckets
 from service.http.token_buckets import TokenBuckets
 from service.model_directory.manifest import Manifest
 from service.models.source import GivenModel
 from service.runtime import Runtime, local_models
 from service.settings import Settings
-from service.http.shared_buckets import SharedTokenBuckets
 from tests.service.http import bucket_scenarios as scenarios
 from tests.service.http.bucket_scenarios import Clock
 from tests.support.api import Running

@@ -133,7 +133,9 @@ async def test_the_limit_of_pixels_holds(serving: Serving) -> None:
         api.check_problem(await api.post(picture(noise(70, 130)), mode="tile"), 413, "payload-too-large", "9100")
 
 
-async def test_windows_that_would_never_be_done_in_time_are_not_begun(serving_in_process: Serving, engine: FakeEngine) -> None:
+async def test_windows_that_would_never_be_done_in_time_are_not_begun(
+    serving_in_process: Serving, engine: FakeEngine
+) -> None:
     async with serving_in_process() as api:
         api.batcher.seconds_per_image = 10.0
         engine.batch_sizes.clear()

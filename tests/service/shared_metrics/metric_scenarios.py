@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.families import SharedCounter, SharedHistogram
+from service.shared_metrics.metric_pages import MetricPages
 from tests.support.forked import fork, wait_all
 
 BOUNDS = (0.1, 1.0)

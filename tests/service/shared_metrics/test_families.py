@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from service.metrics import NO_MODEL, Metrics
-from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.families import SharedCounter, SharedHistogram
+from service.shared_metrics.metric_pages import MetricPages
 from tests.service.shared_metrics import metric_scenarios as scenarios
 from tests.support.forked import fresh
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.families import SharedCounter
+from service.shared_metrics.metric_pages import MetricPages
 
 PAGE_BYTES = 4096
 # Offsets in a page: the header has 16 bytes, the values a quarter of the page.

@@ -55,7 +55,7 @@ from tests.support.limits import HANG_S
 
 L4 = Machine("tensorrt", "10.14", "L4", "8.9", "13.0")
 NO_DRIVER = MachineError("there is no usable NVIDIA GPU: cudaGetDeviceCount gave cudaErrorInsufficientDriver")
-NOT_INSTALLED = RuntimeMissingError("tensorrt is not installed: pip install 'ecenet[gpu]'")
+NOT_INSTALLED = RuntimeMissingError("tensorrt is not installed: pip install '.[gpu]'")
 
 
 def python(code: str) -> list[str]:
