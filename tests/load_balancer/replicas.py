@@ -94,11 +94,19 @@ class Replica:
 
     def freeze(self) -> None:
         """Nothing of it runs; the kernel still takes its connections."""
-        self.popen.send_signal(signal.SIGSTOP)
+        self._send_to_all(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Go on after ``freeze``."""
-        self.popen.send_signal(signal.SIGCONT)
+        self._send_to_all(signal.SIGCONT)
+
+    def _send_to_all(self, number: signal.Signals) -> None:
+        """Send a signal to the supervisor first, then to its children."""
+        pid = self.popen.pid
+        os.kill(pid, number)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        for child in children.split():
+            os.kill(int(child), number)
 
     def metric(self, name: str, *labels: str) -> float:
         """Sum of the samples of a metric that have these labels, ``reason="overloaded"``, among theirs."""
