@@ -64,7 +64,7 @@ def workers_for(images_per_s: float, cpus: int) -> int:
 
 
 class _Processes:
-    """What the processes do; see ``Mains``.
+    """The main functions of the processes; see ``Mains``.
 
     Attributes:
         workers: Number of workers at the start.

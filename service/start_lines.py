@@ -45,7 +45,7 @@ def _inodes(port: int, table: Path) -> Iterator[str]:
 
 
 def _targets(folder: Path) -> Iterator[str]:
-    """What the open files of a process are; nothing for one that has ended or is another user's."""
+    """Targets of the open files of a process; nothing for one that has ended or is another user's."""
     try:
         links = list(folder.iterdir())
     except OSError:

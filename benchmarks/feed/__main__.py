@@ -32,7 +32,7 @@ _CROWD, _FEW = 32, 8
 
 
 def arrangements(workers: Sequence[int], baseline: Path | None) -> list[SleepingService]:
-    """What is measured, the one to compare with first."""
+    """Arrangements to measure, the one to compare with first."""
     one = SleepingService("one process", "", "", "/segment")
     others = [replace(one, name=f"{count} workers", options=("--workers", str(count))) for count in workers]
     compared = [] if baseline is None else [replace(one, name="baseline", root=baseline.resolve())]

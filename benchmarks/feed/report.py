@@ -13,7 +13,7 @@ from benchmarks.feed.measure import Load, Memory
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of one arrangement.
+    """Measurements of one arrangement.
 
     Attributes:
         crowd: 32 clients, images of 480x360.

@@ -83,7 +83,7 @@ class Target:
 
 @dataclass(slots=True)
 class Figures:
-    """What the normal client saw.
+    """Answers that the normal client saw.
 
     Attributes:
         answers_ms: Milliseconds of each right answer.

@@ -78,7 +78,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
 
 
 def run_in_process(case: Case, most_seconds: float) -> tuple[str, bool]:
-    """What became of a mutant, and True if that is a fault."""
+    """Outcome of a mutant, and True if that is a fault."""
     began = time.process_time()
     try:
         READERS[case.target](case.data)

@@ -17,7 +17,7 @@ Change = Callable[[bytearray, list[int], Random], None]
 
 
 def places(data: bytes) -> list[int]:
-    """Where parts begin: markers, chunks, boxes, directories; at least the start and the end."""
+    """Starts of the parts: markers, chunks, boxes, directories; at least the start and the end."""
     found = {0, len(data)}
     if data[:2] == b"\xff\xd8":
         found |= {match.start() for match in _MARKER.finditer(data[: 1 << 16])}

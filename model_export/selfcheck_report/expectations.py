@@ -1,4 +1,4 @@
-"""What the documentation expects of an engine and of the service, and whether it held. Pure functions of a report."""
+"""Expectations that the documentation has of an engine and of the service, and whether they held. Pure functions of a report."""
 
 from __future__ import annotations
 

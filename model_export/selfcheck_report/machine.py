@@ -30,7 +30,7 @@ _TIMEOUT_S = 20.0
 
 
 def machine_facts() -> dict[str, Any]:
-    """What there is, as JSON: processor, memory, system, GPUs, CUDA and packages."""
+    """The machine, as JSON: processor, memory, system, GPUs, CUDA and packages."""
     return {
         "processor": _processor(),
         "cpus": available_cpus(),

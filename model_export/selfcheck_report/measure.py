@@ -56,7 +56,7 @@ def saturation(times: Sequence[BatchTimes]) -> float:
 
 
 def engine_facts(engine: Engine) -> dict[str, Any]:
-    """What the engine is, as JSON; of TensorRT also its key, its flags and its kernels."""
+    """The engine, as JSON; of TensorRT also its key, its flags and its kernels."""
     graph = engine.graph
     facts: dict[str, Any] = {
         "runtime": engine.name,

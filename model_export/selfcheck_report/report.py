@@ -38,7 +38,7 @@ REPEATS = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured.
+    """Measurements to make.
 
     Attributes:
         repeats: Timed runs of each batch size.
@@ -97,7 +97,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 def _measure_engine(
     directory: Path, manifest: Manifest, golden: Golden, settings: Mapping[str, Any], plan: Plan
 ) -> dict[str, Any]:
-    """What the engine is and how fast; the reason in ``failure`` where it does not work or does not agree."""
+    """The engine and its speed; the reason in ``failure`` where it does not work or does not agree."""
     found: dict[str, Any] = {"failure": "", "engine": {}, "batches": [], "images_per_s": 0.0}
     found |= {"gpu_memory_bytes": None, "peak_memory_bytes": machine.peak_memory_bytes()}
     free = machine.free_gpu_bytes()

@@ -1,4 +1,4 @@
-"""What was measured on this machine, kept for the next start: a JSON file per question that was asked."""
+"""Measurements of this machine, kept for the next start: a JSON file per question that was asked."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: Eng
 
 
 def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial] | None:
-    """What was kept, or None; a file that cannot be understood is none."""
+    """The kept value, or None; a file that cannot be understood is none."""
     path = folder / f"{key}.json"
     try:
         with path.open("rb") as file:

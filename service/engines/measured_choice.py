@@ -33,7 +33,7 @@ TimeEngine = Callable[[Engine], Timing]
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChoice:
-    """What serves, and what was tried.
+    """The engine that serves, and those that were tried.
 
     Attributes:
         candidate: The runtime and precision that serve.
@@ -111,7 +111,7 @@ def measured_choice(
 
 
 def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> tuple[list[Candidate], list[Trial]]:
-    """What can be tried, and what cannot, with the reason."""
+    """Candidates that can be tried, and those that cannot, with the reason."""
     candidates, passed_over = [], []
     for runtime in RUNTIMES if options.engine == "auto" else [options.engine]:
         for precision in measured_precisions(manifest, runtime, options.input_size):

@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of a candidate.
+    """Result of a candidate.
 
     Attributes:
         candidate: The runtime and precision.

@@ -74,7 +74,7 @@ class SharedTokenBuckets:
         return wait_s
 
     def _find(self, digest: bytes, row: int, now: float) -> tuple[int, Bucket]:
-        """Where the bucket of an owner is, and the bucket; for a new owner the place that was used longest ago."""
+        """Place of the bucket of an owner, and the bucket; for a new owner the place that was used longest ago."""
         oldest, oldest_filled = row, float("inf")
         for place in range(row, row + _ROW_BYTES, _BUCKET.size):
             owner, filled, tokens = _BUCKET.unpack_from(self._table, place)

@@ -76,5 +76,5 @@ class TokenBuckets:
 
 
 def default_burst(rate_per_s: float) -> int:
-    """What a second gives, at least 1."""
+    """Tokens of one second, at least 1."""
     return max(1, math.ceil(rate_per_s))

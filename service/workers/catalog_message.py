@@ -1,4 +1,4 @@
-"""What serves, as the engine process tells it to workers: JSON of the whole, sent anew with every change."""
+"""The models that serve, as the engine process tells workers: JSON of the whole, sent anew with every change."""
 
 from __future__ import annotations
 

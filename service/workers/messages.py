@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Kind(IntEnum):
-    """What a message is about; the first ones go from a worker to the engine process, the next ones back."""
+    """Subject of a message; the first ones go from a worker to the engine process, the next ones back."""
 
     # Fields of SUBMIT: ``SUBMISSION``, then the request's place in its trace. Of CANCEL: ``SUBMISSION``.
     SUBMIT = 1

@@ -35,7 +35,7 @@ _TICK_S = 0.1
 
 
 class Mains(Protocol):
-    """What the processes do."""
+    """The main functions of the processes."""
 
     def engine(self, control: socket.socket) -> int:
         """Run the engine process; gives the exit status."""

@@ -24,7 +24,7 @@ Call = Callable[[str, list[Any]], Coroutine[Any, Any, Any]]
 
 
 class EngineHost(Protocol):
-    """What a link needs of the engine process."""
+    """The engine process, as a link needs it."""
 
     def model(self, number: int) -> Model | None:
         """The open model with a number."""

@@ -36,7 +36,7 @@ def spy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(spy: Path, log: Path) -> dict[str, str]:
-    """What a user's shell has, without our own variable."""
+    """Environment of a user's shell, without our own variable."""
     kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     return kept | {"LD_PRELOAD": str(spy), "NETWORK_SPY_LOG": str(log)}
 

@@ -1,4 +1,4 @@
-"""Which tests marked ``gpu`` fit the GPUs of a machine."""
+"""Choice of the tests marked ``gpu`` that fit the GPUs of a machine."""
 
 from __future__ import annotations
 

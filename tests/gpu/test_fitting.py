@@ -1,4 +1,4 @@
-"""What ``make gpu-test`` installs and runs on a GPU, decided without one."""
+"""Packages and tests that ``make gpu-test`` chooses for a GPU, decided without one."""
 
 from __future__ import annotations
 

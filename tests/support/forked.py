@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fresh(scenario: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns in a new interpreter; arguments and result are JSON.
+    """Result of a function of a module in a new interpreter; arguments and result are JSON.
 
     Its children are killed when it ends, also if it fails or hangs.
     """

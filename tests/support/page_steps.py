@@ -41,5 +41,5 @@ def drop(page: Page, files: Sequence[tuple[str, str, bytes]]) -> None:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds."""
+    """Violations that axe finds."""
     return [f"{item['id']}: {item['nodes'][0]['html']}" for item in Axe().run(page).response["violations"]]

@@ -64,7 +64,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def rank_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one rank alone and two together have written, by part, number of ranks and rank."""
+    """Files that one rank alone and two together have written, by part, number of ranks and rank."""
     folder = tmp_path_factory.mktemp("ranks")
     command = (str(Path(__file__).with_name("rank_work.py")), str(folder), *STARTED)
     run_alone(sys.executable, *command)

@@ -37,7 +37,7 @@ def scan_gif(data: bytes) -> Structure:
 
 
 def _find_frame(data: bytes, position: int) -> tuple[int, int, list[slice]]:
-    """Where the first frame is, the number of blocks before it, and its last graphic control."""
+    """Place of the first frame, the number of blocks before it, and its last graphic control."""
     blocks = 0
     controls: list[slice] = []
     while position < len(data):

@@ -41,7 +41,7 @@ _COEFFICIENT_BYTES = 2
 
 @dataclass(slots=True)
 class _Header:
-    """What precedes the first scan.
+    """Segments before the first scan.
 
     Attributes:
         frame: Marker of the frame, 0 if there is none.

@@ -71,7 +71,7 @@ class _Reader:
         self._entry = struct.Struct(self._order + ("HHQ" if self._is_big else "HHI"))
 
     def first(self) -> int:
-        """Where the first directory is."""
+        """Place of the first directory."""
         return int(self._number.unpack_from(self.data, 8 if self._is_big else 4)[0])
 
     def directory(self, place: int) -> dict[int, _Tag]:
