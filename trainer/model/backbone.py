@@ -174,7 +174,7 @@ class _WindowShift:
 
 
 def shifted_window_mask(rows: int, columns: int, window_size: int, shift: int, device: torch.device) -> Tensor:
-    """Mask of the tokens that may attend to each other after a cyclic shift: 0 where two tokens were neighbours, else -100.
+    """Mask of the tokens that may attend to each other after a cyclic shift: 0 between former neighbours, else -100.
 
     Returns:
         (rows · columns, window_size², window_size²) float32, for windows in row-major order.
