@@ -82,9 +82,11 @@ class Replica:
         assert "is ready at" in line, f"{self.address} has ended with status {self.popen.wait()}"
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9, and wait for the end of all of its processes."""
+        children = self._children()
         with self.popen as popen:
             popen.kill()
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), f"{self.address} is gone")
 
     def stop(self) -> None:
         """SIGTERM, and wait for the end of the drain."""
@@ -102,11 +104,14 @@ class Replica:
 
     def _send_to_all(self, number: signal.Signals) -> None:
         """Send a signal to the supervisor first, then to its children."""
+        os.kill(self.popen.pid, number)
+        for child in self._children():
+            os.kill(child, number)
+
+    def _children(self) -> list[int]:
         pid = self.popen.pid
-        os.kill(pid, number)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-        for child in children.split():
-            os.kill(int(child), number)
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return [int(child) for child in children.read_text(encoding="ascii").split()] if children.exists() else []
 
     def metric(self, name: str, *labels: str) -> float:
         """Sum of the samples of a metric that have these labels, ``reason="overloaded"``, among theirs."""
