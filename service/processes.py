@@ -105,6 +105,7 @@ class _Processes:
                     self._make_source(),
                     metrics,
                     workers=self.most_workers,
+                    first_workers=self.workers,
                     batch_trace=None if provider is None else BatchSpans(provider),
                     read_caller=read_caller,
                     describe=lambda model: banner(settings, model, address),

@@ -53,6 +53,9 @@ class Repository(Catalog[Model]):
         """Raises ``EngineDown`` if only a new process can help: its engines are in this one."""
         self.check_engines()
 
+    async def connect(self) -> None:
+        """Nothing to connect to: the engines are in this process."""
+
     async def start(self) -> None:
         """Load the default model; of its versions the newest that works.
 

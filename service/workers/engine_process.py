@@ -48,6 +48,7 @@ class EngineProcess:
         metrics: Metrics,
         *,
         workers: int,
+        first_workers: int,
         batch_trace: BatchTrace | None = None,
         read_caller: Callable[[bytes], Any] = lambda _: None,
         describe: Callable[[Model], str] = lambda _: "",
@@ -59,6 +60,7 @@ class EngineProcess:
             source: Where the models are.
             metrics: Those of this process.
             workers: Most workers, for the number of their slots.
+            first_workers: Number of workers at the start.
             batch_trace: Told of each batch.
             read_caller: Gives the request of a submission, for ``batch_trace``.
             describe: Gives the first lines for a user, when the workers know the default model.
@@ -70,6 +72,7 @@ class EngineProcess:
         self.batch_trace = batch_trace
         self._metrics = metrics
         self._workers = workers
+        self._first_workers = first_workers
         self._read_caller = read_caller
         self._describe = describe
         self._links: set[WorkerLink] = set()
@@ -224,6 +227,8 @@ class EngineProcess:
         try:
             self.models_changed()
             await self._repository.start()
+            # No worker says that it is ready before all of them can answer.
+            await self._until_applied(self._first_workers)
             self._state = "ready"
             self.models_changed()
             await self._until_applied()
@@ -273,12 +278,14 @@ class EngineProcess:
                 logger.error("an engine has been down for %g s: the engine process ends", _DOWN_FOR_S)
                 self._finish(ENGINE_DOWN)
 
-    async def _until_applied(self) -> None:
-        """Wait until all workers go by the latest catalog."""
+    async def _until_applied(self, workers: int = 0) -> None:
+        """Wait until all workers, and as many as given, go by the latest catalog."""
         serial = self._serial
         try:
             async with asyncio.timeout(_APPLY_TIMEOUT_S):
-                await self._until(lambda: all(link.applied >= serial for link in self._links))
+                await self._until(
+                    lambda: len(self._links) >= workers and all(link.applied >= serial for link in self._links)
+                )
         except TimeoutError:
             logger.warning("a worker has not taken the news of the models for %g s", _APPLY_TIMEOUT_S)
 

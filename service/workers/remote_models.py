@@ -7,6 +7,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from service.workers.slots import Layout, slots_for
 
 logger = logging.getLogger(__name__)
 
+# Without an engine process a worker answers the health checks nevertheless.
+_CONNECT_TIMEOUT_S = 5.0
 _GONE = "the engine process has ended; it is being started again"
 
 
@@ -98,6 +101,7 @@ class RemoteModels(Catalog[RemoteModel]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._control: Channel | None = None
+        self._connected = asyncio.Event()
         self._started = asyncio.Event()
         self._failure: ServiceError | None = None
 
@@ -109,6 +113,13 @@ class RemoteModels(Catalog[RemoteModel]):
     def check_alive(self) -> None:
         """Nothing to check: the supervisor starts an engine process anew, and ends with it if that does not help."""
 
+    async def connect(self) -> None:
+        """Wait for what the engine process tells, so that no request comes before; not for long if there is none."""
+        self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._connected.wait()
+
     async def start(self) -> None:
         """Wait until the default model serves.
 
@@ -116,7 +127,6 @@ class RemoteModels(Catalog[RemoteModel]):
             LoadFailure: It cannot.
             Draining: See ``close``.
         """
-        self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
         await self._started.wait()
         if self._failure is not None:
             raise self._failure
@@ -230,6 +240,7 @@ class RemoteModels(Catalog[RemoteModel]):
         for number in before.keys() - after.keys():
             self._keep(self._retire(before[number]))
         self._show(before, after)
+        self._connected.set()
         if news.state == "ready":
             self._finish_start()
         elif news.state == "failed":

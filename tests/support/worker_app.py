@@ -49,7 +49,13 @@ class WorkerApp:
             to_engine, of_engine = socket_pair()
             trace = None if self._provider is None else BatchSpans(self._provider)
             self._process = EngineProcess(
-                settings, self._source, self._metrics, workers=1, batch_trace=trace, read_caller=read_caller
+                settings,
+                self._source,
+                self._metrics,
+                workers=1,
+                first_workers=1,
+                batch_trace=trace,
+                read_caller=read_caller,
             )
             task = asyncio.create_task(self._process.run(of_engine))
             one, other = socket_pair()
