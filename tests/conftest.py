@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from tests.support.required_tests import pytest_runtest_setup, pytest_sessionfin
 __all__ = ["pytest_runtest_setup", "pytest_sessionfinish"]
 
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+# A shell that runs the suite in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
