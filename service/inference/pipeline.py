@@ -37,6 +37,8 @@ T = TypeVar("T")
 _LARGE_FILE_BYTES = 1 << 18
 # Most bytes that decoding an ordinary image takes for a pixel: the decoder's own, RGB, and a turned copy.
 _BYTES_PER_PIXEL = 12
+# Buffers of a decoder that are not counted as pixels.
+_SMALL_BYTES = 8 << 20
 # Decoding an unusual image: pixels that a slow core decodes in a second, and memory for the decoder itself.
 _PIXELS_PER_S = 25_000_000
 _SPARE_BYTES = 256 << 20
@@ -284,7 +286,9 @@ class Pipeline:
         """Count the pixels that the header announces, or the memory that decoding takes where that is more."""
         header = read_header(data, max_image_pixels=self._settings.max_image_pixels)
         width, height = header.size
-        self._admission.count_pixels(ticket, max(width * height, header.decoding_bytes // _BYTES_PER_PIXEL))
+        self._admission.count_pixels(
+            ticket, max(width * height, (header.decoding_bytes - _SMALL_BYTES) // _BYTES_PER_PIXEL)
+        )
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.stage("post"):

@@ -140,7 +140,7 @@ async def test_departure_while_in_line_for_a_codec_thread_is_of_the_stage_to_com
     request = exchange(narrow.app, PNG, noisy_png(300, 400))  # large enough to be measured before it waits
     departing = asyncio.create_task(request.run())
     pixels = 64 * 32 + 300 * 400
-    while await narrow.metric("ecenet_in_flight_pixels") != pixels:  # noqa: ASYNC110  the metric is tested too
+    while await narrow.metric("ecenet_in_flight_pixels") < pixels:  # noqa: ASYNC110  the metric is tested too
         await asyncio.sleep(0)
     request.left.set()
     await departing
