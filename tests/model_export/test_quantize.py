@@ -354,7 +354,8 @@ def test_images_that_are_missing_or_too_few_are_told(
 def test_without_onnx_the_command_says_what_to_install(
     model_dir: Path, calibration: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "model_export.quantize", None)
+    monkeypatch.delitem(sys.modules, "model_export.quantize", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(command(model_dir, calibration)) == 1
     assert "pip install '.[export]'" in capsys.readouterr().err
 

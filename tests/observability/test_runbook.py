@@ -19,7 +19,7 @@ TEXT = (FOLDER / "RUNBOOK.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^\$ (.+)$", TEXT, re.MULTILINE)
 # Programs of others, whose arguments are checked below.
-PROGRAMS = {"docker", "kubectl", "curl", "ecenet-export", "nvidia-smi"}
+PROGRAMS = {"k8s/jobs/build-engine/run", "docker", "kubectl", "curl", "ecenet-export", "nvidia-smi"}
 
 
 def lines_of(language: str) -> list[str]:

@@ -19,6 +19,8 @@ Series = Sequence[tuple[int, float]]
 COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#a855f7", "#14b8a6")
 # A colour that nothing else has; it becomes the page's own foreground, light or dark.
 _FOREGROUND = "#010203"
+# More would leave no room for the curves.
+_LEGEND_CHARACTERS = 24
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _FOREGROUND,
     "axes.labelcolor": _FOREGROUND,
@@ -54,7 +56,7 @@ def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = Fals
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for color, (name, points) in zip(_cycle(len(curves)), curves.items(), strict=True):
-            _draw(axes, points, name, color, 100.0 if percent else 1.0)
+            _draw(axes, points, _short(name), color, 100.0 if percent else 1.0)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{label}, %" if percent else label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -64,6 +66,11 @@ def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = Fals
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
     return _inline(stream.getvalue(), label)
+
+
+def _short(name: str) -> str:
+    """The end of a name that is too long for a legend."""
+    return name if len(name) <= _LEGEND_CHARACTERS else f"…{name[1 - _LEGEND_CHARACTERS :]}"
 
 
 def _draw(axes: Axes, points: Series, name: str, color: str, scale: float) -> None:
