@@ -19,7 +19,7 @@ from service.answers.options import AnswerOptions
 from service.answers.schemas import AnswerSize, InputMode, Processing
 from service.engines.base import Rows
 from service.errors import EngineFailure
-from service.imaging.codec import decode, read_header
+from service.imaging.codec import ImageHeader, decode, read_header
 from service.imaging.decode_process import Job
 from service.imaging.label_map import label_map
 from service.imaging.resize import resize_to_input
@@ -121,10 +121,6 @@ class Pipeline:
         """Make a drain, and the end of this version, wait for a request whose parts are admitted one by one."""
         return self._admission.hold_open(self._queue)
 
-    async def until_unused(self) -> None:
-        """Wait until no request to this model is inside."""
-        await self._admission.until_unused(self._queue)
-
     async def segment(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, *, known: Collection[str] = ()
     ) -> EncodedAnswer:
@@ -139,7 +135,7 @@ class Pipeline:
         Raises:
             NotAnImage, UnsupportedImage, PayloadTooLarge: By the image.
             EngineFailure: The model failed on this image.
-            Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Admission.count_pixels`` and ``Batcher.submit``.
+            Overloaded, Draining, EngineDown, DeadlineExceeded: See ``Admission.count_pixels`` and ``Slot.run``.
         """
         ticket.enter("decode")
         if options.mode is InputMode.TILE:
@@ -170,8 +166,9 @@ class Pipeline:
 
         def fill(slot: Slot) -> None:
             with ticket.stage("decode"):
-                self._count_pixels(data, ticket)
-                resize_to_input(self._decode(data, AnswerOptions(), ticket), self.graph.input_size, out=slot.image)
+                header = self._count_pixels(data, ticket)
+                pixels = self._decode(data, AnswerOptions(), ticket, header)
+                resize_to_input(pixels, self.graph.input_size, out=slot.image)
 
         return await self._infer(fill, ticket, use)
 
@@ -265,9 +262,8 @@ class Pipeline:
             tag = self._tag(data, options)
             if (answer := self._answered(tag, known)) is not None:
                 return answer
-            if not ticket.pixels:
-                self._count_pixels(data, ticket)
-            pixels = self._decode(data, options, ticket)
+            header = None if ticket.pixels else self._count_pixels(data, ticket)
+            pixels = self._decode(data, options, ticket, header)
             resize_to_input(pixels, self.graph.input_size, out=slot.image)
             height, width, _ = pixels.shape
             return tag, (height, width)
@@ -282,13 +278,17 @@ class Pipeline:
     def _tag(self, data: bytes, options: AnswerOptions) -> str:
         return answer_tag(data, repr(options), *self._identity)
 
-    def _count_pixels(self, data: bytes, ticket: Ticket) -> None:
+    def _count_pixels(self, data: bytes, ticket: Ticket) -> ImageHeader:
         """Count the pixels that the header announces, or the memory that decoding takes where that is more."""
-        header = read_header(data, max_image_pixels=self._settings.max_image_pixels)
+        header = self._read_header(data)
         width, height = header.size
         self._admission.count_pixels(
             ticket, max(width * height, (header.decoding_bytes - _SMALL_BYTES) // _BYTES_PER_PIXEL)
         )
+        return header
+
+    def _read_header(self, data: bytes) -> ImageHeader:
+        return read_header(data, max_image_pixels=self._settings.max_image_pixels)
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.stage("post"):
@@ -305,10 +305,15 @@ class Pipeline:
                 seconds=ticket.stopwatch.seconds,
             )
 
-    def _decode(self, data: bytes, options: AnswerOptions, ticket: Ticket) -> NDArray[np.uint8]:
-        """Decode in this thread, or in a process where the structure of the file is unusual."""
+    def _decode(
+        self, data: bytes, options: AnswerOptions, ticket: Ticket, header: ImageHeader | None = None
+    ) -> NDArray[np.uint8]:
+        """Decode in this thread, or in a process where the structure of the file is unusual.
+
+        ``header`` is the file's where it has been read already.
+        """
         settings = self._settings
-        header = read_header(data, max_image_pixels=settings.max_image_pixels)
+        header = header or self._read_header(data)
         if not header.unusual:
             return decode(
                 data,
