@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Gauge
 
 from service.answers.schemas import AnswerFormat
-from service.inference.batcher import DropReason
+from service.inference.batch_observers import DropReason
 from service.inference.image_queue import ImageQueue
 from service.inference.stopwatch import STAGES
 from service.model_directory.manifest import GraphInfo, Manifest

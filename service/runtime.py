@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.inference.admission import Admission
-from service.inference.batcher import BatchTrace
+from service.inference.batch_observers import BatchTrace
 from service.inference.decoder_pool import DecoderPool
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline

@@ -5,6 +5,8 @@ load requests gather while the batch before them runs; the window only matters t
 images are on their way. An engine that takes batches ahead gets the next one early if it is full, as waiting could add
 nothing to it: its images are copied together while the batch before it runs.
 
+No image is run that will not be done by its deadline, as the latest batches tell: it would only delay the others.
+
 An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: waiting and new
 images fail at once. A batch that comes back after all brings it up again.
 
@@ -20,85 +22,29 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
+from service.inference.batch_observers import BatchObserver, BatchTrace, DropReason
+from service.inference.batch_times import BatchTimes
 from service.inference.image_queue import BatchRow
+from service.inference.local_slot import LocalSlot
 from service.inference.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
+from service.inference.work import Work, in_time
 
 logger = logging.getLogger(__name__)
 
-DropReason = Literal["cancelled", "expired", "drained", "engine-down"]
 _SMOOTHING = 0.2
 # After so many images in a row on which the engine failed, a black one tells whether it was the images.
 _SUSPICIOUS_FAILURES = 3
 _STOPPED = "the batcher has stopped; the log has the reason"
-
-
-class BatchObserver(Protocol):
-    """Counts what the batcher does; the metrics."""
-
-    def batch_finished(self, size: int, seconds: float) -> None:
-        """The engine has run ``size`` images, which took it ``seconds``."""
-
-    def batch_failed(self) -> None:
-        """The engine has failed on a batch."""
-
-    def image_started(self, queue_s: float) -> None:
-        """The engine has begun with an image that had waited for ``queue_s``."""
-
-    def work_dropped(self, reason: DropReason) -> None:
-        """An image has left the queue without having been run."""
-
-
-class BatchTrace(Protocol):
-    """Traces batches and the requests whose images are in them."""
-
-    def caller(self) -> Any:
-        """Identify the request that calls, for ``batch``."""
-
-    def batch(self, callers: Sequence[Any]) -> AbstractContextManager[None]:
-        """Wrap a run of the engine on the images of these requests."""
-        ...
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """An image in the queue or in a batch.
-
-    Attributes:
-        image: (h, w, 3) uint8.
-        deadline: End of the wait for its row, on the event loop's clock.
-        window_end: Time from which it waits for no other image, on the same clock.
-        queued_at: Time of ``enqueue``, by ``time.perf_counter``.
-        on_start: Called when the engine starts on it.
-        row: Set to its row, or to the ``ServiceError`` that it failed with.
-        caller: Request that it belongs to, for the traces.
-        is_abandoned: True once nobody waits for its row.
-    """
-
-    image: NDArray[np.uint8]
-    deadline: float
-    window_end: float
-    queued_at: float
-    on_start: Callable[[], None]
-    row: asyncio.Future[BatchRow]
-    caller: Any
-    is_abandoned: bool = False
-
-    def fail(self, error: ServiceError) -> None:
-        """Fail, unless there is a row already."""
-        if not self.row.done():
-            self.row.set_exception(error)
 
 
 class Batcher:
@@ -123,7 +69,9 @@ class Batcher:
         stacking: Executor | None = None,
         expects_more: Callable[[], bool] = lambda: True,
         seconds_per_image: float = 0.0,
+        batch_seconds: Mapping[int, float] | None = None,
         trace: BatchTrace | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Prepare; ``start`` begins to run batches.
 
@@ -141,7 +89,9 @@ class Batcher:
             expects_more: True while an image may be on its way to the queue; without one the window is skipped. After
                 a change to False, ``wake`` must be called.
             seconds_per_image: Estimate until the first batch is measured.
+            batch_seconds: Measured seconds of batches by their size.
             trace: Traces each batch and the requests in it.
+            clock: Measures durations.
         """
         self.seconds_per_image = seconds_per_image
         self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
@@ -155,6 +105,9 @@ class Batcher:
         self._max_in_flight = 1 if stacking is None else 2
         self._expects_more = expects_more
         self._trace = trace
+        self._clock = clock
+        self._times = BatchTimes(batch_seconds)
+        self._run_ends: float | None = None
         self._queue: deque[Work] = deque()
         self._in_flight: list[Sequence[Work]] = []
         self._failures = 0
@@ -185,6 +138,29 @@ class Batcher:
         return len(self._queue) + sum(len(batch) for batch in self._in_flight)
 
     @property
+    def batch_s(self) -> float:
+        """Seconds that the engine will hardly exceed for one image; 0 as long as nothing is known."""
+        return self._times.safe(1)
+
+    @property
+    def done_at(self) -> float:
+        """Time at which all that waits or runs will be done, on the event loop's clock."""
+        ahead = self._in_flight if self._run_ends is None else self._in_flight[1:]
+        full, rest = divmod(len(self._queue), self._max_batch_size)
+        sizes = (*map(len, ahead), rest)
+        return self._free_at + full * self._times.expected(self._max_batch_size) + sum(map(self._times.expected, sizes))
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds until all that waits or runs will be done."""
+        return self.done_at - _now()
+
+    @property
+    def _free_at(self) -> float:
+        """Time at which the batch that runs will be done."""
+        return max(_now(), self._run_ends or 0.0)
+
+    @property
     def is_running(self) -> bool:
         """True while batches are run; only a bug ends that before ``close``."""
         return self._task is not None and not self._task.done()
@@ -198,9 +174,9 @@ class Batcher:
         self._changed.set()
 
     @asynccontextmanager
-    async def slot(self, deadline: float) -> AsyncIterator[_LocalSlot]:  # noqa: ARG002
+    async def slot(self, deadline: float) -> AsyncIterator[LocalSlot]:  # noqa: ARG002
         """See ``ImageQueue``; there is always one."""
-        yield _LocalSlot(self)
+        yield LocalSlot(self)
 
     async def submit(
         self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
@@ -244,7 +220,7 @@ class Batcher:
         row = asyncio.get_running_loop().create_future()
         if caller is None and self._trace is not None:
             caller = self._trace.caller()
-        work = Work(image, deadline, _now() + self._window_s, time.perf_counter(), on_start, row, caller)
+        work = Work(image, deadline, _now() + self._window_s, self._clock(), on_start, row, caller)
         self._queue.append(work)
         self._idle.clear()
         self._changed.set()
@@ -324,22 +300,30 @@ class Batcher:
         return not self._accepting or self._queue[0].window_end <= _now() or not self._expects_more()
 
     def _take(self) -> list[Work]:
-        """Take the next batch from the queue, oldest first, without unwanted work."""
-        batch: list[Work] = []
-        while self._queue and len(batch) < self._max_batch_size:
-            batch += self._wanted([self._queue.popleft()])
+        """Take the next batch from the queue, oldest first, without unwanted work and what it would be too late for."""
+        start = self._free_at
+        candidates: list[Work] = []
+        while self._queue and len(candidates) < self._max_batch_size:
+            candidates += self._wanted([self._queue.popleft()], start + self._times.safe(1))
+        batch = in_time(candidates, start, self._times.safe)
+        self._queue.extendleft(work for work in reversed(candidates) if work not in batch)
         return batch
 
-    def _wanted(self, batch: Iterable[Work]) -> list[Work]:
-        """Keep the work that is waited for; drop the rest, and fail what has expired."""
+    def _wanted(self, batch: Iterable[Work], until: float) -> list[Work]:
+        """Keep the work that is waited for until then; drop the rest, and fail what has expired or will."""
         wanted = []
         for work in batch:
-            if not (work.row.done() or work.is_abandoned) and work.deadline > _now():
+            if work.is_wanted and work.deadline > _now() and work.deadline >= until:
                 wanted.append(work)
-                continue
-            self._observer.work_dropped(_drop_reason(work))
-            work.fail(expired())
+            else:
+                self._drop(work)
         return wanted
+
+    def _drop(self, work: Work) -> None:
+        if work.is_wanted and work.deadline > _now() and not self._in_flight:
+            self._times.relax()
+        self._observer.work_dropped(_drop_reason(work))
+        work.fail(expired())
 
     async def _run_batch(self, batch: Sequence[Work]) -> None:
         try:
@@ -358,14 +342,14 @@ class Batcher:
     async def _run_images(self, batch: Sequence[Work], images: Images) -> None:
         """Run a batch when the engine is free, without those who left meanwhile."""
         async with self._engine.free:
-            wanted = self._wanted(batch)
+            wanted = self._still_in_time(batch)
             if not wanted:
                 return
             if len(wanted) < len(batch):
                 images = [work.image for work in wanted]
-            started = time.perf_counter()
+            started = self._clock()
             rows = await self._attempt(wanted, images, started)
-            ended = time.perf_counter()
+            ended = self._clock()
         if isinstance(rows, Exception):
             await self._recover(wanted, rows)
             return
@@ -373,16 +357,28 @@ class Batcher:
         await asyncio.sleep(0)
         self._answer(wanted, rows, started, ended)
 
+    def _still_in_time(self, batch: Sequence[Work]) -> list[Work]:
+        """Drop from a batch that was formed ahead what is not wanted any more, or will not be done in time."""
+        wanted = self._wanted(batch, _now())
+        kept = in_time(wanted, _now(), self._times.safe)
+        for work in wanted:
+            if work not in kept:
+                self._drop(work)
+        return kept
+
     async def _attempt(self, batch: Sequence[Work], images: Images, started: float) -> Rows | Exception:
         """Give the rows of the engine, or the exception that it raised: each request gets an answer."""
         for work in batch:
             work.on_start()
             self._observer.image_started(started - work.queued_at)
+        self._run_ends = _now() + self._times.expected(len(batch))
         try:
             with self._traced(batch):
                 return await self._engine.run(images)
         except Exception as error:
             return error
+        finally:
+            self._run_ends = None
 
     def _traced(self, batch: Sequence[Work]) -> AbstractContextManager[None]:
         return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
@@ -407,6 +403,7 @@ class Batcher:
         infer_s = ended - started
         if infer_s <= self._engine_timeout_s:
             self._note_speed(infer_s / len(batch))
+            self._times.note(len(batch), infer_s)
         self._observer.batch_finished(len(batch), infer_s)
         for work, row in zip(batch, rows, strict=True):
             if not work.row.done():
@@ -421,28 +418,11 @@ class Batcher:
             self._idle.set()
 
 
-class _LocalSlot:
-    """A slot in this process's own memory."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
-
-    @cached_property
-    def image(self) -> NDArray[np.uint8]:
-        return np.empty((*self._batcher.input_size, 3), np.uint8)
-
-    async def run(self, deadline: float, *, on_start: Callable[[], None] = lambda: None) -> BatchRow:
-        return await self._batcher.submit(self.image, deadline, on_start=on_start)
-
-    def hold(self, job: Future[Any]) -> None:
-        """Nothing to do: each image has memory of its own."""
-
-
 def _drop_reason(work: Work) -> DropReason:
     """Name the reason why work was not run."""
     if work.row.done() and not work.row.cancelled():
         return "engine-down"
-    return "expired" if work.deadline <= _now() else "cancelled"
+    return "cancelled" if work.deadline > _now() and not work.is_wanted else "expired"
 
 
 def expired() -> DeadlineExceeded:

@@ -11,8 +11,9 @@ from typing import Protocol
 from service.engines.base import EngineError
 from service.engines.runtimes import CPU_RUNTIMES
 from service.errors import LoadFailure
+from service.inference.batch_observers import BatchTrace
 from service.inference.batch_policy import BatchPolicy, choose_batch_policy
-from service.inference.batcher import Batcher, BatchTrace
+from service.inference.batcher import Batcher
 from service.inference.tiled_inference import BATCHES_IN_FLIGHT
 from service.model_directory.manifest import GraphInfo, ManifestError
 from service.model_metrics import ModelMetrics
@@ -80,6 +81,7 @@ class Model:
             stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
             expects_more=lambda: host.expects(self),
             seconds_per_image=policy.seconds_per_image,
+            batch_seconds=loaded.seconds,
             trace=host.batch_trace,
         )
         # In a context of its own: what it logs does not belong to the request that has the model loaded.

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from service.errors import Draining, LoadFailure, ServiceError
-from service.inference.batcher import BatchTrace
+from service.inference.batch_observers import BatchTrace
 from service.metrics import Metrics
 from service.models.model import Model
 from service.models.repository import Repository

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.errors import EngineDown, EngineFailure, ServiceError, pack_error
-from service.inference.batcher import Work
+from service.inference.work import Work
 from service.models.model import Model
 from service.workers.channel import Channel, read_json
 from service.workers.messages import MODEL, RESULT, SERIAL, SUBMISSION, Kind

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import unpack_error
-from service.inference.batcher import Batcher, DropReason
+from service.inference.batch_observers import DropReason
+from service.inference.batcher import Batcher
 from service.inference.image_queue import BatchRow
 from service.workers.channel import Channel, read_json, socket_pair
 from service.workers.messages import RESULT, Kind

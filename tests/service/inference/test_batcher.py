@@ -537,3 +537,85 @@ def test_rows_are_let_go_once_they_are_answered(play_in_process: Play) -> None:
         play_in_process(story)
     finally:
         gc.enable()
+
+
+def test_image_that_would_be_done_too_late_is_failed_at_once_and_never_runs(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.expects_more = False
+        late = bench.submit(1, deadline=5.9)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert bench.now == 0.0
+        assert not bench.engine.is_busy
+        assert bench.observer.drops == ["expired"]
+        in_time = bench.submit(2, deadline=6.1)
+        await bench.until_busy()
+        bench.engine.run()
+        assert value(await in_time) == 4
+
+    play(story, batch_seconds={1: 6.0})
+
+
+def test_batch_is_no_larger_than_its_deadlines_allow(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        rows = [bench.submit(1, deadline=14), bench.submit(2, deadline=100), bench.submit(3, deadline=100)]
+        await asyncio.sleep(10)
+        await bench.until_busy()
+        bench.engine.run()
+        assert [value(await row) for row in rows[1:]] == [4, 6]
+        assert bench.engine.batches == [[2, 3]]  # three would take 6 s
+        await bench.until_busy()
+        bench.engine.run()
+        assert value(await rows[0]) == 2
+
+    play(story, batch_seconds={1: 2.0, 4: 8.0})
+
+
+def test_an_image_of_a_batch_that_waited_too_long_for_the_engine_is_left_out(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(0)
+        await asyncio.sleep(11)
+        waiting = [bench.submit(number, deadline=30 if number == 3 else 1000) for number in (1, 2, 3, 4)]
+        await bench.settle()
+        await asyncio.sleep(14)
+        bench.engine.run()
+        await bench.until_busy()
+        bench.engine.run()
+        assert [value(await waiting[index]) for index in (0, 1, 3)] == [2, 4, 8]
+        with pytest.raises(DeadlineExceeded):
+            await waiting[2]
+        assert bench.engine.batches == [[0], [1, 2, 4]]
+        assert bench.now == 25
+
+    play(story, stacking=InlineExecutor(), batch_seconds={1: 3.0, 4: 6.0})
+
+
+def test_a_slow_time_of_the_engine_is_not_believed_for_ever(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.expects_more = False
+        refused = 0
+        while not bench.engine.is_busy:
+            row = bench.submit(1, deadline=bench.now + 5)
+            await bench.settle()
+            refused += row.done() and row.exception() is not None
+        assert refused == 10  # 6 s become less than 5
+        bench.engine.run()
+        assert value(await row) == 2
+
+    play(story, batch_seconds={1: 6.0})
+
+
+def test_the_backlog_is_told_in_seconds(play_in_process: Play) -> None:
+    async def story(bench: Bench) -> None:
+        assert (bench.batcher.backlog_s, bench.batcher.batch_s) == (0.0, 4.0)
+        bench.submit(0)
+        await asyncio.sleep(11)
+        assert bench.batcher.backlog_s == 3.0  # one second of the batch is over
+        for number in range(1, 7):
+            bench.submit(number)
+        await bench.settle()
+        assert bench.batcher.backlog_s == 3.0 + 10.0 + 6.0
+        await asyncio.sleep(9)
+        assert bench.batcher.backlog_s == 10.0 + 6.0
+
+    play_in_process(story, batch_seconds={1: 4.0, 2: 6.0, 4: 10.0})
