@@ -1,6 +1,6 @@
-"""The configuration of a training run: dataclasses, read from a TOML file, then changed on the command line.
+"""The configuration of a training run, read from a TOML file, then changed on the command line.
 
-``configs/default.toml`` is complete; each experiment extends it by a short difference. Standard library only.
+``configs/default.toml`` is complete; each experiment extends it by a short difference.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from trainer.config_sections import (
-    CHOICES,
-    RANGES,
     RELEASED,
     SCALE_FREE,
     DataSection,
@@ -23,7 +23,9 @@ from trainer.config_sections import (
     ModelSection,
     RuntimeSection,
     ScheduleSection,
+    Section,
 )
+from trainer.datasets.source import Source
 
 __all__ = [
     "CONFIG_DIR",
@@ -48,43 +50,22 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the text names the key and what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
+class TrainConfig(Section):
     """One training run."""
 
-    model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = field(default_factory=DataSection)
-    schedule: ScheduleSection = field(default_factory=ScheduleSection)
-    loss: LossWeights = field(default_factory=LossWeights)
-    runtime: RuntimeSection = field(default_factory=RuntimeSection)
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    schedule: ScheduleSection = ScheduleSection()
+    loss: LossWeights = LossWeights()
+    runtime: RuntimeSection = RuntimeSection()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Nested dictionaries of what JSON has."""
+        return self.model_dump(mode="json")
 
     def as_toml(self) -> str:
         """The configuration as a file that ``load_config`` reads."""
         return "\n".join(_table(name, keys) for name, keys in self.as_dict().items())
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    """Refuse values outside their range or choice.
-
-    Raises:
-        ConfigError: Names the key, its value and the limits.
-    """
-    values = {f"{section}.{key}": value for section, keys in config.as_dict().items() for key, value in keys.items()}
-    for name, choices in CHOICES.items():
-        if values[name] not in choices:
-            raise ConfigError(f"{name} is {values[name]!r}, expected one of {', '.join(choices)}")
-    for name, (low, high) in RANGES.items():
-        value = values[name]
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not low <= number <= high:
-                raise ConfigError(f"{name} is {number:g}, expected {low:g} to {high:g}")
-    for name in ("scale", "gamma"):
-        low, high = getattr(config.data, name)
-        if low > high:
-            raise ConfigError(f"data.{name} is {[low, high]}, expected the smaller one first")
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
@@ -117,11 +98,10 @@ def parse_config(raw: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: An unknown key, with the nearest valid one, or a value of the wrong type or out of range.
     """
-    sections = get_type_hints(TrainConfig)
-    _refuse_unknown_sections(raw, sections)
-    config = TrainConfig(**{name: _parse_section(name, sections[name], raw.get(name, {})) for name in sections})
-    _check_ranges(config)
-    return config
+    try:
+        return TrainConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(mistake) for mistake in error.errors())) from None
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -164,51 +144,34 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _parse_section(section: str, kind: type[Any], raw: Any) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"[{section}] is {raw!r}, expected a table")
-    hints = get_type_hints(kind)
-    for key in raw:
-        if key not in hints:
-            raise ConfigError(f"unknown key {section}.{key}; did you mean {_nearest(section, key)}?")
-    return kind(**{key: _coerce(f"{section}.{key}", value, hints[key]) for key, value in raw.items()})
+def _sentence(mistake: ErrorDetails) -> str:
+    """A mistake with its key, its value and what was expected."""
+    name = _dotted(mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return f"unknown key {name}; did you mean {_nearest(mistake['loc'])}?"
+    if mistake["type"] == "missing":
+        return f"{name} is missing"
+    if mistake["type"] == "model_type":
+        return f"[{name}] is {mistake['input']!r}, expected a table"
+    expected = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{name} is {mistake['input']!r}, {expected}"
 
 
-def _refuse_unknown_sections(raw: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for name in raw:
-        if name not in known:
-            (near,) = difflib.get_close_matches(name, known, 1, 0)
-            raise ConfigError(f"unknown key {name}; did you mean {near}? The sections are {', '.join(known)}")
+def _dotted(place: Iterable[str | int]) -> str:
+    """A place as ``data.sources[0].root``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
-def _nearest(section: str, key: str) -> str:
-    """The valid name that comes next: the same key of another section, else the likest of this one."""
-    sections = get_type_hints(TrainConfig)
-    for name, kind in sections.items():
-        if key in get_type_hints(kind):
-            return f"{name}.{key}"
-    return f"{section}.{difflib.get_close_matches(key, list(get_type_hints(sections[section])), 1, 0)[0]}"
-
-
-def _coerce(name: str, value: Any, kind: Any) -> Any:
-    """A value as the type that its key is annotated with."""
-    members = get_args(kind)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(members):
-            raise ConfigError(f"{name} is {value!r}, expected {len(members)} values, each {_words(members[0])}")
-        return tuple(_coerce(name, item, member) for item, member in zip(value, members, strict=True))
-    if type(None) in members:
-        return None if value is None else _coerce(name, value, members[0])
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{name} is {value!r}, expected {_words(kind)}")
-    return value
-
-
-def _words(kind: type) -> str:
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}[kind]
+def _nearest(place: Sequence[str | int]) -> str:
+    """The valid name that comes next: the same key of another section, else the likest of the same table."""
+    *table, key = map(str, place)
+    sections: dict[str, list[str]] = {name: list(keys) for name, keys in TrainConfig().as_dict().items()}
+    if not table:
+        return difflib.get_close_matches(key, sections, 1, 0)[0]
+    if found := [section for section, keys in sections.items() if key in keys]:
+        return f"{found[0]}.{key}"
+    valid = sections[table[0]] if len(table) == 1 else list(Source.model_fields)
+    return _dotted([*place[:-1], difflib.get_close_matches(key, valid, 1, 0)[0]])
 
 
 def _parse_value(text: str) -> Any:
@@ -224,7 +187,7 @@ def _table(name: str, keys: Mapping[str, Any]) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # TOML writes texts, numbers, truth and lists as JSON does
+    return json.dumps(value, ensure_ascii=False, separators=(", ", " = "))  # else TOML writes values as JSON does
 
 
 def _plain(value: Any) -> Any:

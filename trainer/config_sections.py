@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
-SCALE_FREE, RELEASED = "scale-free", "released"
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+from trainer.datasets.source import Source
+
+SCALE_FREE: Final = "scale-free"
+RELEASED: Final = "released"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSection:
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("expected the smaller one first")
+    return pair
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, le=0.999)]
+Multiple = Annotated[float, Field(ge=0, le=1e4)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=1e6)]
+Side = Annotated[int, Field(ge=32, le=65536)]
+Step = Annotated[int, Field(ge=1, le=65536)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+Range = Annotated[tuple[Factor, Factor], Strict(False), AfterValidator(_ordered)]
+
+
+class Section(BaseModel):
+    """A table of keys: unknown ones and other types are errors, and nothing changes once it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
     """The network.
 
     Attributes:
@@ -25,14 +52,13 @@ class ModelSection:
 
     name: str = "ecenet-lite0"
     pretrained: str = "imagenet"
-    dropout: float | None = None
-    drop_path: float | None = None
+    dropout: Rate | None = None
+    drop_path: Rate | None = None
     bilinear_start: bool = True
     principal_start: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class DataSection:
+class DataSection(Section):
     """Data, augmentation, and how the val split is looked at.
 
     Attributes:
@@ -53,27 +79,28 @@ class DataSection:
         slide_stride: (vertical, horizontal) pixels between windows.
         cache: Whether decoded images are kept in memory, those to learn from no larger than a view can show.
         repeat: How often an image is seen in an epoch, each time in another view, for few images; once if absent.
+        sources: Other datasets to learn from, a table ``[[data.sources]]`` each; none if absent.
     """
 
     dataset: str = "camvid"
-    input_size: tuple[int, int] = (352, 480)
+    input_size: Annotated[tuple[Side, Side], Strict(False)] = (352, 480)
     keep_ratio: bool = False
-    crop_size: tuple[int, int] = (352, 480)
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    jitter: float = 0.4
-    gamma: tuple[float, float] = (1.0, 1.0)
-    tint: float = 0.0
-    class_views: float = 0.0
-    class_mix: float = 0.0
-    evaluation: str = "whole"
-    slide_stride: tuple[int, int] = (320, 320)
+    crop_size: Annotated[tuple[Side, Side], Strict(False)] = (352, 480)
+    scale: Range = (0.5, 2.0)
+    flip: Share = 0.5
+    jitter: Share = 0.4
+    gamma: Range = (1.0, 1.0)
+    tint: Share = 0.0
+    class_views: Share = 0.0
+    class_mix: Share = 0.0
+    evaluation: Literal["whole", "slide"] = "whole"
+    slide_stride: Annotated[tuple[Step, Step], Strict(False)] = (320, 320)
     cache: bool = False
-    repeat: int | None = None
+    repeat: Count | None = None
+    sources: Annotated[tuple[Source, ...], Strict(False)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleSection:
+class ScheduleSection(Section):
     """Optimisation.
 
     Attributes:
@@ -95,25 +122,24 @@ class ScheduleSection:
         seed: Of weights, order, augmentation and dropout.
     """
 
-    epochs: int = 200
-    batch_size: int = 8
-    accumulate: int = 1
-    lr: float = 3e-4
-    head_lr_multiple: float = 8.0
-    classifier_lr_multiple: float | None = None
-    layer_decay: float = 1.0
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1.0
-    power: float = 0.9
-    ema_decay: float = 0.998
-    clip_norm: float = 5.0
-    precision: str = "auto"
+    epochs: Count = 200
+    batch_size: Count = 8
+    accumulate: Count = 1
+    lr: Annotated[float, Field(ge=0, le=10)] = 3e-4
+    head_lr_multiple: Multiple = 8.0
+    classifier_lr_multiple: Multiple | None = None
+    layer_decay: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    power: Annotated[float, Field(ge=0, le=10)] = 0.9
+    ema_decay: Annotated[float, Field(ge=0, le=0.999999)] = 0.998
+    clip_norm: Annotated[float, Field(ge=0, le=1e9)] = 5.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     sync_batchnorm: bool = True
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LossWeights:
+class LossWeights(Section):
     """Weights and forms of the loss terms; a term of weight 0 is not computed.
 
     Attributes:
@@ -129,19 +155,18 @@ class LossWeights:
         class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
     """
 
-    cross_entropy: float = 1.0
-    overlap: float = 0.0
-    auxiliary: float = 1.0
-    focal: float = 5.0
-    dice: float = 2.0
-    diversity: float = 0.2
-    diversity_form: str = SCALE_FREE
-    presence: float = 0.3
+    cross_entropy: Weight = 1.0
+    overlap: Weight = 0.0
+    auxiliary: Weight = 1.0
+    focal: Weight = 5.0
+    dice: Weight = 2.0
+    diversity: Weight = 0.2
+    diversity_form: Literal["scale-free", "released"] = SCALE_FREE
+    presence: Weight = 0.3
     class_balance: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeSection:
+class RuntimeSection(Section):
     """Settings of the machine's part of a run. They may change between a run and its continuation.
 
     Attributes:
@@ -159,64 +184,15 @@ class RuntimeSection:
         report: Whether the run ends with ``report.html``.
     """
 
-    device: str = "auto"
-    workers: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
     channels_last: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False
-    evaluate_every: int = 5
-    patience: int = 10
-    timed_steps: int = 3
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
+    evaluate_every: Count = 5
+    patience: Annotated[int, Field(ge=0, le=1e6)] = 10
+    timed_steps: Annotated[int, Field(ge=0, le=1e3)] = 3
+    checkpoint_every: Annotated[int, Field(ge=0, le=1e9)] = 0
+    keep_checkpoints: Count = 2
     tensorboard: bool = True
     report: bool = True
-
-
-CHOICES = {
-    "loss.diversity_form": (SCALE_FREE, RELEASED),
-    "data.evaluation": ("whole", "slide"),
-    "schedule.precision": ("auto", "fp32", "bf16", "fp16"),
-    "runtime.device": ("auto", "cpu", "cuda"),
-}
-RANGES: dict[str, tuple[float, float]] = {
-    "model.dropout": (0, 0.999),
-    "model.drop_path": (0, 0.999),
-    "data.input_size": (32, 65536),
-    "data.crop_size": (32, 65536),
-    "data.slide_stride": (1, 65536),
-    "data.scale": (0.01, 100),
-    "data.flip": (0, 1),
-    "data.jitter": (0, 1),
-    "data.gamma": (0.01, 100),
-    "data.tint": (0, 1),
-    "data.class_views": (0, 1),
-    "data.class_mix": (0, 1),
-    "data.repeat": (1, 1e6),
-    "schedule.epochs": (1, 1e6),
-    "schedule.batch_size": (1, 1e6),
-    "schedule.accumulate": (1, 1e6),
-    "schedule.lr": (0, 10),
-    "schedule.head_lr_multiple": (0, 1e4),
-    "schedule.classifier_lr_multiple": (0, 1e4),
-    "schedule.layer_decay": (0.01, 1),
-    "schedule.weight_decay": (0, 10),
-    "schedule.warmup_epochs": (0, 1e6),
-    "schedule.power": (0, 10),
-    "schedule.ema_decay": (0, 0.999999),
-    "schedule.clip_norm": (0, 1e9),
-    "schedule.seed": (0, 2**63 - 1),
-    "loss.cross_entropy": (0, 1e6),
-    "loss.overlap": (0, 1e6),
-    "loss.auxiliary": (0, 1e6),
-    "loss.focal": (0, 1e6),
-    "loss.dice": (0, 1e6),
-    "loss.diversity": (0, 1e6),
-    "loss.presence": (0, 1e6),
-    "runtime.workers": (0, 256),
-    "runtime.evaluate_every": (1, 1e6),
-    "runtime.patience": (0, 1e6),
-    "runtime.timed_steps": (0, 1e3),
-    "runtime.checkpoint_every": (0, 1e9),
-    "runtime.keep_checkpoints": (1, 1e6),
-}

@@ -126,13 +126,15 @@ VARIANTS: dict[str, Variant] = {
     "segformer": _rival("SegFormer's MLP head", _with_head(segformer_head), SEGFORMER_WIDTH),
     "hamburger": _rival("SegNeXt's Hamburger head", _with_head(hamburger_head), HAMBURGER_WIDTH),
     "upernet": _rival("UPerNet", _with_head(upernet_head), UPERNET_WIDTH),
-    "no-fr": _ablation("without FR", without_reconstruction, loss=replace(FULL, diversity=0.0), principal_start=False),
-    "no-auxiliary": _ablation("without the auxiliary mask loss", loss=replace(FULL, auxiliary=0.0)),
-    "no-diversity": _ablation("without the diversity loss", loss=replace(FULL, diversity=0.0)),
-    "released-diversity": _ablation(
-        "the diversity loss in its released form", loss=replace(FULL, diversity_form=RELEASED)
+    "no-fr": _ablation(
+        "without FR", without_reconstruction, loss=FULL.model_copy(update={"diversity": 0.0}), principal_start=False
     ),
-    "no-presence": _ablation("without the presence loss", loss=replace(FULL, presence=0.0)),
+    "no-auxiliary": _ablation("without the auxiliary mask loss", loss=FULL.model_copy(update={"auxiliary": 0.0})),
+    "no-diversity": _ablation("without the diversity loss", loss=FULL.model_copy(update={"diversity": 0.0})),
+    "released-diversity": _ablation(
+        "the diversity loss in its released form", loss=FULL.model_copy(update={"diversity_form": RELEASED})
+    ),
+    "no-presence": _ablation("without the presence loss", loss=FULL.model_copy(update={"presence": 0.0})),
     "random-ghost": _ablation("ghost steps that start at random", bilinear_start=False),
     "random-fr": _ablation("FR that starts at random", principal_start=False),
     "one-rate": _ablation("the classifier at the rate of the head", one_rate=True),

@@ -179,9 +179,11 @@ def test_criterion_weighs_its_terms() -> None:
     torch.manual_seed(0)
     output = random_output(1)
     labels = torch.randint(0, 3, (1, 16, 16))
-    once, twice = (
-        criterion(output, labels, LossWeights(w, w, w, 5, 2, w, diversity_form=RELEASED, presence=w)) for w in (1, 2)
+    whole, terms = (
+        LossWeights(diversity_form=RELEASED),
+        ("cross_entropy", "overlap", "auxiliary", "diversity", "presence"),
     )
+    once, twice = (criterion(output, labels, whole.model_copy(update=dict.fromkeys(terms, w))) for w in (1, 2))
     torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
     logits = F.interpolate(output.logits, size=(16, 16), mode="bilinear")
     assert float(once.cross_entropy) == pytest.approx(float(F.cross_entropy(logits, labels)))

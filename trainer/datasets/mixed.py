@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.model_directory.manifest import ClassInfo
 from trainer.datasets.base import Sample, SegmentationDataset
-from trainer.datasets.errors import DatasetError, unknown_name
+from trainer.datasets.errors import DatasetError
 from trainer.datasets.files import Pair
-from trainer.datasets.mapped import Mapped, named_map
+from trainer.datasets.mapped import Mapped
 from trainer.datasets.registry import open_dataset
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A dataset of a mixture.
-
-    Attributes:
-        dataset: Its name, as ``open_dataset`` takes it.
-        root: Its folder.
-        split: Its split to learn from.
-        weight: How often each of its images is seen in an epoch; below 1, other images are seen in other epochs.
-        classes: The class of the mixture, or ``void``, for each of its classes by name; others keep their names.
-    """
-
-    dataset: str
-    root: Path
-    split: str = "train"
-    weight: float = 1.0
-    classes: Mapping[str, str] = field(default_factory=dict)
-
-
-def parse_source(where: str, table: Mapping[str, Any]) -> Source:
-    """A source from a table with ``dataset`` and ``root``, and perhaps ``split``, ``weight`` and ``classes``.
-
-    Args:
-        where: The table, for errors, as ``data.sources[0]``.
-        table: Its keys and values; ``classes`` is a table of names, or the name of one of ``NAMED_MAPS``.
-
-    Raises:
-        DatasetError: A key is missing or unknown, or a value has another type.
-    """
-    for key in table:
-        if key not in _KEYS:
-            raise unknown_name(f"key of {where}", key, _KEYS)
-    for key in ("dataset", "root"):
-        if key not in table:
-            raise DatasetError(f"{where} has no {key}")
-    values = {key: _value(f"{where}.{key}", value, _KEYS[key]) for key, value in table.items()}
-    if isinstance(names := values.get("classes"), str):
-        values["classes"] = named_map(names)
-    return Source(**values | {"root": Path(values["root"])})
-
-
-_KEYS: Mapping[str, tuple[type, ...]] = {
-    "dataset": (str,),
-    "root": (str,),
-    "split": (str,),
-    "weight": (int, float),
-    "classes": (str, dict),
-}
-_WORDS = {"weight": "a number", "classes": "a table of class names, or the name of a map"}
-
-
-def _value(where: str, value: Any, kinds: tuple[type, ...]) -> Any:
-    expected = _WORDS.get(where.rpartition(".")[2], "a text")
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise DatasetError(f"{where} is {value!r}, expected {expected}")
-    if isinstance(value, dict) and not all(isinstance(name, str) for name in value.values()):
-        raise DatasetError(f"{where} is {value!r}, expected {expected}")
-    return value
+from trainer.datasets.source import Source
 
 
 class Mixed:
@@ -139,7 +78,7 @@ def open_mixed(
     Raises:
         DatasetError: A dataset cannot be opened, or its classes do not fit.
     """
-    opened = [(prepare(open_dataset(source.dataset, source.root, source.split)), source) for source in sources]
+    opened = [(prepare(open_dataset(source.dataset, Path(source.root), source.split)), source) for source in sources]
     parts = [(Mapped(dataset, classes, source.classes), source.weight) for dataset, source in opened]
     return Mixed(parts, seed=seed)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +22,8 @@ from trainer.datasets import (
 from trainer.datasets.cityscapes import CITYSCAPES_CLASSES
 from trainer.datasets.files import Pair
 from trainer.datasets.mapped import NAMED_MAPS, Mapped, named_map
-from trainer.datasets.mixed import Mixed, Source, open_mixed, parse_source
+from trainer.datasets.mixed import Mixed, open_mixed
+from trainer.datasets.source import Source
 
 V = IGNORE_INDEX
 Write = Callable[..., Path]
@@ -125,53 +124,6 @@ def test_a_mixture_needs_equal_classes_and_positive_weights() -> None:
         Mixed([(Rows(1), 1.0), (Rows(1, name="other", classes=("a", "b")), 1.0)], seed=0)
 
 
-def test_a_source_is_read_from_a_table_of_a_configuration() -> None:
-    text = """
-    [[sources]]
-    dataset = "camvid"
-    root = "DATA/camvid"
-    weight = 4
-
-    [[sources]]
-    dataset = "cityscapes_pairs"
-    root = "DATA/cityscapes"
-    weight = 0.5
-    classes = "cityscapes-to-camvid"
-
-    [[sources]]
-    dataset = "folder"
-    root = "mine"
-    split = "extra"
-    classes = {lane = "Road", lawn = "void"}
-    """
-    first, second, third = [parse_source("data.sources", table) for table in tomllib.loads(text)["sources"]]
-    assert first == Source("camvid", Path("DATA/camvid"), weight=4)
-    assert second.classes == NAMED_MAPS["cityscapes-to-camvid"]
-    assert third == Source("folder", Path("mine"), "extra", 1.0, {"lane": "Road", "lawn": "void"})
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"dataset": "voc"}, r"^data\.sources\[1\] has no root"),
-        (
-            {"dataset": "voc", "root": "x", "wieght": 2},
-            r"key of data\.sources\[1\] 'wieght' is unknown; did you mean 'weight'",
-        ),
-        ({"dataset": "voc", "root": 3}, r"data\.sources\[1\]\.root is 3, expected a text"),
-        ({"dataset": "voc", "root": "x", "weight": True}, r"weight is True, expected a number"),
-        (
-            {"dataset": "voc", "root": "x", "classes": {"a": 1}},
-            r"classes is \{'a': 1\}, expected a table of class names",
-        ),
-        ({"dataset": "voc", "root": "x", "classes": "voc-to-camvid"}, "map of classes 'voc-to-camvid' is unknown"),
-    ],
-)
-def test_a_table_with_another_key_or_type_is_an_error(table: dict[str, Any], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        parse_source("data.sources[1]", table)
-
-
 def test_sources_are_opened_mapped_and_prepared(tiny_camvid: Path, tmp_path: Path, write: Write) -> None:
     road, terrain = CITYSCAPES_CLASSES[0].color, CITYSCAPES_CLASSES[9].color
     pixels = [[(9, 9, 9), (9, 9, 9), road, terrain]] * 2
@@ -183,8 +135,13 @@ def test_sources_are_opened_mapped_and_prepared(tiny_camvid: Path, tmp_path: Pat
         return InMemory(dataset)
 
     sources = [
-        Source("camvid", tiny_camvid, weight=0.5),
-        Source("cityscapes_pairs", tmp_path / "pairs", weight=2.0, classes=named_map("cityscapes-to-camvid")),
+        Source(dataset="camvid", root=str(tiny_camvid), weight=0.5),
+        Source(
+            dataset="cityscapes_pairs",
+            root=str(tmp_path / "pairs"),
+            weight=2.0,
+            classes=named_map("cityscapes-to-camvid"),
+        ),
     ]
     mixed = open_mixed(sources, CAMVID_CLASSES, seed=0, prepare=prepare)
     assert prepared == ["camvid", "cityscapes_pairs"]
