@@ -35,6 +35,7 @@ from PIL.ImageFile import ImageFile
 
 from service.errors import NotAnImage, PayloadTooLarge, UnsupportedImage
 from service.imaging.png_writer import write_png
+from service.imaging.shared_pixels import shared_pixels
 from service.imaging.structure.bmp import scan_bmp
 from service.imaging.structure.gif import scan_gif
 from service.imaging.structure.isobmff import scan_isobmff
@@ -187,7 +188,7 @@ class DecodedImage:
     """An upright image.
 
     Attributes:
-        pixels: (H, W, 3) uint8, RGB, contiguous and read-only.
+        pixels: (H, W, 3) uint8, RGB, read-only; contiguous, or with four bytes from pixel to pixel.
         format: Format of the file, one of ``FORMATS``, AVIF or HEIF.
     """
 
@@ -330,9 +331,11 @@ def _orientation(exif: bytes) -> int:
 
 
 def _rgb(image: Image.Image, name: str, background: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 of an image in any mode, converted strip by strip: one more whole copy never exists."""
+    """(H, W, 3) uint8 of an image in any mode: Pillow's own memory, or converted strip by strip into one copy."""
     if image.mode == "F":
         raise UnsupportedImage(f"the {name} image has floating-point samples, expected 8 or 16 bits per sample")
+    if image.mode == "RGB" and not image.has_transparency_data and (shared := shared_pixels(image)) is not None:
+        return shared
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     strip_rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, strip_rows):

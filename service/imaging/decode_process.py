@@ -91,7 +91,7 @@ def _answer(data: bytes, job: Job) -> tuple[bytes, NDArray[np.uint8] | None]:
         )
     except (MemoryError, ServiceError) as error:
         return json.dumps({"error": pack_error(_named(error, job))}).encode(), None
-    return json.dumps({"shape": image.pixels.shape}).encode(), image.pixels
+    return json.dumps({"shape": image.pixels.shape}).encode(), np.ascontiguousarray(image.pixels)
 
 
 def _named(error: MemoryError | ServiceError, job: Job) -> ServiceError:

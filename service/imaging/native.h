@@ -12,9 +12,10 @@ enum { MAX_CLASSES = 256 };
 int label_map(const float *logits, int64_t classes, int64_t height, int64_t width, int64_t new_height,
               int64_t new_width, uint8_t *labels);
 
-/* Resize pixels (height, width, 3) to (new_height, new_width, 3); BAD_SIZE unless all sides are 1 or more. */
-int resize(const uint8_t *pixels, int64_t height, int64_t width, int64_t new_height, int64_t new_width,
-           uint8_t *resized);
+/* Resize pixels (height, width, pixel_bytes) to (new_height, new_width, 3); of 4 bytes the last does not count.
+ * BAD_SIZE unless all sides are 1 or more and pixel_bytes is 3 or 4. */
+int resize(const uint8_t *pixels, int64_t pixel_bytes, int64_t height, int64_t width, int64_t new_height,
+           int64_t new_width, uint8_t *resized);
 
 /* Functions that are compiled once per instruction set, of which the loader takes the best that the machine has. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)

@@ -30,7 +30,7 @@ def load_library(path: Path) -> ctypes.CDLL:
         raise ImportError(f"{path.name} cannot be loaded; build it with `pip install -e .` ({error})") from None
     loaded.label_map.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
     loaded.label_map.restype = ctypes.c_int
-    loaded.resize.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
+    loaded.resize.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
     loaded.resize.restype = ctypes.c_int
     return loaded
 

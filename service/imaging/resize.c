@@ -11,7 +11,7 @@
 
 #include "native.h"
 
-enum { CHUNK = 256, CHANNELS = 3, PRECISION = 22, HALF = 1 << (PRECISION - 1) };
+enum { CHUNK = 256, CHANNELS = 3, PADDED = 4, PRECISION = 22, HALF = 1 << (PRECISION - 1) };
 
 typedef uint8_t bytes16 __attribute__((vector_size(16)));
 typedef int32_t ints4 __attribute__((vector_size(16)));
@@ -30,7 +30,8 @@ typedef struct {
 } axis;
 
 typedef struct {
-    const uint8_t *pixels; /* (rows.from, columns.from, CHANNELS) */
+    const uint8_t *pixels; /* (rows.from, columns.from, pixel_bytes), of which CHANNELS count */
+    int64_t pixel_bytes;
     uint8_t *resized;      /* (rows.to, columns.to, CHANNELS) */
     axis rows, columns;
     uint8_t *ring;        /* rows.taps source rows, resized, each with a byte to spare */
@@ -114,14 +115,15 @@ INLINE uint32_t narrowed(ints4 values) {
 }
 
 /* A row of the source to the columns of the result, of count source pixels each; both have a byte to spare behind. */
-INLINE void resize_pixels(const uint8_t *pixels, const axis *columns, int64_t count, uint8_t *resized) {
+INLINE void resize_pixels(const uint8_t *pixels, int64_t pixel_bytes, const axis *columns, int64_t count,
+                          uint8_t *resized) {
     for (int64_t column = 0; column < columns->to; column++) {
-        const uint8_t *pixel = pixels + CHANNELS * columns->start[column];
+        const uint8_t *pixel = pixels + pixel_bytes * columns->start[column];
         const int32_t *weights = columns->weights + columns->taps * column;
         ints4 sum = {HALF, HALF, HALF, HALF};
         for (int64_t tap = 0; tap < count; tap++) {
             int32_t weight = weights[tap];
-            sum += widened(pixel + CHANNELS * tap) * (ints4){weight, weight, weight, weight};
+            sum += widened(pixel + pixel_bytes * tap) * (ints4){weight, weight, weight, weight};
         }
         uint32_t result = narrowed(clip(sum >> PRECISION));
         memcpy(resized + CHANNELS * column, &result, sizeof result);
@@ -129,12 +131,12 @@ INLINE void resize_pixels(const uint8_t *pixels, const axis *columns, int64_t co
 }
 
 /* See resize_pixels; the compiler knows the usual counts. */
-INLINE void resize_row(const uint8_t *pixels, const axis *columns, uint8_t *resized) {
+INLINE void resize_row(const uint8_t *pixels, int64_t pixel_bytes, const axis *columns, uint8_t *resized) {
     int64_t count = columns->count[0];
-    if (count == 2) resize_pixels(pixels, columns, 2, resized);
-    else if (count == 3) resize_pixels(pixels, columns, 3, resized);
-    else if (count == 4) resize_pixels(pixels, columns, 4, resized);
-    else resize_pixels(pixels, columns, count, resized);
+    if (count == 2) resize_pixels(pixels, pixel_bytes, columns, 2, resized);
+    else if (count == 3) resize_pixels(pixels, pixel_bytes, columns, 3, resized);
+    else if (count == 4) resize_pixels(pixels, pixel_bytes, columns, 4, resized);
+    else resize_pixels(pixels, pixel_bytes, columns, count, resized);
 }
 
 /* The weighted sum of count rows of row_bytes each, whatever the count. */
@@ -178,12 +180,14 @@ INLINE void add_rows(const uint8_t *const *used, const int32_t *weights, int64_t
 
 CLONES static void resize_all(const job *self) {
     const axis *rows = &self->rows, *columns = &self->columns;
-    int64_t row_bytes = CHANNELS * columns->from, new_row_bytes = CHANNELS * columns->to, y = 0;
+    int64_t row_bytes = self->pixel_bytes * columns->from, new_row_bytes = CHANNELS * columns->to, y = 0;
     for (int64_t row = 0; row < rows->to; row++) {
         int64_t start = rows->start[row], count = rows->count[row];
         for (y = y < start ? start : y; y < start + count; y++) {
             const uint8_t *pixels = y == rows->from - 1 ? self->last : self->pixels + y * row_bytes;
-            resize_row(pixels, columns, self->ring + y % rows->taps * (new_row_bytes + 1));
+            uint8_t *kept = self->ring + y % rows->taps * (new_row_bytes + 1);
+            if (self->pixel_bytes == CHANNELS) resize_row(pixels, CHANNELS, columns, kept);
+            else resize_row(pixels, PADDED, columns, kept);
         }
         for (int64_t tap = 0; tap < count; tap++)
             self->used[tap] = self->ring + (start + tap) % rows->taps * (new_row_bytes + 1);
@@ -192,11 +196,12 @@ CLONES static void resize_all(const job *self) {
     }
 }
 
-int resize(const uint8_t *pixels, int64_t height, int64_t width, int64_t new_height, int64_t new_width,
-           uint8_t *resized) {
+int resize(const uint8_t *pixels, int64_t pixel_bytes, int64_t height, int64_t width, int64_t new_height,
+           int64_t new_width, uint8_t *resized) {
     if (height < 1 || width < 1 || new_height < 1 || new_width < 1) return BAD_SIZE;
-    job self = {.pixels = pixels, .resized = resized};
-    size_t row_bytes = (size_t)(CHANNELS * width);
+    if (pixel_bytes != CHANNELS && pixel_bytes != PADDED) return BAD_SIZE;
+    job self = {.pixels = pixels, .pixel_bytes = pixel_bytes, .resized = resized};
+    size_t row_bytes = (size_t)(pixel_bytes * width);
     int status = axis_init(&self.rows, height, new_height) | axis_init(&self.columns, width, new_width);
     self.ring = malloc((size_t)(self.rows.taps * (CHANNELS * new_width + 1)));
     self.last = calloc(row_bytes + 1, 1);

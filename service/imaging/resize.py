@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from service.imaging.native import Status, check_size, library
 
+# Bytes of a pixel as Pillow keeps it.
+_PADDED_BYTES = 4
+
 
 def resize_to_input(
     pixels: NDArray[np.uint8], input_size: tuple[int, int], *, out: NDArray[np.uint8] | None = None
@@ -22,7 +25,7 @@ def resize_to_input(
     The aspect ratio is not kept: the label map is made at the original size, which is the inverse stretch.
 
     Args:
-        pixels: (H, W, 3) uint8, RGB; copied first if not contiguous.
+        pixels: (H, W, 3) uint8, RGB; copied first unless its rows lie one after another with 3 or 4 bytes a pixel.
         input_size: (height, width) in pixels, 1 or more each.
         out: (height, width, 3) uint8, contiguous, for the result; a new array if not given.
 
@@ -42,9 +45,10 @@ def resize_to_input(
             return pixels
         np.copyto(out, pixels)
         return out
-    contiguous = np.ascontiguousarray(pixels)
+    if pixels.strides != (_PADDED_BYTES * width, _PADDED_BYTES, 1):
+        pixels = np.ascontiguousarray(pixels)
     resized = np.empty((*input_size, 3), np.uint8) if out is None else out
-    status = library.resize(contiguous.ctypes.data, height, width, *input_size, resized.ctypes.data)
+    status = library.resize(pixels.ctypes.data, pixels.strides[1], height, width, *input_size, resized.ctypes.data)
     if status == Status.NO_MEMORY:
         raise MemoryError(f"no memory to resize {height}x{width} pixels to {input_size[0]}x{input_size[1]}")
     assert status == Status.OK

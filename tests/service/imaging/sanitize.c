@@ -187,15 +187,20 @@ static void resize_plainly(const uint8_t *pixels, const shape *at, uint8_t *resi
 
 static void check_resize(void) {
     shape at = random_shape(1);
-    int64_t bytes = CHANNELS * at.height * at.width, new_bytes = CHANNELS * at.new_height * at.new_width;
-    int64_t extreme = random_below(2);
-    uint8_t *pixels = array(bytes, 1), *resized = array(new_bytes, 1), *expected = array(new_bytes, 1);
-    for (int64_t i = 0; i < bytes; i++) pixels[i] = (uint8_t)(extreme ? 255 * random_below(2) : random_below(256));
-    int status = resize(pixels, at.height, at.width, at.new_height, at.new_width, resized);
+    int64_t area = at.height * at.width, new_bytes = CHANNELS * at.new_height * at.new_width;
+    int64_t extreme = random_below(2), pixel_bytes = CHANNELS + random_below(2);
+    uint8_t *pixels = array(CHANNELS * area, 1), *given = array(pixel_bytes * area, 1);
+    uint8_t *resized = array(new_bytes, 1), *expected = array(new_bytes, 1);
+    for (int64_t i = 0; i < CHANNELS * area; i++)
+        pixels[i] = (uint8_t)(extreme ? 255 * random_below(2) : random_below(256));
+    for (int64_t i = 0; i < pixel_bytes * area; i++)
+        given[i] = i % pixel_bytes < CHANNELS ? pixels[i / pixel_bytes * CHANNELS + i % pixel_bytes] : 255;
+    int status = resize(given, pixel_bytes, at.height, at.width, at.new_height, at.new_width, resized);
     require(status == OK, "resize fails", &at);
     resize_plainly(pixels, &at, expected);
     require(memcmp(resized, expected, (size_t)new_bytes) == 0, "resize gives other pixels", &at);
     free(pixels);
+    free(given);
     free(resized);
     free(expected);
 }
@@ -214,16 +219,22 @@ static void check_refusals(void) {
             shape at = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
             int status = label_map(logits, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], result);
             require(status == BAD_SIZE, "label_map takes the sizes", &at);
-            status = resize(samples, sizes[1], sizes[2], sizes[3], sizes[4], result);
+            status = resize(samples, CHANNELS, sizes[1], sizes[2], sizes[3], sizes[4], result);
             require(status == (i == 0 ? OK : BAD_SIZE), "resize does not look at the sizes", &at);
         }
+    for (int64_t pixel_bytes = -1; pixel_bytes <= 6; pixel_bytes++) {
+        shape at = {1, 1, 1, 1, 1};
+        int takes = pixel_bytes == CHANNELS || pixel_bytes == CHANNELS + 1;
+        int status = resize(samples, pixel_bytes, 1, 1, 1, 1, result);
+        require(status == (takes ? OK : BAD_SIZE), "resize does not look at the bytes of a pixel", &at);
+    }
 }
 
 static int run_small(int function) {
     const float logits[4] = {1, 2, 4, 3};
     const uint8_t pixels[12] = {0};
     uint8_t result[48];
-    return function ? label_map(logits, 2, 1, 2, 3, 4, result) : resize(pixels, 2, 2, 4, 4, result);
+    return function ? label_map(logits, 2, 1, 2, 3, 4, result) : resize(pixels, CHANNELS, 2, 2, 4, 4, result);
 }
 
 /* Each allocation fails once; what was allocated until then must be free again, which the leak check sees. */

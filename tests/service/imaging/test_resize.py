@@ -76,6 +76,14 @@ def test_equal_to_pillow_at_sizes_of_use(shape: tuple[int, int], size: tuple[int
     assert resize_to_input(white, size).min() == 255
 
 
+@pytest.mark.parametrize("size", [(5, 6), (9, 14), (20, 31), (1, 1)])
+def test_a_fourth_byte_of_each_pixel_does_not_count(size: tuple[int, int]) -> None:
+    padded = np.random.default_rng(1).integers(0, 256, (9, 14, 4), np.uint8)
+    np.testing.assert_array_equal(
+        resize_to_input(padded[..., :3], size), by_pillow(np.ascontiguousarray(padded[..., :3]), size)
+    )
+
+
 def test_pixels_in_any_order_of_memory() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
     pixels.flags.writeable = False
