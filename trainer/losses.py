@@ -19,6 +19,9 @@ from trainer.datasets import IGNORE_INDEX, SegmentationDataset
 from trainer.model.decode_head import HeadOutput
 from trainer.precision import at_least_float
 
+Pairs = tuple[Tensor, Tensor]
+"""Indices (N,) int64 of the images and of the classes of (image, class) pairs."""
+
 
 class Losses(NamedTuple):
     """The weighted terms, scalars; their sum is what training minimises."""
@@ -36,6 +39,8 @@ def criterion(
     weights: LossWeights,
     class_weights: Tensor | None = None,
     mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
+    *,
+    host_labels: Tensor | None = None,
 ) -> Losses:
     """All terms for labels (B, H, W) int64 with ``IGNORE_INDEX`` for void; a term of weight 0 is 0 and not computed.
 
@@ -44,19 +49,23 @@ def criterion(
     gradients, is that of one process with all images.
 
     The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
+
+    ``host_labels`` are the labels on the CPU, where the loader had them: with them nothing here waits for a GPU.
     """
+    host = labels.cpu() if host_labels is None else host_labels
+    pairs = present_pairs(host, output.logits.shape[1], labels.device)
     zero = output.logits.new_zeros(())
     logits = _enlarged(output.logits, labels) if weights.cross_entropy or weights.overlap else output.logits
     entropy, pixels = _cross_entropy(logits, labels, class_weights) if weights.cross_entropy else (zero, zero)
-    apart, objects = overlap_loss(logits, labels) if weights.overlap else (zero, zero)
-    focal, dice, pairs = _auxiliary(output.auxiliary_masks, labels) if weights.auxiliary else (zero, zero, zero)
-    unclear, classes = presence_loss(output.presence_logits, labels) if weights.presence else (zero, zero)
-    counts = torch.stack([pixels, objects, pairs, classes]).detach()
-    pixels, objects, pairs, classes = mean_over_ranks(counts).clamp(min=1e-6).unbind()
+    apart, objects = overlap_loss(logits, labels, pairs) if weights.overlap else (zero, zero)
+    focal, dice, masks = _auxiliary(output.auxiliary_masks, labels, host) if weights.auxiliary else (zero, zero, zero)
+    unclear, classes = presence_loss(output.presence_logits, labels, pairs) if weights.presence else (zero, zero)
+    counts = torch.stack([pixels, objects, masks, classes]).detach()
+    pixels, objects, masks, classes = mean_over_ranks(counts).clamp(min=1e-6).unbind()
     return Losses(
         weights.cross_entropy * entropy / pixels,
         weights.overlap * apart / objects,
-        weights.auxiliary * (weights.focal * focal + weights.dice * dice) / pairs,
+        weights.auxiliary * (weights.focal * focal + weights.dice * dice) / masks,
         weights.diversity * _diversity(output, weights.diversity_form) if weights.diversity else zero,
         weights.presence * unclear / classes,
     )
@@ -69,12 +78,13 @@ def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
 def _cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The sum of the weighted cross entropy, and of the weights, over the valid pixels."""
     entropy = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
-    valid = labels[labels != IGNORE_INDEX]
-    total = class_weights[valid].sum() if class_weights is not None else entropy.new_tensor(valid.numel())
-    return entropy, total
+    if class_weights is None:
+        return entropy, (labels != IGNORE_INDEX).sum().to(entropy.dtype)
+    padded = F.pad(class_weights, (0, IGNORE_INDEX + 1 - len(class_weights)))
+    return entropy, padded[labels].sum()
 
 
-def overlap_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def overlap_loss(logits: Tensor, labels: Tensor, pairs: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """The dice loss of the softmax of the logits, for the classes that are present in their image.
 
     A class counts the same whether it has ten pixels or half of the image, as it does in mIoU.
@@ -82,15 +92,16 @@ def overlap_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64; void pixels do not count.
+        pairs: The (image, class) pairs that are present in the labels; looked for if None.
 
     Returns:
-        The loss, summed over the (image, class) pairs that are present, and how many pairs there are.
+        The loss, summed over the pairs, and how many there are.
     """
+    pairs = pairs or present_pairs(labels.cpu(), logits.shape[1], labels.device)
     targets, valid = _one_hot(labels, logits.shape[1])
     probability = logits.softmax(1).flatten(2) * valid[:, None]
-    present = targets.any(2)
-    dice = _dice(probability, targets.to(logits.dtype))[present]
-    return dice.sum(), present.sum().to(logits.dtype)
+    dice = _dice(probability, targets.to(logits.dtype))[pairs]
+    return dice.sum(), _number_of(pairs, logits)
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -105,9 +116,12 @@ def _dice(probability: Tensor, target: Tensor) -> Tensor:
     return 1 - (overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
 
 
-def _auxiliary(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    coarse = F.interpolate(labels[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
-    return mask_loss(at_least_float(masks), coarse)
+def _auxiliary(masks: Tensor, labels: Tensor, host_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    coarse, host = (
+        F.interpolate(each[:, None].float(), size=masks.shape[2:], mode="nearest-exact")[:, 0].long()
+        for each in (labels, host_labels)
+    )
+    return mask_loss(at_least_float(masks), coarse, present_pairs(host, masks.shape[1], labels.device))
 
 
 def _diversity(output: HeadOutput, form: str) -> Tensor:
@@ -116,7 +130,7 @@ def _diversity(output: HeadOutput, form: str) -> Tensor:
     return torch.stack([diversity_loss(stage, diverse.shape[1]) for stage, diverse in stages]).sum()
 
 
-def presence_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def presence_loss(logits: Tensor, labels: Tensor, pairs: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """The cross entropy of a class embedding against its own class, for the classes that are present in their image.
 
     The head weighs the mask of each class by ``p``, how much its embedding speaks for it. Nothing else supervises
@@ -126,13 +140,30 @@ def presence_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         logits: ``HeadOutput.presence_logits``, (B, K, K).
         labels: (B, H, W) int64 with ``IGNORE_INDEX`` for void.
+        pairs: The (image, class) pairs that are present in the labels; looked for if None.
 
     Returns:
-        The loss, summed over the (image, class) pairs that are present, and how many pairs there are.
+        The loss, summed over the pairs, and how many there are.
     """
-    present = present_classes(labels, logits.shape[1])
-    entropy = F.cross_entropy(at_least_float(logits[present]), present.nonzero()[:, 1], reduction="sum")
-    return entropy, present.sum().to(entropy.dtype)
+    pairs = pairs or present_pairs(labels.cpu(), logits.shape[1], labels.device)
+    entropy = F.cross_entropy(at_least_float(logits[pairs]), pairs[1], reduction="sum")
+    return entropy, _number_of(pairs, entropy)
+
+
+def present_pairs(host_labels: Tensor, num_classes: int, device: torch.device) -> Pairs:
+    """The (image, class) pairs that are present in labels (B, H, W) of integers on the CPU, in order, on ``device``.
+
+    Their number is the size of what is chosen by them, so that a GPU that counted them would be waited for.
+    """
+    pairs = present_classes(host_labels.long(), num_classes).numpy().nonzero()
+    images, classes = (torch.from_numpy(indices) for indices in pairs)
+    if device.type == "cuda":
+        images, classes = images.pin_memory(), classes.pin_memory()
+    return images.to(device, non_blocking=True), classes.to(device, non_blocking=True)
+
+
+def _number_of(pairs: Pairs, like: Tensor) -> Tensor:
+    return like.new_full((), len(pairs[0]))
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
@@ -141,28 +172,31 @@ def present_classes(labels: Tensor, num_classes: int) -> Tensor:
     return seen.scatter_(1, labels.flatten(1), True)[:, :num_classes]
 
 
-def mask_loss(masks: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
+def mask_loss(
+    masks: Tensor, labels: Tensor, pairs: Pairs | None = None, alpha: float = 0.25, gamma: float = 2.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Focal and dice terms of the masks of the classes that are present in their image.
 
     Args:
         masks: Mask logits, (B, K, H, W).
         labels: (B, H, W) int64; void pixels count in neither term.
+        pairs: The (image, class) pairs that are present in the labels; looked for if None.
         alpha: Weight of the positive pixels in the focal term.
         gamma: Its focusing power.
 
     Returns:
-        Both terms, summed over the (image, class) pairs that are present, and how many pairs there are.
+        Both terms, summed over the pairs, and how many there are.
     """
+    pairs = pairs or present_pairs(labels.cpu(), masks.shape[1], labels.device)
     targets, valid = _one_hot(labels, masks.shape[1])
-    present = targets.any(2)
-    logits, target = masks.flatten(2)[present], targets[present].to(masks.dtype)  # (pairs, N)
-    keep = valid[present.nonzero()[:, 0]].to(masks.dtype)
+    logits, target = masks.flatten(2)[pairs], targets[pairs].to(masks.dtype)  # (pairs, N)
+    keep = valid[pairs[0]].to(masks.dtype)
     probability = logits.sigmoid() * keep
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = torch.where(target > 0, 1 - probability, probability)
     focal = torch.where(target > 0, alpha, 1 - alpha) * wrong.pow(gamma) * entropy * keep
     focal = focal.sum(1) / keep.sum(1).clamp(min=1)
-    return focal.sum(), _dice(probability, target).sum(), present.sum().to(masks.dtype)
+    return focal.sum(), _dice(probability, target).sum(), _number_of(pairs, masks)
 
 
 def diversity_loss(peaks: Tensor, channels: int) -> Tensor:

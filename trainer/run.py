@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -42,7 +43,15 @@ from trainer.splits import augmentation, open_splits
 from trainer.stopping import StoppedError, StopRequest, stop_requests
 from trainer.tensorboard import TensorBoard, evaluation_values, step_values
 from trainer.timing import peak_memory_bytes, time_image, time_steps
-from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
+from trainer.training_loop import (
+    AugmentedViews,
+    Batch,
+    StepSettings,
+    StepValues,
+    TrainingState,
+    load_batches,
+    train_steps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +59,7 @@ OnLog = Callable[[int, Mapping[str, float]], object]
 """Takes the steps done, and values by the names that TensorBoard shows."""
 
 START_STEPS = 12  # whose views the first weights of Feature Reconstruction are fitted to
+GPU_READ_EVERY = 10  # steps; as often as TensorBoard wants values
 
 
 @dataclass(slots=True)
@@ -147,9 +157,18 @@ def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
         schedule.clip_norm,
         schedule.accumulate,
         schedule.seed,
+        read_every(config.runtime.checkpoint_every, ranks.device),
     )
     folder = RunFolder(output, config.runtime.keep_checkpoints)
     return Run(config, folder, ranks, train_split, val, state, settings, steps)
+
+
+def read_every(checkpoint_every: int, device: torch.device) -> int:
+    """Steps whose values are read together: 1 on a CPU, more on a GPU, which then works on without waiting.
+
+    They divide the steps between checkpoints, so that each checkpoint is of checked weights.
+    """
+    return 1 if device.type == "cpu" else math.gcd(GPU_READ_EVERY, checkpoint_every)
 
 
 def restore(run: Run, *, accept_changes: bool) -> None:
@@ -234,10 +253,10 @@ def _train_epochs(run: Run, stop: StopRequest) -> None:
 def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop: StopRequest) -> None:
     """The steps of an epoch that are not done yet, with the checkpoints between them."""
     every = run.config.runtime.checkpoint_every
-    for losses, norm in train_steps(run.state, _remaining_batches(run, epoch), run.settings, run.ranks):
-        lr = float(run.state.scheduler.get_last_lr()[0])
-        progress(losses, lr)
-        events.step(losses, lr, norm, progress.images_per_s)
+    for steps in train_steps(run.state, _remaining_batches(run, epoch), run.settings, run.ranks):
+        for values in steps:
+            progress(values.losses, values.lr)
+            events.step(values, progress.images_per_s)
         if run.state.step % run.steps_per_epoch == 0:
             continue  # what ends an epoch comes before its checkpoint
         stopping = _asked_to_stop(run, stop)
@@ -347,12 +366,12 @@ class _Events:
         if run.config.runtime.tensorboard and run.ranks.is_first:
             self._board = TensorBoard(run.folder.path / "tensorboard", resume_step=run.state.step)
 
-    def step(self, losses: Losses, lr: float, norm: float, images_per_s: float) -> None:
-        terms = {name: float(value) for name, value in losses._asdict().items()}
+    def step(self, values: StepValues, images_per_s: float) -> None:
+        terms = {name: float(value) for name, value in values.losses._asdict().items()}
         if self._board is not None:
-            self._board.step(self._run.state.step, terms, lr, norm, images_per_s)
+            self._board.step(values.step, terms, values.lr, values.norm, images_per_s)
         if self._on_log is not None:
-            self._on_log(self._run.state.step, step_values(terms, lr, norm, images_per_s))
+            self._on_log(values.step, step_values(terms, values.lr, values.norm, images_per_s))
 
     def evaluation(self, scores: Scores, samples: list[Example]) -> None:
         if self._board is not None:

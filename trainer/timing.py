@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ def time_steps(
         DivergedError: The loss is NaN or infinite already.
     """
     before = copy.deepcopy({"training": training_state(state), "weights": state.average.model.state_dict()})
-    ends = [clock(), *(clock() for _ in train_steps(state, batches, settings, ranks))]
+    each = replace(settings, read_every=1)
+    ends = [clock(), *(clock() for _ in train_steps(state, batches, each, ranks))]
     load_training_state(state, before)
     seconds = np.diff(ends)
     return float(np.median(seconds[1:] if len(seconds) > 1 else seconds))

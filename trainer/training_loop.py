@@ -31,6 +31,23 @@ class DivergedError(RuntimeError):
     """A loss or gradient that is no number; the weights of the last checkpoint are the last good ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepValues:
+    """Values of a step that was done and found finite.
+
+    Attributes:
+        step: Steps done with it since the start of the run.
+        losses: Its weighted terms, means over all ranks, on the CPU.
+        norm: Norm of the gradient before clipping; infinite where fp16 overflowed and the step was left out.
+        lr: Base learning rate after it.
+    """
+
+    step: int
+    losses: Losses
+    norm: float
+    lr: float
+
+
 class AugmentedViews(Dataset[Batch]):
     """Views of one epoch. Each depends on seed, epoch and index alone, so workers and resuming change nothing.
 
@@ -114,6 +131,8 @@ class StepSettings:
         clip_norm: Largest norm of the gradient; 0 for no limit.
         parts: Batches that make one step.
         seed: Of dropout, which follows from seed, step and rank alone.
+        read_every: Steps whose values are read together. Reading waits until a GPU has done all its work. With 1 a step
+            is checked before it changes the weights; with more, a fault is found up to so many steps later.
     """
 
     loss_weights: LossWeights
@@ -122,28 +141,57 @@ class StepSettings:
     clip_norm: float = 5.0
     parts: int = 1
     seed: int = 0
+    read_every: int = 1
 
 
 def train_steps(
     state: TrainingState, batches: Iterable[Batch], settings: StepSettings, ranks: Ranks
-) -> Iterator[tuple[Losses, float]]:
-    """Do a step per ``settings.parts`` batches; gives each step's losses, over all ranks, and the gradient's norm.
+) -> Iterator[list[StepValues]]:
+    """Do a step per ``settings.parts`` batches; gives the values of all steps since those that it gave last.
+
+    It gives them when the number of steps done is a multiple of ``settings.read_every``, and at the end.
 
     Raises:
-        DivergedError: A loss or the gradient is NaN or infinite; no step was taken with it.
+        DivergedError: A loss or the gradient is NaN or infinite. No step was taken with it if ``read_every`` is 1.
     """
     state.model.train()
+    unread: list[_Unread] = []
     for parts in zip(*[iter(batches)] * settings.parts, strict=False):
         torch.manual_seed(_step_seed(settings.seed, state.step, ranks.rank))
         state.optimizer.zero_grad(set_to_none=True)
         terms = [_accumulate(state, part, settings, ranks, last=part is parts[-1]) for part in parts]
-        losses = torch.stack(terms).mean(0)
-        losses = ranks.mean(losses).cpu()
-        _refuse_infinite(losses, state.step)
-        norm = _update(state, settings)
-        state.step += 1
-        state.epoch_sums += losses
-        yield Losses(*losses.unbind()), norm
+        losses = ranks.mean(torch.stack(terms).mean(0))
+        norm = _clip(state, settings)
+        if settings.read_every == 1:
+            row = torch.cat([losses, norm[None]]).cpu()
+            _refuse_infinite(row, state.step, scaled=state.scaler.is_enabled())
+        _update(state)
+        unread.append(_Unread(losses, norm, float(state.scheduler.get_last_lr()[0])))
+        if state.step % settings.read_every == 0:
+            yield _read(state, unread)
+            unread = []
+    if unread:
+        yield _read(state, unread)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Values of a step, which may still be computed; see ``StepValues``."""
+
+    losses: Tensor
+    norm: Tensor
+    lr: float
+
+
+def _read(state: TrainingState, unread: list[_Unread]) -> list[StepValues]:
+    """Fetch the last steps' values in one transfer, check them, and add them to the sums of the epoch."""
+    rows = torch.stack([torch.cat([step.losses, step.norm[None]]) for step in unread]).cpu()
+    values = []
+    for step, (row, each) in enumerate(zip(rows, unread, strict=True), state.step - len(unread)):
+        _refuse_infinite(row, step, scaled=state.scaler.is_enabled())
+        state.epoch_sums += row[:-1]
+        values.append(StepValues(step + 1, Losses(*row[:-1].unbind()), float(row[-1].numpy()), each.lr))
+    return values
 
 
 def _accumulate(state: TrainingState, batch: Batch, settings: StepSettings, ranks: Ranks, *, last: bool) -> Tensor:
@@ -154,29 +202,45 @@ def _accumulate(state: TrainingState, batch: Batch, settings: StepSettings, rank
     with alone:
         with autocast(settings.precision, ranks.device):
             output = network(normalise(images, state.model.config))
-        terms = criterion(output, labels.long(), settings.loss_weights, settings.class_weights, ranks.mean)
+        terms = criterion(
+            output,
+            labels.long(),
+            settings.loss_weights,
+            settings.class_weights,
+            mean_over_ranks=ranks.mean,
+            host_labels=batch[1],
+        )
         losses = torch.stack(terms)
         state.scaler.scale(losses.sum() / settings.parts).backward()  # type: ignore[no-untyped-call]
     return losses.detach()
 
 
-def _update(state: TrainingState, settings: StepSettings) -> float:
-    """Clip the gradient and step; gives its norm before clipping."""
+def _clip(state: TrainingState, settings: StepSettings) -> Tensor:
+    """Clip the gradient; gives its norm before that."""
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or float("inf"))
-    if not torch.isfinite(norm) and not state.scaler.is_enabled():
-        raise DivergedError(f"the gradient is no number at step {state.step}: its norm is {norm.item():g}")
+    return nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm or float("inf"))
+
+
+def _update(state: TrainingState) -> None:
     state.scaler.step(state.optimizer)  # leaves out a step whose fp16 gradient overflowed
     state.scaler.update()
     state.scheduler.step()
     state.average.update(state.model, state.step)
-    return norm.item()
+    state.step += 1
 
 
-def _refuse_infinite(losses: Tensor, step: int) -> None:
-    if not torch.isfinite(losses).all():
-        terms = ", ".join(f"{name} {term:g}" for name, term in zip(Losses._fields, losses.tolist(), strict=True))
+def _refuse_infinite(values: Tensor, step: int, *, scaled: bool) -> None:
+    """Check loss terms and, behind them, the gradient's norm, all on the CPU; fp16 may overflow in the norm.
+
+    Raises:
+        DivergedError: One is no number.
+    """
+    *losses, norm = values.tolist()
+    if not np.isfinite(losses).all():
+        terms = ", ".join(f"{name} {term:g}" for name, term in zip(Losses._fields, losses, strict=True))
         raise DivergedError(f"the loss is no number at step {step}: {terms}")
+    if not np.isfinite(norm) and not scaled:
+        raise DivergedError(f"the gradient is no number at step {step}: its norm is {norm:g}")
 
 
 def _step_seed(*parts: int) -> int:

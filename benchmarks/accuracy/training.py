@@ -147,8 +147,8 @@ def train_by(
     for epoch in count(state.step // steps):
         start = epoch * steps
         loader = epoch_batches(dataset, recipe, seed, epoch, slice(state.step - start, recipe.steps - start))
-        for losses, _ in train_steps(state, loader, settings, ALONE):
-            yield losses
+        for group in train_steps(state, loader, settings, ALONE):
+            yield from (values.losses for values in group)
         if state.step == recipe.steps:
             return
 

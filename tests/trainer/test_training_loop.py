@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import LossWeights
 from trainer.datasets import CamVid
@@ -33,15 +37,17 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 VIEW = Augmentation((48, 64), (48, 64), (1.0, 1.0), 0.0, 0.0)
 
 
-def state_of(model: ECENet, lr: float = 3e-3) -> TrainingState:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+def state_of(
+    model: ECENet, lr: float = 3e-3, optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+) -> TrainingState:
+    optimizer = optimizer_class(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     return TrainingState(model, MovingAverage(model, 0.9), optimizer, scheduler)
 
 
 def train(state: TrainingState, batches: list[Batch], parts: int = 1) -> list[float]:
     settings = StepSettings(LossWeights(), parts=parts)
-    return [float(torch.stack(losses).sum()) for losses, _ in train_steps(state, batches, settings, ALONE)]
+    return [float(torch.stack(values.losses).sum()) for values in chain(*train_steps(state, batches, settings, ALONE))]
 
 
 def weight_of(model: ECENet) -> torch.Tensor:
@@ -57,7 +63,7 @@ def test_one_batch_is_overfitted(tiny_model: ECENet, tiny_camvid: Path) -> None:
     dataset = CamVid(tiny_camvid, "val")
     batch = batch_of(dataset, [0, 1])
     steps = train_steps(state_of(tiny_model, lr=2e-2), [batch] * 40, StepSettings(LossWeights()), ALONE)
-    losses = torch.stack([torch.stack(terms) for terms, _ in steps])
+    losses = torch.stack([torch.stack(values.losses) for values in chain(*steps)])
     first, last = Losses(*losses[0]), Losses(*losses[-10:].median(0).values)  # dropout makes single steps jump
     assert last.cross_entropy < 0.25 * first.cross_entropy
     assert last.auxiliary < 0.9 * first.auxiliary
@@ -145,9 +151,9 @@ def test_lower_precisions_give_nearly_the_same_loss(precision: str, tiny_model: 
     state = state_of(tiny_model)
     state.scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16", init_scale=256.0)
     before = weight_of(tiny_model).clone()
-    ((losses, norm),) = train_steps(state, [batch], StepSettings(LossWeights(), precision=precision), ALONE)
-    assert float(torch.stack(losses).sum()) == pytest.approx(expected[0], rel=0.03)
-    assert 0 < norm < 1e3
+    ((values,),) = train_steps(state, [batch], StepSettings(LossWeights(), precision=precision), ALONE)
+    assert float(torch.stack(values.losses).sum()) == pytest.approx(expected[0], rel=0.03)
+    assert 0 < values.norm < 1e3
     assert not torch.equal(weight_of(tiny_model), before)
 
 
@@ -166,3 +172,70 @@ def test_a_predictor_answers_in_the_images_size(tiny_model: ECENet) -> None:
 
 def test_losses_are_named() -> None:
     assert Losses._fields == ("cross_entropy", "overlap", "auxiliary", "diversity", "presence")
+
+
+def test_values_that_are_read_together_are_those_of_each_step(tiny_model: ECENet, tiny_camvid: Path) -> None:
+    batches = [batch_of(CamVid(tiny_camvid, "train"), [index, index + 1]) for index in range(5)]
+    each, together = (state_of(copy.deepcopy(tiny_model)) for _ in range(2))
+    expected = list(chain(*train_steps(each, batches, StepSettings(LossWeights()), ALONE)))
+    found = list(train_steps(together, batches, StepSettings(LossWeights(), read_every=2), ALONE))
+    assert [[values.step for values in steps] for steps in found] == [[1, 2], [3, 4], [5]]
+    for values, reference in zip(chain(*found), expected, strict=True):
+        assert torch.equal(torch.stack(values.losses), torch.stack(reference.losses))
+        assert (values.norm, values.lr) == (reference.norm, reference.lr)
+    assert torch.equal(together.epoch_sums, each.epoch_sums)
+    assert torch.equal(weight_of(together.model), weight_of(each.model))
+
+
+def test_a_fault_is_told_with_its_step_when_the_values_are_read(tiny_model: ECENet, tiny_camvid: Path) -> None:
+    batch = batch_of(CamVid(tiny_camvid, "val"), [0, 1])
+    state = state_of(tiny_model)
+    backward_passes = iter(range(4))
+    tiny_model.decode_head.classifier.weight.register_hook(
+        lambda gradient: gradient * (float("inf") if next(backward_passes) == 2 else 1.0)
+    )
+    steps = train_steps(state, [batch] * 4, StepSettings(LossWeights(), read_every=2), ALONE)
+    assert [values.step for values in next(steps)] == [1, 2]
+    with pytest.raises(DivergedError, match="gradient is no number at step 2"):
+        next(steps)
+
+
+class HostSyncs(TorchDispatchMode):
+    """Names operations that make the host wait for a GPU: it reads a number, or a size that follows from data."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        masks = [index for index in args[1] if index is not None] if name in ("index", "index_put_") else []
+        if name.startswith(self.NAMES) or any(mask.dtype == torch.bool for mask in masks):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("read_every", "reads"), [(1, 4), (4, 1)])
+def test_steps_wait_for_the_gpu_only_to_read(
+    read_every: int, reads: int, tiny_model: ECENet, tiny_camvid: Path
+) -> None:
+    """The numbers of a read come in one transfer, and none is asked for beside it. AdamW keeps its own on the CPU."""
+    batch = batch_of(CamVid(tiny_camvid, "val"), [0, 1])
+    settings = StepSettings(LossWeights(overlap=1.0), class_weights=torch.ones(11), read_every=read_every)
+    state = state_of(tiny_model, optimizer_class=torch.optim.SGD)
+    with HostSyncs() as syncs:
+        assert len(list(train_steps(state, [batch] * 4, settings, ALONE))) == reads
+    assert syncs.found == []
+
+
+def test_operations_that_wait_are_seen() -> None:
+    numbers = torch.arange(3.0)
+    with HostSyncs() as syncs:
+        assert numbers[1].item() == 1
+        assert numbers[numbers > 1].tolist() == [2]
+        assert bool(torch.isfinite(numbers).all())
+    assert syncs.found == ["_local_scalar_dense", "index", "_local_scalar_dense"]
