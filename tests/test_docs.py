@@ -16,9 +16,8 @@ from model_export.__main__ import argument_parser as export_parser
 from model_export.__main__ import with_command
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest
 from service.settings import Settings, option
-from trainer.datasets.importing.command import argument_parser as import_parser
+from trainer.data import check_parser, import_parser
 from trainer.evaluate import argument_parser as evaluate_parser
-from trainer.inspect_data import argument_parser as check_parser
 from trainer.train import COMMANDS
 from trainer.train import argument_parser as train_parser
 

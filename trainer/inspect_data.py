@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,28 +11,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from trainer.data import SHEET_NAME
 from trainer.datasets import DATASETS, DatasetError, PairedFiles, guess_dataset, open_dataset, splits_in
 from trainer.datasets.contact_sheet import Entry, contact_sheet
 from trainer.datasets.faults import Inspected, faults
 from trainer.datasets.inspection import PairReport, SplitReport, inspect_split, problem
 from trainer.datasets.inspection_text import as_dict, as_text
 
-SHEET_NAME = "contact-sheet.png"
 SHEET_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-EPILOG = """example:
-  ecenet-train data check my-data
-  ecenet-train data check camvid data/camvid
-  ecenet-train data check folder my-data --split train val --output sheet.png --json data.json
-
-The exit status is 1 if a file is missing or cannot be used, and if the dataset cannot train well: no val split, labels
-that are void all over, a class that train does not show, masks of 0 and 255 of which 255 is no class, the same image in
-two splits. Each is named, with what mends it.
-"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; gives the exit status: 1 if anything is wrong with the dataset."""
-    args = argument_parser().parse_args(arguments)
+def check(args: argparse.Namespace) -> int:
+    """Look through a dataset as the command line asks; gives the exit status: 1 if anything is wrong with it."""
     try:
         return _inspect(args)
     except (DatasetError, OSError) as error:
@@ -122,34 +111,3 @@ def _progress(name: str) -> Callable[[Iterator[PairReport], int], Iterable[PairR
         return tqdm(pairs, desc=name, total=total, unit="image", disable=None)  # None: only on a terminal
 
     return shown
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Give the command's options and arguments."""
-    parser = argparse.ArgumentParser(
-        prog="ecenet-train data check",
-        description="Counts, sizes, class shares, every broken file and every fault of a dataset, and a contact sheet.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "dataset", nargs="?", metavar="KIND", help=f"{', '.join(DATASETS)} (default: what the folder looks like)"
-    )
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
-    parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that are there)")
-    parser.add_argument(
-        "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"
-    )
-    parser.add_argument("--samples", type=_positive, default=12, help="images on the contact sheet (default: 12)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
-    parser.add_argument(
-        "--workers", type=_positive, default=os.cpu_count() or 1, help="threads that read (default: one per CPU)"
-    )
-    return parser

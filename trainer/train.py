@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from service.model_directory.extras import MissingExtraError, needing_extra
-from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config
 
 COMMANDS = {
     "average": ("trainer.weights.average", "the mean of the weights of several runs, as one network"),
@@ -39,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         args = argument_parser().parse_args(arguments)
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         with needing_extra("train"):
-            return _train(args)
+            from trainer.training_command import run  # noqa: PLC0415  --help should not wait for PyTorch
+
+            return run(args)
     except MissingExtraError as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
@@ -50,65 +51,6 @@ def _other_command(name: str, *arguments: str) -> int:
     with needing_extra("train"):
         module = importlib.import_module(COMMANDS[name][0])
     return int(module.main(list(arguments)))
-
-
-def _train(args: argparse.Namespace) -> int:
-    from trainer.run import train  # noqa: PLC0415
-    from trainer.run_folder import has_checkpoint  # noqa: PLC0415
-    from trainer.stopping import StoppedError  # noqa: PLC0415
-    from trainer.training_loop import DivergedError  # noqa: PLC0415
-
-    try:
-        data, output = _folders(args)
-        resume = args.resume or (args.auto_resume and output is not None and has_checkpoint(output))
-        config = _configuration(args, output if resume else None)
-        if args.print_config:
-            print(config.as_toml())  # noqa: T201
-            return 0
-        if data is None or output is None:
-            argument_parser().error("--data and --output are needed to train by a configuration")
-        _use_threads(args.threads)
-        train(config, data, output, resume=resume, accept_changes=args.accept_changes)
-    except StoppedError as stopped:
-        return _failed(stopped, stopped.exit_status)
-    except (DivergedError, ValueError, OSError) as error:
-        return _failed(error, 1)
-    return 0
-
-
-def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """The folders of the dataset and of the run."""
-    if not _is_data(args.config):
-        return args.data, args.output
-    if args.data is not None:
-        raise ConfigError(f"{args.config} is a folder of data already; leave --data out, or name a configuration")
-    return args.config, args.output or Path("runs") / args.config.resolve().name
-
-
-def _configuration(args: argparse.Namespace, resumed: Path | None) -> TrainConfig:
-    """The configuration that is named, or the one that fits a folder of data; a run goes on by its own."""
-    from trainer.own_data import own_config  # noqa: PLC0415
-    from trainer.run_folder import CONFIG  # noqa: PLC0415
-
-    patience = [] if args.patience is None else [f"runtime.patience={args.patience}"]
-    overrides = [*args.set, *patience]
-    if not _is_data(args.config):
-        return load_config(args.config, overrides)
-    if resumed is not None and (resumed / CONFIG).is_file():
-        return load_config(resumed / CONFIG, overrides)
-    return own_config(args.config, overrides)
-
-
-def _is_data(path: Path) -> bool:
-    """Tell a folder of data from a configuration, whose shipped names come first."""
-    return path.is_dir() and not (CONFIG_DIR / f"{path}.toml").is_file()
-
-
-def _use_threads(count: int) -> None:
-    import torch  # noqa: PLC0415
-
-    if count:
-        torch.set_num_threads(count)
 
 
 def _failed(reason: object, status: int) -> int:

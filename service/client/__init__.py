@@ -7,11 +7,18 @@ with Client("http://127.0.0.1:8000") as client:
     summary = client.segment("street.jpg", "json", rle=True).summary()
 """
 
-from service.client.answer import Answer
-from service.client.client import AsyncClient, Client
-from service.client.errors import ClientError, Refused, UnexpectedAnswer, Unreachable
-from service.client.parameters import Format, ImageSource, Parameters
-from service.client.retry import RetryPolicy
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.client.answer import Answer
+    from service.client.client import AsyncClient, Client
+    from service.client.errors import ClientError, Refused, UnexpectedAnswer, Unreachable
+    from service.client.options import Format, Parameters
+    from service.client.parameters import ImageSource
+    from service.client.retry import RetryPolicy
 
 __all__ = [
     "Answer",
@@ -26,3 +33,14 @@ __all__ = [
     "UnexpectedAnswer",
     "Unreachable",
 ]
+
+_MODULES = ("answer", "client", "errors", "options", "parameters", "retry")
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use, so that ``ecenet-segment --help`` does not wait for the HTTP client."""
+    if name in __all__:
+        for module in map(importlib.import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

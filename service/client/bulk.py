@@ -10,7 +10,7 @@ from service.answers.schemas import ANNOTATIONS, MAX_NAME
 from service.client.client import AsyncClient
 from service.client.errors import ClientError, Refused, Unreachable
 from service.client.jobs import Failure, Job
-from service.client.parameters import Format, Parameters
+from service.client.options import Format, Parameters
 from service.model_directory.files import write_whole
 
 # Answers that every further image would get as well: no access, or another kind of server.

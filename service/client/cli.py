@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_args
+from typing import get_args
 
-from tqdm import tqdm
+from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, TIMEOUT_S, Format
 
-from service.client.bulk import Report, segment_all
-from service.client.client import TIMEOUT_S, AsyncClient
-from service.client.errors import ClientError
-from service.client.jobs import Failure, Job, plan_jobs
-from service.client.parameters import Format, Parameters
-from service.client.retry import RetryPolicy
-from service.client.video import segment_video
-
-API_KEY_VARIABLE = "ECENET_API_KEY"
-LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"
 INTERRUPTED = 130
 
 _EPILOG = """\
@@ -49,140 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.label_studio is None and not (args.images and args.output):
         parser.error("IMAGE and -o DIR are required, or --label-studio URL")
     try:
-        return _serve_label_studio(args) if args.label_studio else _run(args)
+        from service.client.commands import segment, serve_label_studio  # noqa: PLC0415  --help needs none of it
+
+        return serve_label_studio(args) if args.label_studio else segment(args)
     except KeyboardInterrupt:
-        _tell("stopped; the same command goes on from here")
+        sys.stderr.write("stopped; the same command goes on from here\n")
         return INTERRUPTED
-
-
-def _run(args: argparse.Namespace) -> int:
-    jobs, failures = plan_jobs(args.images, args.output, args.format)
-    wanted = jobs if args.overwrite else [job for job in jobs if not job.target.exists()]
-    report = Report()
-    if wanted:
-        try:
-            report = asyncio.run(_segment(wanted, args))
-        except (ClientError, OSError) as error:
-            _tell(f"ecenet-segment: {error}")
-            return 1
-    report = replace(report, failures=[*failures, *report.failures])
-    _tell_report(report, len(jobs) - len(wanted))
-    return 1 if report.failures or report.untried else 0
-
-
-def _serve_label_studio(args: argparse.Namespace) -> int:
-    """Answer Label Studio until Ctrl-C."""
-    import httpx  # noqa: PLC0415  with what follows for this option alone
-    import uvicorn  # noqa: PLC0415
-
-    from service.client.label_studio import Images, create_backend  # noqa: PLC0415
-
-    async def serve() -> None:
-        studio = httpx.AsyncClient(base_url=args.label_studio, follow_redirects=True, timeout=args.timeout_s)
-        async with _client(args) as client, studio as http:
-            images = Images(http, os.environ.get(LABEL_STUDIO_VARIABLE, ""))
-            # What a person corrects has few corners.
-            app = create_backend(client, images, {"simplify": 1.0, **_parameters(args)})
-            host, port = args.listen
-            _tell(f"connect http://{host}:{port} as a model of the project in Label Studio")
-            await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).serve()
-
-    try:
-        asyncio.run(serve())
-    except ClientError as error:
-        _tell(f"ecenet-segment: {error}")
-        return 1
-    return 0
-
-
-async def _segment(jobs: Sequence[Job], args: argparse.Namespace) -> Report:
-    images = [job for job in jobs if not job.is_video]
-    videos = [job for job in jobs if job.is_video]
-    async with _client(args) as client:
-        with _bar(args, total=len(images), unit="image") as bar:
-            report = await segment_all(
-                images,
-                client,
-                args.format,
-                _parameters(args),
-                concurrency=args.concurrency,
-                on_end=bar.update,
-            )
-        if report.untried:
-            return replace(report, untried=report.untried + len(videos))
-        for job in videos:
-            await _segment_video(job, client, args, report)
-        return report
-
-
-async def _segment_video(job: Job, client: AsyncClient, args: argparse.Namespace, report: Report) -> None:
-    with _bar(args, desc=job.source.name, unit="frame") as bar:
-        try:
-            await segment_video(
-                job,
-                client,
-                args.format,
-                _parameters(args),
-                concurrency=args.concurrency,
-                on_start=lambda frames: bar.reset(frames or None),
-                on_frame=bar.update,
-            )
-            report.written += 1
-        except (ClientError, OSError) as error:
-            report.failures.append(Failure(job.source, str(error)))
-
-
-def _bar(args: argparse.Namespace, **options: Any) -> tqdm[NoReturn]:
-    """Progress and rate on a terminal."""
-    hidden = args.quiet or options.get("total") == 0
-    return tqdm(disable=True if hidden else None, **options)
-
-
-@asynccontextmanager
-async def _client(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
-    retry = RetryPolicy(max_tries=1 + args.retries)
-    if args.url is None:
-        from service.local import URL, local_http  # noqa: PLC0415  a remote service needs no model runtime
-
-        async with local_http(args.model_dir, args.concurrency, args.model) as http:
-            yield AsyncClient(URL, http=http, retry=retry)
-        return
-    async with AsyncClient(
-        args.url,
-        api_key=_api_key(args.api_key_file),
-        timeout_s=args.timeout_s,
-        request_timeout_ms=args.request_timeout_ms,
-        retry=retry,
-    ) as client:
-        yield client
-
-
-def _api_key(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(API_KEY_VARIABLE) or None
-    return path.read_text(encoding="utf-8").strip()
-
-
-def _parameters(args: argparse.Namespace) -> Parameters:
-    """Those that were given; the service knows the others' defaults."""
-    given = {name: getattr(args, name) for name in Parameters.__annotations__}
-    return cast(Parameters, {name: value for name, value in given.items() if value is not None})
-
-
-def _tell_report(report: Report, skipped: int) -> None:
-    for failure in report.failures:
-        _tell(f"failed: {failure.path}: {failure.reason}")
-    counts = {
-        "written": report.written,
-        "there already": skipped,
-        "failed": len(report.failures),
-        "not tried": report.untried,
-    }
-    _tell(", ".join(f"{count} {what}" for what, count in counts.items()))
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(text + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,10 +12,10 @@ import httpx
 
 from service.client.answer import Answer, parse_server_timing
 from service.client.errors import Refused, Unreachable
-from service.client.parameters import Format, ImageSource, Parameters, query_of, read_image
+from service.client.options import TIMEOUT_S, Format, Parameters
+from service.client.parameters import ImageSource, query_of, read_image
 from service.client.retry import RETRIED_STATUSES, RetryPolicy, retry_after_s
 
-TIMEOUT_S = 120.0
 _DEFAULT_RETRY = RetryPolicy()
 
 # A script yields a request to send, or seconds to wait, and receives the outcome of the request.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.client.parameters import Format
+from service.client.options import Format
 
 # What a folder is searched for; a file that is named itself may have any name.
 IMAGE_SUFFIXES = frozenset(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from service.client.client import AsyncClient
 from service.client.errors import ClientError
-from service.client.parameters import Parameters
+from service.client.options import Parameters
 
 
 class Question(BaseModel):

@@ -1,4 +1,4 @@
-"""The request of a client: an image, and the parameters of ``POST /segment``."""
+"""A request as it is sent: the bytes of the image, and the query."""
 
 from __future__ import annotations
 
@@ -6,44 +6,15 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Format = Literal[
-    "labels", "color", "overlay", "confidence", "cutout", "contours", "labelme", "coco", "labelstudio", "npy", "json"
-]
+from service.client.options import Format
+
 ImageSource = bytes | str | os.PathLike[str] | NDArray[np.uint8]
-
-
-class Parameters(TypedDict, total=False):
-    """Parameters of ``POST /segment`` besides the format; what is left out is the service's default.
-
-    Attributes:
-        model: Name of the model.
-        palette: Of ``labels``: the classes' colours, or none (a grey PNG).
-        alpha: Of ``overlay``: weight of the colours, 0..1.
-        classes: Names or ids of the only classes to keep; all other pixels have the id 255.
-        size: Of the answer: that of the image, or of the model's input.
-        mode: Whether the image is stretched to the model's input, or goes through it in overlapping windows.
-        background: Behind transparent pixels: hexadecimal digits such as ``ff8000``, or a CSS name.
-        rle: Of ``json``: add each class's mask as COCO's run lengths.
-        simplify: Of polygons: largest distance in pixels from a dropped corner to the new border.
-        name: Of ``labelme``, ``coco`` and ``labelstudio``: path or address of the image for the tool.
-    """
-
-    model: str
-    palette: Literal["classes", "none"]
-    alpha: float
-    classes: Sequence[str | int]
-    size: Literal["input", "model"]
-    mode: Literal["resize", "tile"]
-    background: str
-    rle: bool
-    simplify: float
-    name: str
 
 
 def query_of(answer_format: Format, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from service.client.answer import Answer
 from service.client.client import AsyncClient
 from service.client.errors import MissingExtra, UnreadableVideo
 from service.client.jobs import Job
-from service.client.parameters import Format, Parameters
+from service.client.options import Format, Parameters
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.accuracy.clothing import main
 from benchmarks.accuracy.data import DATA
-from trainer.datasets.importing.command import main as data_import
+from trainer.data import main as data
 
 NAMES = ("null", "hat", "skirt")
 
@@ -44,7 +44,7 @@ def test_photos_become_a_data_set_of_the_comparison(published: Path, tmp_path: P
     masks, output = tmp_path / "masks", tmp_path / "clothing"
     assert main([str(published), str(masks), "--long-side", "30"]) == 0
     arguments = [str(masks), "--from", "masks", "--by", "class", "--split", "0.2", "-o", str(output), "--workers", "1"]
-    assert data_import(arguments) == 0
+    assert data(["import", *arguments]) == 0
     train, val = DATA["clothing"].splits(output)
     assert [info.name for info in train.classes] == ["background", "hat", "skirt"]
     assert (len(train), len(val)) == (8, 2)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import main as data
+from trainer.data import main
 from trainer.datasets import CAMVID_CLASSES, CamVid, Sample
 from trainer.datasets.contact_sheet import CELL_HEIGHT, CELL_WIDTH, Entry, contact_sheet, thumbnails
-from trainer.inspect_data import main, sheet_file, spread
+from trainer.inspect_data import sheet_file, spread
 
 Pixels = Any
 
@@ -195,7 +195,7 @@ class Mine:
             Image.fromarray(content).save(path, **(options if kind == "images" else {}))
 
     def check(self, *arguments: str) -> tuple[int, str]:
-        status = data(["check", str(self.root), *arguments])
+        status = main(["check", str(self.root), *arguments])
         return status, self._capsys.readouterr().out
 
 
@@ -352,21 +352,21 @@ def test_the_line_for_a_missing_val_makes_one(mine: Mine, tmp_path: Path) -> Non
     for name in "abcdef":
         mine.add("train", name, HALVES)
     assert mine.check()[0] == 1
-    assert data(["import", str(mine.root), "--from", "masks", "-o", str(tmp_path / "new"), "--split", "0.2"]) == 0
-    assert data(["check", str(tmp_path / "new")]) == 0
+    assert main(["import", str(mine.root), "--from", "masks", "-o", str(tmp_path / "new"), "--split", "0.2"]) == 0
+    assert main(["check", str(tmp_path / "new")]) == 0
 
 
 def test_a_folder_of_nothing_says_how_to_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data(["check", str(tmp_path)]) == 1
+    assert main(["check", str(tmp_path)]) == 1
     assert f"ecenet-train data import {tmp_path} --from TOOL -o FOLDER" in capsys.readouterr().err
 
 
 def test_without_a_command_the_two_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert data(["--help"]) == 0
+    assert main(["--help"]) == 0
     assert "ecenet-train data import EXPORT --from TOOL -o FOLDER" in capsys.readouterr().out
-    assert data([]) == 2
+    assert main([]) == 2
 
 
 def test_check_may_be_left_out(tiny_camvid: Path) -> None:
-    assert data(["camvid", str(tiny_camvid)]) == 0
-    assert data(["check", str(tiny_camvid)]) == 0
+    assert main(["camvid", str(tiny_camvid)]) == 0
+    assert main(["check", str(tiny_camvid)]) == 0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client import Answer, Client, ClientError, Format, UnexpectedAnswer
-from service.client.parameters import Parameters
+from service.client.options import Parameters
 from trainer.prediction.mode import PredictionMode, check_labels_suffice
 from trainer.prediction.model import OpenModel, stated_names
 

@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.client.cli import API_KEY_VARIABLE, INTERRUPTED, main
+from service.client.cli import INTERRUPTED, main
+from service.client.options import API_KEY_VARIABLE
 from tests.support.brightness_model import WriteModel
 from tests.support.limits import HANG_S
 from tests.support.pictures import Png

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from service.client.jobs import ENDINGS, Failure, Job, plan_jobs
-from service.client.parameters import Format
+from service.client.options import Format
 
 OUT = Path("out")
 

@@ -16,7 +16,7 @@ import pytest
 from service.client import AsyncClient, label_studio
 from service.client.cli import main
 from service.client.label_studio import Images, create_backend
-from service.client.parameters import Parameters
+from service.client.options import Parameters
 from tests.support.api import Serving
 from tests.support.limits import HANG_S
 from tests.support.pictures import Png

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainer.data import main
 from trainer.datasets import IGNORE_INDEX, DatasetError, open_dataset
 from trainer.datasets.cityscapes import CITYSCAPES_CLASSES
 from trainer.datasets.cityscapes_pairs import nearest_classes
-from trainer.inspect_data import main
 
 V = IGNORE_INDEX
 Write = Callable[..., Path]

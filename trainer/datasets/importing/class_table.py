@@ -13,8 +13,6 @@ from trainer.datasets.importing.records import BACKGROUNDS, IGNORED, Category, E
 from trainer.datasets.label_coding import IGNORE_INDEX, Color
 
 BACKGROUND_COLOR = (0, 0, 0)
-UNLABELLED = ("background", "void")
-"""Treatments of unlabelled pixels: a class of their own, or void, which no loss counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,8 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
 
     Args:
         export: The export.
-        unlabelled: One of ``UNLABELLED``.
+        unlabelled: What unlabelled pixels become: ``background``, a class of its own, or ``void``, which no loss
+            counts.
         only: The classes to keep, all if empty; the others count as unlabelled.
 
     Raises:

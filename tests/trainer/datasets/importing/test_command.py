@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.trainer.datasets.importing.conftest import HEIGHT, WIDTH, Workshop
-from trainer.data import main
+from trainer.data import TOOLS, main
+from trainer.datasets.importing.convert import READERS
 
 LABELLED = [[2, 2], [8, 2], [8, 8], [2, 8]]
 
@@ -152,3 +153,7 @@ def test_a_class_that_no_image_shows_is_told(workshop: Workshop) -> None:
     dataset = workshop.convert("labelme")
     assert "note: no pixel of moon: leave such classes out with --only" in dataset.output
     assert list(dataset.classes) == ["background", "car", "moon"]
+
+
+def test_the_command_offers_the_tools_that_can_be_read() -> None:
+    assert set(TOOLS) == set(READERS)

@@ -1,0 +1,67 @@
+"""A training as the command line asks for it: its folders, its configuration, its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config
+from trainer.own_data import own_config
+from trainer.run import train
+from trainer.run_folder import CONFIG, has_checkpoint
+from trainer.stopping import StoppedError
+from trainer.training_loop import DivergedError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or print the configuration; gives the exit status."""
+    try:
+        data, output = _folders(args)
+        resume = args.resume or (args.auto_resume and output is not None and has_checkpoint(output))
+        config = _configuration(args, output if resume else None)
+        if args.print_config:
+            print(config.as_toml())  # noqa: T201
+            return 0
+        if data is None or output is None:
+            raise ConfigError("--data and --output are needed to train by a configuration")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        train(config, data, output, resume=resume, accept_changes=args.accept_changes)
+    except StoppedError as stopped:
+        return _failed(stopped, stopped.exit_status)
+    except (DivergedError, ValueError, OSError) as error:
+        return _failed(error, 1)
+    return 0
+
+
+def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The folders of the dataset and of the run."""
+    if not _is_data(args.config):
+        return args.data, args.output
+    if args.data is not None:
+        raise ConfigError(f"{args.config} is a folder of data already; leave --data out, or name a configuration")
+    return args.config, args.output or Path("runs") / args.config.resolve().name
+
+
+def _configuration(args: argparse.Namespace, resumed: Path | None) -> TrainConfig:
+    """The configuration that is named, or the one that fits a folder of data; a run goes on by its own."""
+    patience = [] if args.patience is None else [f"runtime.patience={args.patience}"]
+    overrides = [*args.set, *patience]
+    if not _is_data(args.config):
+        return load_config(args.config, overrides)
+    if resumed is not None and (resumed / CONFIG).is_file():
+        return load_config(resumed / CONFIG, overrides)
+    return own_config(args.config, overrides)
+
+
+def _is_data(path: Path) -> bool:
+    """Tell a folder of data from a configuration, whose shipped names come first."""
+    return path.is_dir() and not (CONFIG_DIR / f"{path}.toml").is_file()
+
+
+def _failed(reason: object, status: int) -> int:
+    print(f"ecenet-train: {reason}", file=sys.stderr)  # noqa: T201
+    return status
