@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -23,6 +23,21 @@ STATUSES = (200, 304, 400, 401, 403, 404, 406, 413, 415, 422, 429, 499, 500, 503
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 _LOAD_RESULTS: tuple[LoadResult, ...] = get_args(LoadResult)
+
+
+class ServingModel(Protocol):
+    """A version that serves; see ``service.models.model.Model``."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def graph(self) -> GraphInfo: ...
+    @property
+    def engine_name(self) -> str: ...
+    @property
+    def unfused_attentions(self) -> int: ...
+    @property
+    def queue(self) -> ImageQueue: ...
 
 
 class ModelFamilies:
@@ -64,6 +79,12 @@ class ModelFamilies:
         self.engine_up = Gauge(
             "ecenet_engine_up", "1 while the engine works, 0 from a stuck batch on.", ["model"], registry=registry
         )
+        self.unfused_attentions = Gauge(
+            "ecenet_engine_unfused_attentions",
+            "Attentions of a TensorRT engine that are not seen as fused; such an engine may be slow.",
+            ["model"],
+            registry=registry,
+        )
         self.info = Gauge(
             "ecenet_model_info",
             "1; the labels tell a version that serves, and what runs it.",
@@ -91,7 +112,7 @@ class ModelMetrics:
     """Metrics of one model across its versions; also the observer of its batcher.
 
     Counts stay when the model is unloaded. The series of a version that serves go: ``ecenet_model_info``,
-    ``ecenet_engine_up`` and ``ecenet_queue_depth``.
+    ``ecenet_engine_up``, ``ecenet_engine_unfused_attentions`` and ``ecenet_queue_depth``.
     """
 
     def __init__(self, families: ModelFamilies, name: str) -> None:
@@ -108,11 +129,13 @@ class ModelMetrics:
         """Count a load of a version."""
         self._families.model_loads.labels(self._name, result).inc()
 
-    def serve(self, manifest: Manifest, engine: str, graph: GraphInfo, queue: ImageQueue) -> None:
+    def serve(self, model: ServingModel) -> None:
         """Show the version that serves and its engine, and read its gauges at every scrape."""
+        manifest, graph, queue = model.manifest, model.graph, model.queue
         size = format_size(graph.input_size)
-        self._info = (manifest.name, manifest.version, engine, graph.precision, size)
+        self._info = (manifest.name, manifest.version, model.engine_name, graph.precision, size)
         self._families.info.labels(*self._info).set(1)
+        self._families.unfused_attentions.labels(self._name).set(model.unfused_attentions)
         self._families.queue_depth.labels(self._name).set_function(lambda: queue.depth)
         self._families.engine_up.labels(self._name).set_function(lambda: not queue.down)
 
@@ -120,8 +143,8 @@ class ModelMetrics:
         """Remove the series of the version that served."""
         if self._info is not None:
             self._families.info.remove(*self._info)
-            self._families.queue_depth.remove(self._name)
-            self._families.engine_up.remove(self._name)
+            for gauge in (self._families.queue_depth, self._families.engine_up, self._families.unfused_attentions):
+                gauge.remove(self._name)
             self._info = None
 
     def batch_finished(self, size: int, seconds: float) -> None:

@@ -64,6 +64,11 @@ class DeviceTimed(Protocol):
         ...
 
 
+def unfused_attentions(engine: Engine) -> int:
+    """Attentions of a TensorRT engine that its layer report does not show as one kernel; 0 for other runtimes."""
+    return int(getattr(engine, "unfused_attentions", 0))
+
+
 def warm_up(engine: Engine, repeats: int = 1) -> dict[int, float]:
     """Run the engine at each size in ``warm_up_sizes``, on black images; gives the seconds of the last run of a size.
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from typing import Protocol
 
-from service.engines.base import EngineError
+from service.engines.base import EngineError, unfused_attentions
 from service.engines.runtimes import CPU_RUNTIMES
 from service.errors import LoadFailure
 from service.inference.batch_observers import BatchTrace
@@ -101,6 +101,11 @@ class Model:
     def engine_name(self) -> str:
         """The engine's runtime."""
         return self.engine.name
+
+    @property
+    def unfused_attentions(self) -> int:
+        """Attentions of the engine that are not seen as fused."""
+        return unfused_attentions(self.engine)
 
     async def stop(self) -> None:
         """Drop everything and give the engine's memory back; an engine that is stuck is left behind."""

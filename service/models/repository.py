@@ -232,7 +232,7 @@ class Repository(Catalog[Model]):
         entry.serve(model)
         self._open.add(model)
         metrics.load_finished("success")
-        metrics.serve(model.manifest, model.engine_name, model.graph, model.queue)
+        metrics.serve(model)
         self._host.models_changed()
         logger.info("%s %s serves", entry.name, model.version)
         return model

@@ -22,6 +22,7 @@ class ModelNews:
         engine_name: The runtime that it runs on.
         max_batch_size: Most images of a batch.
         down: Reason why its engine does not work; empty while it works.
+        unfused_attentions: Attentions of its engine that are not seen as fused.
     """
 
     number: int
@@ -30,6 +31,7 @@ class ModelNews:
     engine_name: str
     max_batch_size: int
     down: str
+    unfused_attentions: int = 0
 
     @property
     def is_bf16(self) -> bool:
@@ -46,6 +48,7 @@ class ModelNews:
             "engine_name": self.engine_name,
             "max_batch_size": self.max_batch_size,
             "down": self.down,
+            "unfused_attentions": self.unfused_attentions,
         }
 
     @classmethod
@@ -59,6 +62,7 @@ class ModelNews:
             packed["engine_name"],
             packed["max_batch_size"],
             packed["down"],
+            packed["unfused_attentions"],
         )
 
 

@@ -37,6 +37,7 @@ class RemoteModel:
 
     Attributes:
         number: Of the version, in messages.
+        unfused_attentions: See ``ModelNews``.
     """
 
     number: int
@@ -44,6 +45,7 @@ class RemoteModel:
     graph: GraphInfo
     engine_name: str
     queue: RemoteQueue
+    unfused_attentions: int
 
     @property
     def version(self) -> str:
@@ -271,7 +273,7 @@ class RemoteModels(Catalog[RemoteModel]):
             expected=self._admission.expected,
             caller=self._caller,
         )
-        return RemoteModel(news.number, news.manifest, news.graph, news.engine_name, queue)
+        return RemoteModel(news.number, news.manifest, news.graph, news.engine_name, queue, news.unfused_attentions)
 
     def _show(self, before: dict[int, RemoteModel], after: dict[int, RemoteModel]) -> None:
         """Show in the metrics what serves."""
@@ -280,9 +282,7 @@ class RemoteModels(Catalog[RemoteModel]):
                 self._metrics.of_model(model.manifest.name).leave()
         for number, model in after.items():
             if number not in before:
-                self._metrics.of_model(model.manifest.name).serve(
-                    model.manifest, model.engine_name, model.graph, model.queue
-                )
+                self._metrics.of_model(model.manifest.name).serve(model)
 
     async def _retire(self, model: RemoteModel) -> None:
         """Tell the engine process when the last request to a version has been answered."""

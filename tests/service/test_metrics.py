@@ -23,7 +23,7 @@ from service.errors import (
 from service.inference.stopwatch import STAGES, WORK_STAGES, Stopwatch
 from service.metrics import NO_MODEL, Metrics
 from service.model_directory.manifest import Manifest
-from service.model_metrics import NO_FORMAT, STATUSES, TENSORS
+from service.model_metrics import NO_FORMAT, STATUSES, TENSORS, ServingModel
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -126,22 +126,34 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert value(metrics, "ecenet_ready") == 1
 
 
+def serving(manifest: Manifest, queue: Any, unfused_attentions: int = 0) -> ServingModel:
+    return SimpleNamespace(
+        manifest=manifest,
+        graph=manifest.graph,
+        engine_name="fake",
+        unfused_attentions=unfused_attentions,
+        queue=queue,
+    )
+
+
 def test_a_version_that_serves_is_named_and_its_gauges_are_read_until_it_leaves(manifest: Manifest) -> None:
-    metrics, batcher = Metrics("0.9"), SimpleNamespace(depth=2, down="")
+    metrics, queue = Metrics("0.9"), SimpleNamespace(depth=2, down="")
     model = metrics.of_model("brightness")
-    model.serve(manifest, "fake", manifest.graph, batcher)
+    model.serve(serving(manifest, queue, unfused_attentions=3))
     labels = {"name": "brightness", "version": "1.2.3", "engine": "fake", "precision": "fp32", "input_size": "32x64"}
     assert value(metrics, "ecenet_model_info", **labels) == 1
     assert value(metrics, "ecenet_build_info", version="0.9") == 1
     assert value(metrics, "ecenet_engine_up", model="brightness") == 1
-    batcher.depth, batcher.down = 4, "stuck"
+    assert value(metrics, "ecenet_engine_unfused_attentions", model="brightness") == 3
+    queue.depth, queue.down = 4, "stuck"
     assert value(metrics, "ecenet_queue_depth", model="brightness") == 4
     assert value(metrics, "ecenet_engine_up", model="brightness") == 0
     model.batch_finished(1, 0.5)
     model.leave()
     model.leave()
     names = {name for name, _ in samples(metrics)}
-    assert not {"ecenet_model_info", "ecenet_engine_up", "ecenet_queue_depth"} & names
+    gone = {"ecenet_model_info", "ecenet_engine_up", "ecenet_engine_unfused_attentions", "ecenet_queue_depth"}
+    assert not gone & names
     assert value(metrics, "ecenet_batch_size_count", model="brightness") == 1
 
 
@@ -186,7 +198,6 @@ def test_promtool_finds_nothing_to_say(manifest: Manifest) -> None:
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
     metrics = Metrics("0.9")
-    batcher = SimpleNamespace(depth=0, down="")
-    metrics.of_model("brightness").serve(manifest, "fake", manifest.graph, batcher)
+    metrics.of_model("brightness").serve(serving(manifest, SimpleNamespace(depth=0, down="")))
     told = subprocess.run([promtool, "check", "metrics"], input=metrics.expose(), capture_output=True, check=False)
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import DeviceTimed, EngineError, warm_up
+from service.engines.base import DeviceTimed, EngineError, unfused_attentions, warm_up
 from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.machine import Machine
@@ -47,12 +47,12 @@ def test_attentions_that_are_not_seen_as_fused_are_a_warning_and_no_error(
     bench: Bench, images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = bench.load()
-    assert engine.unfused_attentions == 0
+    assert unfused_attentions(engine) == 0
     engine.close()
     assert "not seen as fused" not in caplog.text
     bench.info = replace(bench.info, fused_attentions=1)
     engine = bench.load()
-    assert engine.unfused_attentions == 2
+    assert unfused_attentions(engine) == 2
     assert "2 of 3 attentions of " in caplog.text
     bench.check(engine, images[:2])
     engine.close()
