@@ -171,7 +171,7 @@ class _Processes:
 
     def _share(self, settings: Settings) -> Settings:
         """The settings of one worker: its share of threads, connections and memory."""
-        shared = ("codec_threads", "max_connections", "cache_bytes", "batch_memory_bytes")
+        shared = ("codec_threads", "max_connections", "cache_bytes", "many_images_memory_bytes")
         parts = {
             name: max(1, -(-getattr(settings, name) // self.workers)) for name in shared if getattr(settings, name)
         }

@@ -135,20 +135,20 @@ class Settings(BaseSettings):
             description="Bytes of cached answers; the least recently used ones are dropped. 0 disables the cache.",
         ),
     ] = 0
-    max_batch_images: Annotated[
+    max_images_per_request: Annotated[
         int, Field(ge=1, le=10_000, description="Images of one request to /segment/batch at most; more get 400.")
     ] = 64
-    max_batch_bytes: Annotated[
+    max_many_images_bytes: Annotated[
         int,
         Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch at most; more get 413."),
     ] = 64 * 1024 * 1024
-    batch_memory_bytes: Annotated[
+    many_images_memory_bytes: Annotated[
         int,
         Field(
             ge=1024,
             le=1 << 36,
             description="Bytes of images and answers of all requests to /segment/batch together; a request "
-            "beyond them gets 503. A single request may always use max_batch_bytes.",
+            "beyond them gets 503. A single request may always use max_many_images_bytes.",
         ),
     ] = 256 * 1024 * 1024
     max_batch_size: Annotated[

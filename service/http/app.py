@@ -15,7 +15,7 @@ from service.http.api_keys import api_keys
 from service.http.auth import Authentication, describe_security, warn_if_open
 from service.http.catalog import router as catalog_router
 from service.http.many_images.memory import ManyImagesMemory
-from service.http.many_images.routes import router as batch_router
+from service.http.many_images.routes import router as many_images_router
 from service.http.openapi import add_schemas, leave_out_nulls
 from service.http.problems import add_problem_handlers
 from service.http.rate_limit import RateLimit
@@ -105,12 +105,12 @@ def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Bucket
     app.state.runtime = runtime
     app.state.tracer_provider = provider
     app.state.many_images_memory = ManyImagesMemory(
-        runtime.settings.batch_memory_bytes, runtime.settings.max_requests_in_flight
+        runtime.settings.many_images_memory_bytes, runtime.settings.max_requests_in_flight
     )
     _add_middleware(app, runtime, buckets)
     add_problem_handlers(app)
     app.include_router(router)
-    app.include_router(batch_router)
+    app.include_router(many_images_router)
     app.include_router(catalog_router)
     app.include_router(repository_router)
     app.include_router(inference_protocol_router)

@@ -47,7 +47,7 @@ def test_the_ingress_lets_the_largest_body_through(annotations: dict[str, str]) 
     settings = effective(CPU)
     json_bytes = settings.max_image_bytes // 3 * 4 * 65 // 64 + FORM_OVERHEAD_BYTES
     size = quantity(annotations["proxy-body-size"].upper() + "i")
-    assert max(json_bytes, settings.max_batch_bytes) < size < 2 * settings.max_batch_bytes
+    assert max(json_bytes, settings.max_many_images_bytes) < size < 2 * settings.max_many_images_bytes
 
 
 def test_the_service_gives_up_before_the_ingress_does(annotations: dict[str, str]) -> None:
@@ -99,7 +99,7 @@ def test_memory_has_room_for_what_the_settings_let_in() -> None:
         settings = effective(build)
         ((_, container, _),) = serving(render(build))
         inside = settings.max_requests_in_flight * settings.max_image_bytes + 3 * settings.max_pixels_in_flight
-        inside += settings.batch_memory_bytes
+        inside += settings.many_images_memory_bytes
         assert inside + 2**30 < quantity(container["resources"]["limits"]["memory"])
 
 

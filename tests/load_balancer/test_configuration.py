@@ -81,7 +81,7 @@ def test_file_that_has_changed_is_noticed() -> None:
 def test_balancers_take_every_body_that_the_service_takes() -> None:
     limit = value("nginx", "client_max_body_size")
     largest_json = DEFAULTS["max_image_bytes"] * 4 / 3 * 65 / 64 + FORM_OVERHEAD_BYTES
-    assert limit > max(DEFAULTS["max_batch_bytes"], largest_json)
+    assert limit > max(DEFAULTS["max_many_images_bytes"], largest_json)
     assert f"req.body_size gt {limit:.0f} " in TEXTS["haproxy"]
     for text in TEXTS.values():
         assert f"more than {limit / 1024**2:.0f} MiB" in text

@@ -101,7 +101,9 @@ async def segment_many(
             state_of(request.scope).stopwatch = ticket.stopwatch
             with ticket.stage("read"):
                 settings = runtime.settings
-                files = await read_images(request, settings.max_batch_images, settings.max_batch_bytes, room)
+                files = await read_images(
+                    request, settings.max_images_per_request, settings.max_many_images_bytes, room
+                )
             stack.enter_context(pipeline.hold_open())
         room.settle(len(files), sum(len(file.content) for file in files))
         images = _ManyImages(

@@ -139,7 +139,7 @@ async def test_wrong_requests_are_problems_as_a_whole(api: Api, solid: Solid) ->
 
 
 async def test_images_and_bytes_are_limited(serving: Serving, solid: Solid) -> None:
-    async with serving(max_batch_images=2, max_batch_bytes=4096) as api:
+    async with serving(max_images_per_request=2, max_many_images_bytes=4096) as api:
         images = [("a", solid(0))] * 3
         api.check_problem(await send(api, images), 400, "bad-request", "more than 2 fields 'file'", "at most 2 images")
         problem = api.check_problem(await send(api, [("a", bytes(5000))]), 413, "payload-too-large", "4096")

@@ -108,7 +108,7 @@ async def test_body_without_a_length_is_bounded_while_it_arrives(serving: Servin
         while True:
             yield bytes(1000)
 
-    async with serving(max_batch_bytes=4096) as api:
+    async with serving(max_many_images_bytes=4096) as api:
         problem = api.check_problem(await send_body(api, endless()), 413, "payload-too-large", "at most 4096")
         assert 4096 < problem["value"] <= 5200
         check_nothing_is_held(api)
@@ -137,7 +137,7 @@ async def test_slow_sender_has_the_time_of_a_request_and_no_more(serving: Servin
 
 async def test_all_requests_share_a_memory(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
     body = part(solid(0) + bytes(1500)) + END
-    async with serving(batch_memory_bytes=4096, cache_bytes=0) as api:
+    async with serving(many_images_memory_bytes=4096, cache_bytes=0) as api:
         engine.shut()
         first, second = Client(api, body), Client(api, body)
         await engine.until_entered()
