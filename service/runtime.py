@@ -17,6 +17,7 @@ from service.errors import Draining, LoadFailure, NotReady, Unavailable
 from service.inference.admission import Admission
 from service.inference.batch_observers import BatchTrace
 from service.inference.decoder_pool import DecoderPool
+from service.inference.forecast import Forecast
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
@@ -103,7 +104,7 @@ class Runtime:
             capacity=settings.max_requests_in_flight,
             max_pixels=settings.max_pixels_in_flight,
             timeout_s=settings.request_timeout_s,
-            backlog_s=self._backlog_s,
+            forecast=Forecast(lambda: [model.queue for model in self.models.open_models]),
             observer=self.metrics,
             ledger=ledger,
         )
@@ -254,16 +255,6 @@ class Runtime:
             logger.info("the models are not rescanned: the process is stopping")
         except Exception:
             logger.exception("the models could not be rescanned")
-
-    def _backlog_s(self, requests: int) -> float:
-        """Seconds until ``requests``, or the images that they have brought, are done; engines share the machine."""
-        queues = [model.queue for model in self.models.open_models]
-        if not queues:
-            return 0.0
-        images = sum(queue.backlog for queue in queues)
-        mean_s = sum(queue.seconds_per_image for queue in queues) / len(queues)
-        waiting_s = sum(queue.backlog * queue.seconds_per_image for queue in queues)
-        return waiting_s + max(0, requests - images) * mean_s
 
 
 def local_models(source: ModelSource, batch_trace: BatchTrace | None = None) -> MakeModels:

@@ -3,6 +3,9 @@
 One bound over all stages, taken before the body is read, keeps memory bounded and makes a refusal cheap. Every refusal
 here is a 503: this process cannot take the request now, another may, and load balancers try the next one. 429 is left
 to the limits of a single client, which no other process would lift.
+
+A request is also refused if its time would be over before the engine has done what is ahead of it: refused at once it
+costs nothing, and its client may try elsewhere. Admitted, it would wait and expire, and so would those behind it.
 """
 
 from __future__ import annotations
@@ -24,10 +27,18 @@ from service.errors import (
     ServiceError,
     Unavailable,
 )
+from service.inference.forecast import Forecast
+from service.inference.image_queue import ImageQueue
 from service.inference.ledger import Ledger, LocalLedger
-from service.inference.stopwatch import WORK_STAGES, Stopwatch, WorkStage
+from service.inference.stopwatch import WORK_STAGES, Stage, Stopwatch, WorkStage
 
 _BEFORE_QUEUE: frozenset[WorkStage] = frozenset({"read", "decode"})
+# A body that takes longer is not waited for: requests that arrive meanwhile are done before it.
+_READ_GRACE_S = 1.0
+# Share of a request's time that the estimate of its end may take; the rest is for what no estimate knows.
+_SHARE_OF_TIME = 0.9
+_SMOOTHING = 0.1
+_AROUND_ENGINE: tuple[Stage, ...] = ("wait", "decode", "post", "encode")
 
 
 class AdmissionObserver(Protocol):
@@ -41,13 +52,6 @@ class AdmissionObserver(Protocol):
 
     def request_expired(self, stage: WorkStage) -> None:
         """The time of a request was over while it was in ``stage``."""
-
-
-class Owner(Protocol):
-    """Receiver of requests: the batcher of a model."""
-
-    def wake(self) -> None:
-        """React to a request for this owner that has come or left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +84,28 @@ class Ticket:
         current_stage: The stage that it is in, or waits for.
         pixels: Decoded pixels that it may hold.
         is_open: False from its end on: no further stage begins.
+        is_late: True once its body has taken longer than usual.
+        is_expected: True while it counts as expected; see ``Admission``.
     """
 
-    def __init__(self, limit: TimeLimit, clock: Callable[[], float], owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        limit: TimeLimit,
+        clock: Callable[[], float],
+        owner: ImageQueue | None = None,
+        on_stage: Callable[[Ticket], None] = lambda _: None,
+    ) -> None:
+        """Begin with the first stage; ``on_stage`` is told of each further one."""
         self.limit = limit
         self.owner = owner
         self.stopwatch = Stopwatch()
         self.current_stage: WorkStage = WORK_STAGES[0]
         self.pixels = 0
-        self._clock = clock
         self.is_open = True
+        self.is_late = False
+        self.is_expected = False
+        self._clock = clock
+        self._on_stage = on_stage
 
     @property
     def deadline(self) -> float:
@@ -119,6 +135,7 @@ class Ticket:
         if check and (not self.is_open or self._clock() >= self.deadline):
             raise DeadlineExceeded(f"the time of the request was over before stage '{stage}'")
         self.current_stage = stage
+        self._on_stage(self)
 
     @contextmanager
     def stage(self, stage: WorkStage) -> Iterator[None]:
@@ -148,7 +165,7 @@ class Admission:
         capacity: int,
         max_pixels: int,
         timeout_s: float,
-        backlog_s: Callable[[int], float],
+        forecast: Forecast,
         observer: AdmissionObserver,
         ledger: Ledger | None = None,
     ) -> None:
@@ -158,7 +175,7 @@ class Admission:
             capacity: Most requests inside at once.
             max_pixels: Most decoded pixels of all requests inside; one request alone may have more.
             timeout_s: Time limit of a request that states none.
-            backlog_s: Estimates the seconds until so many requests are done, for ``Retry-After``.
+            forecast: Estimates when images will be done.
             observer: Counts requests that leave without an answer.
             ledger: Counts requests and pixels, of several processes where it is shared.
         """
@@ -167,13 +184,14 @@ class Admission:
         self._capacity = capacity
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s
-        self._backlog_s = backlog_s
+        self._forecast = forecast
         self._observer = observer
         self._inside: dict[Ticket, asyncio.Timeout] = {}
-        self._held_open: list[Owner | None] = []
+        self._held_open: list[ImageQueue | None] = []
         self._left = asyncio.Event()
         self._open = True
         self._gave_up = False
+        self._around_s = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -185,13 +203,13 @@ class Admission:
         """Decoded pixels of the requests inside, of all processes."""
         return self._ledger.total("pixels")
 
-    def expected(self, owner: Owner | None = None) -> int:
+    def expected(self, owner: ImageQueue | None = None) -> int:
         """Requests for ``owner`` inside this process whose image has not reached the queue."""
         return sum(ticket.owner is owner and ticket.is_before_queue for ticket in self._inside)
 
     @asynccontextmanager
     async def permit(
-        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: Owner | None = None
+        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: ImageQueue | None = None
     ) -> AsyncIterator[Ticket]:
         """Admit one request; the block is cancelled at the ticket's deadline.
 
@@ -201,22 +219,24 @@ class Admission:
             owner: Receiver of the request, see ``expected`` and ``until_unused``; woken when it comes and leaves.
 
         Raises:
-            Overloaded: ``capacity`` requests are inside.
+            Overloaded: ``capacity`` requests are inside, or those inside will take until the time is over.
             Draining: The service admits no more requests, or has stopped waiting for this one.
             DeadlineExceeded: The time was over, on arrival or inside.
         """
         loop = asyncio.get_running_loop()
-        ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner)
+        ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner, self._count_expected)
         with self._observed(ticket):
-            self._take_place(accepted=accepted)
+            self._take_place(ticket, accepted=accepted)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
+            lateness = loop.call_later(_READ_GRACE_S, self._note_late, ticket)
             try:
                 if owner is not None:
                     owner.wake()
                 async with scope:
                     ticket.enter(ticket.current_stage)
                     yield ticket
+                    self._note_answered(ticket)
             except DeadlineExceeded:
                 raise self._cut_off(ticket) from None
             except TimeoutError:
@@ -224,6 +244,7 @@ class Admission:
                     raise
                 raise self._cut_off(ticket) from None
             finally:
+                lateness.cancel()
                 self._leave(ticket)
 
     def count_pixels(self, ticket: Ticket, pixels: int) -> None:
@@ -243,12 +264,12 @@ class Admission:
         raise PixelsOverloaded(
             f"the images in the service have {inside} pixels; with the {pixels} of this one they would have "
             f"more than {self._max_pixels}",
-            retry_after_s=self._backlog_s(self.in_flight),
+            retry_after_s=self._forecast.ahead_s(self._ledger.total("expected")),
             extra={"value": inside + pixels, "limit": self._max_pixels, "unit": "pixels"},
         )
 
     @contextmanager
-    def hold_open(self, owner: Owner | None = None) -> Iterator[None]:
+    def hold_open(self, owner: ImageQueue | None = None) -> Iterator[None]:
         """Make drain and ``until_unused`` wait for the block: a request whose parts are admitted one by one."""
         self._held_open.append(owner)
         try:
@@ -257,7 +278,7 @@ class Admission:
             self._held_open.remove(owner)
             self._left.set()
 
-    async def until_unused(self, owner: Owner | None = None) -> None:
+    async def until_unused(self, owner: ImageQueue | None = None) -> None:
         """Wait until no request for ``owner`` is inside, and none is held open."""
         await self._until(lambda: owner not in (*self._held_open, *(ticket.owner for ticket in self._inside)))
 
@@ -280,15 +301,52 @@ class Admission:
             self._left.clear()
             await self._left.wait()
 
-    def _take_place(self, *, accepted: bool) -> None:
+    def _take_place(self, ticket: Ticket, *, accepted: bool) -> None:
         if self._gave_up or not (self._open or accepted):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
+        if not accepted:
+            self._check_time(ticket)
         if not self._ledger.add_within("requests", 1, self._capacity):
             raise Overloaded(
                 f"{self._capacity} requests are in the service already, which is the limit",
-                retry_after_s=self._backlog_s(self.in_flight),
+                retry_after_s=self._forecast.ahead_s(self._ledger.total("expected")),
                 extra={"limit": self._capacity},
             )
+
+    def _check_time(self, ticket: Ticket) -> None:
+        """Refuse a request that cannot be answered in time behind what is ahead of it.
+
+        With nothing ahead it is admitted in any case: the estimate may be wrong, and nobody has to wait for it.
+        """
+        expected, left_s = self._ledger.total("expected"), ticket.seconds_left
+        if ticket.owner is None or left_s == 0 or self._forecast.ahead_s(expected) <= 0:
+            return
+        done_s = self._forecast.done_s(ticket.owner, expected) + self._around_s
+        excess_s = done_s - _SHARE_OF_TIME * left_s
+        if excess_s > 0:
+            raise Overloaded(
+                f"the answer would take about {done_s:.1f} s behind those ahead of it; the request has {left_s:.1f} s",
+                retry_after_s=excess_s,
+                extra={"value": round(done_s, 3), "limit": round(left_s, 3), "unit": "seconds"},
+            )
+
+    def _count_expected(self, ticket: Ticket) -> None:
+        """Count a request as expected while its image is on its way to the queue; from any thread."""
+        with self._lock:
+            is_awaited = ticket.current_stage != "read" or not ticket.is_late
+            is_expected = ticket.is_open and ticket.is_before_queue and is_awaited
+            if is_expected != ticket.is_expected:
+                ticket.is_expected = is_expected
+                self._ledger.add("expected", 1 if is_expected else -1)
+
+    def _note_late(self, ticket: Ticket) -> None:
+        ticket.is_late = True
+        self._count_expected(ticket)
+
+    def _note_answered(self, ticket: Ticket) -> None:
+        """Learn how long the work around the engine takes."""
+        seconds = sum(ticket.stopwatch.seconds.get(stage, 0.0) for stage in _AROUND_ENGINE)
+        self._around_s += _SMOOTHING * (seconds - self._around_s)
 
     @contextmanager
     def _observed(self, ticket: Ticket) -> Iterator[None]:
@@ -317,6 +375,7 @@ class Admission:
     def _leave(self, ticket: Ticket) -> None:
         with self._lock:
             ticket.close()
+        self._count_expected(ticket)
         del self._inside[ticket]
         self._ledger.add("requests", -1)
         self._ledger.add("pixels", -ticket.pixels)

@@ -34,6 +34,7 @@ from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
 from service.inference.batch_observers import BatchObserver, BatchTrace, DropReason
 from service.inference.batch_times import BatchTimes
+from service.inference.forecast import line_s
 from service.inference.image_queue import BatchRow
 from service.inference.local_slot import LocalSlot
 from service.inference.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
@@ -73,7 +74,7 @@ class Batcher:
         trace: BatchTrace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Prepare; ``start`` begins to run batches.
+        """Prepare, on an event loop; ``start`` begins to run batches.
 
         Args:
             infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
@@ -106,6 +107,7 @@ class Batcher:
         self._expects_more = expects_more
         self._trace = trace
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._times = BatchTimes(batch_seconds)
         self._run_ends: float | None = None
         self._queue: deque[Work] = deque()
@@ -137,28 +139,31 @@ class Batcher:
         """Images that wait or are being run."""
         return len(self._queue) + sum(len(batch) for batch in self._in_flight)
 
+    def line_s(self, more: int) -> float:
+        """See ``ImageQueue``."""
+        return line_s(
+            self.depth + more,
+            free_s=self.free_at - self._loop.time(),
+            max_batch_size=self._max_batch_size,
+            first_s=self.first_s,
+            full_s=self.full_s,
+        )
+
     @property
-    def batch_s(self) -> float:
+    def free_at(self) -> float:
+        """Time at which the batches that have been formed will be done, on the event loop's clock."""
+        ahead = self._in_flight if self._run_ends is None else self._in_flight[1:]
+        return max(self._loop.time(), self._run_ends or 0.0) + sum(self._times.expected(len(batch)) for batch in ahead)
+
+    @property
+    def first_s(self) -> float:
         """Seconds that the engine will hardly exceed for one image; 0 as long as nothing is known."""
         return self._times.safe(1)
 
     @property
-    def done_at(self) -> float:
-        """Time at which all that waits or runs will be done, on the event loop's clock."""
-        ahead = self._in_flight if self._run_ends is None else self._in_flight[1:]
-        full, rest = divmod(len(self._queue), self._max_batch_size)
-        sizes = (*map(len, ahead), rest)
-        return self._free_at + full * self._times.expected(self._max_batch_size) + sum(map(self._times.expected, sizes))
-
-    @property
-    def backlog_s(self) -> float:
-        """Seconds until all that waits or runs will be done."""
-        return self.done_at - _now()
-
-    @property
-    def _free_at(self) -> float:
-        """Time at which the batch that runs will be done."""
-        return max(_now(), self._run_ends or 0.0)
+    def full_s(self) -> float:
+        """Mean seconds of a full batch; 0 as long as nothing is known."""
+        return self._times.expected(self._max_batch_size)
 
     @property
     def is_running(self) -> bool:
@@ -301,7 +306,7 @@ class Batcher:
 
     def _take(self) -> list[Work]:
         """Take the next batch from the queue, oldest first, without unwanted work and what it would be too late for."""
-        start = self._free_at
+        start = self.free_at
         candidates: list[Work] = []
         while self._queue and len(candidates) < self._max_batch_size:
             candidates += self._wanted([self._queue.popleft()], start + self._times.safe(1))

@@ -99,6 +99,13 @@ class ImageQueue(Protocol):
     @property
     def backlog(self) -> int: ...
 
+    def line_s(self, more: int) -> float:
+        """Seconds until what waits or runs, and ``more`` images behind it, are done; 0 as long as nothing is known.
+
+        From any thread.
+        """
+        ...
+
     def slot(self, deadline: float) -> AbstractAsyncContextManager[Slot]:
         """A slot until the end of the block; waits for one until ``deadline``, on the event loop's clock.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
-Count = Literal["requests", "pixels"]
+# Requests inside, their pixels, and the requests whose image is on its way to the queue of an engine.
+Count = Literal["requests", "pixels", "expected"]
 
 
 class Ledger(Protocol):
@@ -35,7 +36,7 @@ class LocalLedger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[Count, int] = {"requests": 0, "pixels": 0}
+        self._counts: dict[Count, int] = dict.fromkeys(get_args(Count), 0)
 
     def total(self, count: Count) -> int:
         """See ``Ledger``."""

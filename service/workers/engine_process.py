@@ -193,6 +193,7 @@ class EngineProcess:
             model.engine_name,
             model.queue.max_batch_size,
             model.queue.down,
+            model.unfused_attentions,
         )
 
     def _publish(self) -> None:
@@ -204,11 +205,11 @@ class EngineProcess:
                 continue
             queue = model.queue
             depth, backlog, seconds = queue.depth, queue.backlog, queue.seconds_per_image
+            free_at, first_s, full_s = queue.free_at, queue.first_s, queue.full_s
             for link in self._links:
                 if (region := link.regions.get(number)) is not None:
-                    region.note_queue(
-                        depth=depth, backlog=backlog, seconds_per_image=seconds, is_waiting=0 < depth == backlog
-                    )
+                    region.note_queue(depth=depth, backlog=backlog, is_waiting=0 < depth == backlog)
+                    region.note_times(seconds_per_image=seconds, free_at=free_at, first_s=first_s, full_s=full_s)
 
     def _obey(self, kind: int, _: bytes, descriptor: int) -> None:
         """Do what the supervisor says."""

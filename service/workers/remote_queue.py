@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.engines.base import Rows
 from service.errors import EngineDown, ServiceError
 from service.inference.batcher import expired
+from service.inference.forecast import line_s
 from service.inference.image_queue import BatchRow
 from service.workers.channel import Channel
 from service.workers.messages import MODEL, SUBMISSION, Kind
@@ -60,6 +61,7 @@ class RemoteQueue:
         self.down = ""
         self.max_batch_size = max_batch_size
         self._channel = channel
+        self._loop = asyncio.get_running_loop()
         self._model = model
         self._expected = expected
         self._caller = caller
@@ -92,6 +94,17 @@ class RemoteQueue:
     def backlog(self) -> int:
         """See ``ImageQueue``."""
         return self._region.backlog
+
+    def line_s(self, more: int) -> float:
+        """See ``ImageQueue``."""
+        region = self._region
+        return line_s(
+            region.depth + more,
+            free_s=max(0.0, region.free_at - self._loop.time()),
+            max_batch_size=self.max_batch_size,
+            first_s=region.first_s,
+            full_s=region.full_s,
+        )
 
     def slot(self, deadline: float) -> _SlotScope:
         """See ``ImageQueue``."""

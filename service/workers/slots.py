@@ -20,7 +20,7 @@ from service.workers.channel import check_sealed, sealed_memory
 
 _ALIGNMENT = 4096
 # Numbers of the header, as int64 or float64.
-_EXPECTED, _WAITING, _DEPTH, _BACKLOG, _SECONDS = range(5)
+_EXPECTED, _WAITING, _DEPTH, _BACKLOG, _SECONDS, _FREE_AT, _FIRST_S, _FULL_S = range(8)
 _HEADER_NUMBERS = 8
 
 
@@ -126,12 +126,33 @@ class Region:
         """Seconds of the engine for an image; written by the engine process."""
         return self._floats[_SECONDS]
 
-    def note_queue(self, *, depth: int, backlog: int, seconds_per_image: float, is_waiting: bool) -> None:
-        """Write the state of the queue."""
+    @property
+    def free_at(self) -> float:
+        """Time at which the engine takes the next batch, on the clock of the event loops; by the engine process."""
+        return self._floats[_FREE_AT]
+
+    @property
+    def first_s(self) -> float:
+        """Seconds of the engine for one image; written by the engine process."""
+        return self._floats[_FIRST_S]
+
+    @property
+    def full_s(self) -> float:
+        """Seconds of the engine for a full batch; written by the engine process."""
+        return self._floats[_FULL_S]
+
+    def note_queue(self, *, depth: int, backlog: int, is_waiting: bool) -> None:
+        """Write the images in the queue."""
         self._numbers[_DEPTH] = depth
         self._numbers[_BACKLOG] = backlog
         self._numbers[_WAITING] = is_waiting
+
+    def note_times(self, *, seconds_per_image: float, free_at: float, first_s: float, full_s: float) -> None:
+        """Write the times of the engine."""
         self._floats[_SECONDS] = seconds_per_image
+        self._floats[_FREE_AT] = free_at
+        self._floats[_FIRST_S] = first_s
+        self._floats[_FULL_S] = full_s
 
     def has_started(self, slot: int) -> bool:
         """True once the engine has started on the image of a slot."""

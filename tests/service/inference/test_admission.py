@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -14,7 +15,11 @@ from service.errors import (
     ServiceError,
 )
 from service.inference.admission import Admission, Ticket, TimeLimit
+from service.inference.forecast import Forecast
+from service.inference.image_queue import Slot
+from service.inference.ledger import LocalLedger
 from service.inference.stopwatch import WorkStage
+from tests.support.batcher_bench import JumpingLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -33,16 +38,39 @@ class Observer:
         self.events.append(f"expired in {stage}")
 
 
+class Line:
+    """An empty queue of an engine; see ``ImageQueue``."""
+
+    max_batch_size, down, depth, backlog = 1, "", 0, 0
+
+    def __init__(self, seconds_per_image: float) -> None:
+        self.seconds_per_image = seconds_per_image
+
+    def line_s(self, more: int) -> float:
+        return more * self.seconds_per_image
+
+    def slot(self, deadline: float) -> AbstractAsyncContextManager[Slot]:
+        raise NotImplementedError
+
+    def wake(self) -> None: ...
+
+
 def make(
-    *, capacity: int = 2, max_pixels: int = 1000, timeout_s: float = 60, seconds_per_image: float = 0.0
+    *,
+    capacity: int = 2,
+    max_pixels: int = 1000,
+    timeout_s: float = 60,
+    seconds_per_image: float = 0.0,
+    ledger: LocalLedger | None = None,
 ) -> tuple[Admission, Observer]:
     observer = Observer()
     admission = Admission(
         capacity=capacity,
         max_pixels=max_pixels,
         timeout_s=timeout_s,
-        backlog_s=lambda requests: requests * seconds_per_image,
+        forecast=Forecast(lambda: [Line(seconds_per_image)]),
         observer=observer,
+        ledger=ledger,
     )
     return admission, observer
 
@@ -95,6 +123,96 @@ async def test_time_to_wait_is_at_least_one_second() -> None:
         with pytest.raises(Overloaded) as refusal:
             await hold(admission, asyncio.Event())
     assert refusal.value.headers["Retry-After"] == "1"
+
+
+def limit(seconds: float) -> TimeLimit:
+    """A limit from now on."""
+    return TimeLimit(seconds, asyncio.get_running_loop().time())
+
+
+async def test_a_request_whose_time_is_too_short_for_those_ahead_is_refused_on_arrival() -> None:
+    admission, observer = make(capacity=10, seconds_per_image=3.0)
+    model = Model(admission, 3.0)
+    async with admission.permit(owner=model), admission.permit(owner=model):
+        with pytest.raises(Overloaded, match=r"would take about 9\.0 s behind .*; the request has 9\.5 s") as refusal:
+            async with admission.permit(limit(9.5), owner=model):
+                pytest.fail("admitted")
+        async with admission.permit(limit(10.2), owner=model):  # a tenth is for what nobody knows
+            pass
+    assert refusal.value.headers["Retry-After"] == "1"
+    assert refusal.value.extra == {"value": 9.0, "limit": pytest.approx(9.5, abs=0.1), "unit": "seconds"}
+    assert observer.events == ["rejected: overloaded"]
+
+
+async def test_the_time_until_a_retry_is_that_until_enough_is_done() -> None:
+    admission, _ = make(capacity=10, seconds_per_image=10)
+    model = Model(admission, 10)
+    async with admission.permit(owner=model), admission.permit(owner=model):
+        with pytest.raises(Overloaded) as refusal:
+            async with admission.permit(limit(20), owner=model):
+                pytest.fail("admitted")
+    assert refusal.value.headers["Retry-After"] == "13"  # 30 s of work, of which 18 may be left
+
+
+async def test_with_nothing_ahead_a_request_is_admitted_however_short_its_time() -> None:
+    admission, _ = make(seconds_per_image=3.0)
+    async with admission.permit(limit(0.4), owner=Model(admission, 3.0)) as ticket:
+        assert ticket.is_open
+
+
+async def test_parts_of_an_admitted_request_are_admitted_whatever_is_ahead() -> None:
+    admission, _ = make(capacity=10, timeout_s=10, seconds_per_image=30)
+    model = Model(admission, 30)
+    async with admission.permit(owner=model), admission.permit(owner=model, accepted=True):
+        assert admission.in_flight == 2
+
+
+async def test_requests_are_ahead_in_all_processes_until_their_images_have_reached_the_queue() -> None:
+    ledger = LocalLedger()
+    (here, _), (there, _) = (make(capacity=10, timeout_s=10, seconds_per_image=30, ledger=ledger) for _ in range(2))
+    queue = Model(here, 30)
+    async with there.permit(owner=Model(there, 30)) as ticket:
+        with pytest.raises(Overloaded):
+            async with here.permit(owner=queue):
+                pytest.fail("admitted")
+        ticket.enter("decode")
+        assert ledger.total("expected") == 1
+        ticket.enter("queue")
+        assert ledger.total("expected") == 0
+        async with here.permit(owner=queue):
+            assert ledger.total("expected") == 1
+    assert ledger.total("expected") == 0
+
+
+def test_a_slow_body_is_ahead_of_nobody() -> None:
+    async def story() -> None:
+        ledger = LocalLedger()
+        admission, _ = make(ledger=ledger)
+        async with admission.permit() as ticket:
+            await asyncio.sleep(0.9)
+            assert ledger.total("expected") == 1
+            await asyncio.sleep(0.2)
+            assert ledger.total("expected") == 0
+            ticket.enter("decode")
+            assert ledger.total("expected") == 1
+        assert ledger.total("expected") == 0
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(story())
+
+
+async def test_the_time_of_the_work_around_the_engine_is_learned() -> None:
+    admission, _ = make(capacity=10, seconds_per_image=1.0)
+    model = Model(admission, 1.0)
+    for _ in range(100):
+        async with admission.permit(owner=model) as ticket:
+            ticket.stopwatch.record("decode", 0.0, 1.5)
+            ticket.stopwatch.record("infer", 2.0, 9.0)
+            ticket.stopwatch.record("encode", 9.0, 10.0)
+    async with admission.permit(owner=model):
+        with pytest.raises(Overloaded, match=r"would take about 4\.5 s"):
+            async with admission.permit(limit(4.9), owner=model):
+                pytest.fail("admitted")
 
 
 async def test_pixels_of_all_inside_are_bounded() -> None:
@@ -196,10 +314,11 @@ def test_no_stage_begins_after_the_deadline() -> None:
     assert ticket.current_stage == "post"
 
 
-class Model:
-    """An owner that notes if more is expected for it, each time that it is woken."""
+class Model(Line):
+    """A queue that notes if more is expected for it, each time that it is woken."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, seconds_per_image: float = 0.0) -> None:
+        super().__init__(seconds_per_image)
         self.woken: list[bool] = []
         self._admission = admission
 

@@ -605,17 +605,31 @@ def test_a_slow_time_of_the_engine_is_not_believed_for_ever(play: Play) -> None:
     play(story, batch_seconds={1: 6.0})
 
 
-def test_the_backlog_is_told_in_seconds(play_in_process: Play) -> None:
+def test_the_line_is_told_in_seconds(play: Play) -> None:
     async def story(bench: Bench) -> None:
-        assert (bench.batcher.backlog_s, bench.batcher.batch_s) == (0.0, 4.0)
+        line = bench.batcher.line_s
+        assert (line(0), line(1), line(3), line(4), line(5)) == (0.0, 4.0, 8.0, 10.0, 14.0)
         bench.submit(0)
         await asyncio.sleep(11)
-        assert bench.batcher.backlog_s == 3.0  # one second of the batch is over
+        assert line(0) == 3.0  # one second of the batch is over
         for number in range(1, 7):
             bench.submit(number)
         await bench.settle()
-        assert bench.batcher.backlog_s == 3.0 + 10.0 + 6.0
+        assert (line(0), line(1)) == (3.0 + 10.0 + 6.0, 3.0 + 10.0 + 8.0)
         await asyncio.sleep(9)
-        assert bench.batcher.backlog_s == 10.0 + 6.0
+        assert line(0) == 10.0 + 6.0
 
-    play_in_process(story, batch_seconds={1: 4.0, 2: 6.0, 4: 10.0})
+    play(story, batch_seconds={1: 4.0, 2: 6.0, 4: 10.0})
+
+
+def test_a_batch_that_was_formed_ahead_is_in_the_line(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        bench.submit(0)
+        await asyncio.sleep(11)
+        for number in range(1, 6):
+            bench.submit(number)
+        await bench.settle()
+        assert bench.batcher.depth == 1
+        assert bench.batcher.line_s(0) == 3.0 + 10.0 + 4.0
+
+    play(story, stacking=InlineExecutor(), batch_seconds={1: 4.0, 4: 10.0})

@@ -29,5 +29,5 @@ def works(*deadlines: float) -> list[Work]:
     ],
 )
 def test_as_many_as_possible_are_done_in_time(deadlines: tuple[float, ...], kept: tuple[float, ...]) -> None:
-    batch = in_time(works(*deadlines), 10.0, lambda size: float(size))
+    batch = in_time(works(*deadlines), 10.0, float)
     assert tuple(work.deadline for work in batch) == kept
