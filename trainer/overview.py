@@ -13,6 +13,7 @@ from service.model_directory.sizes import format_size
 from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import SegmentationDataset
 from trainer.datasets.files import plural, summary
+from trainer.datasets.mixed import Mixed
 from trainer.weights.bundled import BUNDLED, bundled_terms
 
 FEW_VAL_IMAGES = 10
@@ -40,20 +41,25 @@ class Cost:
 def overview(config: TrainConfig, train: SegmentationDataset, val: SegmentationDataset, steps_per_epoch: int) -> str:
     """The lines on data and schedule."""
     data, schedule, runtime = config.data, config.schedule, config.runtime
-    images = len(train) // (data.repeat or 1)
-    seen = f", each seen {data.repeat} times an epoch" if data.repeat else ""
     ends = f"; ends early after {runtime.patience} without a better mIoU" if runtime.patience else ""
     views = f"{schedule.batch_size} views of {format_size(data.crop_size)} a step"
     return "\n".join(
         [
-            f"{plural(images, 'image')} to learn from{seen}, {len(val):,} to evaluate on, "
-            f"{len(train.classes)} classes ({train.name})",
+            f"{_images(train, data.repeat)}, {len(val):,} to evaluate on, {len(train.classes)} classes ({train.name})",
             f"input {format_size(data.input_size)}, {views}, from {config.model.pretrained} weights",
             f"{schedule.epochs * steps_per_epoch:,} steps in {plural(schedule.epochs, 'epoch')}, "
             f"{plural(evaluations(config), 'evaluation')}{ends}",
             *_terms(config.model.pretrained),
         ]
     )
+
+
+def _images(train: SegmentationDataset, repeat: int | None) -> str:
+    if isinstance(train, Mixed):
+        parts = ", ".join(f"{count:,} of {name}" for name, count in train.places)
+        return f"{plural(len(train), 'image')} an epoch to learn from ({parts})"
+    seen = f", each seen {repeat} times an epoch" if repeat else ""
+    return f"{plural(len(train) // (repeat or 1), 'image')} to learn from{seen}"
 
 
 def _terms(pretrained: str) -> Iterator[str]:

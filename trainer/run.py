@@ -142,7 +142,7 @@ def train(
 
 def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
     """Open the data and build the network; nothing is written."""
-    train_split, val = open_splits(config.data, data)
+    train_split, val = open_splits(config.data, data, seed=config.schedule.seed)
     schedule = config.schedule
     steps = len(train_split) // schedule.batch_size
     if not steps:
@@ -340,7 +340,7 @@ def _save(run: Run, figures: dict[str, float]) -> None:
 def _entries(run: Run, figures: dict[str, float]) -> dict[str, Any]:
     return {
         "architecture": run.config.model.name,
-        "dataset": run.train.name,
+        "dataset": run.val.name,
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in run.train.classes],
         "input_size": list(run.config.data.input_size),
         "train_config": run.config.as_dict(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.config import ConfigError, DataSection
 from trainer.datasets import InMemory, PairedFiles, Repeated, SegmentationDataset, open_dataset, splits_in
+from trainer.datasets.mixed import open_mixed
 from trainer.datasets.reading import image_size
 from trainer.transforms import Augmentation
 
@@ -20,10 +21,15 @@ _MAX_CACHED_VAL_BYTES = 256 << 20
 _BYTES_PER_PIXEL = 4
 
 
-def open_splits(section: DataSection, root: Path) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Open ``train`` and ``val`` of a dataset, in memory if asked.
+def open_splits(section: DataSection, root: Path, *, seed: int = 0) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Open ``train`` and ``val`` of a dataset, in memory if asked; other sources are mixed into ``train`` alone.
 
     Images to learn from are kept no larger than a view can show, those of val only if all of them are small.
+
+    Args:
+        section: The configuration of the data.
+        root: Folder of the dataset.
+        seed: Of the order in which images of other sources are seen.
 
     Raises:
         DatasetError: A split is not there, or a file cannot be used.
@@ -31,12 +37,19 @@ def open_splits(section: DataSection, root: Path) -> tuple[SegmentationDataset, 
     """
     files = open_dataset(section.dataset, root, "train")
     val: SegmentationDataset = _val(section.dataset, root, files)
-    train: SegmentationDataset = files
-    if section.cache:
-        train = InMemory(files, augmentation(section).useful_size)
-        if isinstance(val, PairedFiles) and _num_bytes(val) <= _MAX_CACHED_VAL_BYTES:
-            val = InMemory(val)
-    return Repeated(train, section.repeat) if section.repeat else train, val
+    if section.cache and isinstance(val, PairedFiles) and _num_bytes(val) <= _MAX_CACHED_VAL_BYTES:
+        val = InMemory(val)
+    return _learned_from(section, files, seed), val
+
+
+def _learned_from(section: DataSection, files: PairedFiles, seed: int) -> SegmentationDataset:
+    def prepare(dataset: SegmentationDataset) -> SegmentationDataset:
+        return InMemory(dataset, augmentation(section).useful_size) if section.cache else dataset
+
+    train, repeat = prepare(files), section.repeat or 1
+    if section.sources:
+        return open_mixed((train, repeat), section.sources, seed=seed, prepare=prepare)
+    return Repeated(train, repeat) if repeat > 1 else train
 
 
 def augmentation(section: DataSection) -> Augmentation:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.config import LossWeights
 from trainer.datasets import SegmentationDataset
+from trainer.datasets.mixed import Mixed
 from trainer.distributed import Ranks
 from trainer.losses import Losses, criterion
 from trainer.model.ecenet import ECENet
@@ -57,7 +58,8 @@ class AugmentedViews(Dataset[Batch]):
     def __init__(
         self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int, epoch: int, class_mix: float = 0.0
     ) -> None:
-        self.dataset, self.augmentation, self.seed, self.epoch = dataset, augmentation, seed, epoch
+        self.dataset = dataset.at_epoch(epoch) if isinstance(dataset, Mixed) else dataset
+        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
         self.class_mix = class_mix
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 from service.model_directory.manifest import ClassInfo
 from trainer.config import ConfigError, load_config
 from trainer.datasets import SegmentationDataset
+from trainer.datasets.mixed import Mixed
 from trainer.overview import Cost, cost_text, duration, overview, unseen_classes, warnings
 
 CLASSES = tuple(ClassInfo(index, name, (0, 0, index)) for index, name in enumerate(("road", "sky", "pole")))
@@ -25,7 +26,10 @@ def labelled(*maps: list[int]) -> SegmentationDataset:
     def labels(index: int) -> np.ndarray:
         return np.array([maps[index]], np.uint8)
 
-    return cast(SegmentationDataset, Labelled(name="folder", classes=CLASSES, labels=labels))
+    return cast(
+        SegmentationDataset,
+        Labelled(name="folder", classes=CLASSES, labels=labels, pairs=[(Path(), Path())] * len(maps)),
+    )
 
 
 def test_the_text_tells_images_steps_and_evaluations() -> None:
@@ -37,6 +41,13 @@ def test_the_text_tells_images_steps_and_evaluations() -> None:
         "input 352x480, 8 views of 352x480 a step, from imagenet weights",
         "9 steps in 9 epochs, 5 evaluations; ends early after 10 without a better mIoU",
     ]
+
+
+def test_the_parts_of_a_mixture_are_told() -> None:
+    mixed = Mixed([(labelled([0], [1]), 4.0), (labelled(*[[2]] * 1000), 2.5)], seed=0)
+    first = overview(load_config(Path("camvid_lite0")), mixed, labelled([0]), 1).splitlines()[0]
+    images = "2,508 images an epoch to learn from (8 of folder, 2,500 of folder)"
+    assert first == f"{images}, 1 to evaluate on, 3 classes (folder+folder)"
 
 
 def test_the_terms_of_the_bundled_weights_are_told() -> None:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from trainer import splits
 from trainer.config import ConfigError, DataSection
-from trainer.datasets import InMemory, PairedFiles, Repeated
+from trainer.datasets import DatasetError, InMemory, PairedFiles, Repeated
+from trainer.datasets.mixed import Mixed
+from trainer.datasets.source import Source
 from trainer.splits import open_splits
 
 SECTION = DataSection(dataset="folder", input_size=(32, 64), crop_size=(32, 64), scale=(0.5, 1.0), cache=True)
@@ -55,6 +57,33 @@ def test_a_repeat_applies_to_train_alone(tmp_path: Path) -> None:
     train, val = open_splits(section, root)
     assert isinstance(train, Repeated)
     assert (len(train), len(val)) == (5, 1)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_other_sources_are_mixed_into_train_with_their_weights(cache: bool, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=2, val=1)
+    other = write_folder(tmp_path / "other", extra=4)
+    (other / "classes.json").write_text(json.dumps({"classes": {"west": "#000000", "right": "#ffffff"}}))
+    source = Source(dataset="folder", root=str(other), split="extra", weight=0.5, classes={"west": "void"})
+    section = SECTION.model_copy(update={"sources": (source,), "repeat": 3, "cache": cache})
+    train, val = open_splits(section, root, seed=5)
+    assert isinstance(train, Mixed)
+    assert (len(train), len(val)) == (2 * 3 + 2, 1)
+    assert {path.parent.name for path, _ in train.pairs[:6]} == {"train"}
+    assert {path.parent.name for path, _ in train.pairs[6:]} == {"extra"}
+    assert np.unique(train.labels(7)).tolist() == [1, 255]
+    assert train[7].image.shape[:2] == ((32, 64) if cache else (64, 128))
+    seen = [{path.name for path, _ in train.at_epoch(epoch).pairs[6:]} for epoch in (0, 1)]
+    assert seen[0] | seen[1] == {f"{index}.png" for index in range(4)}
+
+
+def test_a_source_whose_classes_do_not_fit_is_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=1, val=1)
+    other = write_folder(tmp_path / "other", train=1)
+    (other / "classes.json").write_text(json.dumps({"classes": {"left": "#000000", "rigth": "#ffffff"}}))
+    source = Source(dataset="folder", root=str(other))
+    with pytest.raises(DatasetError, match=r"class 'rigth' of folder has no counterpart; map it to 'void' or"):
+        open_splits(SECTION.model_copy(update={"sources": (source,)}), root)
 
 
 def test_a_few_images_without_val_are_evaluated_on_with_a_warning(

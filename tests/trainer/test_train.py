@@ -16,10 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+import trainer
 from tests.support.limits import HANG_S
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.config import load_config
+from trainer.datasets.cityscapes import CITYSCAPES_CLASSES
 from trainer.evaluate import main as evaluate_main
 from trainer.metrics import Counts
 from trainer.progress import Progress
@@ -132,6 +134,42 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
     assert read_entries(parts / "last.pt")["steps_done"] == step
     assert len(read_log(parts)) == step // 4
     assert main(arguments(tiny_camvid, parts, "--resume", **every)) == 0
+    assert_equal_weights(whole / "last.pt", parts / "last.pt")
+    assert read_log(whole) == read_log(parts)
+
+
+def test_a_run_of_mixed_sources_resumes_to_the_weights_of_an_unbroken_one(
+    tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the example of the documentation: half of the other images are seen in each epoch."""
+    monkeypatch.chdir(tmp_path)
+    Path("DATA/cityscapes/train").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        classes = np.array([info.color for info in CITYSCAPES_CLASSES], np.uint8)[rng.integers(0, 19, (4, 4))]
+        labels = classes.repeat(16, 0).repeat(16, 1)
+        Image.fromarray(np.hstack([labels, labels])).save(f"DATA/cityscapes/train/{index}.jpg", quality=95)
+    example = (Path(trainer.__file__).parent / "README.md").read_text().split("```toml\n")[1].split("```")[0]
+    Path("mixed.toml").write_text(example)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def run(output: Path, *extra: str) -> int:
+        return main(["mixed.toml", *arguments(tiny_camvid, output, *extra)[1:]])
+
+    assert run(whole) == 0
+    assert read_entries(whole / "best.pt")["train_images"] == 8 + 4
+    assert read_entries(whole / "best.pt")["dataset"] == "camvid"
+    count = Progress.__call__
+
+    def terminated(self: Progress, *values: object) -> None:
+        count(self, *values)  # type: ignore[arg-type]
+        if self._done == 8:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "__call__", terminated)
+        assert run(parts) == 128 + signal.SIGTERM
+    assert run(parts, "--resume") == 0
     assert_equal_weights(whole / "last.pt", parts / "last.pt")
     assert read_log(whole) == read_log(parts)
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model_directory.manifest import ClassInfo
 from trainer.datasets.base import Sample, SegmentationDataset
 from trainer.datasets.errors import DatasetError
 from trainer.datasets.files import Pair
 from trainer.datasets.mapped import Mapped
 from trainer.datasets.registry import open_dataset
 from trainer.datasets.source import Source
+
+Part = tuple[SegmentationDataset, float]
+"""A dataset of a mixture and its weight."""
 
 
 class Mixed:
@@ -28,11 +30,14 @@ class Mixed:
         seed: Of the passes.
         epoch: The epoch, from 0.
 
+    Attributes:
+        places: The parts by name, with their places in an epoch.
+
     Raises:
         DatasetError: There is no part, a weight is not above 0, or the classes differ.
     """
 
-    def __init__(self, parts: Sequence[tuple[SegmentationDataset, float]], *, seed: int, epoch: int = 0) -> None:
+    def __init__(self, parts: Sequence[Part], *, seed: int, epoch: int = 0) -> None:
         self._parts, self._seed = tuple(parts), seed
         _check(self._parts)
         self.name = "+".join(dataset.name for dataset, _ in parts)
@@ -42,6 +47,7 @@ class Mixed:
             for number, (dataset, weight) in enumerate(parts)
             for index in _indices(len(dataset), weight, (seed, number), epoch)
         ]
+        self.places = tuple((dataset.name, _num_places(len(dataset), weight)) for dataset, weight in parts)
         self.pairs: Sequence[Pair] = [dataset.pairs[index] for dataset, index in self._places]
 
     def at_epoch(self, epoch: int) -> Mixed:
@@ -61,8 +67,8 @@ class Mixed:
 
 
 def open_mixed(
+    first: Part,
     sources: Sequence[Source],
-    classes: Sequence[ClassInfo],
     *,
     seed: int,
     prepare: Callable[[SegmentationDataset], SegmentationDataset] = lambda dataset: dataset,
@@ -70,20 +76,20 @@ def open_mixed(
     """Open the datasets of a mixture.
 
     Args:
-        sources: The datasets.
-        classes: The classes of the mixture.
+        first: A dataset whose classes are those of the mixture, and its weight.
+        sources: The others.
         seed: Of the order in which images are seen.
-        prepare: Applied to each dataset before its classes are mapped, for example to keep it in memory.
+        prepare: Applied to each of the others before its classes are mapped, for example to keep it in memory.
 
     Raises:
         DatasetError: A dataset cannot be opened, or its classes do not fit.
     """
     opened = [(prepare(open_dataset(source.dataset, Path(source.root), source.split)), source) for source in sources]
-    parts = [(Mapped(dataset, classes, source.classes), source.weight) for dataset, source in opened]
-    return Mixed(parts, seed=seed)
+    parts = [(Mapped(dataset, first[0].classes, source.classes), source.weight) for dataset, source in opened]
+    return Mixed([first, *parts], seed=seed)
 
 
-def _check(parts: Sequence[tuple[SegmentationDataset, float]]) -> None:
+def _check(parts: Sequence[Part]) -> None:
     if not parts:
         raise DatasetError("a mixture has no dataset, expected one or more")
     names = [[info.name for info in dataset.classes] for dataset, _ in parts]
@@ -94,9 +100,13 @@ def _check(parts: Sequence[tuple[SegmentationDataset, float]]) -> None:
             raise DatasetError(f"{dataset.name} has other classes than {parts[0][0].name}; map them to those")
 
 
+def _num_places(count: int, weight: float) -> int:
+    return max(1, round(count * weight))
+
+
 def _indices(count: int, weight: float, seed: tuple[int, int], epoch: int) -> list[int]:
     """The images of a part in an epoch."""
-    places = max(1, round(count * weight))
+    places = _num_places(count, weight)
     passes, offsets = np.divmod(np.arange(epoch * places, (epoch + 1) * places), count)
     orders = {
         number: np.random.default_rng((*seed, number)).permutation(count) for number in np.unique(passes).tolist()

@@ -18,6 +18,7 @@ from trainer.datasets import (
     InMemory,
     Sample,
     SegmentationDataset,
+    open_dataset,
 )
 from trainer.datasets.cityscapes import CITYSCAPES_CLASSES
 from trainer.datasets.files import Pair
@@ -134,17 +135,12 @@ def test_sources_are_opened_mapped_and_prepared(tiny_camvid: Path, tmp_path: Pat
         prepared.append(dataset.name)
         return InMemory(dataset)
 
-    sources = [
-        Source(dataset="camvid", root=str(tiny_camvid), weight=0.5),
-        Source(
-            dataset="cityscapes_pairs",
-            root=str(tmp_path / "pairs"),
-            weight=2.0,
-            classes=named_map("cityscapes-to-camvid"),
-        ),
-    ]
-    mixed = open_mixed(sources, CAMVID_CLASSES, seed=0, prepare=prepare)
-    assert prepared == ["camvid", "cityscapes_pairs"]
+    names = named_map("cityscapes-to-camvid")
+    source = Source(dataset="cityscapes_pairs", root=str(tmp_path / "pairs"), weight=2.0, classes=names)
+    camvid = open_dataset("camvid", tiny_camvid, "train")
+    mixed = open_mixed((camvid, 0.5), [source], seed=0, prepare=prepare)
+    assert prepared == ["cityscapes_pairs"]
     assert len(mixed) == 4 + 2
+    assert mixed.places == (("camvid", 4), ("cityscapes_pairs", 2))
     assert mixed.labels(5).tolist() == [[3, 3, 5, 5]] * 2  # Road and Tree
     assert mixed.classes == CAMVID_CLASSES
