@@ -307,12 +307,21 @@ class Batcher:
     def _take(self) -> list[Work]:
         """Take the next batch from the queue, oldest first, without unwanted work and what it would be too late for."""
         start = self.free_at
-        candidates: list[Work] = []
-        while self._queue and len(candidates) < self._max_batch_size:
-            candidates += self._wanted([self._queue.popleft()], start + self._times.safe(1))
-        batch = in_time(candidates, start, self._times.safe)
-        self._queue.extendleft(work for work in reversed(candidates) if work not in batch)
+        batch: list[Work] = []
+        left_out: list[Work] = []
+        while self._queue and len(batch) < self._max_batch_size and len(left_out) < self._max_batch_size:
+            candidates = [*batch, *self._next_wanted(self._max_batch_size - len(batch), start)]
+            batch = in_time(candidates, start, self._times.safe)
+            left_out += (work for work in candidates if work not in batch)
+        self._queue.extendleft(reversed(left_out))
         return batch
+
+    def _next_wanted(self, number: int, start: float) -> list[Work]:
+        """Take so many images from the queue that would be done in time alone."""
+        wanted: list[Work] = []
+        while self._queue and len(wanted) < number:
+            wanted += self._wanted([self._queue.popleft()], start + self._times.safe(1))
+        return wanted
 
     def _wanted(self, batch: Iterable[Work], until: float) -> list[Work]:
         """Keep the work that is waited for until then; drop the rest, and fail what has expired or will."""
