@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,21 @@ from trainer.datasets import DatasetError, guess_dataset, open_dataset, read_ima
 from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 
 
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An image file.
+
+    Attributes:
+        path: The file.
+        read: Gives its pixels (H, W, 3) uint8 as its dataset does: upright, unless ``classes.json`` says otherwise.
+    """
+
+    path: Path
+    read: Callable[[], NDArray[np.uint8]]
+
+
 def sample_images(source: Path | None, size: Size, count: int) -> list[NDArray[np.uint8]]:
-    """The first ``count`` images of ``image_files``, upright, as the service would resize them, or generated ones.
+    """The first ``count`` of ``photos_in``, as the service would resize them, or generated ones.
 
     Raises:
         ValueError: The folder holds no image, or ``count`` is below 1.
@@ -24,32 +40,37 @@ def sample_images(source: Path | None, size: Size, count: int) -> list[NDArray[n
         raise ValueError(f"the number of images to compare on is {count}, expected 1 or more")
     if source is None:
         return generated_images(size, count)
-    files = image_files(source)[:count]
-    return [resize_to_input(read_image(path), size) for path in files]
+    return [resize_to_input(photo.read(), size) for photo in photos_in(source)[:count]]
 
 
-def image_files(source: Path) -> list[Path]:
+def photos_in(source: Path) -> list[Photo]:
     """The images of a folder, in the order of their names; those that a dataset learns from; or an image file alone.
 
     Raises:
         ValueError: There is none.
     """
     if source.is_file():
-        return [source]
+        return [_photo(source)]
     if not source.is_dir():
         raise ValueError(f"{source} does not exist, expected an image or a folder of images")
-    files = _learned_from(source) or sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
-    if not files:
+    images = (path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_EXTENSIONS)
+    photos = _learned_from(source) or [_photo(path) for path in images]
+    if not photos:
         raise ValueError(f"{source} holds no image, and no dataset with a train split")
-    return files
+    return photos
 
 
-def _learned_from(root: Path) -> list[Path]:
+def _photo(path: Path) -> Photo:
+    return Photo(path, partial(read_image, path))
+
+
+def _learned_from(root: Path) -> list[Photo]:
     """The images of the train split, if the folder holds a dataset."""
     try:
-        return [image for image, _ in open_dataset(guess_dataset(root), root, "train", incomplete=True).pairs]
+        dataset = open_dataset(guess_dataset(root), root, "train", incomplete=True)
     except DatasetError:
         return []
+    return [Photo(image, partial(dataset.image, index)) for index, (image, _) in enumerate(dataset.pairs)]
 
 
 def generated_images(size: Size, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:

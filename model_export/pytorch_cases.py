@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.exportable import Exportable
-from model_export.images import generated_images, image_files
+from model_export.images import generated_images, photos_in
 from model_export.parity import labels_of_logits, pytorch_logits
 from model_export.verify import Case, Cases, Labelled
 from service.engines.base import Rows
@@ -21,7 +21,7 @@ from service.model_directory.agreement import Agreement, labels_agreement, logit
 from service.model_directory.manifest import GraphInfo, Manifest
 from service.model_directory.sizes import Size
 from trainer.checkpoint import CheckpointError
-from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset, read_image
+from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset
 from trainer.model.ecenet import ECENet
 from trainer.prediction.open_model import open_model
 from trainer.weights.network import load_model
@@ -62,13 +62,13 @@ def pictures_in(source: Path, count: int) -> Pictures:
     Raises:
         ValueError: There is none.
     """
-    files = image_files(source)[:count]
+    photos = photos_in(source)[:count]
 
     def read(_: Size) -> Iterator[Picture]:
-        for path in files:
-            yield read_image(path), None
+        for photo in photos:
+            yield photo.read(), None
 
-    return Pictures(f"{len(files)} images of {source}", len(files), read)
+    return Pictures(f"{len(photos)} images of {source}", len(photos), read)
 
 
 def labelled_pictures(dataset: SegmentationDataset, split: str, count: int | None) -> Pictures:

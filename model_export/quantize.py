@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_export.images import image_files
+from model_export.images import Photo, photos_in
 from model_export.int8_graph import Layer, QuantizableGraph
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import Choice, Damage, QuantizationError, choose_floats, rank
@@ -29,7 +29,6 @@ from service.imaging.resize import resize_to_input
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from service.model_directory.sizes import Size, format_size
-from trainer.datasets import read_image
 
 TABLE_NAME = "quantization.json"
 
@@ -102,10 +101,10 @@ def quantize(
         raise ValueError(f"min_equal_labels is {settings.min_equal_labels}, expected a share within 0..1")
     manifest = read_manifest(directory)
     sources = _sources(directory, manifest, settings)
-    files = spread(image_files(calibration), settings.count)
+    photos = spread(photos_in(calibration), settings.count)
     with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
         folder = Path(name)
-        graphs = [_Quantization(directory, manifest, source, folder).run(files, settings, tell) for source in sources]
+        graphs = [_Quantization(directory, manifest, source, folder).run(photos, settings, tell) for source in sources]
         _write_table(folder / TABLE_NAME, graphs, settings)
         _publish(directory, manifest, folder, graphs)
     return graphs
@@ -141,9 +140,9 @@ class _Quantization:
         self._folder = folder
         self._info = replace(source, file=int8_name(source.input_size), precision="int8")
 
-    def run(self, files: Sequence[Path], settings: QuantizeSettings, tell: Tell) -> QuantizedGraph:
+    def run(self, photos: Sequence[Photo], settings: QuantizeSettings, tell: Tell) -> QuantizedGraph:
         source = self._source
-        calibrated, held_out = _split([resize_to_input(read_image(path), source.input_size) for path in files])
+        calibrated, held_out = _split([resize_to_input(photo.read(), source.input_size) for photo in photos])
         tell(f"{source.file}: calibrating on {len(calibrated)} images")
         graph = self._calibrated(calibrated)
         expected = self._labels(self._directory, source, held_out)
@@ -271,22 +270,22 @@ def _sources(directory: Path, manifest: Manifest, settings: QuantizeSettings) ->
     return [floats[size] for size in sizes]
 
 
-def spread(files: Sequence[Path], count: int) -> list[Path]:
+def spread(photos: Sequence[Photo], count: int) -> list[Photo]:
     """``count`` files at even distances, or all if there are no more: neighbours are often frames of one film.
 
     Raises:
         ValueError: ``count`` is too small to hold an image out.
-        QuantizationError: There are too few files to hold one out.
+        QuantizationError: There are too few to hold one out.
     """
     if count < _HELD_OUT_STEP:
         raise ValueError(f"the number of calibration images is {count}, expected {_HELD_OUT_STEP} or more")
-    if len(files) < _HELD_OUT_STEP:
+    if len(photos) < _HELD_OUT_STEP:
         raise QuantizationError(
-            f"{files[0].parent} gives {len(files)} images to calibrate on, expected {_HELD_OUT_STEP} or more, better "
-            f"{QuantizeSettings().count}: name a folder with --calibration"
+            f"{photos[0].path.parent} gives {len(photos)} images to calibrate on, expected {_HELD_OUT_STEP} or more, "
+            f"better {QuantizeSettings().count}: name a folder with --calibration"
         )
-    chosen = min(count, len(files))
-    return [files[index * len(files) // chosen] for index in range(chosen)]
+    chosen = min(count, len(photos))
+    return [photos[index * len(photos) // chosen] for index in range(chosen)]
 
 
 def _split(images: Images) -> tuple[Images, Images]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from model_export import quantize as quantize_module
 from model_export.__main__ import main
-from model_export.images import generated_images
+from model_export.images import Photo, generated_images
 from model_export.int8_graph import Layer, QuantizableGraph
 from model_export.quantize import quantize, spread
 from model_export.quantize_settings import QuantizeSettings
@@ -385,9 +385,9 @@ def test_onnx_runtime_leaves_a_float_layer_between_int8_layers_alone(kept: str, 
 
 
 def test_files_are_taken_evenly() -> None:
-    files = [Path(f"{index}.png") for index in range(10)]
-    assert [path.stem for path in spread(files, 5)] == ["0", "2", "4", "6", "8"]
-    assert spread(files, 99) == files
+    photos = [Photo(Path(f"{index}.png"), lambda: np.zeros((1, 1, 3), np.uint8)) for index in range(10)]
+    assert [photo.path.stem for photo in spread(photos, 5)] == ["0", "2", "4", "6", "8"]
+    assert spread(photos, 99) == photos
 
 
 def layers(count: int) -> list[Layer]:

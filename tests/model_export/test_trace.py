@@ -13,8 +13,9 @@ from PIL import ExifTags, Image
 
 from model_export.exportable import Exportable
 from model_export.graph_precision import to_fp16
-from model_export.images import generated_images, image_files, sample_images
+from model_export.images import generated_images, photos_in, sample_images
 from model_export.parity import graph_agreement
+from model_export.pytorch_cases import pictures_in
 from model_export.trace import ExportError, check_graph
 from service.engines.tensorrt.attentions import AttentionCount, count_attentions
 from service.model_directory.manifest import read_manifest
@@ -85,7 +86,7 @@ def test_another_network_does_not_agree(exported_dir: Path) -> None:
     assert agreement.fault(graph.bounds) is not None
 
 
-def test_the_images_of_a_dataset_are_those_that_it_learns_from_upright(tmp_path: Path) -> None:
+def test_the_images_of_a_dataset_are_those_that_it_learns_from_turned_as_there(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, :20] = 255  # the left half, which orientation 6 turns up
     exif = Image.Exif()
@@ -96,12 +97,17 @@ def test_the_images_of_a_dataset_are_those_that_it_learns_from_upright(tmp_path:
         Image.fromarray(pixels).save(tmp_path / "images" / split / f"{split}.webp", exif=exif, lossless=True)
         Image.fromarray(np.zeros((40, 20), np.uint8)).save(tmp_path / "labels" / split / f"{split}.png")
     (tmp_path / "classes.json").write_text('{"classes": {"a": "#000000", "b": "#ffffff"}}')
-    assert [path.name for path in image_files(tmp_path)] == ["train.webp"]
+    assert [photo.path.name for photo in photos_in(tmp_path)] == ["train.webp"]
     (image,) = sample_images(tmp_path, (40, 20), 3)
     assert (image[:20] == 255).all()
     assert (image[20:] == 0).all()
+    (tmp_path / "classes.json").write_text('{"classes": {"a": "#000000", "b": "#ffffff"}, "exif": false}')
+    (image,) = sample_images(tmp_path, (20, 40), 3)
+    assert (image == pixels).all()
+    (case,) = pictures_in(tmp_path, 3).read((20, 40))
+    assert (case[0] == pixels).all()
     Image.fromarray(pixels).save(tmp_path / "labels" / "train" / "b.tiff")  # a plain folder
-    assert [path.name for path in image_files(tmp_path / "labels" / "train")] == ["b.tiff", "train.png"]
+    assert [photo.path.name for photo in photos_in(tmp_path / "labels" / "train")] == ["b.tiff", "train.png"]
 
 
 def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is 0, expected 1 or more"):
         sample_images(None, SIZE, 0)
     with pytest.raises(ValueError, match="nowhere does not exist, expected an image or a folder of images"):
-        image_files(tmp_path / "nowhere")
+        photos_in(tmp_path / "nowhere")
     Image.fromarray(np.full((10, 20, 3), 7, np.uint8)).save(tmp_path / "a.png")
     for source in (tmp_path, tmp_path / "a.png"):
         (image,) = sample_images(source, SIZE, 3)
