@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from service.answers.cache import AnswerCache
 from service.errors import Draining, LoadFailure, NotReady, Unavailable
+from service.idle_memory import trim_when_idle
 from service.inference.admission import Admission
 from service.inference.batch_observers import BatchTrace
 from service.inference.decoder_pool import DecoderPool
@@ -114,6 +115,7 @@ class Runtime:
         self._pipelines: WeakKeyDictionary[ServedModel, Pipeline] = WeakKeyDictionary()
         self.models = make_models(settings, self.metrics, self._admission)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trimming: asyncio.Task[None] | None = None
         self.metrics.watch(
             in_flight=lambda: self._admission.in_flight,
             in_flight_pixels=lambda: self._admission.pixels,
@@ -195,6 +197,8 @@ class Runtime:
         """Begin to load the models, in the background: the health checks answer meanwhile."""
         await self.models.connect()
         self._keep(asyncio.create_task(self._start(), name="start"))
+        trimming = trim_when_idle(lambda: self._admission.in_flight_here, lambda: self._admission.admitted_here)
+        self._trimming = asyncio.create_task(trimming, name="trim")
 
     def rescan_soon(self) -> None:
         """Follow what has changed on disk, in the background; one line of the log tells what came of it."""
@@ -213,6 +217,8 @@ class Runtime:
     async def stop(self) -> None:
         """Drop everything; an engine that is stuck is left behind."""
         self.begin_drain()
+        if self._trimming is not None:
+            self._trimming.cancel()
         await self.models.stop()
         await asyncio.gather(*self._tasks)
         self._codec.shutdown(wait=False, cancel_futures=True)

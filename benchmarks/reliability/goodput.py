@@ -230,14 +230,20 @@ def table(engines: Sequence[Engine], *, seconds: float, seed: int) -> str:
     return "\n".join(lines)
 
 
-async def offer(url: str, image: bytes, *, per_s: float, seconds: float, deadline_s: float) -> Counter[str]:
-    """Send an image so often, whatever becomes of it; gives the answers by status and ``Retry-After``."""
+async def offer(
+    url: str, image: bytes, *, per_s: float, seconds: float, deadline_s: float
+) -> tuple[Counter[str], float]:
+    """Send an image so often, whatever becomes of it; gives the answers, and the seconds until the last."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     headers = {"Content-Type": "image/png", "X-Request-Timeout-Ms": str(round(deadline_s * 1000))}
     counts: Counter[str] = Counter()
+    last = 0.0
 
     async def send(client: httpx.AsyncClient) -> None:
         response = await client.post(f"{url}/segment", content=image, headers=headers)
+        if response.status_code == 200:
+            nonlocal last
+            last = time.monotonic()
         wait = f", again in {response.headers['Retry-After']} s" if response.status_code == 503 else ""
         counts[f"{response.status_code}{wait}"] += 1
 
@@ -246,7 +252,7 @@ async def offer(url: str, image: bytes, *, per_s: float, seconds: float, deadlin
         for number in range(round(per_s * seconds)):
             await asyncio.sleep(begun + number / per_s - time.monotonic())
             group.create_task(send(client))
-    return counts
+    return counts, last - begun
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -263,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.url is None:
         print(table(ENGINES, seconds=options.seconds, seed=options.seed))
         return
-    counts = asyncio.run(
+    counts, seconds = asyncio.run(
         offer(
             options.url,
             options.image.read_bytes(),
@@ -272,9 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             deadline_s=options.deadline_s,
         )
     )
-    # The last requests end after the last arrival, within their deadline.
-    possible = options.capacity_per_s * (options.seconds + options.deadline_s)
-    print(dict(sorted(counts.items())), f"{counts['200'] / possible:.1%} of the capacity")
+    print(dict(sorted(counts.items())), f"{counts['200'] / options.capacity_per_s / seconds:.1%} of the capacity")
 
 
 if __name__ == "__main__":

@@ -191,12 +191,23 @@ class Admission:
         self._left = asyncio.Event()
         self._open = True
         self._gave_up = False
+        self._admitted = 0
         self._around_s = 0.0
 
     @property
     def in_flight(self) -> int:
         """Requests inside, of all processes."""
         return self._ledger.total("requests")
+
+    @property
+    def in_flight_here(self) -> int:
+        """Requests inside this process."""
+        return len(self._inside)
+
+    @property
+    def admitted_here(self) -> int:
+        """Requests that this process has admitted so far."""
+        return self._admitted
 
     @property
     def pixels(self) -> int:
@@ -229,6 +240,7 @@ class Admission:
             self._take_place(ticket, accepted=accepted)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
+            self._admitted += 1
             lateness = loop.call_later(_READ_GRACE_S, self._note_late, ticket)
             try:
                 if owner is not None:

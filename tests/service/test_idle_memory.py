@@ -1,0 +1,89 @@
+"""Memory of requests goes back to the system when a process is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+
+import pytest
+
+from service.idle_memory import trim_when_idle
+
+
+class Work:
+    """Requests of a process, and how often its memory was given back."""
+
+    def __init__(self) -> None:
+        self.in_flight = self.admitted = 0
+        self.trims = 0
+        self._looks = 0
+
+    async def watch(self) -> None:
+        await trim_when_idle(lambda: self.in_flight, self._look, self._trim, interval_s=0.001)
+
+    async def pass_looks(self) -> None:
+        """Let a few looks pass."""
+        end = self._looks + 5
+        while self._looks < end:  # noqa: ASYNC110  a look tells nobody
+            await asyncio.sleep(0.001)
+
+    def _look(self) -> int:
+        self._looks += 1
+        return self.admitted
+
+    def _trim(self) -> None:
+        self.trims += 1
+
+
+@pytest.mark.anyio
+async def test_memory_is_given_back_once_after_work() -> None:
+    work = Work()
+    watch = asyncio.create_task(work.watch())
+    await work.pass_looks()
+    assert work.trims == 0
+    work.admitted, work.in_flight = 5, 1
+    await work.pass_looks()
+    assert work.trims == 0
+    work.in_flight = 0
+    await work.pass_looks()
+    assert work.trims == 1
+    await work.pass_looks()
+    assert work.trims == 1
+    work.admitted += 1
+    await work.pass_looks()
+    assert work.trims == 2
+    watch.cancel()
+
+
+_PROGRAM = """
+import threading
+from pathlib import Path
+from service.idle_memory import trim
+
+def pages():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+def burst():
+    # Blocks of 64 KiB, freed but for the last, which holds the top of the heap.
+    blocks = [bytes(65_000) for _ in range(2_000)]
+    last.append(bytes(65_000))
+
+last = []
+thread = threading.Thread(target=burst)
+before = pages()
+thread.start()
+thread.join()
+held = pages()
+trim()
+print(before, held, pages())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc has malloc_trim")
+def test_free_memory_below_the_top_of_a_heap_is_given_back() -> None:
+    run = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    before, held, after = map(int, re.findall(r"\d+", run.stdout))
+    assert held - before > 2_000
+    assert after - before < 500
