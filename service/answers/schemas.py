@@ -65,7 +65,7 @@ class InputMode(StrEnum):
 class SegmentQuery(BaseModel):
     """Parameters of ``POST /segment``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     answer_format: AnswerFormat | None = Field(
         None,

@@ -20,7 +20,7 @@ from service.http.openapi import add_schemas, leave_out_nulls
 from service.http.problems import add_problem_handlers
 from service.http.rate_limit import RateLimit
 from service.http.request_context import RequestContext
-from service.http.routes import router
+from service.http.routes import router, segment_router
 from service.http.token_buckets import Buckets, TokenBuckets
 from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_provider
 from service.inference_protocol.body import HEADER_LENGTH
@@ -109,6 +109,7 @@ def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Bucket
     )
     _add_middleware(app, runtime, buckets)
     add_problem_handlers(app)
+    app.include_router(segment_router)
     app.include_router(router)
     app.include_router(many_images_router)
     app.include_router(catalog_router)

@@ -11,6 +11,7 @@ from service.answers.encode import EncodedAnswer
 from service.answers.options import AnswerOptions, resolve_options
 from service.answers.schemas import AnswerFormat, Health, SegmentQuery
 from service.http.etag import format_tag, parse_tags
+from service.http.known_queries import TAGS_HEADER, KnownQueryRoute, remember
 from service.http.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
 from service.http.upload import read_image
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
@@ -19,16 +20,17 @@ from service.request.disconnect import cancel_on_disconnect
 from service.request.state import state_of
 
 router = APIRouter()
+segment_router = APIRouter(route_class=KnownQueryRoute)
 
 
 QueryOf = Annotated[SegmentQuery, Query()]
 KnownTags = Annotated[
     str | None,
-    Header(alias="If-None-Match", description="`ETag` of an answer that you have: 304 if it would be the same."),
+    Header(alias=TAGS_HEADER, description="`ETag` of an answer that you have: 304 if it would be the same."),
 ]
 
 
-@router.post(
+@segment_router.post(
     SEGMENT_PATH,
     summary="Segment an image",
     response_class=Response,
@@ -44,6 +46,7 @@ async def segment(
     size of the image, turned upright by its EXIF orientation. Its `ETag` tells image, parameters and model; an equal
     request with it as `If-None-Match` is answered 304 without the model being run.
     """
+    remember(request, query)
     pipeline = pipeline_for(request, query.model)
     options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
     state = state_of(request.scope)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -102,8 +102,7 @@ class Pipeline:
         """Seconds of the engine for an image, by its latest batches."""
         return self._queue.seconds_per_image
 
-    @asynccontextmanager
-    async def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AsyncIterator[Ticket]:
+    def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AbstractAsyncContextManager[Ticket]:
         """Admit a request before its body is read; all of its work belongs inside the block.
 
         Args:
@@ -114,8 +113,7 @@ class Pipeline:
             Overloaded, Draining: No room, or the process stops.
             DeadlineExceeded: The block took longer than the limit.
         """
-        async with self._admission.permit(limit, accepted=accepted, owner=self._queue) as ticket:
-            yield ticket
+        return self._admission.permit(limit, accepted=accepted, owner=self._queue)
 
     def hold_open(self) -> AbstractContextManager[None]:
         """Make a drain, and the end of this version, wait for a request whose parts are admitted one by one."""

@@ -19,17 +19,28 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     Raises:
         ClientGone: The client disconnected before the result was there.
     """
-    result = asyncio.create_task(work)
+    worker = asyncio.current_task()
+    assert worker is not None
+    cancelling = worker.cancelling()
+    is_gone = False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal is_gone
+        is_gone = True
+        worker.cancel()
+
     disconnect = asyncio.create_task(_disconnect(request))
+    disconnect.add_done_callback(leave)
     try:
-        await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ClientGone("the client left before the answer")
-        return result.result()
+        return await work
+    except asyncio.CancelledError:
+        # Whoever else has cancelled the request, such as its time limit, counts on the error.
+        if is_gone and worker.uncancel() <= cancelling:
+            raise ClientGone("the client left before the answer") from None
+        raise
     finally:
-        result.cancel()
+        disconnect.remove_done_callback(leave)
         disconnect.cancel()
-        await asyncio.gather(result, disconnect, return_exceptions=True)
 
 
 async def _disconnect(request: Request) -> None:

@@ -129,7 +129,7 @@ async def test_work_of_a_departed_client_never_reaches_the_engine(
         request.left.set()
         await departing
         assert request.status == 499
-        assert await api.metric("ecenet_queue_depth") == 0
+        await api.until_queued(0)
         assert await api.metric('ecenet_requests_cancelled_total{stage="queue"}') == 1
         assert await api.metric('ecenet_images_dropped_total{reason="cancelled"}') == 1
         assert await api.metric('ecenet_requests_total{format="labels",status="499"}') == 1
