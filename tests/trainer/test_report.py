@@ -105,7 +105,7 @@ def test_figures_and_bars_show_the_scores_in_percent_and_in_the_classes_colours(
 
 def test_rows_of_the_confusion_matrix_are_shares_of_the_label(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html")
-    body = re.search(r"<tbody>(.*?)</tbody>", page)
+    body = re.search(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
     assert body is not None
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in body[1].split("</tr>")[:-1]]
     dash = "–"  # noqa: RUF001

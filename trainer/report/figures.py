@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -41,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = False) -> str:
+def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = False) -> Markup:
     """One panel of curves over epochs.
 
     Args:
@@ -65,7 +66,7 @@ def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = Fals
         stream = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
-    return _inline(stream.getvalue(), label)
+    return Markup(_inline(stream.getvalue(), label))  # noqa: S704  matplotlib escapes the texts in it
 
 
 def _short(name: str) -> str:

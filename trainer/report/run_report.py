@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from service.model_directory.files import write_whole
 from service.model_directory.manifest import ClassInfo
 from trainer.config import parse_config
-from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset
+from trainer.datasets import IGNORE_INDEX, SegmentationDataset, choose_dataset, open_dataset
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
 from trainer.prediction.evaluation import evaluate
@@ -24,8 +23,20 @@ from trainer.prediction.mode import validation_mode
 from trainer.prediction.predictor import network_predictor
 from trainer.prediction.pytorch import pytorch_network
 from trainer.report.examples import Example, ExampleCollector
-from trainer.report.page import class_bars, confusion_matrix, curves, examples, headline, legend, settings
-from trainer.report.style import CSS
+from trainer.report.images import WRONG_COLOR
+from trainer.report.page import (
+    class_bars,
+    confused_pairs,
+    curves,
+    label_shares,
+    matrix_picture,
+    pictures,
+    score_curves,
+    settings,
+    shown_ids,
+    tiles,
+)
+from trainer.report.rendering import render
 from trainer.run_folder import BEST, LOG, data_of
 from trainer.weights.network import load_model_and_entries
 
@@ -115,17 +126,26 @@ def write_report(
         worst: Images that went worst, worst first.
         facts: What else to show beside mIoU, by its unit or name, e.g. ``{"parameters": "3.65 M"}``.
     """
-    scores = counts.scores()
-    sections = {
-        "": headline(scores, facts or {}),
-        "Training": curves(log),
-        "Classes": class_bars(classes, counts.confusion, scores),
-        "Confusion": confusion_matrix(classes, counts.confusion),
-        "Images": _images(best, worst, classes),
-        "Configuration": settings(config),
-        "Versions": settings(_versions()),
-    }
-    write_whole(path, page(title, sections).encode())
+    scores, shares, ids = counts.scores(), label_shares(counts.confusion), shown_ids([*best, *worst])
+    text = render(
+        "report.html",
+        title=title,
+        tiles=tiles(scores, facts or {}),
+        curves=curves(log),
+        has_scores=bool(score_curves(log)),
+        bars=class_bars(classes, counts.confusion, scores),
+        classes=classes,
+        shares=shares.tolist(),
+        picture=matrix_picture(shares),
+        pairs=confused_pairs(classes, counts.confusion, shares),
+        shown_classes=[info for info in classes if info.id in ids],
+        has_void=IGNORE_INDEX in ids,
+        wrong_color=WRONG_COLOR,
+        examples={"Best": pictures(best, classes), "Worst": pictures(worst, classes)},
+        config=settings(config),
+        versions=_versions(),
+    )
+    write_whole(path, text.encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -227,21 +247,3 @@ def duration(seconds: float) -> str:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def _images(best: Sequence[Example], worst: Sequence[Example], classes: Sequence[ClassInfo]) -> str:
-    if not (best or worst):
-        return '<p class="note">No image has a labelled pixel.</p>'
-    note = '<p class="note">mIoU of each image alone, over the classes that its label holds.</p>'
-    shown = examples("Best", best, classes) + examples("Worst", worst, classes)
-    return note + legend([*best, *worst], classes) + shown
-
-
-def page(title: str, sections: Mapping[str, str]) -> str:
-    """A whole page of sections by their headings; one without a heading comes as it is."""
-    body = "\n".join((f"<h2>{name}</h2>\n" if name else "") + content for name, content in sections.items())
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{CSS}\n</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
