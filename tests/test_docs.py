@@ -14,7 +14,8 @@ import pytest
 from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
 from model_export.__main__ import argument_parser as export_parser
 from model_export.__main__ import with_command
-from service.model_directory.manifest import Bounds, GraphInfo, Manifest
+from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.manifest import Bounds, GraphInfo, Manifest, read_manifest
 from service.settings import Settings, option
 from trainer.data import check_parser, import_parser
 from trainer.evaluate import argument_parser as evaluate_parser
@@ -161,3 +162,20 @@ def test_the_wheel_has_every_package() -> None:
     folders = {file.parent.relative_to(ROOT) for root in roots for file in (ROOT / root).rglob("__init__.py")}
     packages = {".".join(folder.parts) for folder in folders} | {"service.bundled"}
     assert set(CONFIGURATION["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_the_wheel_has_every_file_that_is_no_code() -> None:
+    """Configurations, templates, the page, and all that the manifest of the bundled model names, its checkpoint too."""
+    setuptools = CONFIGURATION["tool"]["setuptools"]
+    folders = {package: ROOT / package.replace(".", "/") for package in setuptools["packages"]}
+    folders |= {package: ROOT / folder for package, folder in setuptools["package-dir"].items()}
+    patterns = setuptools["package-data"]
+    globs = [(folders[name], pattern) for name in patterns if name in folders for pattern in patterns[name]]
+    shipped = {file for folder, pattern in globs for file in folder.glob(pattern)}
+    model = bundled_model_dir()
+    manifest = read_manifest(model)
+    assert manifest.checkpoint is not None
+    named = {manifest.checkpoint.file, *(graph.file for graph in manifest.graphs)}
+    assert {model / name for name in named} <= shipped
+    assert set((ROOT / "trainer" / "configs").glob("*.toml")) <= shipped
+    assert set((ROOT / "trainer" / "report" / "templates").iterdir()) <= shipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from trainer.datasets.reading import image_size
 from trainer.inspect_data import spread
 from trainer.weights.bundled import BUNDLED, bundled_checkpoint
 from trainer.weights.pretrained import IMAGENET
+
+logger = logging.getLogger(__name__)
 
 RECIPE = "own_images"
 LOOKED_AT = 500
@@ -39,6 +42,8 @@ def own_config(root: Path, overrides: Iterable[str] = ()) -> TrainConfig:
         DatasetError: The folder holds no dataset, or an image cannot be read.
         ConfigError: An override is wrong.
     """
+    if bundled_checkpoint() is None:
+        logger.warning("warning: the bundled model's checkpoint is not installed; imagenet weights take its place")
     return load_config(Path(RECIPE), [*fitting_settings(root), *overrides])
 
 

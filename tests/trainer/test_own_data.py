@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer import own_data
-from trainer.own_data import fitting_settings, input_size, own_config, run_length
+from trainer.own_data import input_size, own_config, run_length
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,8 @@ def test_a_folder_gives_a_configuration_and_the_user_has_the_last_word(tiny_camv
 
 
 def test_an_installation_without_the_bundled_checkpoint_starts_from_imagenet(
-    tiny_camvid: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_camvid: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(own_data, "bundled_checkpoint", lambda: None)
-    assert "model.pretrained=imagenet" in fitting_settings(tiny_camvid)
+    assert own_config(tiny_camvid).model.pretrained == "imagenet"
+    assert "the bundled model's checkpoint is not installed; imagenet weights take its place" in caplog.text

@@ -99,7 +99,7 @@ def initialise(model: ECENet, source: str) -> str:
         return str(load_imagenet_weights(model.backbone, model.config.backbone))
     path = bundled_checkpoint() if source == BUNDLED else Path(source)
     if path is None:
-        raise PretrainedError("the bundled model came without its checkpoint; take model.pretrained=imagenet")
+        raise PretrainedError("the bundled model's checkpoint is not installed; take model.pretrained=imagenet")
     with _pretrained_errors():
         file = read_weights(path)
         if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
