@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.connection_counts import ConnectionCounts, LocalConnectionCounts
+
 logger = logging.getLogger(__name__)
 
 # nginx takes 4 x 8 KB of headers, Envoy 60 KB and 100 fields.
@@ -43,7 +45,7 @@ REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 _TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
     "connections": (
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "the service has {limits.connections} connections, which is its limit",
+        "the service has as many connections as it may, at most {limits.connections}",
     ),
     "client_connections": (
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -67,7 +69,7 @@ _TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of all connections of a process.
+    """Limits of all connections of the service.
 
     Attributes:
         connections: Open connections.
@@ -78,6 +80,7 @@ class ConnectionLimits:
         transfer_grace_s: Seconds after which the rate is looked at.
         max_unsent_bytes: Bytes of answers that clients have not read, over all connections; beyond them the answer that
             has waited longest is given up.
+        of_process: Open connections of one process, which the file handles limit; None if they do not.
     """
 
     connections: int
@@ -86,68 +89,79 @@ class ConnectionLimits:
     min_bytes_per_s: int = 1000
     transfer_grace_s: float = 10.0
     max_unsent_bytes: int = 256 << 20
+    of_process: int | None = None
 
     def within_handles(self) -> ConnectionLimits:
-        """The same limits, reduced to the file handles that this process may open, less ``RESERVED_HANDLES``."""
+        """The same limits, with that of the file handles that a process may open, less ``RESERVED_HANDLES``."""
         handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if handles == resource.RLIM_INFINITY or self.connections <= handles - RESERVED_HANDLES:
             return self
         connections = max(1, handles - RESERVED_HANDLES)
         logger.warning(
-            "max_connections is %d, and this process may open %d files: %d connections are the limit; raise ulimit -n",
+            "max_connections is %d, and a process may open %d files: %d connections are its limit; raise ulimit -n",
             self.connections,
             handles,
             connections,
         )
-        return replace(self, connections=connections, per_client=min(self.per_client, connections))
+        return replace(self, of_process=connections)
 
 
 class ConnectionGuard:
     """Counts the connections of a process, and logs refusals at most once a second."""
 
-    def __init__(self, limits: ConnectionLimits, on_refuse: Callable[[Refusal], None]) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        on_refuse: Callable[[Refusal], None],
+        counts: ConnectionCounts | None = None,
+    ) -> None:
+        """Begin with no connection.
+
+        Args:
+            limits: Of all connections.
+            on_refuse: Counts the refusals.
+            counts: Of all processes, where there are several.
+        """
         self.limits = limits
         self._on_refuse = on_refuse
-        self._clients: Counter[str] = Counter()
+        self._counts = LocalConnectionCounts() if counts is None else counts
+        self._open_here = 0
         self._unlogged: Counter[Refusal] = Counter()
         self._logged = float("-inf")
         # Connections whose clients read slower than they are sent to, the longest first.
         self._unread: dict[LimitedProtocol, None] = {}
 
-    @property
-    def open_connections(self) -> int:
-        """Connections that are open now."""
-        return self._clients.total()
-
     def open(self, client: str) -> Refusal | None:
         """Count a connection; gives the limit that it exceeds, or None."""
-        self._clients[client] += 1
-        if self._clients.total() > self.limits.connections:
+        total, of_client = self._counts.open(client)
+        self._open_here += 1
+        if total > self.limits.connections or self._open_here > (self.limits.of_process or total):
             return "connections"
-        return "client_connections" if self._clients[client] > self.limits.per_client else None
+        return "client_connections" if of_client > self.limits.per_client else None
 
     def close(self, client: str) -> None:
         """Count a connection as closed."""
-        self._clients[client] -= 1
-        if self._clients[client] <= 0:
-            del self._clients[client]
+        self._counts.close(client)
+        self._open_here -= 1
 
     @property
-    def unsent_bytes(self) -> int:
-        """Bytes of answers that clients have not read."""
-        return sum(connection.unsent_bytes for connection in self._unread)
+    def _unsent_bytes(self) -> int:
+        """Bytes of answers that clients have not read, of all processes."""
+        return self._counts.unsent(sum(connection.unsent_bytes for connection in self._unread))
 
     def begin_unread(self, connection: LimitedProtocol) -> None:
         """Count an answer that its client does not read as fast as it is sent; gives up others if they are too many."""
         self._unread[connection] = None
-        while len(self._unread) > 1 and self.unsent_bytes > self.limits.max_unsent_bytes:
+        while self._unsent_bytes > self.limits.max_unsent_bytes and len(self._unread) > 1:
             longest = next(iter(self._unread))
             self.end_unread(longest)
             longest.give_up("unsent_answers")
 
     def end_unread(self, connection: LimitedProtocol) -> None:
         """The client has read it, or is gone."""
-        self._unread.pop(connection, None)
+        if connection in self._unread:
+            del self._unread[connection]
+            self._counts.unsent(sum(other.unsent_bytes for other in self._unread))
 
     def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
         """Count a refusal; gives its status and its text, or None if it cannot be told."""

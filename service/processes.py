@@ -22,6 +22,7 @@ from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.process_totals import with_children
 from service.workers.child import limit_address_space
 from service.workers.messages import Control
+from service.workers.shared_connections import SharedConnections
 from service.workers.shared_ledger import SharedLedger
 from service.workers.supervisor import Supervisor
 
@@ -78,6 +79,7 @@ class _Processes:
         self.most_workers = min(_MOST_WORKERS, max(cpus, self.workers)) if settings.workers is None else self.workers
         # Of a row and a page for each worker, the last is the engine process's.
         self.ledger = SharedLedger.create(self.most_workers + 1)
+        self._connections = SharedConnections.create(self.most_workers)
         self._pages = MetricPages.create(self.most_workers + 1)
         self._settings = settings
         self._make_source = make_source
@@ -159,7 +161,9 @@ class _Processes:
         except (ApiKeysError, SettingsError) as error:
             return _report(control, error)
         (models,) = made
-        return Server(app, self._bound, on_ready=models.report_ready).serve_until_signal()
+        connections = self._connections.of(number)
+        connections.clear()
+        return Server(app, self._bound, on_ready=models.report_ready, connections=connections).serve_until_signal()
 
     def announce(self, lines: str) -> None:
         """See ``Mains``."""
@@ -170,8 +174,8 @@ class _Processes:
         return workers_for(images_per_s, available_cpus()) if self._settings.workers is None else self.workers
 
     def _share(self, settings: Settings) -> Settings:
-        """The settings of one worker: its share of threads, connections and memory."""
-        shared = ("codec_threads", "max_connections", "cache_bytes", "many_images_memory_bytes")
+        """The settings of one worker: its share of threads and memory."""
+        shared = ("codec_threads", "cache_bytes", "many_images_memory_bytes")
         parts = {
             name: max(1, -(-getattr(settings, name) // self.workers)) for name in shared if getattr(settings, name)
         }

@@ -26,6 +26,7 @@ from fastapi import FastAPI
 
 from service.banner import address_of, announce, banner
 from service.connection import ConnectionGuard, ConnectionLimits, LimitedProtocol
+from service.connection_counts import ConnectionCounts
 from service.lifecycle import State
 from service.runtime import Runtime
 
@@ -42,7 +43,14 @@ class Server(uvicorn.Server):
         exit_status: What the process should end with: 0, or 1 when the model could not be used.
     """
 
-    def __init__(self, app: FastAPI, bound: socket.socket, *, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        bound: socket.socket,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        connections: ConnectionCounts | None = None,
+    ) -> None:
         """Prepare; nothing runs before ``serve_until_signal``.
 
         Args:
@@ -50,6 +58,7 @@ class Server(uvicorn.Server):
             bound: The socket to listen on.
             on_ready: For one of several workers, whose supervisor says how to use the service and takes SIGHUP: called
                 when this one is ready.
+            connections: Counts those of all workers.
         """
         self._runtime: Runtime = app.state.runtime
         settings = self._runtime.settings
@@ -57,7 +66,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime))),
+                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime, connections))),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -144,8 +153,8 @@ class Server(uvicorn.Server):
         return self._runtime.settings.log_format == "json"
 
 
-def _guard(runtime: Runtime) -> ConnectionGuard:
+def _guard(runtime: Runtime, counts: ConnectionCounts | None) -> ConnectionGuard:
     settings = runtime.settings
     per_client = settings.max_connections_per_client or -(-settings.max_connections // 2)
     limits = ConnectionLimits(settings.max_connections, per_client, settings.header_timeout_s).within_handles()
-    return ConnectionGuard(limits, runtime.metrics.connection_refused)
+    return ConnectionGuard(limits, runtime.metrics.connection_refused, counts)

@@ -187,7 +187,7 @@ async def test_a_slow_body_is_no_slow_header() -> None:
 @pytest.mark.parametrize(
     ("limits", "refusal", "text"),
     [
-        (ConnectionLimits(2, 2, 30), "connections", b"the service has 2 connections"),
+        (ConnectionLimits(2, 2, 30), "connections", b"as many connections as it may, at most 2"),
         (ConnectionLimits(9, 2, 30), "client_connections", b"your address has 2 connections"),
     ],
 )
@@ -332,6 +332,14 @@ def test_refusals_are_logged_once_a_second_with_their_number(caplog: pytest.LogC
 def test_file_handles_lower_the_limit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
     limits = ConnectionLimits(2048, 1024, 10).within_handles()
-    assert limits == ConnectionLimits(256 - RESERVED_HANDLES, 256 - RESERVED_HANDLES, 10)
+    assert limits == ConnectionLimits(2048, 1024, 10, of_process=256 - RESERVED_HANDLES)
     assert "raise ulimit -n" in caplog.text
     assert ConnectionLimits(100, 50, 10).within_handles() == ConnectionLimits(100, 50, 10)
+
+
+def test_a_process_without_file_handles_refuses_whatever_others_have() -> None:
+    guard = ConnectionGuard(ConnectionLimits(100, 100, 10, of_process=2), lambda _: None)
+    assert [guard.open("192.0.2.1") for _ in range(3)] == [None, None, "connections"]
+    guard.close("192.0.2.1")
+    guard.close("192.0.2.1")
+    assert guard.open("192.0.2.1") is None
