@@ -29,7 +29,10 @@ from service.model_directory.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 _LONGEST_SILENCE_S = 5.0
-_WAY_OUT = "to serve without TensorRT choose --engine onnxruntime-cuda, or --engine onnxruntime for the CPU"
+_WAY_OUT = (
+    "to serve without TensorRT choose --engine onnxruntime-cuda, which needs CUDA and cuDNN, or --engine onnxruntime "
+    "for the CPU"
+)
 
 
 def is_wanted(options: EngineOptions, wanted: EngineName) -> bool:

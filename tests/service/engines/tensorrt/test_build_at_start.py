@@ -109,8 +109,8 @@ def test_without_a_gpu_it_tells_what_is_missing_and_what_may_be_asked_for(
     with pytest.raises(EngineError) as caught:
         usable_runtime(wanted, detector(tensorrt=tensorrt, tensorrt_rtx=tensorrt_rtx))
     assert str(caught.value) == (
-        f"--build-engine cannot build here: {told}; to serve without TensorRT choose --engine onnxruntime-cuda, or "
-        "--engine onnxruntime for the CPU"
+        f"--build-engine cannot build here: {told}; to serve without TensorRT choose --engine onnxruntime-cuda, "
+        "which needs CUDA and cuDNN, or --engine onnxruntime for the CPU"
     )
 
 
@@ -206,8 +206,8 @@ def test_failed_build_is_one_sentence_with_the_way_out(code: str, reason: str) -
     with pytest.raises(EngineError) as caught:
         run_build(python(code))
     assert str(caught.value) == (
-        f"no TensorRT engine could be built: {reason}; to serve without TensorRT choose --engine onnxruntime-cuda, or "
-        "--engine onnxruntime for the CPU"
+        f"no TensorRT engine could be built: {reason}; to serve without TensorRT choose --engine onnxruntime-cuda, "
+        "which needs CUDA and cuDNN, or --engine onnxruntime for the CPU"
     )
 
 
@@ -372,7 +372,7 @@ def test_failed_build_ends_the_process_with_status_1_and_one_sentence(model_dir:
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
         "ecenet-serve: no TensorRT engine could be built: no kernel; update it; to serve without TensorRT choose "
-        "--engine onnxruntime-cuda, or --engine onnxruntime for the CPU\n"
+        "--engine onnxruntime-cuda, which needs CUDA and cuDNN, or --engine onnxruntime for the CPU\n"
     )
     assert not (model_dir / "engines").exists()
 
