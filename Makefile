@@ -91,9 +91,10 @@ define make_venv
 @$(PYTHON) -m venv $(1) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
 endef
 
+# Python compiles what it imports; all of it would take 50 MB more.
 $(SERVE_VENV)/.installed: $(SOURCES)
 	$(call make_venv,$(SERVE_VENV))
-	$(SERVE_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[cpu,openvino]'
+	$(SERVE_VENV)/bin/$(PIP_INSTALL) --no-compile -c constraints.txt -e '.[cpu]'
 	@touch $@
 
 $(TRAIN_VENV)/.installed: $(SOURCES)

@@ -120,7 +120,7 @@ def _openvino() -> Any:
     try:
         import openvino  # noqa: PLC0415
     except (ImportError, OSError) as error:
-        raise EngineError(f"openvino is not installed: {install_command('openvino')} ({error})") from error
+        raise EngineError(f"openvino is not installed: {install_command('cpu')} ({error})") from error
     return openvino
 
 

@@ -29,5 +29,5 @@ def test_a_missing_module_of_this_project_is_a_bug_and_stays_one(name: str) -> N
 def test_no_text_names_a_package_that_no_index_has() -> None:
     assert [path for path in SOURCES if "install 'ecenet[" in path.read_text(encoding="utf-8")] == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert {"cpu", "gpu", "rtx", "openvino", "otel", "train", "export"} <= set(extras)
+    assert {"cpu", "gpu", "rtx", "otel", "train", "export"} <= set(extras)
     assert install_command("gpu") == "pip install '.[gpu]' in the folder of ECENet's source"
