@@ -57,7 +57,7 @@ class Target:
     @property
     def memory_mb(self) -> float:
         """Resident memory of the process and those that it started."""
-        processes = [self.process, *_children(self.process)]
+        processes = [self.process, *children(self.process)]
         return sum(_resident_mb(process) for process in processes)
 
     async def send(self, content: bytes, *, pause_s: float = 0.0) -> None:
@@ -181,10 +181,10 @@ def attacks(only: str) -> dict[str, Attack]:
 
 
 @asynccontextmanager
-async def serving(arguments: Sequence[str]) -> AsyncIterator[Target]:
-    """A service with its defaults and some arguments, ended afterwards."""
+async def serving(arguments: Sequence[str], log: int | None = None) -> AsyncIterator[Target]:
+    """A service with its defaults and some arguments, ended afterwards; ``log`` is the descriptor that it logs to."""
     command = [sys.executable, "-m", "service", "--port", "0", "--log-level", "error", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - before anything runs
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: ASYNC220 - before anything runs
     try:
         assert process.stdout is not None
         banner = await asyncio.to_thread(process.stdout.readline)
@@ -277,12 +277,13 @@ async def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _children(process: int) -> list[int]:
+def children(process: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
     found = []
     for path in Path(f"/proc/{process}/task").glob("*/children"):
         with suppress(OSError):
             found += [int(child) for child in path.read_text().split()]
-    return found + [grandchild for child in found for grandchild in _children(child)]
+    return found + [grandchild for child in found for grandchild in children(child)]
 
 
 def _resident_mb(process: int) -> float:

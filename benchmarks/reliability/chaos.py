@@ -1,0 +1,266 @@
+"""Chaos: faults of processes, signals, handles and the log under load; no answer is wrong, and all comes back.
+
+    make chaos ARGS="--faults 50 --seed 1"
+
+A service with two workers is served to clients that know the right answers. Meanwhile its processes are killed,
+stopped and continued, sent SIGHUP, left without file handles, and their log is not read. A request may be refused with
+503 or 504, or lose its connection. The exit status is 1 if an answer is wrong, if the service does not come back after
+a fault, or if a place is not given back at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import httpx
+
+from benchmarks.reliability.attack import Target, children, serving
+from benchmarks.reliability.soak import label_of, pictures
+from tests.support.brightness_model import LEVELS, write_brightness_model
+
+_PLACES = 64
+_BACK_WITHIN_S = 120.0
+_STOP_S = 1.0
+Fault = Callable[["Chaos", Random], Awaitable[None]]
+
+
+class Chaos:
+    """A service, its clients, and the log that it writes to.
+
+    Attributes:
+        outcomes: Number of requests by their end.
+        wrong: Descriptions of answers that are not right.
+        is_log_read: False while nobody reads the log.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.is_log_read = threading.Event()
+        self.is_log_read.set()
+        self._target = target
+        self._pictures = pictures()
+        self._is_over = False
+
+    def processes(self, name: str) -> list[int]:
+        """Children of the supervisor whose name begins so."""
+        return [pid for pid in children(self._target.process) if _name(pid).startswith(name)]
+
+    @property
+    def supervisor(self) -> int:
+        """The process that the others are started by."""
+        return self._target.process
+
+    async def clients(self, number: int, seed: int) -> None:
+        """Send until ``end``."""
+        await asyncio.gather(*(self._client(Random(f"{seed} {client}")) for client in range(number)))
+
+    def end(self) -> None:
+        """Let the clients end."""
+        self._is_over = True
+
+    async def until_ready(self) -> None:
+        """Wait until the service is ready again.
+
+        Raises:
+            TimeoutError: It does not come back.
+        """
+        async with asyncio.timeout(_BACK_WITHIN_S):
+            while await self._status("/readyz") != 200:  # noqa: ASYNC110  it is asked over HTTP
+                await asyncio.sleep(0.05)
+
+    async def check_places(self) -> list[str]:
+        """Tell what the service has not given back: each place is used again at once."""
+        before = len(self.wrong)
+        async with httpx.AsyncClient(base_url=self._target.url, timeout=_BACK_WITHIN_S) as client:
+            await asyncio.gather(*(self._send(client, number % len(self._pictures)) for number in range(_PLACES)))
+            text = (await client.get("/metrics")).raise_for_status().text
+        lost = [line for line in text.splitlines() if line.startswith("ecenet_in_flight") and not line.endswith(" 0.0")]
+        return [*self.wrong[before:], *lost]
+
+    async def _client(self, random: Random) -> None:
+        """Send a few requests over a connection, again and again."""
+        while not self._is_over:
+            async with httpx.AsyncClient(base_url=self._target.url, timeout=_BACK_WITHIN_S) as client:
+                with suppress(httpx.TransportError):
+                    for _ in range(5):
+                        await self._send(client, random.randrange(len(self._pictures)))
+            await asyncio.sleep(0.01)
+
+    async def _send(self, client: httpx.AsyncClient, place: int) -> None:
+        try:
+            response = await client.post("/segment", content=self._pictures[place], headers={"Content-Type": "image/*"})
+        except httpx.TransportError:
+            self.outcomes["broken"] += 1
+            raise
+        self.outcomes[str(response.status_code)] += 1
+        if response.status_code == 200:
+            if label_of(response.content) != place % len(LEVELS):
+                self.wrong.append(f"another answer to picture {place}")
+        elif response.status_code not in (503, 504):
+            self.wrong.append(f"{response.status_code}: {response.text[:100]}")
+
+    async def _status(self, path: str) -> int:
+        try:
+            async with httpx.AsyncClient(base_url=self._target.url, timeout=5) as client:
+                return (await client.get(path)).status_code
+        except httpx.TransportError:
+            return 0
+
+
+async def kill_worker(chaos: Chaos, random: Random) -> None:
+    """End a worker in the midst of its requests."""
+    _signal(random, chaos.processes("ecenet worker"), signal.SIGKILL)
+
+
+async def kill_engine(chaos: Chaos, random: Random) -> None:
+    """End the engine process, as a crash of a driver would."""
+    _signal(random, chaos.processes("ecenet engine"), signal.SIGKILL)
+
+
+async def stop_worker(chaos: Chaos, random: Random) -> None:
+    """Let a worker stand still, as on a host without memory."""
+    await _stand_still(random, chaos.processes("ecenet worker"))
+
+
+async def stop_engine(chaos: Chaos, random: Random) -> None:
+    """Let the engine stand still."""
+    await _stand_still(random, chaos.processes("ecenet engine"))
+
+
+async def hang_up(chaos: Chaos, random: Random) -> None:
+    """Make the service look for models."""
+    _signal(random, [chaos.supervisor], signal.SIGHUP)
+
+
+async def take_handles(chaos: Chaos, random: Random) -> None:
+    """Leave a worker without file handles for a while."""
+    workers = chaos.processes("ecenet worker")
+    if not workers:
+        return
+    worker = random.choice(workers)
+    with suppress(ProcessLookupError):
+        before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (10, before[1]))
+        await asyncio.sleep(_STOP_S)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+
+
+async def leave_log_unread(chaos: Chaos, random: Random) -> None:  # noqa: ARG001  like the others
+    """Read nothing of the log for a while."""
+    chaos.is_log_read.clear()
+    await asyncio.sleep(2 * _STOP_S)
+    chaos.is_log_read.set()
+
+
+FAULTS: dict[str, Fault] = {
+    "worker killed": kill_worker,
+    "engine killed": kill_engine,
+    "worker stands still": stop_worker,
+    "engine stands still": stop_engine,
+    "models looked for": hang_up,
+    "no file handles": take_handles,
+    "log unread": leave_log_unread,
+}
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Serve, make faults under load, and print a report as JSON; gives the exit status."""
+    random = Random(options.seed)
+    read, write = os.pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_brightness_model(Path(folder) / "brightness")
+        arguments = ["--model-dir", str(model), "--engine", "onnxruntime", "--workers", "2", "--log-level", "debug"]
+        async with serving([*arguments, *options.arguments], log=write) as target:
+            os.close(write)
+            chaos = Chaos(target)
+            reader = threading.Thread(target=_read_log, args=(read, chaos.is_log_read), daemon=True)
+            reader.start()
+            began = time.monotonic()
+            clients = asyncio.create_task(chaos.clients(options.clients, options.seed))
+            made, problems = await _make_faults(chaos, random, options.faults)
+            chaos.end()
+            await clients
+            problems += await chaos.check_places()
+            seconds = time.monotonic() - began
+    report = {
+        "seed": options.seed,
+        "seconds": round(seconds),
+        "faults": dict(sorted(made.items())),
+        "requests": dict(sorted(chaos.outcomes.items())),
+        "problems": [*chaos.wrong, *problems][:20],
+    }
+    print(json.dumps(report, indent=1))
+    return 1 if report["problems"] else 0
+
+
+async def _make_faults(chaos: Chaos, random: Random, number: int) -> tuple[Counter[str], list[str]]:
+    """Make faults one after the other; half of them when the service has come back from the last."""
+    made: Counter[str] = Counter()
+    for name in (random.choice(list(FAULTS)) for _ in range(number)):
+        await asyncio.sleep(random.uniform(0.1, 0.5))
+        await FAULTS[name](chaos, random)
+        made[name] += 1
+        # An engine process that is killed again and again before it serves ends the service, on purpose.
+        if name == "engine killed" or random.random() < 0.5:
+            try:
+                await chaos.until_ready()
+            except TimeoutError:
+                return made, [f"not ready again within {_BACK_WITHIN_S:g} s after: {name}"]
+    await chaos.until_ready()
+    return made, []
+
+
+def _read_log(descriptor: int, may_read: threading.Event) -> None:
+    while may_read.wait() and os.read(descriptor, 1 << 16):
+        pass
+    os.close(descriptor)
+
+
+async def _stand_still(random: Random, processes: Sequence[int]) -> None:
+    if processes:
+        process = random.choice(processes)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+            await asyncio.sleep(_STOP_S)
+            os.kill(process, signal.SIGCONT)
+
+
+def _signal(random: Random, processes: Sequence[int], number: signal.Signals) -> None:
+    if processes:
+        with suppress(ProcessLookupError):
+            os.kill(random.choice(processes), number)
+
+
+def _name(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text(encoding="utf-8").strip()
+    return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the options and run; gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--clients", type=int, default=6, help="at once; default: %(default)s")
+    parser.add_argument("arguments", nargs="*", help="arguments of ecenet-serve, behind --")
+    return asyncio.run(run(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""A soak: good, bad, slow and leaving clients together; answers stay right, counts add up, and memory stays.
+
+    make soak ARGS="--requests 100000 --seed 1"
+
+A model whose answers can be told from the image is served with its defaults, or with the arguments behind ``--``. The
+exit status is 1 if an answer is wrong, if ``/metrics`` does not have every request once, if a place is not given back,
+or if the memory of all processes grows by 3% or more between the second tenth of the requests and the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks.processes import pss_mib
+from benchmarks.reliability.attack import Target, children, serving
+from benchmarks.reliability.mutate import mutant
+from tests.support.brightness_model import LEVELS, write_brightness_model
+from tests.support.honest import FILES
+
+# Shares of the clients; the rest is good.
+_BAD, _SLOW, _LEAVING = 0.2, 0.03, 0.07
+_MOST_GROWTH = 0.03
+_TENTHS = 10
+_SETTLED_S = 60.0
+
+
+@dataclass(slots=True)
+class Account:
+    """Requests that were sent, and what became of them.
+
+    Attributes:
+        sent: Requests whose headers were sent.
+        seen: Answers by status.
+        unseen: Requests whose client left without reading.
+        wrong: Descriptions of answers that are not right.
+        memory_mib: Samples of the service's memory, by tenth of the requests.
+    """
+
+    sent: int = 0
+    seen: Counter[int] = field(default_factory=Counter)
+    unseen: int = 0
+    wrong: list[str] = field(default_factory=list)
+    memory_mib: dict[int, list[float]] = field(default_factory=dict)
+
+
+def pictures() -> list[bytes]:
+    """Good images: each of the model's levels in several sizes and formats; the level is the place modulo 3."""
+    made = []
+    for size, file_format in (((64, 32), "PNG"), ((640, 480), "JPEG"), ((1600, 1200), "JPEG"), ((900, 700), "WEBP")):
+        for level in LEVELS:
+            file = io.BytesIO()
+            Image.new("RGB", size, (int(level),) * 3).save(file, file_format)
+            made.append(file.getvalue())
+    return made
+
+
+def label_of(content: bytes) -> int | None:
+    """The label of all pixels of an answer; None if they differ."""
+    labels = np.asarray(Image.open(io.BytesIO(content)))
+    return int(labels[0, 0]) if labels.min() == labels.max() else None
+
+
+class Soak:
+    """Clients of one service."""
+
+    def __init__(self, target: Target, requests: int, seed: int) -> None:
+        self.account = Account()
+        self._target = target
+        self._requests = requests
+        self._seed = seed
+        self._pictures = pictures()
+        self._files = [build() for build in FILES.values()]
+
+    async def run(self, clients: int) -> None:
+        """Send all requests."""
+        watch = asyncio.create_task(self._watch())
+        async with httpx.AsyncClient(base_url=self._target.url, timeout=120) as client:
+            await asyncio.gather(*(self._client(client, number) for number in range(clients)))
+        watch.cancel()
+
+    async def _client(self, client: httpx.AsyncClient, number: int) -> None:
+        random = Random(f"{self._seed} {number}")
+        while self.account.sent < self._requests:
+            self.account.sent += 1
+            chance = random.random()
+            if chance < _BAD:
+                await self._send_bad(client, random)
+            elif chance < _BAD + _SLOW:
+                await self._leave(random, pause_s=random.uniform(0, 1), share=random.uniform(0.1, 0.9))
+            elif chance < _BAD + _SLOW + _LEAVING:
+                await self._leave(random, pause_s=0.0, share=1.0)
+            else:
+                await self._send_good(client, random)
+
+    async def _send_good(self, client: httpx.AsyncClient, random: Random) -> None:
+        place = random.randrange(len(self._pictures))
+        response = await client.post("/segment", content=self._pictures[place], headers={"Content-Type": "image/*"})
+        self.account.seen[response.status_code] += 1
+        if response.status_code not in (200, 503):
+            self.account.wrong.append(f"{response.status_code} for a good image: {response.text[:100]}")
+        elif response.status_code == 200 and label_of(response.content) != place % len(LEVELS):
+            self.account.wrong.append(f"another answer to picture {place}")
+
+    async def _send_bad(self, client: httpx.AsyncClient, random: Random) -> None:
+        content = mutant(random.choice(self._files), random.choice(self._files), random)
+        response = await client.post("/segment", content=content, headers={"Content-Type": "application/octet-stream"})
+        self.account.seen[response.status_code] += 1
+        if response.status_code >= 500 and response.status_code not in (503, 504):
+            self.account.wrong.append(f"{response.status_code} for a mutant: {response.text[:100]}")
+
+    async def _leave(self, random: Random, *, pause_s: float, share: float) -> None:
+        """Send a share of a request, wait, and leave without reading."""
+        self.account.unseen += 1
+        content = random.choice(self._pictures)
+        head = f"POST /segment HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+        _, writer = await asyncio.open_connection(self._target.host, self._target.port)
+        writer.write(head.encode() + content[: round(share * len(content))])
+        with suppress(OSError):
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+            writer.close()
+            await writer.wait_closed()
+
+    async def _watch(self) -> None:
+        while True:
+            tenth = _TENTHS * self.account.sent // self._requests
+            memory = await asyncio.to_thread(memory_mib, self._target)
+            self.account.memory_mib.setdefault(tenth, []).append(memory)
+            await asyncio.sleep(0.25)
+
+
+def memory_mib(target: Target) -> float:
+    """Memory of all processes, what they share counted once."""
+    total = 0.0
+    for process in (target.process, *children(target.process)):
+        with suppress(OSError):
+            total += pss_mib(process)
+    return total
+
+
+def growth(samples: dict[int, list[float]]) -> float:
+    """Relative growth from the second tenth to the last."""
+    medians = [statistics.median(samples[tenth]) for tenth in sorted(samples) if tenth < _TENTHS]
+    return medians[-1] / medians[min(1, len(medians) - 1)] - 1
+
+
+def mistakes(account: Account, text: str) -> list[str]:
+    """Compare the requests that were sent with ``/metrics``.
+
+    Args:
+        account: What the clients saw.
+        text: Of ``/metrics``.
+    """
+    counted: Counter[int] = Counter()
+    for status, value in re.findall(r'^ecenet_requests_total\{[^}]*status="(\d+)"\} (\S+)$', text, re.MULTILINE):
+        counted[int(status)] += round(float(value))
+    found = []
+    if counted.total() != account.sent:
+        found.append(f"{account.sent} requests were sent and {counted.total()} counted")
+    fewer = {status: number for status, number in account.seen.items() if counted[status] < number}
+    if fewer:
+        found.append(f"answers that were seen, and not counted: {fewer}")
+    for name in ("ecenet_in_flight", "ecenet_in_flight_pixels"):
+        value = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        if value is None or float(value[1]) != 0:
+            found.append(f"{name} is {value and value[1]} at the end")
+    return found
+
+
+async def settled_metrics(url: str, account: Account) -> str:
+    """The metrics as soon as they add up, or after a minute: clients that left are counted when that is noticed."""
+    ends = time.monotonic() + _SETTLED_S
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        while True:
+            text = (await client.get("/metrics")).raise_for_status().text
+            if not mistakes(account, text) or time.monotonic() > ends:
+                return text
+            await asyncio.sleep(0.2)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Serve, soak, and print a report as JSON; gives the exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_brightness_model(Path(folder) / "brightness")
+        async with serving(["--model-dir", str(model), "--engine", "onnxruntime", *options.arguments]) as target:
+            soak = Soak(target, options.requests, options.seed)
+            began = time.monotonic()
+            await soak.run(options.clients)
+            seconds = time.monotonic() - began
+            account = soak.account
+            faults = [*account.wrong, *mistakes(account, await settled_metrics(target.url, account))]
+    grown = growth(account.memory_mib)
+    if grown >= options.most_growth:
+        faults.append(f"the memory has grown by {grown:.1%}")
+    medians = {tenth: round(statistics.median(samples)) for tenth, samples in sorted(account.memory_mib.items())}
+    report = {
+        "seed": options.seed,
+        "seconds": round(seconds),
+        "requests": account.sent,
+        "answers": {str(status): number for status, number in sorted(account.seen.items())},
+        "left": account.unseen,
+        "memory_mib": medians,
+        "growth": round(grown, 4),
+        "faults": faults[:20],
+    }
+    print(json.dumps(report, indent=1))
+    return 1 if faults else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the options and run; gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=20_000, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--clients", type=int, default=12, help="at once; default: %(default)s")
+    parser.add_argument("--most-growth", type=float, default=_MOST_GROWTH, help="of memory; default: %(default)s")
+    parser.add_argument("arguments", nargs="*", help="arguments of ecenet-serve, behind --")
+    return asyncio.run(run(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

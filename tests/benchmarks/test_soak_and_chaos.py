@@ -1,0 +1,77 @@
+"""The long trials of a service in short forms, and what they would tell of one that fails."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from benchmarks.reliability import chaos, soak
+
+METRICS = """
+ecenet_requests_total{model="brightness",format="labels",status="200"} 5.0
+ecenet_requests_total{model="none",format="none",status="400"} 2.0
+ecenet_in_flight 0.0
+ecenet_in_flight_pixels 0.0
+"""
+
+
+def account(sent: int = 7, **seen: int) -> soak.Account:
+    answers = {int(status[1:]): number for status, number in seen.items()}
+    return soak.Account(sent=sent, seen=Counter(answers))
+
+
+def test_counts_that_add_up_are_no_mistake() -> None:
+    assert soak.mistakes(account(s200=4, s400=2), METRICS) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "text", "mistake"),
+    [
+        (account(8, s200=4), METRICS, "8 requests were sent and 7 counted"),
+        (account(s200=4, s400=3), METRICS, "answers that were seen, and not counted: {400: 3}"),
+        (account(), METRICS.replace("flight 0.0", "flight 2.0"), "ecenet_in_flight is 2.0 at the end"),
+        (account(), METRICS.replace("ecenet_in_flight_pixels 0.0\n", ""), "ecenet_in_flight_pixels is None at the end"),
+    ],
+)
+def test_counts_that_do_not_add_up_are_told(seen: soak.Account, text: str, mistake: str) -> None:
+    assert soak.mistakes(seen, text) == [mistake]
+
+
+def test_growth_counts_from_the_second_tenth() -> None:
+    samples = {0: [10.0], 1: [100.0, 101.0, 300.0], 5: [150.0], 9: [111.1], 10: [500.0]}
+    assert soak.growth(samples) == pytest.approx(0.1)
+
+
+def test_a_label_is_that_of_all_pixels() -> None:
+    file = io.BytesIO()
+    image = Image.new("L", (4, 4), 2)
+    image.save(file, "PNG")
+    assert soak.label_of(file.getvalue()) == 2
+    image.putpixel((1, 1), 0)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    assert soak.label_of(file.getvalue()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_short_soak_leaves_nothing_behind(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--requests", "150", "--seed", "3", "--most-growth", "9", "--", "--workers", workers]
+    assert soak.main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["faults"] == []
+    assert report["requests"] == report["left"] + sum(report["answers"].values()) >= 150
+    assert report["answers"]["200"] > 75
+    assert report["left"] > 0
+
+
+@pytest.mark.slow
+def test_a_short_chaos_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chaos.main(["--faults", "10", "--seed", "4"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert sum(report["faults"].values()) == 10
+    assert report["requests"]["200"] > 64
