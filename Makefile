@@ -74,12 +74,18 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 	$(DEV_VENV)/bin/python benchmarks/serving.py --url http://127.0.0.1:8766 --image models/example/street.jpg
 	$(DEV_VENV)/bin/python -m benchmarks.feed
 
-.PHONY: fuzz attack
+.PHONY: fuzz attack soak chaos
 fuzz: $(DEV_VENV)/.installed  ## mutated files against decoders and parsers; ARGS="--mutants 200000 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.fuzz $(ARGS)
 
 attack: $(DEV_VENV)/.installed  ## every known attack on a service, with a normal client beside it
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.attack $(ARGS)
+
+soak: $(DEV_VENV)/.installed  ## good, bad, slow and leaving clients; ARGS="--requests 100000 --seed 1"
+	$(DEV_VENV)/bin/python -m benchmarks.reliability.soak $(ARGS)
+
+chaos: $(DEV_VENV)/.installed  ## faults of processes, signals, handles and the log; ARGS="--faults 100 --seed 1"
+	$(DEV_VENV)/bin/python -m benchmarks.reliability.chaos $(ARGS)
 
 train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.4 GB
 
