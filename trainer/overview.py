@@ -58,7 +58,7 @@ def _images(train: SegmentationDataset, repeat: int | None) -> str:
     if isinstance(train, Mixed):
         parts = ", ".join(f"{count:,} of {name}" for name, count in train.places)
         return f"{plural(len(train), 'image')} an epoch to learn from ({parts})"
-    seen = f", each seen {repeat} times an epoch" if repeat else ""
+    seen = f", each seen {repeat} times an epoch" if repeat and repeat > 1 else ""
     return f"{plural(len(train) // (repeat or 1), 'image')} to learn from{seen}"
 
 

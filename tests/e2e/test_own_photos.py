@@ -87,7 +87,7 @@ def test_the_commands_of_the_page_lead_from_an_export_to_an_answer(tmp_path: Pat
     assert "my-data: train 12 images, val 3 images" in finished(imported, tmp_path)
     assert "no problem: every file is there and can be used" in finished(checked, tmp_path)
     text = finished(trained, tmp_path)
-    assert "12 images to learn from, each seen 1 times an epoch, 3 to evaluate on, 4 classes (folder)" in text
+    assert "12 images to learn from, 3 to evaluate on, 4 classes (folder)" in text
     assert "warning: val has 3 images" in text
     assert text.rstrip().endswith(f"next: {exported.replace('models/mine', 'models/my-data')}")
     log = [json.loads(line) for line in (tmp_path / "runs/my-data/log.jsonl").read_text().splitlines()]

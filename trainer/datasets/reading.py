@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from service.imaging.codec import DECODE_ERRORS, DecodedImage, decode
+from service.imaging.codec import DECODE_ERRORS, DecodedImage, decode, read_size
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError
 from trainer.datasets.label_files import LOSSY_FORMATS, lossy_label
 from trainer.datasets.orientation import SIDEWAYS, UPRIGHT, turned_back
@@ -116,11 +116,27 @@ def read_label_map(path: Path) -> Ids:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file once it is upright, from its header."""
-    with opened(path) as image:
-        size = (image.height, image.width)
-        by_reader = image.format == "TIFF"  # whose size Pillow gives upright
-        return size[::-1] if _orientation(image) in SIDEWAYS and not by_reader else size
+    """(height, width) of an image file once it is upright, from its header.
+
+    Raises:
+        DatasetError: The file is missing, broken, or no image.
+    """
+    try:
+        with opened(path) as image:
+            size = (image.height, image.width)
+            by_reader = image.format == "TIFF"  # whose size Pillow gives upright
+            return size[::-1] if _orientation(image) in SIDEWAYS and not by_reader else size
+    except UnreadableFileError:
+        return _heif_size(path)
+
+
+def _heif_size(path: Path) -> tuple[int, int]:
+    """The size of what Pillow alone does not read; HEIF turns itself."""
+    try:
+        width, height = read_size(path.read_bytes(), max_image_pixels=MAX_IMAGE_PIXELS)
+    except DECODE_ERRORS as error:
+        raise UnreadableFileError(f"{path} cannot be read: {error}") from error
+    return height, width
 
 
 @contextmanager
