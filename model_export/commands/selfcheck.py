@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(directory: Path, args: argparse.Namespace) -> int:
-    from service.engines.create import create_engine  # noqa: PLC0415
+    from service.engines.measured_choice import open_engine  # noqa: PLC0415
     from service.engines.selfcheck import BATCH_SIZES, self_check  # noqa: PLC0415
     from service.model_directory.golden import read_golden  # noqa: PLC0415
     from service.model_directory.manifest import read_manifest  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
 
     manifest = read_manifest(directory)
-    engine = create_engine(directory, manifest, Settings(**_given(args)).engine_options)
+    engine = open_engine(directory, manifest, Settings(**_given(args)).engine_options)
     try:
         graph = engine.graph
         print(

@@ -23,7 +23,7 @@ from model_export.selfcheck_report.load import LoadError, ask, environment_of, r
 from model_export.selfcheck_report.measure import batch_times, engine_facts, saturation
 from model_export.selfcheck_report.page import html_page
 from service.engines.base import EngineError
-from service.engines.create import create_engine
+from service.engines.measured_choice import open_engine
 from service.engines.proof import GPU_REPEATS
 from service.engines.selfcheck import BATCH_SIZES, CheckedBatch, self_check
 from service.model_directory.files import write_whole
@@ -102,7 +102,7 @@ def _measure_engine(
     found |= {"gpu_memory_bytes": None, "peak_memory_bytes": machine.peak_memory_bytes()}
     free = machine.free_gpu_bytes()
     try:
-        engine = create_engine(directory, manifest, Settings(**settings).engine_options)
+        engine = open_engine(directory, manifest, Settings(**settings).engine_options)
     except EngineError as error:
         return found | {"failure": str(error)}
     try:

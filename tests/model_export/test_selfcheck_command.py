@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def test_each_batch_size_has_a_row(exported_dir: Path, capsys: pytest.CaptureFix
 def test_another_precision_is_checked_by_its_own_bounds(exported_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selfcheck", str(exported_dir), "--precision", "fp16", "--repeats", "1"]) == 0
     assert "model-72x90-fp16.onnx, 72x90, fp16" in capsys.readouterr().out
+
+
+def test_the_engine_is_the_one_that_serves_by_measurement(
+    exported_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECENET_EXACT", "false")
+    monkeypatch.setenv("ECENET_STATE_DIR", str(tmp_path))
+    assert main(["selfcheck", str(exported_dir), "--repeats", "1"]) == 0
+    (kept,) = (tmp_path / "engine-choices").glob("*.json")
+    timed = [trial for trial in json.loads(kept.read_text()) if trial["timing"] is not None]
+    best = min(timed, key=lambda trial: trial["timing"]["alone"] * trial["timing"]["per_image"])["candidate"]
+    title = capsys.readouterr().out.splitlines()[0]
+    assert f" on {best['runtime']}: " in title
+    assert f", {best['precision']}, " in title
 
 
 def test_other_outputs_are_exit_status_1(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
