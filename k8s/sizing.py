@@ -13,20 +13,49 @@ from pathlib import Path
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- made by sizing.py -->\n", "<!-- end of what sizing.py made -->\n"
 
-# Measured, on two cores of an AMD EPYC: both cores' time an image, all stages, and one core's to decode and encode it.
+# Measured, on two cores of an AMD EPYC: both cores' time an image, all stages.
 CPU_SECONDS_PER_IMAGE = 0.107
-CODEC_CORE_SECONDS_PER_IMAGE = 0.010
-# Measured, by torch.utils.flop_counter at 768x576.
-GFLOPS_PER_IMAGE = 18.9
+# Measured by benchmarks.feed, JPEGs of 960x720 to label PNGs: CPU time of an image in all processes beside the network,
+# and that in the engine process, which is one thread's.
+REQUEST_CORE_SECONDS_PER_IMAGE = 0.0100
+ENGINE_PROCESS_SECONDS_PER_IMAGE = 0.0010
+# Counted: what the bundled model moves in fp16 at 768x576. At 35 operations a byte the memory bounds it on every GPU.
+MEGABYTES_PER_IMAGE = 544
 # Chosen: how busy a replica may be on the mean. At 75% two requests are inside, at 90% five.
 UTILISATION = 0.75
-# Assumed: the share of a GPU's peak that a small convolutional network gets. Nobody has measured this one.
-GPU_EFFICIENCY = 0.10
+# Assumed: the share of a GPU's bandwidth that the network gets. Nobody has measured this one.
+BANDWIDTH_SHARE = 0.75
 # Assumed: US dollars an hour on demand. Put in yours.
 DOLLARS_PER_CORE_HOUR = 0.04
 # Chosen: lost to a failure, a drain or a rollout while the others carry the load.
 SPARE_REPLICAS = 1
 RATES = (10, 50, 200, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU by its data sheet.
+
+    Attributes:
+        name: For the tables.
+        gb_per_s: Published bandwidth of its memory.
+        dollars_per_hour: Price, assumed; 0 where no cost is told.
+    """
+
+    name: str
+    gb_per_s: float
+    dollars_per_hour: float = 0
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second of the network, at most."""
+        return BANDWIDTH_SHARE * self.gb_per_s * 1000 / MEGABYTES_PER_IMAGE
+
+
+L4 = Gpu("L4", 300, 0.70)
+H100 = Gpu("H100 SXM", 3350, 3.00)
+GPUS = (L4, Gpu("A10", 600), Gpu("A100 80 GB", 2039), H100)
+CORES = (4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +65,42 @@ class Device:
     Attributes:
         name: For the tables.
         cores: CPU cores; None for as many as keep the GPU busy.
-        peak_tflops: Published fp16 peak of the GPU, dense; 0 without one.
-        dollars_per_hour: Price of the GPU, assumed.
+        gpu: Its GPU; None without one.
     """
 
     name: str
     cores: int | None
-    peak_tflops: float = 0
-    dollars_per_hour: float = 0
+    gpu: Gpu | None = None
 
     @property
-    def engine_images_per_s(self) -> float:
-        """Images per second of the network alone, at most."""
-        if not self.peak_tflops:
-            return 1 / CPU_SECONDS_PER_IMAGE
-        return GPU_EFFICIENCY * self.peak_tflops * 1000 / GFLOPS_PER_IMAGE
+    def limits(self) -> dict[str, float]:
+        """Images per second by what could end them."""
+        if self.gpu is None:
+            return {"cores": 1 / CPU_SECONDS_PER_IMAGE}
+        limits = {"GPU": self.gpu.images_per_s, "engine process": 1 / ENGINE_PROCESS_SECONDS_PER_IMAGE}
+        if self.cores is not None:
+            limits["cores"] = self.cores / REQUEST_CORE_SECONDS_PER_IMAGE
+        return limits
+
+    @property
+    def bottleneck(self) -> str:
+        """Name of what ends the images per second."""
+        return min(self.limits, key=self.limits.__getitem__)
+
+    @property
+    def most_images_per_s(self) -> float:
+        """Images per second when nothing waits."""
+        return min(self.limits.values())
 
     @property
     def images_per_s(self) -> float:
-        """Images per second of a replica: the slower of engine and codecs, at the chosen utilisation."""
-        if not self.peak_tflops or self.cores is None:
-            return UTILISATION * self.engine_images_per_s
-        return UTILISATION * min(self.engine_images_per_s, self.cores / CODEC_CORE_SECONDS_PER_IMAGE)
+        """Images per second at the chosen utilisation."""
+        return UTILISATION * self.most_images_per_s
 
     @property
     def cores_used(self) -> int:
         """Cores to pay for."""
-        return self.cores or math.ceil(self.engine_images_per_s * CODEC_CORE_SECONDS_PER_IMAGE)
+        return self.cores or math.ceil(self.most_images_per_s * REQUEST_CORE_SECONDS_PER_IMAGE)
 
     @property
     def hours_per_million(self) -> float:
@@ -72,41 +110,49 @@ class Device:
     @property
     def dollars_per_million(self) -> float:
         """Price of a million images."""
-        return self.hours_per_million * (self.dollars_per_hour + self.cores_used * DOLLARS_PER_CORE_HOUR)
+        gpu_dollars = 0 if self.gpu is None else self.gpu.dollars_per_hour
+        return self.hours_per_million * (gpu_dollars + self.cores_used * DOLLARS_PER_CORE_HOUR)
 
     def replicas(self, rate: float) -> int:
         """Replicas for ``rate`` images a second."""
         return math.ceil(rate / self.images_per_s) + SPARE_REPLICAS
 
 
-# Peaks: NVIDIA's data sheets of L4 and H100 SXM state twice these, with sparsity.
 DEVICES = (
     Device("2 CPU cores (`overlays/cpu`)", 2),
-    Device("L4, 4 cores (`overlays/gpu`)", 4, 121, 0.70),
-    Device("L4, cores to match", None, 121, 0.70),
-    Device("H100 SXM, cores to match", None, 989, 3.00),
+    Device("L4, 4 cores (`overlays/gpu`)", 4, L4),
+    Device("L4, cores to match", None, L4),
+    Device("H100 SXM, cores to match", None, H100),
 )
 
 
 def tables() -> str:
     """Inputs, replicas and costs as Markdown, and how the costs come about."""
-    return "\n\n".join((_inputs(), _replicas(), _costs(), *_worked())) + "\n"
+    return "\n\n".join((_inputs(), _replicas(), _costs(), *_worked(), by_cores())) + "\n"
+
+
+def by_cores() -> str:
+    """Images per second of each GPU by the cores beside it, and what ends them, as Markdown."""
+    rows = []
+    for gpu in GPUS:
+        devices = [Device(gpu.name, cores, gpu) for cores in CORES]
+        rows.append((gpu.name, *(f"{device.most_images_per_s:.0f}, {device.bottleneck}" for device in devices)))
+    return _table(("images/s at most, and what ends them", *(f"{cores} cores" for cores in CORES)), rows)
 
 
 def _inputs() -> str:
     rows = [
         ("seconds an image, 2 cores", f"{CPU_SECONDS_PER_IMAGE:.3f}", "measured"),
-        ("codec seconds an image, 1 core", f"{CODEC_CORE_SECONDS_PER_IMAGE:.3f}", "measured"),
-        ("GFLOPs an image", f"{GFLOPS_PER_IMAGE}", "measured"),
+        ("core seconds an image beside the network", f"{REQUEST_CORE_SECONDS_PER_IMAGE:.4f}", "measured"),
+        ("of these in the engine process", f"{ENGINE_PROCESS_SECONDS_PER_IMAGE:.4f}", "measured"),
+        ("MB an image, fp16", f"{MEGABYTES_PER_IMAGE}", "counted"),
         ("utilisation of a replica", f"{UTILISATION:.0%}", "chosen"),
         ("spare replicas", f"{SPARE_REPLICAS}", "chosen"),
-        ("share of the GPU's peak", f"{GPU_EFFICIENCY:.0%}", "**assumed**"),
+        ("share of the GPU's bandwidth", f"{BANDWIDTH_SHARE:.0%}", "**assumed**"),
         ("$ a core and hour", f"{DOLLARS_PER_CORE_HOUR:.2f}", "**assumed**"),
     ]
-    for device in DEVICES[-2:]:
-        name = device.name.partition(",")[0]
-        rows.append((f"{name}: fp16 TFLOPS, dense", f"{device.peak_tflops:.0f}", "published"))
-        rows.append((f"{name}: $ an hour", f"{device.dollars_per_hour:.2f}", "**assumed**"))
+    rows.extend((f"{gpu.name}: GB/s", f"{gpu.gb_per_s:.0f}", "published") for gpu in GPUS)
+    rows.extend((f"{gpu.name}: $ an hour", f"{gpu.dollars_per_hour:.2f}", "**assumed**") for gpu in (L4, H100))
     return _table(("input", "value", ""), rows)
 
 
@@ -122,26 +168,30 @@ def _costs() -> str:
     rows = [
         (
             device.name,
-            f"{device.engine_images_per_s:.1f}",
+            f"{device.most_images_per_s:.1f}",
+            device.bottleneck,
             f"{device.images_per_s:.1f}",
             str(device.cores_used),
             f"{device.dollars_per_million:.2f}",
-            "estimate" if device.peak_tflops else "measured, price assumed",
+            "measured, price assumed" if device.gpu is None else "estimate",
         )
         for device in DEVICES
     ]
-    return _table(("replica", "engine, images/s", "used, images/s", "cores", "$ a million", ""), rows)
+    return _table(("replica", "images/s at most", "ended by", "used, images/s", "cores", "$ a million", ""), rows)
 
 
 def _worked() -> Iterator[str]:
     """The costs of the GPUs step by step."""
-    for device in DEVICES[-2:]:
-        full, used, hours = device.engine_images_per_s, device.images_per_s, device.hours_per_million
+    for device in DEVICES:
+        if device.gpu is None or device.cores is not None:
+            continue
+        gpu, used, hours = device.gpu, device.images_per_s, device.hours_per_million
         yield (
-            f"{device.name}, a million images: {GPU_EFFICIENCY:.2f} x {device.peak_tflops:.0f} TFLOPS / "
-            f"{GFLOPS_PER_IMAGE} GFLOPs = {full:.0f} images a second, {used:.0f} at {UTILISATION:.0%};\n"
-            f"1e6 / {used:.0f} / 3600 = {hours:.3f} h; {hours:.3f} h x (${device.dollars_per_hour:.2f} + "
-            f"{device.cores_used} x ${DOLLARS_PER_CORE_HOUR:.2f}) = ${device.dollars_per_million:.2f}."
+            f"{device.name}, a million images: {BANDWIDTH_SHARE:.2f} x {gpu.gb_per_s:.0f} GB/s / "
+            f"{MEGABYTES_PER_IMAGE} MB = {gpu.images_per_s:.0f} images a second, of which the {device.bottleneck} lets "
+            f"{device.most_images_per_s:.0f}\nthrough, {used:.0f} at {UTILISATION:.0%}; 1e6 / {used:.0f} / 3600 = "
+            f"{hours:.3f} h; {hours:.3f} h x (${gpu.dollars_per_hour:.2f} + {device.cores_used} x "
+            f"${DOLLARS_PER_CORE_HOUR:.2f}) = ${device.dollars_per_million:.2f}."
         )
 
 

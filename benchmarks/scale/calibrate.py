@@ -30,7 +30,6 @@ from benchmarks.scale.calibration import (
     fit_costs,
     write_calibration,
 )
-from benchmarks.scale.cpu_costs import measure_cpu_costs
 from benchmarks.scale.load import replay, saturate
 from benchmarks.scale.service_model import ServiceModel, mean
 from benchmarks.scale.subject import SUBJECTS, RunningService, SubjectError, running
@@ -94,8 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     models: dict[str, ServiceModel] = {}
     try:
-        with running("fixed") as sleeping:
-            cpu = measure_cpu_costs(sleeping, args.seconds / 4)
         for name in SUBJECTS:
             with running(name) as service:
                 models[name] = model = calibrate(service, args.seconds)
@@ -103,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CalibrationError, SubjectError) as error:
         print(f"calibrate: {error}", file=sys.stderr)
         return 1
-    write_calibration(Calibration(origin("benchmarks.scale.calibrate", arguments), cpu, models), args.output)
+    write_calibration(Calibration(origin("benchmarks.scale.calibrate", arguments), models), args.output)
     return 0
 
 

@@ -61,35 +61,10 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class CpuCosts:
-    """CPU seconds of one image beside the engine's, hardly changed by what else the machine does.
-
-    See ``benchmarks.scale.cpu_costs``.
-
-    Attributes:
-        decode_s: JPEG to pixels at the model's input size.
-        labels_s: Logits to a label map at the size of the image.
-        encode_s: Label map to PNG.
-        request_s: All that the process of the service spends on a small image with an engine that sleeps: HTTP,
-            batching, threads, and little decoding.
-        image_bytes: Of the JPEG.
-        answer_bytes: Of the PNG.
-    """
-
-    decode_s: float
-    labels_s: float
-    encode_s: float
-    request_s: float
-    image_bytes: int
-    answer_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """The content of ``calibration.json``."""
 
     origin: Origin
-    cpu: CpuCosts
     models: Mapping[str, ServiceModel]
 
 
@@ -178,7 +153,6 @@ def read_calibration(path: Path = FILE) -> Calibration:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Calibration(
             origin=Origin(**content["origin"]),
-            cpu=CpuCosts(**content["cpu"]),
             models={name: _model(model) for name, model in content["models"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

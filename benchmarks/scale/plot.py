@@ -1,4 +1,4 @@
-"""The figures of results.json: p99 against load."""
+"""The figures of the page: p99 against load by results.json, and images per second against cores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from k8s.sizing import GPUS, Device
+
 Row = Mapping[str, Any]
 # A fleet that refuses more than this has no p99 worth drawing: the fastest way to answer is to refuse.
 _MOST_REFUSED = 0.01
@@ -16,6 +18,7 @@ _MOST_REFUSED = 0.01
 _HEADROOM = 8
 _COLORS = ("tab:gray", "tab:red", "tab:blue", "tab:green")
 _MARKERS = "sov^"
+_MOST_CORES = 64
 
 
 def draw_policies(rows: Iterable[Row], path: Path) -> None:
@@ -35,6 +38,33 @@ def draw_batching(rows: Iterable[Row], path: Path) -> None:
         "batch fixed": "engine with a fixed cost, 40 + 20 b ms",
     }
     _draw(list(rows), titles, path, one_scale=False)
+
+
+def draw_cores(path: Path) -> None:
+    """Images per second of each GPU by the cores beside it, by arithmetic, with the name of what ends them."""
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    cores = range(1, _MOST_CORES + 1)
+    for gpu, color in zip(GPUS, _COLORS, strict=True):
+        devices = [Device(gpu.name, count, gpu) for count in cores]
+        axes.plot(cores, [device.most_images_per_s for device in devices], color=color, linewidth=1.6, label=gpu.name)
+        enough = next((device for device in devices if device.bottleneck != "cores"), devices[-1])
+        axes.annotate(
+            enough.bottleneck,
+            (enough.cores or 0, enough.most_images_per_s),
+            textcoords="offset points",
+            xytext=(4, 5),
+            fontsize=8,
+            color=color,
+        )
+    axes.set_xlabel("cores beside the GPU")
+    axes.set_ylabel("images/s at most")
+    axes.set_xlim(0, _MOST_CORES)
+    axes.set_ylim(0)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def _draw(rows: Sequence[Row], titles: Mapping[str, str], path: Path, *, one_scale: bool) -> None:

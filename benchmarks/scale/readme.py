@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.scale.calibrate import describe
-from benchmarks.scale.calibration import Calibration, CpuCosts, Origin, read_calibration
-from benchmarks.scale.million import GPUS, Assumptions, gbit_per_s, tables
+from benchmarks.scale.calibration import Calibration, Origin, read_calibration
+from benchmarks.scale.million import ANSWER_BYTES, IMAGE_BYTES, PRICED, Assumptions, gbit_per_s, tables
+from benchmarks.scale.plot import draw_cores
 from benchmarks.scale.run import events_table
 from benchmarks.scale.validate import read_validation, table
+from k8s import sizing
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
@@ -41,8 +43,9 @@ def parts(folder: Path = FOLDER) -> dict[str, str]:
         "calibration": _calibration(calibration),
         "validation": "\n\n".join([table(compared), *origins]),
         "events": events_table(results["rows"]),
-        "inputs": _inputs(calibration.cpu),
-        "million": tables(calibration.cpu, Assumptions()),
+        "inputs": _inputs(),
+        "million": tables(Assumptions()),
+        "cores": sizing.by_cores(),
     }
 
 
@@ -56,34 +59,30 @@ def origin_text(origin: Origin) -> str:
     return f"`{origin.command}`, {origin.processor}, commit {origin.commit}."
 
 
-def _inputs(cpu: CpuCosts) -> str:
+def _inputs() -> str:
     given = Assumptions()
     rows = {
         "R, images a second": ("1,000,000 / 60 = 16,667", "the task"),
-        "F, operations of an image": (f"{given.flops_per_image / 1e9:.1f} G", "counted"),
-        "share of the GPU's peak": (f"{given.peak_share:.0%}", "**assumed**"),
+        "B, memory traffic of an image": (f"{sizing.MEGABYTES_PER_IMAGE} MB in fp16", "counted"),
+        "share of the GPU's bandwidth": (f"{sizing.BANDWIDTH_SHARE:.0%}", "**assumed**"),
         "load in the busiest minute": (f"{given.load:.0%}", "chosen by the plots"),
         "regions, one may be lost": (f"{given.regions}: {given.spare:.2g} times the traffic", "chosen"),
-        "D, decode and resize": (f"{1e3 * cpu.decode_s:.1f} ms of a core", "measured"),
-        "L, labels": (f"{1e3 * cpu.labels_s:.1f} ms of a core", "measured"),
-        "E, PNG": (f"{1e3 * cpu.encode_s:.1f} ms of a core", "measured"),
-        "H, HTTP and batching": (f"{1e3 * cpu.request_s:.1f} ms of a core", "measured"),
-        "network in": (
-            f"{cpu.image_bytes / 1e3:.0f} kB: {gbit_per_s(cpu.image_bytes):.1f} Gbit/s",
-            "the example street",
-        ),
-        "network out": (f"{cpu.answer_bytes / 1e3:.0f} kB: {gbit_per_s(cpu.answer_bytes):.1f} Gbit/s", "its answer"),
+        "C, CPU time of an image": (f"{1e3 * sizing.REQUEST_CORE_SECONDS_PER_IMAGE:.1f} ms of a core", "measured"),
+        "E, of it in the engine process": (f"{1e3 * sizing.ENGINE_PROCESS_SECONDS_PER_IMAGE:.1f} ms", "measured"),
+        "network in": (f"{IMAGE_BYTES / 1e3:.0f} kB: {gbit_per_s(IMAGE_BYTES):.1f} Gbit/s", "the example street"),
+        "network out": (f"{ANSWER_BYTES / 1e3:.0f} kB: {gbit_per_s(ANSWER_BYTES):.1f} Gbit/s", "its answer"),
         "a core for an hour": (f"{given.core_price_per_h:.2f} USD", "**assumed**"),
     }
-    for gpu in GPUS:
-        rows[f"{gpu.name}, peak, dense fp16"] = (f"{gpu.peak_flops / 1e12:.0f} TFLOP/s", "published")
-        rows[f"{gpu.name} for an hour"] = (f"{gpu.price_per_h:.2f} USD", "**assumed**")
+    for gpu in PRICED:
+        rows[f"{gpu.name}, bandwidth"] = (f"{gpu.gb_per_s:,.0f} GB/s", "published")
+        rows[f"{gpu.name} for an hour"] = (f"{gpu.dollars_per_hour:.2f} USD", "**assumed**")
     lines = [f"| {name} | {value} | {source} |" for name, (value, source) in rows.items()]
     return "\n".join(["| input | value | from |", "| --- | --- | --- |", *lines])
 
 
 def main() -> None:
-    """Rewrite README.md."""
+    """Rewrite README.md, and draw what needs no results."""
+    draw_cores(FOLDER / "cores.png")
     README.write_text(filled(README.read_text(encoding="utf-8"), parts()), encoding="utf-8")
 
 

@@ -13,7 +13,6 @@ from benchmarks.scale.arrivals import poisson
 from benchmarks.scale.calibration import (
     Calibration,
     CalibrationError,
-    CpuCosts,
     Measured,
     Origin,
     fit_costs,
@@ -112,9 +111,7 @@ def test_quantiles_keep_mean_and_tail() -> None:
 
 
 def test_calibration_survives_its_file(tmp_path: Path) -> None:
-    written = Calibration(
-        Origin("python -m x", "abc", "2 x CPU"), CpuCosts(0.01, 0.001, 0.002, 0.003, 100, 10), {"bundled": MODEL}
-    )
+    written = Calibration(Origin("python -m x", "abc", "2 x CPU"), {"bundled": MODEL})
     write_calibration(written, tmp_path / "calibration.json")
     assert read_calibration(tmp_path / "calibration.json") == written
 

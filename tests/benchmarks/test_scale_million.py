@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scale.calibration import CpuCosts
-from benchmarks.scale.million import Assumptions, Gpu, cpu_s_per_image, gbit_per_s, size, tables
+from benchmarks.scale.million import Assumptions, gbit_per_s, size, tables
+from k8s.sizing import ENGINE_PROCESS_SECONDS_PER_IMAGE, Gpu
 
-CPU = CpuCosts(0.006, 0.001, 0.002, 0.003, image_bytes=150_000, answer_bytes=15_000)
-# 100 images a second at the assumed share of its peak.
-GPU = Gpu("some", peak_flops=20e12, price_per_h=1.0)
-GIVEN = Assumptions(flops_per_image=20e9, peak_share=0.1, load=0.5, regions=3, core_price_per_h=0.05)
+# 100 images a second: 0.75 x 72.533 GB/s / 544 MB.
+GPU = Gpu("some", gb_per_s=100 * 0.544 / 0.75, dollars_per_hour=1.0)
+GIVEN = Assumptions(load=0.5, regions=3, core_price_per_h=0.05)
 
 
 def test_one_million_images_a_minute() -> None:
-    sizing = size(GPU, CPU, GIVEN)
+    sizing = size(GPU, GIVEN, request_s=0.012)
     # 16,667 a second, half as many again for a lost region, twice that at half load: 50,000.
-    assert sizing.gpu_images_per_s == pytest.approx(100)
-    assert (sizing.gpus, sizing.processes, sizing.cores) == (500, 150, 600)
+    assert sizing.images_per_s == pytest.approx(100)
+    assert (sizing.bottleneck, sizing.gpus, sizing.cores) == ("GPU", 500, 600)
     assert sizing.usd_per_million == pytest.approx((500 * 1.0 + 600 * 0.05) / 60)
-    assert tables(CPU, GIVEN, [GPU]).splitlines()[-1] == "| some | 100 | 500 | 150 | 600 | 1 | 8.83 |"
 
 
-def test_cpu_of_an_image_is_all_but_the_engine() -> None:
-    assert cpu_s_per_image(CPU) == pytest.approx(0.012)
+def test_a_gpu_beyond_its_engine_process_does_not_count() -> None:
+    sizing = size(Gpu("faster than all", gb_per_s=1e6), GIVEN)
+    assert sizing.bottleneck == "engine process"
+    assert sizing.images_per_s == pytest.approx(1 / ENGINE_PROCESS_SECONDS_PER_IMAGE)
+
+
+def test_a_row_for_each_gpu() -> None:
+    assert [row.split(" | ")[:4] for row in tables(GIVEN, [GPU]).splitlines()[2:]] == [["| some", "100", "GPU", "500"]]
 
 
 def test_network() -> None:

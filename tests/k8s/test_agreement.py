@@ -11,9 +11,12 @@ import yaml
 
 from service.http.api_keys import parse_api_keys
 from service.http.upload import FORM_OVERHEAD_BYTES
+from service.memory_bound import memory_bound
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import FORMAT_VERSION, read_manifest
+from service.processes import workers_for
 from service.settings import Settings
+from service.workers.slots import Layout
 from tests.k8s.manifests import K8S, ROOT, Build, of_kind, render
 from tests.k8s.object_checks import published
 from tests.k8s.pod_checks import settings_of
@@ -29,6 +32,8 @@ MPS = Build("overlays/gpu-multi-tenant", ("mps",))
 KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys"))
 README = (K8S / "README.md").read_text(encoding="utf-8")
 NGINX = "nginx.ingress.kubernetes.io/"
+# All processes before the first request, the bundled model on a CPU.
+AT_REST_BYTES = 450 << 20
 
 
 def effective(build: Build) -> Settings:
@@ -94,13 +99,18 @@ def test_pods_listen_where_the_service_does() -> None:
         assert [port["containerPort"] for port in container["ports"]] == [effective(build).port]
 
 
-def test_memory_has_room_for_what_the_settings_let_in() -> None:
-    for build in (CPU, GPU):
-        settings = effective(build)
+def test_memory_has_room_for_the_worst_that_the_settings_let_in() -> None:
+    manifest = read_manifest(bundled_model_dir())
+    slot_bytes = Layout.of(manifest.graph, manifest.num_classes, 1).total_bytes
+    sizing = runpy.run_path(str(K8S / "sizing.py"))
+    for build, images_per_s in ((CPU, 0), (GPU, sizing["L4"].images_per_s)):
         ((_, container, _),) = serving(render(build))
-        inside = settings.max_requests_in_flight * settings.max_image_bytes + 3 * settings.max_pixels_in_flight
-        inside += settings.many_images_memory_bytes
-        assert inside + 2**30 < quantity(container["resources"]["limits"]["memory"])
+        limits = container["resources"]["limits"]
+        cores = int(limits["cpu"])
+        settings = effective(build).model_copy(update={"codec_threads": cores})
+        processes = workers_for(images_per_s, cores)
+        bound = sum(memory_bound(settings, processes=processes, slot_bytes=slot_bytes).values())
+        assert bound + AT_REST_BYTES <= quantity(limits["memory"])
 
 
 def test_gpu_pods_get_one_device_and_build_for_it() -> None:
@@ -228,15 +238,19 @@ def test_the_autoscalers_aim_at_the_utilisation_that_sizes_are_for() -> None:
     assert float(by_rate["metadata"]["threshold"]) == round(sizing["DEVICES"][0].images_per_s)
 
 
-def test_a_replica_is_as_fast_as_the_slower_of_engine_and_codecs() -> None:
+def test_a_replica_is_as_fast_as_the_slowest_of_gpu_engine_process_and_cores() -> None:
     sizing = runpy.run_path(str(K8S / "sizing.py"))
-    device, busy, codec_s = sizing["Device"], sizing["UTILISATION"], sizing["CODEC_CORE_SECONDS_PER_IMAGE"]
-    engine = sizing["GPU_EFFICIENCY"] * 121e12 / (sizing["GFLOPS_PER_IMAGE"] * 1e9)
-    cpu, one_core, enough = device("two cores", 2), device("GPU", 1, 121, 0.7), device("GPU", None, 121, 0.7)
+    device, gpu, busy = sizing["Device"], sizing["Gpu"], sizing["UTILISATION"]
+    request_s, engine_s = sizing["REQUEST_CORE_SECONDS_PER_IMAGE"], sizing["ENGINE_PROCESS_SECONDS_PER_IMAGE"]
+    some = gpu("some", 300, 0.7)
+    by_memory = sizing["BANDWIDTH_SHARE"] * 300e9 / (sizing["MEGABYTES_PER_IMAGE"] * 1e6)
+    cpu, one_core, enough = device("two cores", 2), device("GPU", 1, some), device("GPU", None, some)
+    fast = device("fast GPU", None, gpu("fast", 1e6))
     assert cpu.images_per_s == pytest.approx(busy / sizing["CPU_SECONDS_PER_IMAGE"])
-    assert one_core.images_per_s == pytest.approx(busy / codec_s)
-    assert enough.images_per_s == pytest.approx(busy * engine)
-    assert enough.cores_used - 1 < engine * codec_s <= enough.cores_used
+    assert (one_core.bottleneck, one_core.images_per_s) == ("cores", pytest.approx(busy / request_s))
+    assert (enough.bottleneck, enough.images_per_s) == ("GPU", pytest.approx(busy * by_memory))
+    assert (fast.bottleneck, fast.images_per_s) == ("engine process", pytest.approx(busy / engine_s))
+    assert enough.cores_used - 1 < by_memory * request_s <= enough.cores_used
     assert cpu.replicas(2 * cpu.images_per_s) == 2 + sizing["SPARE_REPLICAS"]
     hourly = 2 * sizing["DOLLARS_PER_CORE_HOUR"]
     assert cpu.dollars_per_million == pytest.approx(1e6 / cpu.images_per_s / 3600 * hourly)
