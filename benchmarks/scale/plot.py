@@ -61,7 +61,7 @@ def draw_cores(path: Path) -> None:
     axes.set_ylabel("images/s at most")
     axes.set_xlim(0, _MOST_CORES)
     axes.set_ylim(0)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
