@@ -111,10 +111,13 @@ def test_one_image_or_a_few_of_all_kinds_train(
         if path.stem not in kept:
             path.unlink()
     settings = {
-        "model.pretrained": "none", "data.input_size": "[64,64]", "data.crop_size": "[64,64]", "data.repeat": "4",
-        "schedule.batch_size": "4", "schedule.epochs": "1", "runtime.workers": "0", "runtime.timed_steps": "0",
-        "runtime.tensorboard": "false", "runtime.report": "false",
-    }  # fmt: skip
+        **dict.fromkeys(("data.input_size", "data.crop_size"), "[64,64]"),
+        **dict.fromkeys(("data.repeat", "schedule.batch_size"), "4"),
+        **dict.fromkeys(("runtime.workers", "runtime.timed_steps"), "0"),
+        **dict.fromkeys(("runtime.tensorboard", "runtime.report", "model.principal_start"), "false"),
+        "model.pretrained": "none",
+        "schedule.epochs": "1",
+    }
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     with caplog.at_level(logging.INFO):
         assert main([str(odd_photos), "-o", str(tmp_path / "run"), "--threads", "1", *options]) == 0
