@@ -171,7 +171,8 @@ class RuntimeSection(Section):
 
     Attributes:
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.
-        workers: Processes per rank that prepare batches; 0 for none.
+        workers: Processes per rank that prepare batches; 0 for none. If absent 1 on a CPU, which computes with all its
+            cores, and with a GPU the rank's share of the CPUs but one, 1 to 16.
         channels_last: Whether features lie with their channels together, which convolutions like best.
         gradient_checkpointing: Whether the backbone's activations are computed again for the gradient: slower, smaller.
         compile: Whether the network goes through ``torch.compile``.
@@ -185,7 +186,7 @@ class RuntimeSection(Section):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     channels_last: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -22,6 +22,7 @@ from torch import distributed as dist
 from service.engines.exit_now import exit_now
 from trainer.config import ConfigError
 
+MOST_WORKERS = 16  # more only wait for memory
 TIMEOUT = timedelta(minutes=30)  # the longest that one rank may keep the others waiting, as in an evaluation
 
 
@@ -110,6 +111,22 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     if local_rank >= gpus:
         raise ConfigError(f"process {local_rank} of this node wants a GPU of its own, but the node has {gpus}")
     return torch.device("cuda", local_rank)
+
+
+def default_workers(device: torch.device, *, cpus: int, local_ranks: int) -> int:
+    """Processes of a rank that prepare batches; see ``RuntimeSection.workers``.
+
+    Args:
+        device: What the rank computes on.
+        cpus: CPUs that all ranks of the node may use.
+        local_ranks: How many there are on it.
+    """
+    return 1 if device.type == "cpu" else min(max(cpus // local_ranks - 1, 1), MOST_WORKERS)
+
+
+def ranks_of_node() -> int:
+    """The ranks that ``torchrun`` started on this node; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def rank_batches(order: list[int], *, batch_size: int, parts: int, ranks: Ranks) -> list[list[int]]:

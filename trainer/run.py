@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from service.engines.cpus import available_cpus
 from trainer.build import (
     build_state,
     check_resumable,
@@ -24,7 +25,7 @@ from trainer.build import (
 from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import SegmentationDataset
 from trainer.datasets.files import plural
-from trainer.distributed import Ranks, joined_ranks, rank_batches
+from trainer.distributed import Ranks, default_workers, joined_ranks, rank_batches, ranks_of_node
 from trainer.losses import Losses, balanced_class_weights, class_pixels
 from trainer.memory import keep_freed_memory
 from trainer.metrics import Counts, Scores
@@ -286,7 +287,10 @@ def _batches(run: Run, epoch: int, part: slice) -> DataLoader[Batch]:
     data, schedule = run.config.data, run.config.schedule
     views = AugmentedViews(run.train, augmentation(data), schedule.seed, epoch, data.class_mix)
     batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
-    return load_batches(views, batches[part], run.config.runtime.workers, pin_memory=run.ranks.device.type == "cuda")
+    device, workers = run.ranks.device, run.config.runtime.workers
+    if workers is None:
+        workers = default_workers(device, cpus=available_cpus(), local_ranks=ranks_of_node())
+    return load_batches(views, batches[part], workers, pin_memory=device.type == "cuda")
 
 
 def _evaluate(run: Run, events: _Events) -> Scores:

@@ -28,6 +28,9 @@ Batch = tuple[Tensor, Tensor]
 """Images (B, H, W, 3) and labels (B, H, W), both uint8."""
 
 
+PREFETCHED = 4  # batches of each worker that wait for the step: views differ in the time that they take
+
+
 class DivergedError(RuntimeError):
     """A loss or gradient that is no number; the weights of the last checkpoint are the last good ones."""
 
@@ -82,9 +85,14 @@ class AugmentedViews(Dataset[Batch]):
 def load_batches(
     views: AugmentedViews, batches: list[list[int]], workers: int, *, pin_memory: bool = False
 ) -> DataLoader[Batch]:
-    """The views of each list of indices as a batch, in turn, prepared by ``workers`` processes."""
+    """The views of each list of indices as a batch, in turn, prepared by ``workers`` processes, some batches ahead."""
     return DataLoader(
-        views, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_leave_signals
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.support.limits import HANG_S
 from trainer.config import ConfigError
-from trainer.distributed import Ranks, choose_device, rank_batches
+from trainer.distributed import Ranks, choose_device, default_workers, rank_batches
 
 CPU = torch.device("cpu")
 STARTED = ("ecenet-lite0", "ecenet-swin-tiny")
@@ -29,6 +29,16 @@ def run_alone(*command: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "local_ranks", "workers"),
+    [("cpu", 64, 1, 1), ("cuda", 16, 1, 15), ("cuda", 64, 1, 16), ("cuda", 64, 8, 7), ("cuda", 2, 4, 1)],
+)
+def test_the_workers_of_a_rank_follow_the_cpus_that_feed_a_gpu(
+    device: str, cpus: int, local_ranks: int, workers: int
+) -> None:
+    assert default_workers(torch.device(device), cpus=cpus, local_ranks=local_ranks) == workers
 
 
 def test_one_rank_takes_the_order_as_it_is() -> None:
