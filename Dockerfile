@@ -1,7 +1,8 @@
 # ecenet on an NVIDIA GPU, by TensorRT:
 #   docker build -t ecenet:gpu .
 #   docker run --rm --gpus all -p 8000:8000 -v ecenet-cache:/var/cache/ecenet ecenet:gpu
-# The first start builds the engine for the GPU that it finds into the volume, which takes minutes.
+# The first start builds the engine for the GPU that it finds into the volume, which takes minutes. An image for engines
+# that were built elsewhere has no builder, which is most of TensorRT: docker build --target runtime -t ecenet:gpu-runtime .
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${BASE_IMAGE} AS python
@@ -22,7 +23,7 @@ RUN pip install --require-hashes -r /locks/requirements.build.lock
 ARG EXTRAS=gpu
 COPY docker/requirements.${EXTRAS}.lock /locks/
 RUN pip install --require-hashes --no-deps --no-build-isolation -r /locks/requirements.${EXTRAS}.lock
-# TensorRT's libraries are on NVIDIA's index alone, so their hash is not in the lock, only their version. Those that build
+# TensorRT's libraries are on NVIDIA's index alone, so their hash is not in the lock; docker/lock-nvidia pins it. Those that build
 # engines for Windows are more than 1 GB.
 ARG NVIDIA_INDEX=https://pypi.nvidia.com
 COPY docker/requirements.nvidia.txt /locks/
@@ -45,21 +46,21 @@ RUN pip install --no-deps --no-build-isolation --root /project .
 FROM dependencies AS slim
 RUN pip uninstall --yes setuptools ziglang pip
 
-FROM python AS runtime
+# Engines hold what they need of the builder's kernels.
+FROM slim AS slim-runtime
+RUN find /opt/ecenet \( -name '*nvinfer_builder_resource*' -o -name '*nvonnxparser*' \) -type f -delete
+
+FROM python AS service
 RUN groupadd --gid 10001 ecenet \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ecenet \
  && install --directory --owner 10001 --group 10001 /var/cache/ecenet
-COPY docker/healthcheck.py docker/entrypoint.sh /opt/ecenet/
-COPY --from=slim /opt/ecenet /opt/ecenet
-COPY --from=project /project/opt/ecenet /opt/ecenet
 ENV PATH=/opt/ecenet/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
     ECENET_HOST=0.0.0.0 \
     ECENET_LOG_FORMAT=json \
     ECENET_ENGINE_DIR=/var/cache/ecenet/engines \
     ECENET_STATE_DIR=/var/cache/ecenet/state \
-    ECENET_ENGINE=tensorrt \
-    ECENET_BUILD_ENGINE=true
+    ECENET_ENGINE=tensorrt
 USER 10001:10001
 WORKDIR /tmp
 VOLUME /var/cache/ecenet
@@ -75,3 +76,14 @@ LABEL org.opencontainers.image.title="ecenet" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
+
+FROM service AS runtime
+COPY docker/healthcheck.py docker/entrypoint.sh /opt/ecenet/
+COPY --from=slim-runtime /opt/ecenet /opt/ecenet
+COPY --from=project /project/opt/ecenet /opt/ecenet
+
+FROM service AS builder
+COPY docker/healthcheck.py docker/entrypoint.sh /opt/ecenet/
+COPY --from=slim /opt/ecenet /opt/ecenet
+COPY --from=project /project/opt/ecenet /opt/ecenet
+ENV ECENET_BUILD_ENGINE=true

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker.containers import ROOT, built, docker
+from tests.docker.containers import ENGINE, ROOT, built, docker
 from tests.docker.street import Mask, segment
 
 BASE_NAME = '{{index .Config.Labels "org.opencontainers.image.base.name"}}'
@@ -46,9 +47,10 @@ def gpu_image(cpu_base: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mask_of_checkout() -> Iterator[Mask]:
-    """The street's label map by the service of this checkout."""
+    """The street's label map by the service of this checkout, with ``ENGINE``."""
     command = [sys.executable, "-m", "service", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    environment = os.environ | ENGINE
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
         try:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+# Named, so that all machines and replicas answer alike; as in compose.yaml.
+ENGINE = {"ECENET_ENGINE": "onnxruntime", "ECENET_PRECISION": "int8"}
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--memory", "1g", "--user", "10001"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),

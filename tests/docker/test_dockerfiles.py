@@ -19,6 +19,8 @@ from service.settings import Settings, variable
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = ("Dockerfile", "docker/Dockerfile.cpu")
 TRAINING = "docker/Dockerfile.train"
+# The stage that says how an image runs, where it is not that of the image.
+RUNNING = {"Dockerfile": "service"}
 JOB = ROOT / "k8s/jobs/training/job.yaml"
 TRAIN_LOCK = ROOT / "docker/requirements.train.lock"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -50,8 +52,8 @@ def stage(name: str, wanted: str) -> list[tuple[str, str]]:
 
 
 def only(name: str, word: str) -> str:
-    """The arguments of the one such instruction of the stage that runs."""
-    (rest,) = [rest for found, rest in stage(name, "runtime") if found == word]
+    """The arguments of the one such instruction of the stage that says how an image runs."""
+    (rest,) = [rest for found, rest in stage(name, RUNNING.get(name, "runtime")) if found == word]
     return rest
 
 
@@ -91,8 +93,8 @@ def test_variables_are_settings_with_values_that_are_valid(name: str, monkeypatc
 
 
 def test_the_gpu_image_builds_its_engine_and_takes_no_other_runtime() -> None:
-    values = assignments("Dockerfile", "ENV")
-    assert (values["ECENET_ENGINE"], values["ECENET_BUILD_ENGINE"]) == ("tensorrt", "true")
+    assert assignments("Dockerfile", "ENV")["ECENET_ENGINE"] == "tensorrt"
+    assert ("ENV", "ECENET_BUILD_ENGINE=true") in stage("Dockerfile", "builder")
     # Not less than TensorRT may need for an engine.
     assert "--start-period=15m" in only("Dockerfile", "HEALTHCHECK")
 
@@ -107,10 +109,23 @@ def test_the_gpu_image_has_no_cudnn_and_nothing_for_windows() -> None:
     assert install.index("pip install") < install.index("-name '*_win_*'") < install.index("-delete")
 
 
+def test_the_image_without_a_builder_builds_no_engine_and_is_not_the_default() -> None:
+    *_, (_, last) = [found for found in instructions("Dockerfile") if found[0] == "FROM"]
+    assert last.split()[-1] == "builder"
+    with_builder, without = stage("Dockerfile", "builder"), stage("Dockerfile", "runtime")
+    assert ("COPY", "--from=slim-runtime /opt/ecenet /opt/ecenet") in without
+    assert [rest for word, rest in without if word == "ENV"] == []
+    assert len(with_builder) == len(without) + 1
+    ((_, deleted),) = [found for found in stage("Dockerfile", "slim-runtime") if found[0] == "RUN"]
+    assert "-name '*nvinfer_builder_resource*'" in deleted
+    assert deleted.endswith("-delete")
+
+
 def test_labels_tell_the_projects_version_and_licence(name: str) -> None:
     labels = assignments(name, "LABEL")
     prefix = "org.opencontainers.image."
-    arguments = dict(rest.partition("=")[::2] for word, rest in stage(name, "runtime") if word == "ARG")
+    running = stage(name, RUNNING.get(name, "runtime"))
+    arguments = dict(rest.partition("=")[::2] for word, rest in running if word == "ARG")
     assert labels[prefix + "version"] == "${VERSION}"
     assert arguments["VERSION"] == PROJECT["version"]
     assert labels[prefix + "revision"] == "${REVISION}"

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.docker.containers import ROOT, Container, docker, running
+from tests.docker.containers import ENGINE, ROOT, Container, docker, running
 from tests.docker.street import STREET, Mask, decode, segment
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 CPU_IMAGE_BYTES = 450_000_000
+NAMED_ENGINE = tuple(f"--env={name}={value}" for name, value in ENGINE.items())
 COMPILERS = {"as", "c++", "c99", "cc", "cc1", "clang", "g++", "gcc", "ld", "make", "tcc", "zig"}
 # Names in a whole file system, and those of its executable files.
 INVENTORY = """
@@ -43,7 +44,7 @@ def image(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def cpu_container(cpu_image: str) -> Iterator[Container]:
     """The image for CPUs at work, shared by tests that leave it at work."""
-    with running(cpu_image) as container:
+    with running(cpu_image, options=NAMED_ENGINE) as container:
         container.until_healthy()
         yield container
 
@@ -100,7 +101,7 @@ def test_the_mask_is_that_of_the_checkout(cpu_container: Container, mask_of_chec
 
 def test_a_request_in_flight_is_answered_under_docker_stop(cpu_image: str, mask_of_checkout: Mask) -> None:
     head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(STREET)}\r\n"
-    with running(cpu_image) as container, ThreadPoolExecutor(1) as pool:
+    with running(cpu_image, options=NAMED_ENGINE) as container, ThreadPoolExecutor(1) as pool:
         container.until_healthy()
         url = container.url()
         address = urlsplit(url)
@@ -129,7 +130,7 @@ def test_a_broken_setting_ends_the_container_with_one_sentence(cpu_image: str) -
 
 
 def test_the_gpu_image_serves_on_a_cpu_when_told_so(gpu_image: str, mask_of_checkout: Mask) -> None:
-    with running(gpu_image, "--engine", "onnxruntime") as container:
+    with running(gpu_image, options=NAMED_ENGINE) as container:
         container.until_healthy()
         assert segment(container.url()) == mask_of_checkout
 
