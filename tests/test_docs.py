@@ -144,7 +144,7 @@ def test_every_room_of_the_service_is_on_the_contributors_map() -> None:
     ("path", "names"),
     [
         ("service/engines/runtimes.py", ("RuntimeName", "EngineName", "PREFERRED_PRECISIONS", "CPU_RUNTIMES")),
-        ("service/engines/create.py", ("create_engine", "_obstacle")),
+        ("service/engines/create.py", ("create_engine", "runtime_obstacle")),
         ("service/answers/schemas.py", ("AnswerFormat",)),
         ("trainer/datasets/base.py", ("PublishedDataset",)),
         ("trainer/model/ecenet.py", ("NAMED_SIZES", "build_backbone")),

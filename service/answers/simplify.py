@@ -2,7 +2,7 @@
 
 Three or four borders meet at a junction. Rings are cut at junctions and at the corners of the image, and each piece is
 simplified alone. The classes on both sides of a piece choose the same corners, so that no gap opens between them. All
-pieces are halved level by level. After ``_MAX_LEVELS`` levels they are halved in the middle, which bounds the time for
+pieces are halved level by level. After ``MAX_LEVELS`` levels they are halved in the middle, which bounds the time for
 any shape.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.answers.contours import Polygon, Ring
 
-_MAX_LEVELS = 48
+MAX_LEVELS = 48
 # Rows of pixels whose lattice points are examined at once.
 _STRIP_ROWS = 256
 _NO_PIXEL = -1
@@ -211,10 +211,10 @@ def _halve(rings: _Rings, tolerance: float) -> Flags:
         right = np.searchsorted(ends, inner)
         before, after = ends[right - 1], ends[right]
         starts = np.flatnonzero(np.diff(before, prepend=-1))
-        distances = _distances(rings.points[inner], rings.points[before], rings.points[after])
+        distances = chord_distances(rings.points[inner], rings.points[before], rings.points[after])
         lengths = np.diff(starts, append=len(inner))
         is_far = np.maximum.reduceat(distances, starts) > tolerance**2
-        measure = distances if level < _MAX_LEVELS else -np.abs(2.0 * inner - before - after)
+        measure = distances if level < MAX_LEVELS else -np.abs(2.0 * inner - before - after)
         split = _first_at_best(measure, keys[inner], starts)[is_far]
         kept[inner[split]] = True
         inner = inner[np.repeat(is_far, lengths)]
@@ -223,7 +223,7 @@ def _halve(rings: _Rings, tolerance: float) -> Flags:
     return kept
 
 
-def _distances(points: Numbers, start: Numbers, end: Numbers) -> NDArray[np.float64]:
+def chord_distances(points: Numbers, start: Numbers, end: Numbers) -> NDArray[np.float64]:
     """Squared distance of each point to the line between two others, the same for both directions of the line."""
     turned = (start[:, 0] > end[:, 0]) | ((start[:, 0] == end[:, 0]) & (start[:, 1] > end[:, 1]))
     low = np.where(turned[:, None], end, start).astype(np.float64)

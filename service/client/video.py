@@ -91,7 +91,7 @@ async def segment_video(
     job.target.parent.mkdir(parents=True, exist_ok=True)
     waiting: deque[tuple[int, asyncio.Task[Answer]]] = deque()
     try:
-        with closing(_frames(job.source)) as frames:
+        with closing(read_frames(job.source)) as frames:
             timing = cast(Timing, await asyncio.to_thread(next, frames))
             on_start(timing.frames)
             writer = LabelMaps(partial) if answer_format == "labels" else PictureVideo(partial, timing)
@@ -115,7 +115,7 @@ async def segment_video(
         _remove(partial)
 
 
-def _frames(path: Path) -> Generator[Timing | tuple[int, Pixels]]:
+def read_frames(path: Path) -> Generator[Timing | tuple[int, Pixels]]:
     """Give the timing of a video, then ticks and upright RGB pixels of each frame."""
     av = _pyav()
     try:
@@ -129,12 +129,12 @@ def _frames(path: Path) -> Generator[Timing | tuple[int, Pixels]]:
             yield Timing(rate, time_base, stream.frames)
             for number, frame in enumerate(container.decode(stream)):
                 ticks = frame.pts if frame.pts is not None else round(number / rate / time_base)
-                yield ticks, _upright(frame)
+                yield ticks, upright(frame)
     except av.FFmpegError as error:
         raise UnreadableVideo(f"{path} cannot be read as a video: {error.strerror}") from error
 
 
-def _upright(frame: VideoFrame) -> Pixels:
+def upright(frame: VideoFrame) -> Pixels:
     """(H, W, 3) uint8 RGB as players show it; the file states a turn in degrees counterclockwise."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

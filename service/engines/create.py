@@ -34,7 +34,7 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
     wanted = _wanted(options)
     if build.is_wanted(options, wanted):
         wanted = _build_missing(wanted, model_dir, manifest, options)
-    choice = choose_runtime(wanted, lambda runtime: _obstacle(runtime, model_dir, manifest, options))
+    choice = choose_runtime(wanted, lambda runtime: runtime_obstacle(runtime, model_dir, manifest, options))
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
     if choice.runtime in ENGINE_RUNTIMES:
         info, graph = _find_engine(choice.runtime, model_dir, manifest, options)
@@ -73,10 +73,11 @@ def obstacles(
     model_dir: Path, manifest: Manifest, options: EngineOptions, runtimes: Iterable[RuntimeName] = RUNTIMES
 ) -> dict[RuntimeName, str | None]:
     """Per runtime, why it cannot be used for this model on this machine, or None."""
-    return {runtime: _obstacle(runtime, model_dir, manifest, options) for runtime in runtimes}
+    return {runtime: runtime_obstacle(runtime, model_dir, manifest, options) for runtime in runtimes}
 
 
-def _obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, options: EngineOptions) -> str | None:
+def runtime_obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, options: EngineOptions) -> str | None:
+    """Give why a runtime cannot run a model on this machine, one sentence; None if it can."""
     if (obstacle := precision_obstacle(runtime, options.precision)) is not None:
         return obstacle
     if runtime == "openvino":

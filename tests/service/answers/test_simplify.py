@@ -127,12 +127,12 @@ def test_a_comb_whose_chords_cut_off_one_tooth_at_a_time_is_halved_in_the_middle
     labels[np.arange(300) < (np.arange(1200) // 5 + 1)[:, None]] = 1
     labels[::2] = 0
     levels = list[int]()
-    measure = module._distances
+    measure = module.chord_distances
 
     def count(points: NDArray[np.int64], *chord: NDArray[np.int64]) -> NDArray[np.float64]:
         levels.append(len(points))
         return measure(points, *chord)
 
-    monkeypatch.setattr(module, "_distances", count)
+    monkeypatch.setattr(module, "chord_distances", count)
     assert corners(simplify(trace(labels), labels, 0.1)) == corners(trace(labels))
-    assert len(levels) <= module._MAX_LEVELS + 12
+    assert len(levels) <= module.MAX_LEVELS + 12

@@ -139,7 +139,7 @@ async def test_a_refused_frame_leaves_nothing(
 def test_frames_are_turned_upright() -> None:
     pixels = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
     turned = {
-        degrees: video._upright(SimpleNamespace(rotation=degrees, to_ndarray=lambda **_: pixels))[..., 0].tolist()  # type: ignore[arg-type]
+        degrees: video.upright(SimpleNamespace(rotation=degrees, to_ndarray=lambda **_: pixels))[..., 0].tolist()  # type: ignore[arg-type]
         for degrees in (0, 90, -90, 180)
     }
     assert turned == {
@@ -180,4 +180,4 @@ def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r"pip install '\.\[video\]'"):
-        next(iter(video._frames(Path("a.mp4"))))
+        next(iter(video.read_frames(Path("a.mp4"))))
