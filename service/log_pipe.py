@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 # Bytes that a pipe takes at once if it takes any.
@@ -24,11 +25,13 @@ class PipeHandler(logging.StreamHandler[TextIO]):
 
     Attributes:
         dropped: Lines that were dropped since the last one that was written.
+        on_drop: Called for each line that is dropped; for the metrics.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self.dropped = 0
+        self.on_drop: Callable[[], None] = lambda: None
         self._is_line_open = False
         self._poll: select.poll | None = None
         try:
@@ -52,6 +55,7 @@ class PipeHandler(logging.StreamHandler[TextIO]):
                 self.dropped = 0
             else:
                 self.dropped += 1
+                self.on_drop()
         except Exception:
             self.handleError(record)
 

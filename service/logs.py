@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -93,6 +93,13 @@ def make_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
     handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     handler.addFilter(RequestIdFilter())
     return handler
+
+
+def watch_drops(on_drop: Callable[[], None]) -> None:
+    """Have a function called for each line of the log that is dropped in this process."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PipeHandler):
+            handler.on_drop = on_drop
 
 
 def configure_logging(log_level: LogLevel, log_format: LogFormat) -> None:

@@ -82,6 +82,8 @@ class Metrics:
             ["limit"],
             self._pages,
         )
+        dropped_lines = SharedCounter("ecenet_log_lines_dropped", "Lines of the log that nobody read.", [], self._pages)
+        self._dropped_lines, self._log_line_dropped = dropped_lines, dropped_lines.labels()
         self._in_flight = Gauge("ecenet_in_flight", "Requests inside the service.", registry=registry)
         self._in_flight_pixels = Gauge(
             "ecenet_in_flight_pixels", "Decoded pixels of the requests inside the service.", registry=registry
@@ -148,9 +150,13 @@ class Metrics:
         """Count a connection that a limit closed."""
         self._refused_connections.labels(refusal).inc()
 
+    def log_line_dropped(self) -> None:
+        """Count a line of the log that nobody read."""
+        self._log_line_dropped.inc()
+
     def _texts(self) -> Iterator[bytes]:
         """The counters and histograms, one after another."""
-        own = (self._rejected, self._cancelled, self._expired, self._refused_connections)
+        own = (self._rejected, self._cancelled, self._expired, self._refused_connections, self._dropped_lines)
         return (family.text().encode() for family in (*own, *self._families.shared))
 
     def _initialise_labels(self) -> None:

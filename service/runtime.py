@@ -22,6 +22,7 @@ from service.inference.forecast import Forecast
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
 from service.lifecycle import Lifecycle, State
+from service.logs import watch_drops
 from service.metrics import Metrics
 from service.models.catalog import ServedModel
 from service.models.entry import IndexEntry
@@ -97,6 +98,7 @@ class Runtime:
         """
         self.settings = settings
         self.metrics = Metrics(release()) if metrics is None else metrics
+        watch_drops(self.metrics.log_line_dropped)
         self.lifecycle = Lifecycle()
         self.started = asyncio.Event()
         self._default_only = default_only

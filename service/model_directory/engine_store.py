@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.model_directory.files import PART_SUFFIX, write_whole
+from service.model_directory.files import PART_SUFFIX, read_bounded, write_whole
 from service.model_directory.machine import Machine
-from service.model_directory.manifest import GraphInfo, Output, Precision, file_sha256
+from service.model_directory.manifest import MAX_MANIFEST_BYTES, GraphInfo, Output, Precision, file_sha256
 from service.model_directory.sizes import Size, format_size
 
 ENGINE_FOLDER = "engines"
@@ -216,7 +216,7 @@ def read_engine_info(path: Path) -> EngineInfo:
     """
     source = path.with_suffix(".json")
     try:
-        return _parse_info(json.loads(source.read_text(encoding="utf-8")), path)
+        return _parse_info(json.loads(read_bounded(source, MAX_MANIFEST_BYTES).decode()), path)
     except FileNotFoundError:
         raise EngineStoreError(
             f"{path} has no manifest {source.name} beside it; build it again with ecenet-export tensorrt DIR"

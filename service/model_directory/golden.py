@@ -5,19 +5,24 @@ NumPy only: the service reads them before it says that it is ready.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.model_directory.agreement import Agreement, labels_agreement
+from service.model_directory.files import read_bounded
 from service.model_directory.manifest import LOGITS_STRIDE, GraphInfo, Manifest
 from service.model_directory.sizes import Size, format_size
 
+# The bundled model has 0.8 MB; 16 inputs of 2048x1024 pixels have 100 MB.
+MAX_GOLDEN_BYTES = 256 << 20
+MAX_UNPACKED_BYTES = 1 << 30
 # Values of logits per image that are kept: enough to find an error anywhere, and small for 150 classes too.
 _MAX_LOGITS = 1 << 16
 
@@ -110,7 +115,9 @@ def read_golden(directory: Path, manifest: Manifest, size: Size) -> Golden:
     prefix = format_size(size)
     path = directory / manifest.golden.file
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        content = io.BytesIO(read_bounded(path, MAX_GOLDEN_BYTES))
+        _check_unpacked(content)
+        with np.load(content, allow_pickle=False) as arrays:
             strides = [int(name.rpartition("/")[2]) for name in arrays.files if name.startswith(f"{prefix}/labels/")]
             return Golden(
                 images=arrays[f"{prefix}/images"],
@@ -120,3 +127,12 @@ def read_golden(directory: Path, manifest: Manifest, size: Size) -> Golden:
             )
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise GoldenError(f"{path} has no golden inputs of {prefix}: {error}; export the checkpoint again") from error
+
+
+def _check_unpacked(content: io.BytesIO) -> None:
+    """Raises ``ValueError`` if the arrays of an archive would take more than ``MAX_UNPACKED_BYTES``."""
+    with ZipFile(content) as archive:
+        num_bytes = sum(member.file_size for member in archive.infolist())
+    content.seek(0)
+    if num_bytes > MAX_UNPACKED_BYTES:
+        raise ValueError(f"its arrays have {num_bytes} bytes, at most {MAX_UNPACKED_BYTES} are accepted")

@@ -16,6 +16,7 @@ from typing import Any
 
 from service.errors import Draining, LoadFailure, ServiceError
 from service.inference.batch_observers import BatchTrace
+from service.logs import watch_drops
 from service.metrics import Metrics
 from service.models.model import Model
 from service.models.repository import Repository
@@ -71,6 +72,7 @@ class EngineProcess:
         self.settings = settings
         self.batch_trace = batch_trace
         self._metrics = metrics
+        watch_drops(metrics.log_line_dropped)
         self._workers = workers
         self._first_workers = first_workers
         self._read_caller = read_caller

@@ -48,6 +48,8 @@ def test_lines_come_whole_and_in_order(pipe: tuple[int, TextIO]) -> None:
 def test_an_unread_pipe_drops_lines_and_counts_them(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     logger, handler = logger_of(stream)
+    told: list[None] = []
+    handler.on_drop = lambda: told.append(None)
     began = time.monotonic()
     for index in range(5000):
         logger.info("line %d %s", index, "x" * 100)
@@ -56,6 +58,7 @@ def test_an_unread_pipe_drops_lines_and_counts_them(pipe: tuple[int, TextIO]) ->
     dropped = handler.dropped
     written = os.read(reading, PIPE_BYTES).decode().splitlines()
     assert len(written) + dropped == 5000
+    assert len(told) == dropped
     logger.info("again")
     assert os.read(reading, PIPE_BYTES).decode().splitlines() == [
         f"{dropped} lines of the log were dropped: nobody read them",

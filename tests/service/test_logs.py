@@ -18,7 +18,8 @@ import pytest
 
 from service.imaging.codec import decode
 from service.inference import pipeline
-from service.logs import escape, make_handler, request_lines, timestamp
+from service.log_pipe import PipeHandler
+from service.logs import escape, make_handler, request_lines, timestamp, watch_drops
 from service.settings import LogFormat
 from tests.support.api import Api
 from tests.support.limits import HANG_S
@@ -229,3 +230,13 @@ def test_libraries_and_warnings_go_through_the_same_formatter() -> None:
     assert [line["logger"] for line in lines] == ["uvicorn.error", "py.warnings", "service"]
     assert lines[0]["message"] == "library"
     assert "UserWarning: odd" in lines[1]["message"]
+
+
+def test_drops_of_the_process_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = make_handler("console", io.StringIO())
+    assert isinstance(handler, PipeHandler)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler(), handler])
+    told: list[None] = []
+    watch_drops(lambda: told.append(None))
+    handler.on_drop()
+    assert len(told) == 1

@@ -201,3 +201,10 @@ def test_promtool_finds_nothing_to_say(manifest: Manifest) -> None:
     metrics.of_model("brightness").serve(serving(manifest, SimpleNamespace(depth=0, down="")))
     told = subprocess.run([promtool, "check", "metrics"], input=metrics.expose(), capture_output=True, check=False)
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
+
+
+def test_lines_of_the_log_that_nobody_reads_are_counted() -> None:
+    metrics = Metrics()
+    assert b"ecenet_log_lines_dropped_total{} 0" in metrics.expose()
+    metrics.log_line_dropped()
+    assert b"ecenet_log_lines_dropped_total{} 1" in metrics.expose()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.model_directory import golden as golden_module
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import GoldenError, make_golden, read_golden, write_golden
 from service.model_directory.manifest import ClassInfo, FileInfo, GraphInfo, Manifest, file_sha256
@@ -108,3 +110,22 @@ def test_files_that_are_no_golden_inputs_are_told(content: bytes | None, tmp_pat
         path.write_bytes(content)
     with pytest.raises(GoldenError, match=r"golden\.npz has no golden inputs of 32x64"):
         read_golden(tmp_path, manifest_of(tmp_path), SIZE)
+
+
+def test_golden_inputs_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_golden(tmp_path / "golden.npz", {SIZE: make_golden(random_images(), random_logits(), {})})
+    manifest = manifest_of(tmp_path)
+    size = (tmp_path / "golden.npz").stat().st_size
+    monkeypatch.setattr(golden_module, "MAX_UNPACKED_BYTES", 10_000)
+    with pytest.raises(GoldenError, match=r"its arrays have \d+ bytes, at most 10000 are accepted"):
+        read_golden(tmp_path, manifest, SIZE)
+    monkeypatch.setattr(golden_module, "MAX_GOLDEN_BYTES", size - 1)
+    with pytest.raises(GoldenError, match=rf"it has {size} bytes, at most {size - 1} are accepted"):
+        read_golden(tmp_path, manifest, SIZE)
+
+
+def test_a_pipe_in_place_of_golden_inputs_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "golden.npz")
+    manifest = Manifest("m", "1", "none", CLASSES, (LOGITS_GRAPH,), FileInfo("golden.npz", "0" * 64))
+    with pytest.raises(GoldenError, match="it is no regular file"):
+        read_golden(tmp_path, manifest, SIZE)
