@@ -92,7 +92,8 @@ class Load:
 
     def check(self) -> None:
         """Every request was answered, rightly, and logged once, as far as it was logged."""
-        assert [outcome.fault for outcome in self.outcomes if outcome.fault] == []
+        faults = [outcome.fault for outcome in self.outcomes if outcome.fault]
+        assert not faults, f"{len(faults)} of {len(self.outcomes)} requests failed: {faults[:5]}"
         assert len(self.outcomes) >= REQUESTS
         assert {entry.status for entry in self._balancer.entries_of(len(self.outcomes))} == {200}
 
