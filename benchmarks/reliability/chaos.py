@@ -28,6 +28,7 @@ from random import Random
 
 import httpx
 
+from benchmarks.processes import unwinding_on_sigterm
 from benchmarks.reliability.attack import Target, children, serving
 from benchmarks.reliability.soak import label_of, pictures
 from tests.support.brightness_model import LEVELS, write_brightness_model
@@ -259,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--clients", type=int, default=6, help="at once; default: %(default)s")
     parser.add_argument("arguments", nargs="*", help="arguments of ecenet-serve, behind --")
-    return asyncio.run(run(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    with unwinding_on_sigterm():
+        return asyncio.run(run(options))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.processes import pss_mib
+from benchmarks.processes import pss_mib, unwinding_on_sigterm
 from benchmarks.reliability.attack import Target, children, serving
 from benchmarks.reliability.mutate import mutant
 from tests.support.brightness_model import LEVELS, write_brightness_model
@@ -233,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=12, help="at once; default: %(default)s")
     parser.add_argument("--most-growth", type=float, default=_MOST_GROWTH, help="of memory; default: %(default)s")
     parser.add_argument("arguments", nargs="*", help="arguments of ecenet-serve, behind --")
-    return asyncio.run(run(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    with unwinding_on_sigterm():
+        return asyncio.run(run(options))
 
 
 if __name__ == "__main__":
