@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -28,9 +29,18 @@ __all__ = ["pytest_runtest_setup", "pytest_sessionfinish"]
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+# Collecting the tests makes many objects and hardly any garbage.
+gc.set_threshold(50_000)
+
 # A shell that runs the suite in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of garbage collections, which would look through them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -92,7 +102,7 @@ def png() -> Png:
     return striped_png
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Arrays computed by the authors' released code."""
     return _shared("reference")

@@ -1,7 +1,8 @@
-"""A checkpoint with random weights, and model directories of it, made once for all tests of the export."""
+"""A checkpoint with random weights and the released one, and model directories of them, made once for all tests."""
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,16 @@ def labels_dir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert main(["onnx", str(checkpoint), "-o", str(folder / "labels"), "--output", "labels", "--count", "2"]) == 0
 
     return made_once(tmp_path_factory, "exported-labels", export) / "labels"
+
+
+@pytest.fixture(scope="session")
+def released_dir(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model directory of the authors' small network: logits of 64x96, fp32 and fp16; beside it ``output.txt``."""
+    options = ["--size", "64x96", "--precision", "fp32", "--precision", "fp16"]
+
+    def export(folder: Path) -> None:
+        with (folder / "output.txt").open("w") as output, redirect_stdout(output):
+            released = reference_dir / "ecenet_swin_tiny_scale.ckpt"
+            assert main(["onnx", str(released), "-o", str(folder / "released"), *options]) == 0
+
+    return made_once(tmp_path_factory, "exported-released", export) / "released"

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from model_export import onnx_export
 from model_export.__main__ import main, with_command
 from model_export.from_run import find_run
 from service.model_directory.manifest import read_manifest
@@ -42,8 +44,14 @@ def run(checkpoint: Path, data: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_becomes_a_verified_model_directory(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    exported_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Its graph is the one that an export of the same checkpoint has traced."""
+    monkeypatch.setattr(onnx_export, "trace", lambda *_: onnx.load(exported_dir / "model.onnx"))
     directory = tmp_path / "models" / "mine"
     assert main([str(run), "-o", str(directory)]) == 0
     manifest = read_manifest(directory)

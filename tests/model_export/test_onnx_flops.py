@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_export.exportable import Exportable
 from model_export.onnx_flops import FlopsError, count_flops
-from model_export.trace import trace
-from tests.support.tiny_network import TINY
 from trainer.model.ecenet import ECENet
 from trainer.weights.network import load_model
-
-SMALL_SWIN = replace(TINY, depths=(1, 1, 2, 1))
 
 
 def count_in_pytorch(model: nn.Module, size: tuple[int, int]) -> int:
@@ -99,9 +93,8 @@ def test_lite0_has_the_operations_that_pytorch_counts(name: str, exported_dir: P
     assert count_flops(onnx.load(exported_dir / name)) == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.slow  # tracing takes most of it
-def test_swin_has_the_operations_that_pytorch_counts() -> None:
-    model, size = ECENet(SMALL_SWIN), (64, 96)
-    graph = trace(Exportable(model), size)
-    assert sum(node.op_type == "Attention" for node in graph.graph.node) == 3 + sum(SMALL_SWIN.depths)
-    assert count_flops(graph) == pytest.approx(count_in_pytorch(model, size), rel=0.01)
+def test_swin_has_the_operations_that_pytorch_counts(released_dir: Path, reference_dir: Path) -> None:
+    model, graph = load_model(reference_dir / "ecenet_swin_tiny_scale.ckpt"), onnx.load(released_dir / "model.onnx")
+    assert isinstance(model, ECENet)
+    assert sum(node.op_type == "Attention" for node in graph.graph.node) == 3 + sum(model.config.depths)
+    assert count_flops(graph) == pytest.approx(count_in_pytorch(model, (64, 96)), rel=0.01)

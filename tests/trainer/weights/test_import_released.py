@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_export.onnx_export import ModelFacts, export_onnx
-from service.model_directory.manifest import read_manifest
 from tests.support.tiny_network import TINY
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.datasets import dataset_classes
@@ -88,22 +86,6 @@ def test_the_stored_checkpoint_becomes_one_that_agrees_with_the_authors(referenc
     assert entries["metrics"] == {}
     assert entries["imported_from"]["file"] == "ecenet_swin_tiny_scale.ckpt"
     assert "classes" not in entries  # no dataset has 7
-
-
-@pytest.mark.slow
-def test_an_imported_checkpoint_exports_like_any_other(state: dict[str, Tensor], tmp_path: Path) -> None:
-    classes = [{"name": f"thing {index}", "color": color} for index, color in enumerate(COLORS)]
-    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes}))
-    source = write_mindspore(tmp_path / "released.ckpt", state)
-    imported(source, tmp_path / "ours.pt", "--classes", str(tmp_path / "classes.json"), "--size", "64x96")
-    (report,) = export_onnx(tmp_path / "ours.pt", tmp_path / "served", ModelFacts("tiny", "1.0.0"))
-    assert report.agreement.max_logit_error is not None
-    assert report.agreement.max_logit_error < 1e-3
-    manifest = read_manifest(tmp_path / "served")
-    assert manifest.graph.input_size == (64, 96)
-    assert [list(info.color) for info in manifest.classes] == COLORS
-    assert manifest.classes[6].name == "thing 6"
-    assert manifest.architecture == "ecenet-swin"
 
 
 def test_styles_wrappers_slices_and_bookkeeping_are_told_apart(
