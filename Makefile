@@ -17,7 +17,7 @@ FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inferenc
   tests/trainer/datasets tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve check test test-deployment lint format types sanitize lock bench train-env clean
+.PHONY: help serve check test test-slow test-deployment lint format types sanitize lock bench train-env clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,7 +34,10 @@ check: $(DEV_VENV)/.installed  ## what one wants before a commit, in a minute: l
 
 .PHONY: test-fast
 test-fast: $(DEV_VENV)/.installed
-	$(PYTEST) -q -m 'not slow and not deployment' $(FAST_TESTS) $(ARGS)
+	$(PYTEST) -q $(FAST_TESTS) $(ARGS)
+
+test-slow: $(DEV_VENV)/.installed  ## gates of a release: whole splits, whole networks, a documented path from end to end
+	$(PYTEST) -m slow $(ARGS)
 
 test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
 	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)

@@ -51,7 +51,6 @@ def test_every_format_is_mutated_and_attacked() -> None:
     assert {name.split()[0] for name in attack.attacks("")} > {"jpeg", "png", "gif", "bmp", "webp", "tiff", "json"}
 
 
-@pytest.mark.slow
 def test_answers_stay_right_under_attack(
     tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +65,6 @@ def test_answers_stay_right_under_attack(
     assert [line[:6] for line in lines[1:]] == ["held  "] * len(names)
 
 
-@pytest.mark.slow
 def test_a_slow_answer_under_attack_is_told(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bounds = ["--only", "jpeg blank", "--seconds", "0.5", "--most-times", "0"]
     assert attack.main([*bounds, "--", "--model-dir", str(tiny_model_dir), "--engine", "onnxruntime"]) == 1

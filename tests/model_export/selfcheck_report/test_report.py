@@ -11,7 +11,6 @@ from model_export.__main__ import main
 from model_export.selfcheck_report.report import JSON_NAME, PAGE_NAME, Plan, selfcheck_report, write_report
 
 
-@pytest.mark.slow
 def test_the_report_has_engine_service_and_verdicts(
     exported_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

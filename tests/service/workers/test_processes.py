@@ -20,8 +20,6 @@ from tests.service.workers.conftest import Service, StartService
 from tests.support.brightness_model import LEVELS
 from tests.support.limits import HANG_S
 
-pytestmark = pytest.mark.slow
-
 
 def picture(level: int) -> bytes:
     """A PNG of one brightness."""
