@@ -34,6 +34,7 @@ MAX_PIPELINED_BYTES = 64 * 1024
 # File handles for the model, logs, and the files of answers.
 RESERVED_HANDLES = 64
 _LOG_PAUSE_S = 1.0
+_LOGGED_CLIENTS = 3
 _UPGRADE = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
 
 Refusal = Literal[
@@ -127,6 +128,7 @@ class ConnectionGuard:
         self._counts = LocalConnectionCounts() if counts is None else counts
         self._open_here = 0
         self._unlogged: Counter[Refusal] = Counter()
+        self._strikes: Counter[str] = Counter()
         self._logged = float("-inf")
         # Connections whose clients read slower than they are sent to, the longest first.
         self._unread: dict[LimitedProtocol, None] = {}
@@ -167,11 +169,14 @@ class ConnectionGuard:
         """Count a refusal; gives its status and its text, or None if it cannot be told."""
         self._on_refuse(refusal)
         self._unlogged[refusal] += 1
+        self._strikes[client] += 1
         now = time.monotonic()
         if now - self._logged >= _LOG_PAUSE_S:
             counts = ", ".join(f"{name}: {count}" for name, count in self._unlogged.items())
-            logger.warning("refused connections (%s), the last one from %s", counts, client)
+            worst = ", ".join(f"{address}: {count}" for address, count in self._strikes.most_common(_LOGGED_CLIENTS))
+            logger.warning("refused connections (%s), most of them from %s", counts, worst)
             self._unlogged.clear()
+            self._strikes.clear()
             self._logged = now
         if refusal not in _TEXTS:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -322,11 +323,21 @@ async def test_the_body_behind_an_offer_of_http_2_is_read() -> None:
         writer.close()
 
 
-def test_refusals_are_logged_once_a_second_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_logged_once_a_second_with_their_number_and_the_worst_clients(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     guard = ConnectionGuard(ROOMY, lambda _: None)
-    for _ in range(3):
-        guard.refuse("header_size", "192.0.2.1")
-    assert caplog.messages == ["refused connections (header_size: 1), the last one from 192.0.2.1"]
+    guard.refuse("header_size", "192.0.2.1")
+    for client in (2, 3, 3, 3, 4, 5, 5):
+        guard.refuse("slow_body", f"192.0.2.{client}")
+    now[0] = 101.0
+    guard.refuse("host", "192.0.2.4")
+    assert caplog.messages == [
+        "refused connections (header_size: 1), most of them from 192.0.2.1: 1",
+        "refused connections (slow_body: 7, host: 1), most of them from 192.0.2.3: 3, 192.0.2.4: 2, 192.0.2.5: 2",
+    ]
 
 
 def test_file_handles_lower_the_limit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
