@@ -46,14 +46,14 @@ class OnnxRuntimeEngine:
             graph: Any precision.
             num_threads: CPU threads of all runs together.
             num_streams: Runs at once; see ``service.engines.streams``.
-            max_batch_size: Largest batch; 2 if not given.
+            max_batch_size: Largest batch; 2, or the number of streams, if not given.
 
         Raises:
             EngineError: No onnxruntime, a graph that it cannot load, or one that the manifest does not describe.
         """
         self.graph = graph
         self.num_classes = manifest.num_classes
-        self.max_batch_size = max_batch_size or _MAX_BATCH_SIZE
+        self.max_batch_size = max_batch_size or max(_MAX_BATCH_SIZE, num_streams)
         self.warm_up_sizes = sorted({1, self.max_batch_size})
         self.num_streams = num_streams
         path, share = model_dir / graph.file, threads_per_stream(num_threads, num_streams)
@@ -69,8 +69,10 @@ class OnnxRuntimeEngine:
         streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
         if streams is None:
             raise EngineError("the onnxruntime engine is closed")
-        with streams.runner() as session:
-            (rows,) = session.run([self._output_name], {self._input_name: images})
+        return streams.infer(images, self._run)
+
+    def _run(self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> Rows:
+        (rows,) = session.run([self._output_name], {self._input_name: images})
         return np.asarray(rows)
 
     def close(self) -> None:

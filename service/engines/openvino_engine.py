@@ -49,7 +49,7 @@ class OpenVinoEngine:
             graph: In bf16 it is the float32 one, computed in bf16.
             num_threads: CPU threads of all runs together; never more than CPUs that the process may use.
             num_streams: Runs at once; see ``service.engines.streams``.
-            max_batch_size: Largest batch; 1 if not given, as a larger one is no faster.
+            max_batch_size: Largest batch; the number of streams if not given, as a larger one is no faster.
             cache_dir: Folder where OpenVINO keeps compiled graphs for the next start; made if need be.
 
         Raises:
@@ -58,7 +58,7 @@ class OpenVinoEngine:
         """
         self.graph = graph
         self.num_classes = manifest.num_classes
-        self.max_batch_size = max_batch_size or 1
+        self.max_batch_size = max_batch_size or num_streams
         self.warm_up_sizes = sorted({1, self.max_batch_size})
         self.num_streams = num_streams
         threads_per_stream(num_threads, num_streams)
@@ -81,11 +81,13 @@ class OpenVinoEngine:
             raise EngineError(
                 f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
             )
+        return streams.infer(images, self._run)
+
+    def _run(self, request: Any, images: NDArray[np.uint8]) -> Rows:
         dtype = np.float32 if self.graph.output == "logits" else np.uint8
         rows: NDArray[Any] = np.empty(self.graph.output_shape(len(images), self.num_classes), dtype)
-        with streams.runner() as request:
-            for index in range(len(images)):
-                rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
+        for index in range(len(images)):
+            rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
         return rows
 
     def close(self) -> None:

@@ -1,17 +1,22 @@
 """Several runs of an engine at once: all CPUs for an image that is alone, one share of them per run under load.
 
 Threads of one run wait for each other at every layer; runs of a thread each do not. So a queue is served faster by
-several runs, and an image alone by one run of all threads. The runner is chosen at the start of each run.
+several runs, and an image alone by one run of all threads. The runner is chosen at the start of each run. The images of
+a batch are shared out over the streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition
 from typing import Generic, TypeVar
 
-from service.engines.base import Engine, EngineError
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.base import Engine, EngineError, Rows
 
 RunnerT = TypeVar("RunnerT")
 
@@ -45,16 +50,38 @@ class Streams(Generic[RunnerT]):
         self._alone = alone
         self._free = list(streams)
         self._most = max(1, len(streams))
+        self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="stream") if len(streams) > 1 else None
         self._running = 0
         self._changed = Condition()
 
+    def infer(self, images: NDArray[np.uint8], run: Callable[[RunnerT, NDArray[np.uint8]], Rows]) -> Rows:
+        """Rows of a batch (B, h, w, 3), B >= 1; several images are shared out over streams that run at once.
+
+        Raises:
+            Exception: Whatever ``run`` raises.
+        """
+        parts = np.array_split(images, min(len(images), self._most))
+        if self._threads is None or len(parts) == 1:
+            with self.runner() as runner:
+                return run(runner, images)
+        rows: Rows = np.concatenate(list(self._threads.map(lambda part: self._infer_beside(part, run), parts)))
+        return rows
+
+    def _infer_beside(self, images: NDArray[np.uint8], run: Callable[[RunnerT, NDArray[np.uint8]], Rows]) -> Rows:
+        with self.runner(beside_others=True) as runner:
+            return run(runner, images)
+
     @contextmanager
-    def runner(self) -> Iterator[RunnerT]:
-        """A runner until the end of the block: ``alone`` if nothing else runs, else one of the streams."""
+    def runner(self, *, beside_others: bool = False) -> Iterator[RunnerT]:
+        """A runner until the end of the block: ``alone`` if nothing else runs, else one of the streams.
+
+        Args:
+            beside_others: Whether other runs begin at the same time, so that it is one of the streams in any case.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._running < self._most)
             # At most ``_most - 1`` others run, so that a stream is free for a run beside them.
-            stream = self._free.pop() if self._running else None
+            stream = self._free.pop() if self._running or beside_others else None
             self._running += 1
         try:
             yield self._alone if stream is None else stream

@@ -266,7 +266,7 @@ def test_missing_package_is_told_with_the_command_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     manifest = read_manifest(tiny_model_dir)
-    text = r"openvino is not installed: pip install '\.\[openvino\]'"
+    text = r"openvino is not installed: pip install '\.\[cpu\]'"
     with pytest.raises(EngineError, match=text):
         load(tiny_model_dir, manifest)
     with pytest.raises(EngineError, match=f"--engine openvino cannot be used: {text}"):

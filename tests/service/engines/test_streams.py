@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.engines.base import EngineError
 from service.engines.create import create_engine
@@ -69,6 +70,49 @@ def test_a_run_that_fails_gives_its_runner_back() -> None:
         assert runner == "alone"
 
 
+def brightness(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.mean((1, 2, 3), dtype=np.float32)
+
+
+def test_a_batch_is_shared_out_over_streams_that_run_at_once() -> None:
+    streams, together, seen = Streams("alone", ["first", "second"]), threading.Barrier(2, timeout=HANG_S), []
+
+    def run(runner: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        together.wait()
+        seen.append((runner, len(images)))
+        return brightness(images)
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), np.uint8)
+    np.testing.assert_array_equal(streams.infer(images, run), brightness(images))
+    assert sorted(size for _, size in seen) == [2, 3]
+    assert {runner for runner, _ in seen} == {"first", "second"}
+
+
+@pytest.mark.parametrize("runners", [[], ["first", "second"]])
+def test_an_image_that_is_alone_gets_all_threads(runners: list[str]) -> None:
+    def run(runner: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert runner == "alone"
+        return brightness(images)
+
+    images = np.full((1, 2, 2, 3), 7, np.uint8)
+    assert Streams("alone", runners).infer(images, run) == [7]
+
+
+def test_a_part_that_fails_fails_its_batch_and_the_streams_go_on() -> None:
+    def run(_: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if images.any():
+            raise ValueError("lost")
+        return brightness(images)
+
+    streams = Streams("alone", ["first", "second"])
+    images = np.zeros((2, 2, 2, 3), np.uint8)
+    images[1] = 1
+    with pytest.raises(ValueError, match="lost"):
+        streams.infer(images, run)
+    for _ in range(3):
+        assert streams.infer(images[:1].repeat(2, 0), run).tolist() == [0, 0]
+
+
 def test_threads_are_shared_out_whole() -> None:
     assert [threads_per_stream(threads, streams) for threads, streams in ((1, 1), (5, 2), (8, 8))] == [1, 2, 1]
     with pytest.raises(EngineError, match="3 streams do not fit 2 CPU threads, expected 1 to 2"):
@@ -82,12 +126,14 @@ def test_runs_at_once_give_the_rows_of_single_ones(
 ) -> None:
     options = EngineOptions(engine=name, num_threads=num_threads, num_streams=2)
     engine = create_engine(tiny_model_dir, read_manifest(tiny_model_dir), options)
-    assert concurrent_runs(engine) == 2
+    assert (concurrent_runs(engine), engine.max_batch_size, engine.warm_up_sizes) == (2, 2, [1, 2])
     batches = np.random.default_rng(3).integers(0, 256, (24, 1, 32, 64, 3), np.uint8)
     with ThreadPoolExecutor(3) as threads:
         found = list(threads.map(engine.infer, batches))
     for batch, logits in zip(batches, found, strict=True):
         np.testing.assert_allclose(logits, brightness_logits(batch), rtol=1e-5, atol=1e-2)
+    whole = np.concatenate(batches[:5])
+    np.testing.assert_allclose(engine.infer(whole), brightness_logits(whole), rtol=1e-5, atol=1e-2)
     engine.close()
     with pytest.raises(EngineError, match=f"the {name} engine is closed"):
         engine.infer(batches[0])
