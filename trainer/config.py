@@ -41,6 +41,7 @@ __all__ = [
     "changed_keys",
     "load_config",
     "parse_config",
+    "shipped_names",
 ]
 
 CONFIG_DIR = Path(__file__).parent / "configs"
@@ -92,6 +93,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     return parse_config(raw)
 
 
+def shipped_names() -> str:
+    """The names of the configurations that come with the package, with commas between."""
+    return ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.toml")))
+
+
 def parse_config(raw: Mapping[str, Any]) -> TrainConfig:
     """Build a configuration from nested tables.
 
@@ -124,8 +130,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.toml")))
-        raise ConfigError(f"configuration {path} cannot be read: {error}; there are also: {known}") from error
+        raise ConfigError(f"configuration {path} cannot be read: {error}; there are also: {shipped_names()}") from error
     base = raw.pop("extends", None)
     if base is None:
         return raw

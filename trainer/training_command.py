@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config
+from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config, shipped_names
 from trainer.own_data import own_config
 from trainer.run import train
 from trainer.run_folder import CONFIG, has_checkpoint
@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
 def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     """The folders of the dataset and of the run."""
     if not _is_data(args.config):
+        if not args.config.exists() and args.config.name not in shipped_names().split(", "):
+            names = f"the configurations of the package are {shipped_names()}"
+            raise ConfigError(f"{args.config} is neither a folder of data nor a configuration; {names}")
         return args.data, args.output
     if args.data is not None:
         raise ConfigError(f"{args.config} is a folder of data already; leave --data out, or name a configuration")

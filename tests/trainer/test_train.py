@@ -350,6 +350,15 @@ def test_mistakes_end_with_a_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there_and_one_that_is_not_named_end_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "my-dta")]) == 1
+    assert "my-dta is neither a folder of data nor a configuration; the configurations" in capsys.readouterr().err
+    assert main(["camvid_lite0"]) == 1
+    assert "--data and --output are needed to train by a configuration" in capsys.readouterr().err
+
+
 def test_the_complete_configuration_can_be_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["camvid_lite0", "--print-config", "--set", "schedule.epochs=3"]) == 0
     (tmp_path / "printed.toml").write_text(capsys.readouterr().out)
