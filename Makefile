@@ -10,8 +10,9 @@ NVIDIA_INDEX ?= https://pypi.nvidia.com
 PIP_INSTALL := python -m pip install -q --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.[ch])
 
-# One process per core, each with one thread for its matrix products.
-PYTEST := OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
+# One process per core, each with one thread for its matrix products. Bytecode is kept, also where the shell says
+# otherwise: tests start hundreds of processes, which would all compile what they import.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
 # Tests that start no training, no export and no browser.
 FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
   tests/trainer/datasets tests/test_docs.py
