@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,10 +22,7 @@ STREET = ROOT / "models" / "example" / "street.jpg"
 # ONNX Runtime 1.32 calls home 9 s after its first session, measured on the slower of our machines.
 _WATCHED_S = 20
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("gcc") is None, reason="compiles a library that is preloaded: needs gcc"),
-]
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="compiles a library that is preloaded: needs gcc")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +40,18 @@ def environment(spy: Path, log: Path) -> dict[str, str]:
     return kept | {"LD_PRELOAD": str(spy), "NETWORK_SPY_LOG": str(log)}
 
 
+@contextmanager
+def serving(engine: str, spy: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves the bundled model, and its URL."""
+    command = [sys.executable, "-m", "service", "--port", "0", "--engine", engine]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(spy, log), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
+
+
 def test_the_spy_notes_names_and_addresses(spy: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = (
@@ -54,20 +65,21 @@ def test_the_spy_notes_names_and_addresses(spy: Path, tmp_path: Path) -> None:
     assert {"resolve host.invalid", "connect 127.0.0.9", "send 127.0.0.8"} <= set(noted)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_serving_process_calls_nobody(spy: Path, tmp_path: Path, engine: str) -> None:
-    log = tmp_path / "log"
-    command = [sys.executable, "-m", "service", "--port", "0", "--engine", engine]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(spy, log), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
+def test_serving_processes_call_nobody(spy: Path, tmp_path: Path) -> None:
+    """Both engines are watched at the same time: most of it is waiting."""
+    logs = {engine: tmp_path / engine for engine in ("onnxruntime", "openvino")}
+    with ExitStack() as stack:
+        services = [stack.enter_context(serving(engine, spy, log)) for engine, log in logs.items()]
         ended = time.monotonic() + _WATCHED_S
         while time.monotonic() < ended:
-            answer = httpx.post(f"{url}/segment", files={"file": STREET.read_bytes()}, timeout=HANG_S)
-            assert answer.status_code == 200
-            time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(HANG_S) == 0
-    # The address that it listens on is resolved, which asks nobody.
-    noted = set(log.read_text().splitlines()) if log.exists() else set()
-    assert noted <= {"resolve 127.0.0.1", "resolve -"}
+            for _, url in services:
+                answer = httpx.post(f"{url}/segment", files={"file": STREET.read_bytes()}, timeout=HANG_S)
+                assert answer.status_code == 200
+            time.sleep(2)
+        for process, _ in services:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(HANG_S) == 0
+    for engine, log in logs.items():
+        # The address that it listens on is resolved, which asks nobody.
+        noted = set(log.read_text().splitlines()) if log.exists() else set()
+        assert noted <= {"resolve 127.0.0.1", "resolve -"}, engine
