@@ -57,10 +57,11 @@ def test_two_processes_train_in_the_image(training_image: str, data: Path, tmp_p
         folder.chmod(0o755)
     hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
     mounts = ("--volume", f"{data}:/data/camvid:ro", "--volume", f"{runs}:/runs", "--shm-size", "256m")
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "trainer.train", "camvid_lite0")
+    # Without a network the container's own name has no address.
+    torchrun = ("torchrun", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2")
+    train = ("-m", "trainer.train", "camvid_lite0", "--data", "/data/camvid", "--output", "/runs/run")
     settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    folders = ("--data", "/data/camvid", "--output", "/runs/run")
-    docker("run", "--rm", *hardened, *mounts, "--network", "none", training_image, *torchrun, *folders, *settings)
+    docker("run", "--rm", *hardened, *mounts, "--network", "none", training_image, *torchrun, *train, *settings)
     (entry,) = [json.loads(line) for line in (runs / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (entry["epoch"], entry["step"]) == (1, 2)
     assert 0 < entry["loss_cross_entropy"] < 10
