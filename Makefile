@@ -91,7 +91,7 @@ soak: $(DEV_VENV)/.installed  ## good, bad, slow and leaving clients; ARGS="--re
 chaos: $(DEV_VENV)/.installed  ## faults of processes, signals, handles and the log; ARGS="--faults 100 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.chaos $(ARGS)
 
-train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.4 GB
+train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.6 GB
 
 clean:  ## remove the environments and what was built
 	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) build dist *.egg-info service/imaging/_native.so
