@@ -13,9 +13,8 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard service/imaging/*.
 # One process per core, each with one thread for its matrix products. Bytecode is kept, also where the shell says
 # otherwise: tests start hundreds of processes, which would all compile what they import.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m pytest -n auto --dist worksteal
-# Tests that start no training, no export and no browser.
-FAST_TESTS := $(addprefix tests/service/,answers http imaging inference inference_protocol models client model_directory) \
-  tests/trainer/datasets tests/test_docs.py
+# Tests that start no application, no training, no export and no browser, in half a minute.
+FAST_TESTS := $(addprefix tests/service/,answers client inference model_directory) tests/trainer/datasets tests/test_docs.py
 
 .DEFAULT_GOAL := help
 .PHONY: help serve check test test-slow test-deployment lint format types sanitize lock bench train-env clean
