@@ -37,10 +37,14 @@ test-fast: $(DEV_VENV)/.installed
 	$(PYTEST) -q $(FAST_TESTS) $(ARGS)
 
 test-slow: $(DEV_VENV)/.installed  ## gates of a release: whole splits, whole networks, a documented path from end to end
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m 'slow and not deployment' $(ARGS)
 
 test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and replicas under load (Debian packages: see .ci/run)
-	$(DEV_VENV)/bin/python -m pytest -m deployment $(ARGS)
+	$(DEV_VENV)/bin/python -m pytest -m 'deployment and not slow' $(ARGS)
+
+.PHONY: test-training-image
+test-training-image: $(DEV_VENV)/.installed  ## the image for training, built and run by two processes; 16 GB of disk
+	$(DEV_VENV)/bin/python -m pytest -m 'deployment and slow' $(ARGS)
 
 # A warning of a package that only machines with a GPU have is no failure there.
 .PHONY: gpu-test

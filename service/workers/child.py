@@ -21,6 +21,8 @@ from service.workers.channel import socket_pair
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+# Signals that the supervisor handles. A child has its handlers until it sets its own, and would only note the signal.
+_SUPERVISORS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 # sysexits.h: an error in the program.
 _EX_SOFTWARE = 70
 
@@ -57,8 +59,10 @@ def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[so
     supervisor = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SUPERVISORS_SIGNALS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SUPERVISORS_SIGNALS)
         theirs.close()
         return Child(name, pid, ours)
     status = _EX_SOFTWARE
@@ -95,6 +99,7 @@ def _end_with(supervisor: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SUPERVISORS_SIGNALS)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:  # it ended before the call
         os._exit(_EX_SOFTWARE)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.docker.containers import built, docker
 
 # PyTorch with its CUDA are some GB to fetch, to unpack and to copy.
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SETTINGS = {
     "model.pretrained": "none",
