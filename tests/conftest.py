@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from service.model_directory.manifest import GRAPH_NAME, GraphInfo, Manifest
 from tests.support.brightness_model import (
@@ -28,6 +29,10 @@ __all__ = ["pytest_runtest_setup", "pytest_sessionfinish"]
 
 SHARED = Path(os.environ.get("ECENET_SHARED", Path(__file__).parents[2] / "shared"))
 
+
+# The same examples on every run and machine.
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile("same")
 
 # Collecting the tests makes many objects and hardly any garbage.
 gc.set_threshold(50_000)
