@@ -232,7 +232,7 @@ def test_a_folder_is_all_that_a_run_needs(
     short = [*small, "--set", "data.repeat=1", "--set", "schedule.epochs=1", "--set", "runtime.timed_steps=2"]
     with caplog.at_level(logging.INFO):
         assert main(["camvid", "--threads", "1", *short]) == 0
-    assert "8 images to learn from, each seen 1 times an epoch, 2 to evaluate on, 11 classes (camvid)" in caplog.text
+    assert "8 images to learn from, 2 to evaluate on, 11 classes (camvid)" in caplog.text
     assert " on this machine at most: " in caplog.text
     assert "warning: val has 2 images" in caplog.text
     (entry,) = read_log(tmp_path / "runs" / "camvid")
