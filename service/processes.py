@@ -26,8 +26,8 @@ from service.workers.shared_connections import SharedConnections
 from service.workers.shared_ledger import SharedLedger
 from service.workers.supervisor import Supervisor
 
-# CPU seconds of a worker for a request, measured at 480x360 by benchmarks.feed, rounded up.
-_SECONDS_PER_REQUEST = 0.003
+# CPU seconds of all processes for a request of 480x360 on a slow core, measured by benchmarks.feed, rounded up.
+_SECONDS_PER_REQUEST = 0.009
 _MOST_WORKERS = 64
 # Where the CPU is the engine, more workers would only take its time.
 _CPU_WORKERS = 2

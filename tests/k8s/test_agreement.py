@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import tomllib
@@ -236,6 +237,13 @@ def test_the_autoscalers_aim_at_the_utilisation_that_sizes_are_for() -> None:
     by_requests, by_rate = of_kind(objects, "ScaledObject")[0]["spec"]["triggers"]
     assert float(by_requests["metadata"]["threshold"]) == round(inside)
     assert float(by_rate["metadata"]["threshold"]) == round(sizing["DEVICES"][0].images_per_s)
+
+
+def test_costs_are_those_that_were_measured() -> None:
+    sizing = runpy.run_path(str(K8S / "sizing.py"))
+    figures = json.loads((ROOT / "benchmarks/feed/figures.json").read_text(encoding="utf-8"))["2 workers"]
+    assert round(figures["large"]["request_cpu_ms"] / 1000, 4) == sizing["REQUEST_CORE_SECONDS_PER_IMAGE"]
+    assert round(figures["crowd"]["engine_cpu_ms"] / 1000, 4) == sizing["ENGINE_PROCESS_SECONDS_PER_IMAGE"]
 
 
 def test_a_replica_is_as_fast_as_the_slowest_of_gpu_engine_process_and_cores() -> None:
