@@ -89,9 +89,9 @@ def test_a_single_picture_is_refused_by_name(tmp_path: Path, photo: Write) -> No
         open_dataset("cityscapes_pairs", tmp_path, "train")[0]
 
 
-def test_data_check_reads_it(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_reads_it(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(pairs / "train" / "3.jpg")
-    assert main(["cityscapes_pairs", str(pairs), "--workers", "1", "--samples", "1"]) == 1
+    assert main(["cityscapes_pairs", str(pairs), "--workers", "1", "--samples", "1", "--output", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "128x64" in out
     assert "3.jpg is 4x4 pixels" in out
