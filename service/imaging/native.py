@@ -8,6 +8,8 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("_native.so")
 MAX_CLASSES = 256
+# Bytes from pixel to pixel where a fourth one follows R, G and B, as Pillow keeps them.
+PADDED_BYTES = 4
 
 
 class Status(IntEnum):

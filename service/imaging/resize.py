@@ -8,10 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imaging.native import Status, check_size, library
-
-# Bytes of a pixel as Pillow keeps it.
-_PADDED_BYTES = 4
+from service.imaging.native import PADDED_BYTES, Status, check_size, library
 
 
 def resize_to_input(
@@ -45,7 +42,7 @@ def resize_to_input(
             return pixels
         np.copyto(out, pixels)
         return out
-    if pixels.strides != (_PADDED_BYTES * width, _PADDED_BYTES, 1):
+    if pixels.strides != (PADDED_BYTES * width, PADDED_BYTES, 1):
         pixels = np.ascontiguousarray(pixels)
     resized = np.empty((*input_size, 3), np.uint8) if out is None else out
     status = library.resize(pixels.ctypes.data, pixels.strides[1], height, width, *input_size, resized.ctypes.data)

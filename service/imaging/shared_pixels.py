@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_PADDED_BYTES = 4
+from service.imaging.native import PADDED_BYTES
 
 
 class _ArrowArray(ctypes.Structure):
@@ -42,7 +42,7 @@ def shared_pixels(image: Image.Image) -> NDArray[np.uint8] | None:
         _, capsule = image.__arrow_c_array__()
     except ValueError:
         return None
-    padded = np.asarray(_Memory(capsule, (image.height, image.width, _PADDED_BYTES)))
+    padded = np.asarray(_Memory(capsule, (image.height, image.width, PADDED_BYTES)))
     return padded[..., :3]
 
 

@@ -62,11 +62,10 @@ def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[so
     signal.pthread_sigmask(signal.SIG_BLOCK, _SUPERVISORS_SIGNALS)
     try:
         pid = os.fork()
-    except OSError:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SUPERVISORS_SIGNALS)
-        raise
+    finally:  # also where there is no child; the child has its own signals first
+        if os.getpid() == supervisor:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SUPERVISORS_SIGNALS)
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SUPERVISORS_SIGNALS)
         theirs.close()
         return Child(name, pid, ours)
     status = _EX_SOFTWARE
