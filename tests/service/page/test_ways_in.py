@@ -22,7 +22,7 @@ PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 740}, "has_touch":
 
 def test_classes_and_examples_are_there_before_an_image(site: StartSite, visit: Visit) -> None:
     page = visit(site())
-    assert page.locator("#known li").all_inner_texts() == ["dark", "grey", "bright"]
+    expect(page.locator("#known li")).to_have_text(["dark", "grey", "bright"])
     expect(page.locator("#known .swatch").first).to_have_css("background-color", "rgb(10, 20, 30)")
     names = page.locator("#examples button").all_inner_texts()
     assert len(names) == 3
@@ -50,8 +50,8 @@ def test_a_phone_is_not_told_to_drop_or_paste(site: StartSite, visit: Visit) -> 
     assert buttons["x"] + buttons["width"] / 2 == pytest.approx(width / 2, abs=1)
 
 
-def strip(page: Page) -> list[str]:
-    return [text.replace("\n", " ") for text in page.locator("#strip li").all_inner_texts()]
+def expect_strip(page: Page, items: list[str]) -> None:
+    expect(page.locator("#strip li")).to_have_text(items, use_inner_text=True)
 
 
 def test_several_images_are_segmented_one_after_another(site: StartSite, visit: Visit, png: Png, solid: Solid) -> None:
@@ -71,7 +71,7 @@ def test_several_images_are_segmented_one_after_another(site: StartSite, visit: 
         "#file", [payload(png(60, 120), "a.png"), payload(solid(0), "b.png"), payload(solid(255), "c.png")]
     )
     expect(page.locator("#strip li").last).to_contain_text("segmented")
-    assert strip(page) == ["a.png segmented", "b.png segmented", "c.png segmented"]
+    expect_strip(page, ["a.png segmented", "b.png segmented", "c.png segmented"])
     assert most == 1
     expect(page.locator("#picture-name")).to_have_text("a.png")
     expect(page.locator("#legend li")).to_have_count(3)
@@ -88,7 +88,7 @@ def test_one_of_several_that_fails_stops_no_other(site: StartSite, visit: Visit,
     page = visit(site())
     drop(page, [("a.png", "image/png", png()), ("notes.png", "image/png", b"hello"), ("c.png", "image/png", solid(0))])
     expect(page.locator("#strip li").last).to_contain_text("segmented")
-    assert strip(page) == ["a.png segmented", "notes.png failed", "c.png segmented"]
+    expect_strip(page, ["a.png segmented", "notes.png failed", "c.png segmented"])
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("This is not an image.")
     page.locator("#strip button").nth(2).click()
