@@ -1,4 +1,4 @@
-"""Memory of requests goes back to the system when a process is idle."""
+"""Memory of requests goes back to the system when a process is idle, and now and then when it is not."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from service.idle_memory import trim_when_idle
 class Work:
     """Requests of a process, and how often its memory was given back."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy_interval_s: float = 1e6) -> None:
+        self._busy_interval_s = busy_interval_s
         self.in_flight = self.admitted = 0
         self.trims = 0
         self._looks = 0
 
     async def watch(self) -> None:
-        await trim_when_idle(lambda: self.in_flight, self._look, self._trim, interval_s=0.001)
+        await trim_when_idle(
+            lambda: self.in_flight,
+            self._look,
+            self._trim,
+            interval_s=0.001,
+            busy_interval_s=self._busy_interval_s,
+        )
 
     async def pass_looks(self) -> None:
         """Let a few looks pass."""
@@ -54,6 +61,20 @@ async def test_memory_is_given_back_once_after_work() -> None:
     work.admitted += 1
     await work.pass_looks()
     assert work.trims == 2
+    watch.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_busy_process_gives_memory_back_too() -> None:
+    work = Work(busy_interval_s=0.0)
+    watch = asyncio.create_task(work.watch())
+    work.in_flight = 1
+    await work.pass_looks()
+    assert work.trims == 0  # nothing has been admitted since the start
+    for trims in (1, 2):
+        work.admitted += 1
+        await work.pass_looks()
+        assert work.trims == trims
     watch.cancel()
 
 
