@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from service.engines.base import EngineError
 from service.engines.runtimes import (
-    CPU_RUNTIMES,
     PREFERRED_PRECISIONS,
     RUNTIMES,
     EngineName,
@@ -16,6 +15,8 @@ from service.engines.runtimes import (
 )
 from service.model_directory.manifest import GraphInfo, Manifest, Precision, in_bf16
 from service.model_directory.sizes import Size, format_size
+
+_DETOURS: dict[RuntimeName, Precision] = {"onnxruntime-cuda": "int8", "onnxruntime": "fp16", "openvino": "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +75,15 @@ def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | 
 def measured_precisions(manifest: Manifest, runtime: RuntimeName, size: Size | None) -> list[PrecisionName]:
     """Precisions of a size in which a runtime is worth a measurement, those that it prefers first.
 
-    On a CPU fp16 is float32 with detours, and on a GPU the INT8 graphs of CPUs are float32 with detours: each is tried
-    only where the directory has nothing else.
+    On a CPU fp16 is float32 with detours, and so is INT8 for ONNX Runtime on a GPU: each is tried only where the
+    directory has nothing else. TensorRT multiplies both.
 
     Raises:
         EngineError: The directory has no graph of the size.
     """
     graphs = candidate_graphs(manifest, runtime, "auto", size)
     stored = list(dict.fromkeys(graph.precision for graph in graphs))
-    detour = "fp16" if runtime in CPU_RUNTIMES else "int8"
-    worthy: list[PrecisionName] = [precision for precision in stored if precision != detour]
+    worthy: list[PrecisionName] = [precision for precision in stored if precision != _DETOURS.get(runtime)]
     if runtime == "openvino" and "fp32" in worthy:
         worthy.append("bf16")
     return worthy or [stored[0]]

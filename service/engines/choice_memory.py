@@ -19,7 +19,7 @@ from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 1 << 20
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 

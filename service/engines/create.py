@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from service.engines.base import Engine, EngineError
@@ -31,10 +32,8 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
         EngineError: A runtime that was asked for cannot be used, the graph is not what the manifest states, the
             engine that was named is not one of this model, or none could be built.
     """
-    wanted = _wanted(options)
-    if build.is_wanted(options, wanted):
-        wanted = _build_missing(wanted, model_dir, manifest, options)
-    choice = choose_runtime(wanted, lambda runtime: runtime_obstacle(runtime, model_dir, manifest, options))
+    options = build_if_wanted(model_dir, manifest, options)
+    choice = choose_runtime(_wanted(options), lambda runtime: runtime_obstacle(runtime, model_dir, manifest, options))
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
     if choice.runtime in ENGINE_RUNTIMES:
         info, graph = _find_engine(choice.runtime, model_dir, manifest, options)
@@ -60,13 +59,21 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
     )
 
 
-def is_decided(options: EngineOptions) -> bool:
-    """True if the options name the precision or the engine, or ask for an engine to be built: nothing is to be chosen.
+def build_if_wanted(model_dir: Path, manifest: Manifest, options: EngineOptions) -> EngineOptions:
+    """The options, with the runtime of a TensorRT engine that is there or has been built if ``build_engine`` is set.
 
     Raises:
         EngineError: See ``create_engine``.
     """
-    return options.precision != "auto" or options.engine_file is not None or build.is_wanted(options, _wanted(options))
+    wanted = _wanted(options)
+    if not build.is_wanted(options, wanted):
+        return options
+    return replace(options, engine=_build_missing(wanted, model_dir, manifest, options), build_engine=False)
+
+
+def is_decided(options: EngineOptions) -> bool:
+    """True if the options name the precision or an engine's file: nothing is to be chosen."""
+    return options.precision != "auto" or options.engine_file is not None
 
 
 def obstacles(
@@ -146,7 +153,10 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, opti
     """
     runtime = build.usable_runtime(wanted, detect_machine)
     try:
-        _find_engine(runtime, model_dir, manifest, options)
+        graphs = candidate_graphs(manifest, runtime, options.precision, options.input_size)
+        # The first that TensorRT builds: an INT8 engine that is there has to prove itself beside it.
+        precision = next((graph.precision for graph in graphs if graph.precision != "fp32"), options.precision)
+        _find_engine(runtime, model_dir, manifest, replace(options, precision=precision))
     except EngineError as error:
         wanted_engine = build.build_options(manifest, runtime, options)
         logger.info("%s: %s", runtime, error)

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.engines.base import Engine, EngineError
+from service.engines.base import Engine
 from service.engines.choice import measured_precisions
 from service.engines.choice_memory import choice_key, read_trials, write_trials
-from service.engines.create import create_engine, is_decided, obstacles
+from service.engines.create import build_if_wanted, create_engine, is_decided, obstacles
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
 from service.engines.proof import prove_engine
-from service.engines.runtimes import RUNTIMES
-from service.engines.trial import Candidate, Timing, Trial, time_engine
+from service.engines.runtimes import CPU_RUNTIMES, RUNTIMES
+from service.engines.trial import Candidate, Timing, Trial, best_trial, quickest, time_engine
 from service.model_directory.engine_store import EngineStoreError, state_folder
 from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 TimeEngine = Callable[[Engine], Timing]
+
+# More streams on more CPUs save little more: a run's threads wait for each other less than the runs do for memory.
+_MAX_STREAMS = 4
+_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def open_engine(
     Raises:
         EngineError: See ``create_engine``; or nothing at hand can serve.
     """
-    options = replace(options, cache_dir=options.cache_dir or _state("openvino"))
+    options = build_if_wanted(model_dir, manifest, _with_cache(options))
     choice = measured_choice(model_dir, manifest, options, measure=measure)
     if choice is None:
         return create_engine(model_dir, manifest, options)
@@ -76,7 +80,7 @@ def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) 
     Raises:
         EngineError: See ``open_engine``.
     """
-    options = replace(options, cache_dir=options.cache_dir or _state("openvino"))
+    options = build_if_wanted(model_dir, manifest, _with_cache(options))
     choice = measured_choice(model_dir, manifest, options)
     head = f"{manifest.name} {manifest.version} on {processor()}, {options.num_threads} threads"
     if choice is None:
@@ -97,17 +101,25 @@ def measured_choice(
     if not options.measure or is_decided(options):
         return None
     candidates, passed_over = _candidates(model_dir, manifest, options)
-    if len(candidates) < 2:
+    if any(candidate.runtime in CPU_RUNTIMES for candidate in candidates):
+        options = replace(options, num_streams=_num_streams(options))
+    if len(candidates) < 2 and options.num_streams == 1:
         return None
     folder, key = _state("engine-choices"), choice_key(manifest, candidates, options)
     trials = None if folder is None else read_trials(folder, key, candidates)
     remembered = trials is not None
     if trials is None:
-        trials = [_try(candidate, model_dir, manifest, options, measure) for candidate in candidates]
+        trials = _try(candidates, model_dir, manifest, options, measure)
         if folder is not None:
             write_trials(folder, key, trials)
-    best, timing = _best(trials)
+    best, timing = best_trial(trials)
     return MeasuredChoice(best, timing.num_streams, (*trials, *passed_over), remembered)
+
+
+def _num_streams(options: EngineOptions) -> int:
+    """Streams to try on a CPU: no more than threads, nor than images of a batch, which are shared out over them."""
+    most = min(options.num_threads, options.max_batch_size or _MAX_STREAMS, _MAX_STREAMS)
+    return max(options.num_streams, most)
 
 
 def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> tuple[list[Candidate], list[Trial]]:
@@ -126,26 +138,49 @@ def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> 
 
 
 def _try(
-    candidate: Candidate, model_dir: Path, manifest: Manifest, options: EngineOptions, measure: TimeEngine
-) -> Trial:
-    """Load a candidate, compare it with PyTorch and time it; a failure is its own."""
+    candidates: Sequence[Candidate], model_dir: Path, manifest: Manifest, options: EngineOptions, measure: TimeEngine
+) -> list[Trial]:
+    """Load all candidates, compare each with PyTorch, and time them in turn, round by round; a failure is its own.
+
+    Their times then are of the same minutes, whatever else the machine does in them.
+    """
+    engines: dict[Candidate, Engine] = {}
+    faults: dict[Candidate, str] = {}
+    rounds: dict[Candidate, list[Timing]] = {candidate: [] for candidate in candidates}
+    with ExitStack() as opened:
+        for candidate in candidates:
+            with _kept(faults, candidate):
+                chosen = _chosen(options, candidate, options.num_streams)
+                engine = opened.enter_context(closing(create_engine(model_dir, manifest, chosen)))
+                prove_engine(engine, model_dir, manifest)
+                engines[candidate] = engine
+        for candidate in [*engines] * _ROUNDS:
+            if candidate not in faults:
+                with _kept(faults, candidate):
+                    rounds[candidate].append(measure(engines[candidate]))
+    return [
+        Trial(candidate, None, fault)
+        if (fault := faults.get(candidate)) is not None
+        else Trial(candidate, quickest(rounds[candidate]))
+        for candidate in candidates
+    ]
+
+
+@contextmanager
+def _kept(faults: dict[Candidate, str], candidate: Candidate) -> Iterator[None]:
+    """Keep the error that ends the block as the fault of a candidate."""
     try:
-        with closing(create_engine(model_dir, manifest, _chosen(options, candidate, options.num_streams))) as engine:
-            prove_engine(engine, model_dir, manifest)
-            return Trial(candidate, measure(engine))
+        yield
     except Exception as error:
-        return Trial(candidate, None, str(error) or type(error).__name__)
-
-
-def _best(trials: Sequence[Trial]) -> tuple[Candidate, Timing]:
-    timed = [(trial.candidate, trial.timing) for trial in trials if trial.timing is not None]
-    if not timed:
-        raise EngineError(f"no runtime can be used: {'; '.join(map(str, trials))}")
-    return min(timed, key=lambda pair: pair[1].score)
+        faults[candidate] = str(error) or type(error).__name__
 
 
 def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> EngineOptions:
     return replace(options, engine=candidate.runtime, precision=candidate.precision, num_streams=num_streams)
+
+
+def _with_cache(options: EngineOptions) -> EngineOptions:
+    return replace(options, cache_dir=options.cache_dir or _state("openvino"))
 
 
 def _state(name: str) -> Path | None:

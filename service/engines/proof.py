@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # The first run of a size is plain, and its CUDA graph is what serves: TensorRT-RTX's replays from the third run on.
 GPU_REPEATS = 3
+# The median of three runs is none of the first, which would tell the batcher that streams do not pay.
+_STREAM_REPEATS = 3
 
 
 def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
@@ -23,14 +25,15 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
 
     The outputs are compared with PyTorch's.
 
-    Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer.
+    Gives the seconds of a batch by its size. On a CPU without streams they are those of the first run of a size, which
+    is dearer.
 
     An engine whose directory has no golden inputs is warmed up on black images, and the log says so.
 
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.
     """
-    repeats = 1 if engine.name in CPU_RUNTIMES else GPU_REPEATS
+    repeats = _repeats(engine)
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
         return warm_up(engine, repeats)
@@ -53,3 +56,9 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
             batch.milliseconds,
         )
     return {batch.batch_size: batch.milliseconds / 1000 for batch in checked}
+
+
+def _repeats(engine: Engine) -> int:
+    if engine.name not in CPU_RUNTIMES:
+        return GPU_REPEATS
+    return _STREAM_REPEATS if concurrent_runs(engine) > 1 else 1

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from service.engines.base import Engine
+from service.engines.base import Engine, EngineError
 from service.engines.runtimes import PrecisionName, RuntimeName
 from service.engines.streams import concurrent_runs
 
-# Long enough for the fastest engine's quickest run to be seen, short enough for a start with eight of them.
-_BUDGET_S = 0.4
-_LEAST_RUNS = 3
+# Of each kind of run in one round. Other work on the machine comes and goes: rounds that lie apart meet it less often.
+_BUDGET_S = 0.1
 # Several runs at once cost memory: they must save this share of each image's time.
 _LEAST_GAIN = 0.05
+# A candidate further down the list must save this share of the score, about half of it in each time. What differs by
+# less changes places from one measurement to the next.
+_LEAST_ADVANTAGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Timing:
 
     Attributes:
         alone: Of one image while nothing else runs.
-        per_image: Of each image under load, in the engine's largest batch or with all its streams busy.
-        num_streams: Runs at once that ``per_image`` needs; 1 if more save too little.
+        per_image: Of each image of the best batch, which the engine shares out over its streams.
+        num_streams: Runs at once that ``per_image`` needs.
     """
 
     alone: float
@@ -75,20 +76,36 @@ class Trial:
 
 
 def time_engine(engine: Engine, budget_s: float = _BUDGET_S) -> Timing:
-    """Time an engine that is warmed up; takes about twice ``budget_s``, or three runs of each kind.
+    """Time an engine that is warmed up, in one round: each of its batch sizes for ``budget_s``, or one run.
 
     Raises:
         Exception: Whatever the runtime raises.
     """
     alone = _quickest_ms(partial(_run, engine, 1), budget_s)
-    streams = concurrent_runs(engine)
-    if streams == 1:
-        batches = [_quickest_ms(partial(_run, engine, size), budget_s) / size for size in engine.warm_up_sizes[1:]]
-        return Timing(alone, min([alone, *batches]))
-    images = 2 * streams
-    with ThreadPoolExecutor(streams) as threads:
-        per_image = _quickest_ms(lambda: list(threads.map(_run, [engine] * images, [1] * images)), budget_s) / images
-    return Timing(alone, per_image, streams) if per_image < alone * (1 - _LEAST_GAIN) else Timing(alone, alone)
+    batches = [_quickest_ms(partial(_run, engine, size), budget_s) / size for size in engine.warm_up_sizes[1:]]
+    return Timing(alone, min(batches, default=alone), concurrent_runs(engine))
+
+
+def quickest(rounds: Sequence[Timing]) -> Timing:
+    """The least times of an engine's rounds; one stream if more save too little."""
+    alone, per_image = min(each.alone for each in rounds), min(each.per_image for each in rounds)
+    num_streams = rounds[0].num_streams
+    if num_streams > 1 and per_image > alone * (1 - _LEAST_GAIN):
+        return Timing(alone, alone)
+    return Timing(alone, min(alone, per_image), num_streams)
+
+
+def best_trial(trials: Sequence[Trial]) -> tuple[Candidate, Timing]:
+    """The first candidate whose score is near the least one: an equal measurement gives an equal choice.
+
+    Raises:
+        EngineError: None can serve; the text has the fault of each.
+    """
+    timed = [(trial.candidate, trial.timing) for trial in trials if trial.timing is not None]
+    if not timed:
+        raise EngineError(f"no runtime can be used: {'; '.join(map(str, trials))}")
+    least = min(timing.score for _, timing in timed)
+    return next(pair for pair in timed if pair[1].score * (1 - _LEAST_ADVANTAGE) <= least)
 
 
 def _run(engine: Engine, size: int) -> None:
@@ -97,7 +114,7 @@ def _run(engine: Engine, size: int) -> None:
 
 def _quickest_ms(run: Callable[[], object], budget_s: float) -> float:
     times: list[float] = []
-    while len(times) < _LEAST_RUNS or sum(times) < budget_s:
+    while not times or sum(times) < budget_s:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)

@@ -107,7 +107,8 @@ def test_bf16_is_the_float32_graph_on_openvino_and_nobody_elses(several: Manifes
         ("onnxruntime", ["fp32", "int8"]),
         ("openvino", ["fp32", "int8", "bf16"]),
         ("onnxruntime-cuda", ["fp16", "fp32"]),
-        ("tensorrt", ["fp16", "fp32"]),
+        ("tensorrt", ["fp16", "fp32", "int8"]),
+        ("tensorrt-rtx", ["fp16", "fp32", "int8"]),
     ],
 )
 def test_precisions_that_are_no_detour_on_a_processor_are_measured(

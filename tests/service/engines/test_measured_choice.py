@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +12,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines import choice_memory
+from service.engines import choice_memory, create
 from service.engines.base import Engine, EngineError, Rows
 from service.engines.measured_choice import explain_engine, measured_choice, open_engine
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
 from service.engines.streams import concurrent_runs
-from service.engines.trial import Timing, time_engine
+from service.engines.trial import Candidate, Timing, Trial, best_trial, quickest, time_engine
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.engine_store import STATE_VARIABLE
 from service.model_directory.golden import make_golden, write_golden
 from service.model_directory.manifest import FileInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from tests.support.brightness_model import Infer
-from tests.support.limits import HANG_S
 
 OPTIONS = EngineOptions(num_threads=2, num_streams=2, measure=True)
+CANDIDATES = [Candidate("onnxruntime", "fp32"), Candidate("onnxruntime", "int8"), Candidate("openvino", "fp32")]
 PRODUCTS = {"onnxruntime fp32": 9.0, "openvino fp32": 4.0, "openvino bf16": 25.0}
 
 
@@ -42,7 +41,7 @@ class Stopwatch:
     def __call__(self, engine: Engine) -> Timing:
         name = f"{engine.name} {engine.graph.precision}"
         self.timed.append(name)
-        return Timing(self.milliseconds[name], self.milliseconds[name], self.num_streams)
+        return Timing(self.milliseconds[name], self.milliseconds[name] / self.num_streams, self.num_streams)
 
 
 @pytest.fixture
@@ -101,8 +100,9 @@ def test_a_broken_memory_is_measured_again(content: str, open_as: Callable[[Stop
         lambda manifest, options: (replace(manifest, graphs=(replace(manifest.graph, sha256="1" * 64),)), options),
         lambda manifest, options: (manifest, replace(options, num_threads=3)),
         lambda manifest, options: (manifest, replace(options, num_streams=1)),
+        lambda manifest, options: (manifest, replace(options, max_batch_size=1)),
     ],
-    ids=["graph", "threads", "streams"],
+    ids=["graph", "threads", "streams", "batch"],
 )
 def test_the_memory_is_of_one_graph_and_one_number_of_threads(
     change: Callable[[Manifest, EngineOptions], tuple[Manifest, EngineOptions]], manifest: Manifest
@@ -143,7 +143,7 @@ def test_what_differs_from_pytorch_does_not_serve(
     stopwatch = Stopwatch()
     choice = measured_choice(tiny_model_dir, manifest, OPTIONS, measure=stopwatch)
     assert choice is not None
-    assert (str(choice.candidate), stopwatch.timed) == ("onnxruntime fp32", ["onnxruntime fp32"])
+    assert (str(choice.candidate), set(stopwatch.timed)) == ("onnxruntime fp32", {"onnxruntime fp32"})
     assert "openvino fp32: the openvino engine at batch 1 differs from PyTorch" in str(choice)
 
 
@@ -169,10 +169,50 @@ def test_nothing_is_measured_unless_it_is_asked_for(options: EngineOptions, tiny
 def test_a_named_engine_is_measured_in_its_own_precisions(state: Path) -> None:
     directory = bundled_model_dir()
     stopwatch = Stopwatch({"onnxruntime fp32": 3, "onnxruntime int8": 2})
-    options = replace(OPTIONS, engine="onnxruntime", num_streams=1)
+    options = replace(OPTIONS, engine="onnxruntime", num_threads=1, num_streams=1)
     choice = measured_choice(directory, read_manifest(directory), options, measure=stopwatch)
     assert choice is not None
-    assert (str(choice.candidate), stopwatch.timed) == ("onnxruntime int8", ["onnxruntime fp32", "onnxruntime int8"])
+    assert str(choice.candidate) == "onnxruntime int8"
+    # In turn, so that both are timed in the same minutes.
+    assert stopwatch.timed == ["onnxruntime fp32", "onnxruntime int8"] * (len(stopwatch.timed) // 2)
+    assert len(stopwatch.timed) > 2
+
+
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [
+        (EngineOptions(num_threads=1, measure=True), 1),
+        (EngineOptions(num_threads=2, measure=True), 2),
+        (EngineOptions(num_threads=3, measure=True), 3),
+        (EngineOptions(num_threads=9, measure=True), 4),
+        (EngineOptions(num_threads=9, max_batch_size=1, measure=True), 1),
+        (EngineOptions(num_threads=9, num_streams=6, measure=True), 6),
+    ],
+)
+def test_as_many_streams_are_tried_as_threads_and_batches_have_use_for(
+    options: EngineOptions, streams: int, tiny_model_dir: Path, state: Path
+) -> None:
+    tried: set[int] = set()
+
+    def measure(engine: Engine) -> Timing:
+        tried.add(concurrent_runs(engine))
+        return Timing(2.0, 1.0, concurrent_runs(engine))
+
+    choice = measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), options, measure=measure)
+    assert choice is not None
+    assert (tried, choice.num_streams) == ({streams}, streams)
+
+
+def test_streams_of_a_single_candidate_are_measured_too(
+    tiny_model_dir: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "openvino_obstacle", lambda _: "it is not installed")
+    for threads, streams in ((2, 2), (1, 1)):
+        options = replace(OPTIONS, num_threads=threads, num_streams=1)
+        engine = open_engine(
+            tiny_model_dir, read_manifest(tiny_model_dir), options, measure=lambda _: Timing(2.0, 1.0, 2)
+        )
+        assert (engine.name, concurrent_runs(engine)) == ("onnxruntime", streams)
 
 
 def test_the_explanation_has_the_processor_and_an_arrow(tiny_model_dir: Path, state: Path) -> None:
@@ -196,35 +236,78 @@ def test_a_processor_is_named_with_its_instructions(tmp_path: Path) -> None:
     assert processor(tmp_path / "absent").endswith(" unknown processor: no vector instructions known")
 
 
-class Meeting:
-    """An engine of two streams whose runs must meet in pairs, or that alone is slow."""
+class Batches:
+    """An engine that counts its runs by the size of their batch."""
 
-    name = "meeting"
+    name = "onnxruntime"
     num_classes = 3
-    max_batch_size = 1
-    warm_up_sizes = (1,)
-    num_streams = 2
+    graph = GraphInfo("model.onnx", "0" * 64, (4, 4))
 
-    def __init__(self) -> None:
-        self.graph = GraphInfo("model.onnx", "0" * 64, (4, 4))
-        self.together = threading.Barrier(2)
-        self.runs = 0
+    def __init__(self, num_streams: int, *warm_up_sizes: int) -> None:
+        self.num_streams, self.warm_up_sizes = num_streams, warm_up_sizes
+        self.max_batch_size = warm_up_sizes[-1]
+        self.runs: dict[int, int] = {}
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
-        self.runs += 1
-        if self.runs > 3:
-            self.together.wait(HANG_S)
+        self.runs[len(images)] = self.runs.get(len(images), 0) + 1
         return np.zeros((len(images), 3, 1, 1), np.float32)
 
     def close(self) -> None:
         pass
 
 
-def test_all_streams_are_busy_while_the_load_is_timed() -> None:
-    engine = Meeting()
+@pytest.mark.parametrize(("streams", "sizes"), [(1, (1,)), (1, (1, 2, 8)), (3, (1, 3))])
+def test_an_engine_is_timed_in_the_batches_that_it_serves(streams: int, sizes: tuple[int, ...]) -> None:
+    engine = Batches(streams, *sizes)
     timing = time_engine(engine, budget_s=0)
-    assert engine.runs == 3 + 3 * 4
+    assert engine.runs == dict.fromkeys(sizes, 1)
+    assert timing.num_streams == streams
     assert min(timing.alone, timing.per_image) > 0
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [
+        ([Timing(5, 4, 1), Timing(9, 3, 1)], Timing(5, 3, 1)),
+        ([Timing(5, 7, 1)], Timing(5, 5, 1)),
+        ([Timing(9, 8, 2), Timing(8, 6, 2)], Timing(8, 6, 2)),
+        ([Timing(100, 96, 2)], Timing(100, 100, 1)),
+        ([Timing(100, 94, 2)], Timing(100, 94, 2)),
+    ],
+    ids=["least", "batch of no use", "streams", "streams that save too little", "streams that save enough"],
+)
+def test_the_quickest_of_all_rounds_counts(rounds: list[Timing], expected: Timing) -> None:
+    assert quickest(rounds) == expected
+
+
+@pytest.mark.parametrize(
+    ("products", "expected"),
+    [
+        ([100, 91], 0),
+        ([100, 89], 1),
+        ([100, 91, 83], 1),
+        ([100, 50, 49], 1),
+        ([None, 60], 1),
+        ([40, None, 39], 0),
+    ],
+    ids=["near", "far", "nearest that is near", "three", "first fails", "second fails"],
+)
+def test_a_later_candidate_has_to_save_a_tenth(products: list[float | None], expected: int) -> None:
+    trials = [
+        Trial(candidate, None, "lost") if product is None else Trial(candidate, Timing(product / 10, 10.0))
+        for candidate, product in zip(CANDIDATES, products, strict=False)
+    ]
+    assert best_trial(trials)[0] == CANDIDATES[expected]
+
+
+def test_small_differences_from_start_to_start_do_not_change_the_choice() -> None:
+    rng = np.random.default_rng(0)
+    chosen = set()
+    for _ in range(200):
+        times = np.array([10.0, 9.9, 9.95]) * rng.uniform(1.0, 1.04, 3)
+        trials = [Trial(candidate, Timing(t, t)) for candidate, t in zip(CANDIDATES, times.tolist(), strict=True)]
+        chosen.add(best_trial(trials)[0])
+    assert chosen == {CANDIDATES[0]}
 
 
 def with_golden(directory: Path, logits: Infer) -> Manifest:

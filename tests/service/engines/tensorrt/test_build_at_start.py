@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
@@ -23,9 +24,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.engines import create
-from service.engines.base import EngineError
+from service.engines import create, measured_choice
+from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
+from service.engines.measured_choice import open_engine
 from service.engines.options import EngineOptions
 from service.engines.runtimes import EngineName
 from service.engines.tensorrt import build_at_start as build
@@ -40,6 +42,7 @@ from service.engines.tensorrt.build_at_start import (
 )
 from service.engines.tensorrt.build_process import BuildRequest
 from service.engines.tensorrt.engine import TensorRtEngine
+from service.engines.trial import Timing
 from service.model_directory.engine_store import STATE_VARIABLE, EngineInfo, EngineKey, building, write_engine
 from service.model_directory.machine import EngineRuntime, Machine, MachineError, RuntimeMissingError, detect_builder
 from service.model_directory.manifest import (
@@ -259,6 +262,37 @@ def test_missing_engine_is_built_loaded_and_there_for_the_next_start(
     assert BuildRequest.from_json(builds[0][5]).model_dir == model_dir
     info, graph = loaded.call_args.args[:2]
     assert (info.path.parent, graph) == (folder, with_fp16.graphs[1])
+
+
+@pytest.mark.parametrize(("milliseconds", "served"), [({"fp16": 2.0, "int8": 1.0}, "int8"), ({"fp16": 1.0}, "fp16")])
+def test_an_int8_engine_that_is_there_serves_if_it_is_faster(  # noqa: PLR0917
+    milliseconds: dict[str, float],
+    served: str,
+    model_dir: Path,
+    with_fp16: Manifest,
+    loaded: MagicMock,
+    builds: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that fails its self-check, which here is the one without a time, does not."""
+    eight_bits = replace(with_fp16.graphs[1], file="eight.onnx", sha256="8" * 64, precision="int8")
+    manifest = replace(with_fp16, graphs=(*with_fp16.graphs, eight_bits))
+    folder, key = model_dir.parent / "engines", EngineKey(eight_bits.sha256, L4, (1, 8, 8))
+    info = EngineInfo(key, "", eight_bits.input_size, "int8", "logits", 4, 3, 3, 3, time.time())
+    write_engine(folder, b"plan of int8", info)
+    loaded.side_effect = lambda _, graph, *__, **___: SimpleNamespace(name="tensorrt", graph=graph, close=lambda: None)
+
+    def prove(engine: Engine, *_: object) -> None:
+        if engine.graph.precision not in milliseconds:
+            raise EngineError("differs from PyTorch")
+
+    def measure(engine: Engine) -> Timing:
+        return Timing(milliseconds[engine.graph.precision], milliseconds[engine.graph.precision])
+
+    monkeypatch.setattr(measured_choice, "prove_engine", prove)
+    options = EngineOptions(build_engine=True, engine_dir=folder, measure=True)
+    assert open_engine(model_dir, manifest, options, measure=measure).graph.precision == served
+    assert len(builds) == 1
 
 
 def test_nothing_is_built_without_being_told(model_dir: Path, with_fp16: Manifest, loaded: MagicMock) -> None:
