@@ -66,8 +66,8 @@ def _serve(settings: Settings) -> tuple[int, str]:
     """Serve until a signal; gives the exit status, and what to say about it."""
     # After the settings: --help and a typo should not wait for the web framework.
     from service.banner import bind  # noqa: PLC0415
-    from service.model_directory.manifest import ManifestError  # noqa: PLC0415
     from service.models.source import model_source  # noqa: PLC0415
+    from service.processes import serve  # noqa: PLC0415
     from service.settings import SettingsError  # noqa: PLC0415
     from service.start_lines import taken_port  # noqa: PLC0415
     from service.tls import check_tls  # noqa: PLC0415
@@ -80,20 +80,7 @@ def _serve(settings: Settings) -> tuple[int, str]:
     except OSError as error:
         hint = f"; {taken_port(settings.port)}" if error.errno == errno.EADDRINUSE else ""
         return 1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}{hint}"
-    if settings.workers != 0:
-        from service.processes import serve  # noqa: PLC0415
-
-        return serve(settings, lambda: model_source(settings), bound)
-    from service.http.api_keys import ApiKeysError  # noqa: PLC0415
-    from service.http.app import create_app  # noqa: PLC0415
-    from service.server import Server  # noqa: PLC0415
-
-    try:
-        return Server(create_app(settings), bound).serve_until_signal(), ""
-    except ManifestError as error:
-        return 1, str(error)
-    except (ApiKeysError, SettingsError) as error:
-        return 2, str(error)
+    return serve(settings, lambda: model_source(settings), bound)
 
 
 def leave(status: int, message: str = "") -> None:

@@ -57,7 +57,6 @@ class Models(Protocol):
     async def start_others(self) -> None: ...
     async def load(self, name: str, version: str | None = None) -> ServedModel: ...
     async def unload(self, name: str) -> None: ...
-    async def rescan(self) -> str: ...
     async def index(self) -> list[IndexEntry]: ...
     def close(self) -> None: ...
     async def stop(self) -> None: ...
@@ -116,7 +115,7 @@ class Runtime:
         self._tile_lock = asyncio.Lock()
         self._pipelines: WeakKeyDictionary[ServedModel, Pipeline] = WeakKeyDictionary()
         self.models = make_models(settings, self.metrics, self._admission)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: asyncio.Task[None] | None = None
         self._trimming: asyncio.Task[None] | None = None
         self.metrics.watch(
             in_flight=lambda: self._admission.in_flight,
@@ -198,13 +197,9 @@ class Runtime:
     async def start(self) -> None:
         """Begin to load the models, in the background: the health checks answer meanwhile."""
         await self.models.connect()
-        self._keep(asyncio.create_task(self._start(), name="start"))
+        self._starting = asyncio.create_task(self._start(), name="start")
         trimming = trim_when_idle(lambda: self._admission.in_flight_here, lambda: self._admission.admitted_here)
         self._trimming = asyncio.create_task(trimming, name="trim")
-
-    def rescan_soon(self) -> None:
-        """Follow what has changed on disk, in the background; one line of the log tells what came of it."""
-        self._keep(asyncio.create_task(self._rescan(), name="rescan"))
 
     def begin_drain(self) -> None:
         """Tell load balancers that the process is about to stop; requests are still served."""
@@ -222,14 +217,11 @@ class Runtime:
         if self._trimming is not None:
             self._trimming.cancel()
         await self.models.stop()
-        await asyncio.gather(*self._tasks)
+        if self._starting is not None:
+            await self._starting
         self._codec.shutdown(wait=False, cancel_futures=True)
         self._decoders.close()
         self.lifecycle.advance(State.STOPPED)
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _start(self) -> None:
         try:
@@ -255,14 +247,6 @@ class Runtime:
             self.lifecycle.fail(reason)
         else:
             logger.error("some models could not be loaded: %s", reason)
-
-    async def _rescan(self) -> None:
-        try:
-            logger.info("rescanned the models: %s", await self.models.rescan())
-        except Draining:
-            logger.info("the models are not rescanned: the process is stopping")
-        except Exception:
-            logger.exception("the models could not be rescanned")
 
 
 def local_models(source: ModelSource, batch_trace: BatchTrace | None = None) -> MakeModels:

@@ -41,9 +41,9 @@ class Settings(BaseSettings):
     workers: Annotated[
         int | None,
         Field(
-            ge=0,
+            ge=1,
             le=64,
-            description="Processes that serve HTTP, in front of one engine process. 0 does everything in one process. "
+            description="Processes that serve HTTP, in front of one engine process. "
             "Default, or auto: as many as the processors allow and the measured engine can use.",
         ),
     ] = None

@@ -21,10 +21,10 @@ from service.banner import bind
 from service.command_line import read_settings
 from service.engines.base import Engine, Rows
 from service.engines.create import create_engine
-from service.http.app import create_app
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, read_manifest
-from service.server import Server
+from service.models.source import GivenModel
+from service.processes import serve
 from service.settings import Settings
 
 FIXED_S = 0.040
@@ -90,10 +90,12 @@ def make_engine(name: str, settings: Settings) -> tuple[Engine, Manifest]:
 def main() -> None:
     """Serve until a signal."""
     settings = read_settings(sys.argv[1:])
-    engine, manifest = make_engine(os.environ["SCALE_ENGINE"], settings)
-    recorded = RecordedEngine(engine, Path(os.environ["SCALE_BATCHES"]))
-    app = create_app(settings, recorded, manifest)
-    leave(Server(app, bind(settings.host, settings.port)).serve_until_signal())
+
+    def recorded() -> GivenModel:
+        engine, manifest = make_engine(os.environ["SCALE_ENGINE"], settings)
+        return GivenModel(RecordedEngine(engine, Path(os.environ["SCALE_BATCHES"])), manifest)
+
+    leave(*serve(settings, recorded, bind(settings.host, settings.port)))
 
 
 if __name__ == "__main__":

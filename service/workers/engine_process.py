@@ -87,6 +87,7 @@ class EngineProcess:
         self._sent: dict[str, Any] = {}
         self._changed: set[int] = set()
         self._progress = asyncio.Event()
+        self._hung_up = asyncio.Event()
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._repository = Repository(source, self, metrics, settings.default_model)
@@ -98,10 +99,11 @@ class EngineProcess:
             control: To the supervisor.
         """
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._rescan()))
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         self._control = Channel(control, self._obey, lambda: self._finish(0))
         self._keep(self._start())
         self._keep(self._watch())
+        self._keep(self._follow_hang_ups())
         status = await self._end
         self._control.close()
         for link in tuple(self._links):
@@ -256,6 +258,13 @@ class EngineProcess:
         self._control.send_json(Control.FAILED, {"status": FAILED, "message": reason})
         self._finish(FAILED)
         self.models_changed()
+
+    async def _follow_hang_ups(self) -> None:
+        """Rescan after SIGHUP; those that come meanwhile are followed together."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._rescan()
 
     async def _rescan(self) -> None:
         try:

@@ -150,10 +150,6 @@ class RemoteModels(Catalog[RemoteModel]):
         """See ``Repository``."""
         await self._call("unload", name)
 
-    async def rescan(self) -> str:
-        """Not the work of a worker: SIGHUP goes to the engine process."""
-        raise NotImplementedError
-
     async def index(self) -> list[IndexEntry]:
         """See ``Repository``."""
         return [IndexEntry(**entry) for entry in await self._call("index")]

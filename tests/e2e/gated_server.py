@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from service.__main__ import leave
 from service.banner import bind
 from service.command_line import read_settings
-from service.http.app import create_app
 from service.inference import pipeline
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest
-from service.server import Server
+from service.models.source import GivenModel
+from service.processes import serve
 
 CLASSES = (ClassInfo(0, "dark", (10, 20, 30)), ClassInfo(1, "bright", (70, 80, 90)))
 MANIFEST = Manifest("gated", "1", "none", CLASSES, (GraphInfo("model.onnx", "0" * 64, (32, 64)),))
@@ -66,5 +66,4 @@ if __name__ == "__main__":
     if "GATED_FUNCTION" in os.environ:
         gate(os.environ["GATED_FUNCTION"])
     settings = read_settings()
-    app = create_app(settings, GatedEngine(), MANIFEST)
-    leave(Server(app, bind(settings.host, settings.port)).serve_until_signal())
+    leave(*serve(settings, lambda: GivenModel(GatedEngine(), MANIFEST), bind(settings.host, settings.port)))

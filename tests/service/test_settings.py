@@ -111,13 +111,10 @@ def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_state_folder_reaches_the_engine_store_however_it_was_set() -> None:
     program = (
-        "import service.http.app as http, service.model_directory.engine_store as store\n"
+        "import service.processes as processes, service.model_directory.engine_store as store\n"
         "from service.__main__ import main\n"
-        "from service.settings import SettingsError\n"
-        "def refuse(settings):\n"
-        "    raise SettingsError(str(store.state_folder()))\n"
-        "http.create_app = refuse\n"
-        "main(['--port', '0', '--workers', '0', '--state-dir', '/somewhere/state'])"
+        "processes.serve = lambda *_: (2, str(store.state_folder()))\n"
+        "main(['--port', '0', '--state-dir', '/somewhere/state'])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (2, "ecenet-serve: /somewhere/state\n")

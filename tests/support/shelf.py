@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import EngineError
 from service.model_directory.manifest import GraphInfo, Manifest, ManifestError
+from service.models.repository import Repository
 from service.models.source import FoundModel, LoadedModel
 from tests.support.api import Api
 from tests.support.limits import HANG_S
@@ -117,6 +118,13 @@ class Shelf:
         """Let loads wait."""
         self.gate.clear()
         self.loading.clear()
+
+
+async def rescan(api: Api) -> str:
+    """Follow what has changed on the shelf; gives what came of it."""
+    models = api.runtime.models
+    assert isinstance(models, Repository)
+    return await models.rescan()
 
 
 async def until_loaded(api: Api) -> None:

@@ -28,8 +28,10 @@ def shelf(manifest: Manifest) -> Iterator[Shelf]:
 def shelving(shelf: Shelf, running: Running) -> Shelving:
     """Serves what is on the shelf, as ``serving`` does for its one model, with ``KEY`` as API key."""
 
-    def serve(*, warm: bool = True, **settings: Any) -> AbstractAsyncContextManager[Api]:
-        options: dict[str, Any] = {"codec_threads": 2, "engine_timeout_s": 60, "batch_window_ms": 0, **settings}
-        return running(assemble(Settings(**options), shelf), warm=warm)
+    def serve(*, warm: bool = True, batch_window_ms: float = 0, **settings: Any) -> AbstractAsyncContextManager[Api]:
+        options: dict[str, Any] = {"codec_threads": 2, "engine_timeout_s": 60, **settings}
+        # Not among the validated ones: a test may need a longer window than users get.
+        window = {"batch_window_ms": batch_window_ms}
+        return running(assemble(Settings(**options).model_copy(update=window), shelf), warm=warm)
 
     return serve

@@ -25,6 +25,7 @@ from service.settings import Settings
 from tests.support.api import Running
 from tests.support.brightness_model import Infer, WriteModel
 from tests.support.pictures import Png
+from tests.support.shelf import rescan
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +90,7 @@ async def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
         assert response.status_code == 500
         assert words in response.json()["error"]
         assert await api.metric('ecenet_model_loads_total{model="brightness",result="failure"}') == 1
-        assert "1 failed (brightness 2.0.0), 1 unchanged" in await api.runtime.models.rescan()
+        assert "1 failed (brightness 2.0.0), 1 unchanged" in await rescan(api)
         index = (await api.http.post("/v2/repository/index")).json()
         assert [(entry["version"], entry["state"]) for entry in index] == [("2.0.0", "UNAVAILABLE"), ("1.0.0", "READY")]
         assert words in index[0]["reason"]

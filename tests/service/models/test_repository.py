@@ -14,7 +14,7 @@ from service.settings import SettingsError
 from tests.support.api import Api
 from tests.support.limits import HANG_S
 from tests.support.pictures import Solid
-from tests.support.shelf import Shelf, Shelving, until_loaded
+from tests.support.shelf import Shelf, Shelving, rescan, until_loaded
 
 pytestmark = pytest.mark.anyio
 
@@ -203,7 +203,7 @@ async def test_an_unloaded_model_is_unknown_until_it_is_loaded(shelf: Shelf, she
         with pytest.raises(UnknownModel, match="'street' is not served: it was unloaded; served: 'night'"):
             api.runtime.pipeline("street")
         assert ("street", "2", "UNAVAILABLE", "unloaded") in await index(api)
-        assert "0 loaded" in await api.runtime.models.rescan()
+        assert "0 loaded" in await rescan(api)
         assert served(api) == {"night": "1"}
         text = (await api.get("/metrics")).text
         assert 'ecenet_engine_up{model="street"}' not in text
@@ -238,15 +238,13 @@ async def test_a_rescan_follows_the_disk(shelf: Shelf, shelving: Shelving) -> No
         shelf.put("street", "2")
         shelf.spoil("night", "2")
         shelf.take("old", "1", "2")
-        assert await api.runtime.models.rescan() == (
-            "2 loaded (new 1, street 2), 1 unloaded (old 2), 1 failed (night 2), 2 unchanged"
-        )
+        assert await rescan(api) == ("2 loaded (new 1, street 2), 1 unloaded (old 2), 1 failed (night 2), 2 unchanged")
         assert served(api) == {"day": "1", "new": "1", "night": "1", "street": "2"}
         with pytest.raises(UnknownModel, match="'old' is unknown"):
             api.runtime.pipeline("old")
         made = len(shelf.made)
         shelf.take("night", "2")
-        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 0 failed, 4 unchanged"
+        assert await rescan(api) == "0 loaded, 0 unloaded, 0 failed, 4 unchanged"
         assert len(shelf.made) == made
         assert ("night", "1", "READY", "") in await index(api)
 
@@ -256,11 +254,11 @@ async def test_a_rescan_falls_back_when_what_serves_has_vanished(shelf: Shelf, s
     async with shelving() as api:
         shelf.take("street", "2")
         shelf.problems["street", "1"] = RuntimeError("a bug")
-        assert "1 failed (street 1), 1 unchanged" in await api.runtime.models.rescan()
+        assert "1 failed (street 1), 1 unchanged" in await rescan(api)
         assert served(api) == {"street": "2"}
         assert (await index(api))[-1] == ("street", "1", "UNAVAILABLE", "loading street 1 failed: a bug")
         shelf.problems.clear()
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "1"}
 
 
@@ -269,10 +267,10 @@ async def test_a_version_that_comes_back_serves_again(shelf: Shelf, shelving: Sh
     async with shelving() as api:
         await api.runtime.models.load("street")
         shelf.take("street", "2")
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "1"}
         shelf.put("street", "2")
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "2"}
 
 
@@ -280,7 +278,7 @@ async def test_a_version_that_has_changed_is_loaded_again(shelf: Shelf, shelving
     shelf.put("street", "1")
     async with shelving() as api:
         shelf.put("street", "1", license="another")
-        assert "1 loaded (street 1)" in await api.runtime.models.rescan()
+        assert "1 loaded (street 1)" in await rescan(api)
         assert api.pipeline.manifest.license == "another"
 
 
@@ -291,7 +289,7 @@ async def test_a_manifest_that_breaks_in_its_place_leaves_its_model_serving(shel
     async with shelving() as api:
         shelf.take("street", "1")
         shelf.put_unreadable("x", Path("models/x"))
-        assert await api.runtime.models.rescan() == "0 loaded, 0 unloaded, 1 failed (x), 1 unchanged"
+        assert await rescan(api) == "0 loaded, 0 unloaded, 1 failed (x), 1 unchanged"
         assert served(api) == {"street": "1"}
 
 
@@ -299,13 +297,13 @@ async def test_a_choice_stays_until_something_newer_than_all_comes(shelf: Shelf,
     shelf.put("street", "1", "2")
     async with shelving() as api:
         await api.runtime.models.load("street", "1")
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "1"}
         shelf.put("street", "1.5")
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "1"}
         shelf.put("street", "2.1")
-        await api.runtime.models.rescan()
+        await rescan(api)
         assert served(api) == {"street": "2.1"}
 
 
@@ -313,7 +311,7 @@ async def test_a_folder_that_is_away_changes_nothing(shelf: Shelf, shelving: She
     shelf.put("street", "1")
     async with shelving() as api:
         shelf.is_away = True
-        assert await api.runtime.models.rescan() == "no model changed: the shelf is empty"
+        assert await rescan(api) == "no model changed: the shelf is empty"
         assert served(api) == {"street": "1"}
 
 
@@ -387,28 +385,6 @@ async def test_a_load_goes_on_when_who_asked_for_it_leaves(shelf: Shelf, shelvin
         shelf.gate.set()
         assert (await api.runtime.models.load("street", "1")).version == "1"
         assert [engine.version for engine in shelf.made] == ["2", "1", "1"]
-
-
-async def test_a_rescan_in_the_background_is_told_in_one_line(
-    shelf: Shelf, shelving: Shelving, caplog: pytest.LogCaptureFixture
-) -> None:
-    def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "service.runtime"]
-
-    shelf.put("street", "1")
-    with caplog.at_level(logging.INFO):
-        async with shelving() as api:
-            shelf.put("street", "2")
-            api.runtime.rescan_soon()
-            while not lines():  # noqa: ASYNC110  the line is what is tested
-                await asyncio.sleep(0)
-            assert served(api) == {"street": "2"}
-            api.runtime.begin_drain()
-            api.runtime.rescan_soon()
-    assert lines() == [
-        "rescanned the models: 1 loaded (street 2), 0 unloaded, 0 failed, 0 unchanged",
-        "the models are not rescanned: the process is stopping",
-    ]
 
 
 async def test_a_start_that_is_drained_is_no_failure(shelf: Shelf, shelving: Shelving) -> None:

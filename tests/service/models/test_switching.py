@@ -13,7 +13,7 @@ from service.model_directory.manifest import Manifest
 from tests.support.api import Api
 from tests.support.limits import HANG_S
 from tests.support.pictures import Solid
-from tests.support.shelf import Shelf, Shelving, until_loaded
+from tests.support.shelf import Shelf, Shelving, rescan, until_loaded
 
 pytestmark = pytest.mark.anyio
 
@@ -124,7 +124,7 @@ async def test_kept_answers_are_not_given_in_other_colours(
     async with shelving(cache_bytes=100_000) as api:
         first = await api.post(solid(0), format="color")
         shelf.put("street", "1", classes=tuple(replace(info, color=(1, 2, 3)) for info in manifest.classes))
-        await api.runtime.models.rescan()
+        await rescan(api)
         second = await api.post(solid(0), format="color")
         assert [api.pixels(response)[0, 0].tolist() for response in (first, second)] == [[40, 50, 60], [1, 2, 3]]
         assert first.headers["etag"] != second.headers["etag"]
@@ -275,7 +275,7 @@ async def test_a_batch_waits_for_requests_to_its_own_model_alone(
     """A window is waited for only while somebody comes."""
     shelf.put("night", "1")
     shelf.put("street", "1")
-    async with shelving(batch_window_ms=1000) as api:
+    async with shelving(batch_window_ms=1000 * HANG_S) as api:
         await until_loaded(api)
         async with api.runtime.pipeline("night").admit():
             waiting = asyncio.create_task(api.post(solid(0), model="night"))
