@@ -15,6 +15,8 @@ from typing import Protocol
 import httpx
 import pytest
 
+from tests.support import plain_http
+
 # A hang ends the test by pytest's limit; this one only keeps it from waiting for ever on a loaded machine.
 _PATIENCE_S = 120
 
@@ -49,7 +51,7 @@ class Service:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(self.url + "/readyz").status_code == 200
+            return plain_http.get(self.url + "/readyz").status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -62,10 +64,14 @@ class Service:
 
     def metric(self, series: str) -> float:
         """The value of a series, as a worker tells it."""
-        text = httpx.get(self.url + "/metrics").text
+        text = plain_http.get(self.url + "/metrics").text
         found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
         assert found is not None, series
         return float(found[1])
+
+    def until_metric(self, series: str, value: float) -> None:
+        """Wait until a series has a value."""
+        self.until(lambda: self.metric(series) == value)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
