@@ -20,19 +20,31 @@ from service.log_pipe import PipeHandler
 from service.settings import LogFormat, LogLevel
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_client: ContextVar[str] = ContextVar("client", default="")
 
 # What a record has without ``extra``, and what a formatter adds; the rest is the line's own fields.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request_id"}
 
 
 @contextmanager
-def request_lines(request_id: str) -> Iterator[None]:
-    """Lines from inside the body belong to a request; so do those of tasks and of ``asyncio.to_thread`` begun there."""
-    token = _request_id.set(request_id)
+def request_lines(request_id: str, client: str = "") -> Iterator[None]:
+    """Lines from inside the body belong to a request; so do those of tasks and of ``asyncio.to_thread`` begun there.
+
+    Args:
+        request_id: Id of the request.
+        client: Address that it comes from, see ``client_of_request``.
+    """
+    token, client_token = _request_id.set(request_id), _client.set(client)
     try:
         yield
     finally:
         _request_id.reset(token)
+        _client.reset(client_token)
+
+
+def client_of_request() -> str:
+    """The address that the request at hand comes from; empty outside of requests."""
+    return _client.get()
 
 
 class RequestIdFilter(logging.Filter):

@@ -48,7 +48,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self._lifecycle, self._ids)
-        with request_lines(exchange.state.request_id):
+        client, _port = scope.get("client") or ("", 0)
+        with request_lines(exchange.state.request_id, client):
             await self._answer(scope, receive, exchange)
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:

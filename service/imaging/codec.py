@@ -40,6 +40,7 @@ from service.imaging.structure.bmp import scan_bmp
 from service.imaging.structure.gif import scan_gif
 from service.imaging.structure.isobmff import scan_isobmff
 from service.imaging.structure.jpeg import scan_jpeg
+from service.imaging.structure.limits import SIDE
 from service.imaging.structure.png import scan_png
 from service.imaging.structure.structure import Structure
 from service.imaging.structure.tiff import scan_tiff
@@ -258,6 +259,7 @@ def _check_pixels(size: tuple[int, int], max_image_pixels: int) -> None:
     width, height = size
     if width * height > max_image_pixels:
         raise _too_large("pixels", width * height, max_image_pixels, f" ({width}x{height})")
+    SIDE.check(max(size))
 
 
 def _too_large(unit: str, value: int, limit: int, note: str = "") -> PayloadTooLarge:

@@ -1,12 +1,14 @@
 """A process that decodes images, each within limits that the kernel enforces; ``python -m`` with a connection's number.
 
-An image that uses its time ends the process; one that wants more memory than its share fails alone.
+An image that uses its time ends the process; one that wants more memory than its share fails alone. The process can
+neither gain privileges nor start programs nor open sockets, see ``service.imaging.system_calls``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import os
 import resource
@@ -21,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import PayloadTooLarge, ServiceError, pack_error
+from service.idle_memory import trim
 from service.imaging.codec import decode
+from service.imaging.system_calls import forbid_system_calls
 
 _PR_SET_PDEATHSIG = 1
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -64,6 +68,7 @@ def serve(connection: socket.socket) -> None:
         del pixels
         socket.send_fds(connection, [answer], [descriptor])
         os.close(descriptor)
+        trim()
 
 
 def memory_of(content: bytes | NDArray[np.uint8]) -> int:
@@ -118,6 +123,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    forbid_system_calls()
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         serve(connection)
 

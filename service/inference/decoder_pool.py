@@ -6,10 +6,12 @@ import json
 import logging
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,14 +19,19 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Overloaded, PayloadTooLarge, unpack_error
+from service.errors import NotAnImage, Overloaded, PayloadTooLarge, ServiceError, unpack_error
 from service.imaging.decode_process import MAX_MESSAGE_BYTES, Job, memory_of
+from service.logs import client_of_request
 
 logger = logging.getLogger(__name__)
 
 # A process that waits for the CPU is not at fault: its time is counted by the kernel, this only ends a hang.
 _WALL_FACTOR = 10
 _MIN_WALL_S = 30.0
+# Signals that end a process which has used its CPU time, or has been ended after its wall time.
+_LIMIT_SIGNALS = (signal.SIGXCPU, signal.SIGKILL)
+# Clients whose strikes are counted.
+_MOST_CLIENTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +39,11 @@ class _Process:
     popen: subprocess.Popen[bytes]
     connection: socket.socket
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """End it, if it has not ended by itself; gives the signal that ended it, or 0."""
         self.connection.close()
         self.popen.kill()
-        self.popen.wait()
+        return max(0, -self.popen.wait())
 
 
 class DecoderPool:
@@ -46,6 +54,12 @@ class DecoderPool:
         self._idle: list[_Process] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        self._strikes: Counter[str] = Counter()
+
+    @property
+    def idle(self) -> list[int]:
+        """Ids of the processes that decode nothing at this moment."""
+        return [process.popen.pid for process in self._idle]
 
     def decode(self, data: bytes, job: Job, *, wait_s: float) -> NDArray[np.uint8]:
         """Pixels (H, W, 3) uint8 of an image file; for a thread that may block.
@@ -58,6 +72,7 @@ class DecoderPool:
         Raises:
             Overloaded: No process was free in time.
             PayloadTooLarge: The image took more CPU time or memory than it may.
+            NotAnImage: The decoder crashed.
             ServiceError: See ``service.imaging.codec.decode``.
         """
         with self._process(wait_s) as process:
@@ -71,7 +86,7 @@ class DecoderPool:
             finally:
                 os.close(descriptor)
             if not message:
-                raise _too_long(job)
+                raise self._strike(process.close(), job)
         answer = json.loads(message)
         if "error" in answer:
             raise unpack_error(answer["error"])
@@ -84,6 +99,25 @@ class DecoderPool:
             idle, self._idle = self._idle, []
         for process in idle:
             process.close()
+
+    def _strike(self, ending: int, job: Job) -> ServiceError:
+        """Note in the log whose image has ended a process, by which signal; gives the error for the client."""
+        client = client_of_request() or "unknown"
+        with self._lock:
+            if len(self._strikes) >= _MOST_CLIENTS:
+                self._strikes.clear()
+            self._strikes[client] += 1
+            strikes = self._strikes[client]
+        is_limit = ending in _LIMIT_SIGNALS
+        reason = f"more than {job.cpu_s:g} s of CPU" if is_limit else "the decoder crashed"
+        logger.warning(
+            "an image of an unusual structure was given up: %s; images of client %s that were: %d",
+            reason,
+            client,
+            strikes,
+            extra={"client": client, "strikes": strikes},
+        )
+        return _too_long(job) if is_limit else NotAnImage("the image is corrupt: the decoder crashed on it")
 
     @contextmanager
     def _process(self, wait_s: float) -> Iterator[_Process]:
@@ -117,7 +151,6 @@ def _start() -> _Process:
 
 
 def _too_long(job: Job) -> PayloadTooLarge:
-    logger.warning("an image of an unusual structure was given up: more than %g s of CPU", job.cpu_s)
     return PayloadTooLarge(
         f"decoding the image takes more than {job.cpu_s:g} s of CPU",
         extra={"limit": job.cpu_s, "unit": "seconds of CPU"},

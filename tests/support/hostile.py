@@ -71,6 +71,19 @@ def jpeg_of_repeated_scans(image: Image.Image, times: int) -> bytes:
     return jpeg[:start] + jpeg[start:-2] * times + jpeg[-2:]
 
 
+def jpeg_between_scans(inserted: bytes) -> bytes:
+    """A progressive JPEG with bytes before its second scan."""
+    jpeg = encoded(noise(64, 48), "JPEG", progressive=True)
+    at = jpeg.index(b"\xff\xda", jpeg.index(b"\xff\xda") + 2)
+    return jpeg[:at] + inserted + jpeg[at:]
+
+
+def jpeg_with_end(inserted: bytes) -> bytes:
+    """A JPEG of one scan with bytes before its end."""
+    jpeg = encoded(noise(64, 48), "JPEG")
+    return jpeg[:-2] + inserted + jpeg[-2:]
+
+
 def jpeg_filled(num_bytes: int, *, in_scan: bool) -> bytes:
     """A JPEG with a run of fill bytes before its first segment, or within its scan."""
     jpeg = encoded(noise(64, 48), "JPEG")
@@ -91,6 +104,16 @@ def png_with(chunks: bytes, *, before: bytes = b"IDAT") -> bytes:
     png = encoded(noise(64, 48), "PNG")
     at = png.index(before) - 4
     return png[:at] + chunks + png[at:]
+
+
+def png_zeros(width: int, height: int) -> bytes:
+    """A grey PNG of zeros, packed row by row."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes((width + 1) * (1 << 16))) for _ in range(height >> 16))
+    rows += packer.compress(bytes((width + 1) * (height & 0xFFFF))) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -291,6 +314,11 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "jpeg junk": lambda: jpeg_with(bytes(FILE_BYTES)),
     "jpeg fill": lambda: jpeg_filled(FILE_BYTES, in_scan=False),
     "jpeg fill in scan": lambda: jpeg_filled(FILE_BYTES, in_scan=True),
+    "jpeg comments in scan": lambda: jpeg_between_scans(repeated(jpeg_segment(0xFE, b""))),
+    "jpeg intervals in scan": lambda: jpeg_between_scans(repeated(jpeg_segment(0xDD, b"\0\1"))),
+    "jpeg comments before fill": lambda: jpeg_with_end(
+        repeated(jpeg_segment(0xFE, b""), FILE_BYTES - 1000) + b"\xff" * 1000
+    ),
     "jpeg blank": lambda: jpeg_of_scans(SIDE, SIDE, 0)[:400] + b"\xff\xd9",
     "png chunks": lambda: png_with(repeated(png_chunk(b"abCd", b""))),
     "png pixel chunks": lambda: png_with(repeated(png_chunk(b"IDAT", b"")), before=b"IEND"),
@@ -319,6 +347,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     ),
     "tiff two widths": lambda: tiff_twice(322, 46_336),
     "tiff jpeg of scans": lambda: tiff_of_jpeg(jpeg_of_scans(SIDE, SIDE, 90), SIDE),
+    "png of one column": lambda: png_zeros(1, 50_000_000),
+    "png of one row": lambda: png_zeros(50_000_000, 1),
     "png of few bytes": lambda: png_claiming(SIDE, SIDE),
     "gif frame beyond": lambda: gif_sized(65_535, 65_535),
 }

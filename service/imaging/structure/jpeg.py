@@ -11,6 +11,7 @@ from service.errors import NotAnImage
 from service.imaging.structure.limits import (
     JPEG_FILL_BYTES,
     JPEG_FILL_RUN,
+    JPEG_LATE_MARKERS,
     JPEG_MARKERS,
     JPEG_SCANNED_PIXELS,
     JPEG_SCANS,
@@ -148,10 +149,15 @@ def _scan_markers(data: bytes, start: int, end: int | None = None) -> Iterator[i
     """The markers from the first scan to the image's end, or to a place before it.
 
     What follows the image, such as a video or a second image, is not decoded.
+
+    Raises:
+        PayloadTooLarge: More of them than allowed.
     """
-    position, end = start, len(data) if end is None else end
+    position, end, markers = start, len(data) if end is None else end, 0
     while (found := _MARKER.search(data, position, end)) is not None:
         marker, position = data[found.end() - 1], found.end()
+        markers += 1
+        JPEG_LATE_MARKERS.check(markers)
         yield marker
         if marker == _EOI:
             return

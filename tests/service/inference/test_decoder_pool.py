@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from service.errors import NotAnImage, PayloadTooLarge
 from service.imaging.codec import decode
 from service.imaging.decode_process import Job
 from service.inference.decoder_pool import DecoderPool
+from service.logs import request_lines
 
 LIMITS = {"max_image_bytes": 1 << 24, "max_image_pixels": 1 << 28}
 JOB = Job(**LIMITS, background=(255, 0, 0), cpu_s=30.0, memory_bytes=1 << 31)
@@ -65,3 +69,37 @@ def test_an_image_that_uses_its_time_ends_its_process_alone(pool: DecoderPool) -
     with pytest.raises(PayloadTooLarge, match=r"more than 0.01 s of CPU"):
         pool.decode(blank(16000, 10000), replace(JOB, cpu_s=0.01, memory_bytes=1 << 33), wait_s=60)
     assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+
+
+def test_log_counts_the_strikes_of_a_client(pool: DecoderPool, caplog: pytest.LogCaptureFixture) -> None:
+    job = replace(JOB, cpu_s=0.01, memory_bytes=1 << 33)
+    with request_lines("id", "192.0.2.7"):
+        for _ in range(2):
+            with pytest.raises(PayloadTooLarge):
+                pool.decode(blank(16000, 10000), job, wait_s=60)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rpartition("; ")[2] for line in lines] == [
+        "images of client 192.0.2.7 that were: 1",
+        "images of client 192.0.2.7 that were: 2",
+    ]
+
+
+def process_of(pool: DecoderPool) -> int:
+    """The one process of a pool of one, which is idle."""
+    assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+    (process,) = pool.idle
+    return process
+
+
+def test_crash_of_the_decoder_is_told_as_such(pool: DecoderPool, caplog: pytest.LogCaptureFixture) -> None:
+    os.kill(process_of(pool), signal.SIGSEGV)
+    with pytest.raises(NotAnImage, match="the decoder crashed on it"):
+        pool.decode(picture(), JOB, wait_s=60)
+    assert "the decoder crashed; images of client unknown" in caplog.text
+    assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+
+
+def test_process_gains_no_privileges_and_has_a_filter_of_system_calls(pool: DecoderPool) -> None:
+    status = Path(f"/proc/{process_of(pool)}/status").read_text(encoding="ascii")
+    fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
