@@ -144,7 +144,8 @@ def test_the_stated_accuracy_is_the_measured_one(camvid_dir: Path, tmp_path: Pat
 
 def test_all_precisions_keep_the_accuracy(camvid_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the command that users run, against PyTorch with the checkpoint beside the graphs."""
-    assert export(["verify", str(bundled_model_dir()), "--data", str(camvid_dir), "--count", "3"]) == 0
+    options = ["--data", str(camvid_dir), "--count", "3", "--runtime", "onnxruntime"]
+    assert export(["verify", str(bundled_model_dir()), *options]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("onnxruntime ")]
     assert [row[3] for row in rows] == ["fp32", "fp16", "int8"]
     assert float(rows[0][6].rstrip("%")) >= 99.9

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from PIL import Image
 from tritonclient.http import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.support import plain_http
 from tests.support.brightness_model import WriteModel
 from tests.support.limits import HANG_S
 from tests.support.pictures import Png
@@ -178,11 +180,12 @@ def test_sighup_never_ends_the_process(root: Path) -> None:
         while popen.poll() is None:
             if heeds_sighup(popen):
                 popen.send_signal(signal.SIGHUP)
+            time.sleep(0.002)  # leaves the service most of a core
 
     with started(SERVICE, "--model-dir", str(root), "--drain-delay-s", "0.3") as popen:
         caller = threading.Thread(target=hang_up, args=(popen,))
         caller.start()
-        assert httpx.get(url_of(popen) + "/healthz").status_code == 200
+        assert plain_http.get(url_of(popen) + "/healthz").status_code == 200
         popen.send_signal(signal.SIGTERM)
         assert popen.wait(HANG_S) == 0
         caller.join()
@@ -204,7 +207,7 @@ def test_a_drain_during_a_load_answers_it_and_ends(png: Png) -> None:
     with started(GATED, "--drain-delay-s", "0", GATED_LOAD="1") as popen:
         url, pool = loading(popen)
         with pool:
-            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=HANG_S)
+            load = pool.submit(plain_http.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS)
             assert line(popen) == "batch 1"
             popen.send_signal(signal.SIGTERM)
             assert load.result().status_code == 503
@@ -216,10 +219,10 @@ def test_a_second_signal_during_a_load_ends_at_once() -> None:
     with started(GATED, "--drain-delay-s", "20", GATED_LOAD="1") as popen:
         url, pool = loading(popen)
         with pool:
-            load = pool.submit(httpx.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS, timeout=HANG_S)
+            load = pool.submit(plain_http.post, f"{url}/v2/repository/models/gated/load", headers=HEADERS)
             assert line(popen) == "batch 1"
             popen.send_signal(signal.SIGTERM)
-            while httpx.get(f"{url}/readyz").status_code != 503:
+            while plain_http.get(f"{url}/readyz").status_code != 503:
                 pass
             popen.send_signal(signal.SIGTERM)
             assert popen.wait(HANG_S) == 128 + signal.SIGTERM
