@@ -31,6 +31,9 @@ MAX_REFUSED_BYTES = 64 << 20
 # Requests, and bytes of their bodies, that are sent before the answer to an earlier one.
 MAX_PIPELINED_REQUESTS = 16
 MAX_PIPELINED_BYTES = 64 * 1024
+# Pieces of a body, such as chunks: so many of any size, and one more for each so many bytes. Each costs 2 us.
+FREE_PIECES = 4096
+MEAN_PIECE_BYTES = 64
 # File handles for the model, logs, and the files of answers.
 RESERVED_HANDLES = 64
 _LOG_PAUSE_S = 1.0
@@ -38,8 +41,8 @@ _LOGGED_CLIENTS = 3
 _UPGRADE = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
 
 Refusal = Literal[
-    "connections", "client_connections", "header_timeout", "header_size", "host", "slow_body", "slow_answer",
-    "unsent_answers", "refused_body", "pipelining",
+    "connections", "client_connections", "header_timeout", "header_size", "host", "slow_body", "small_pieces",
+    "slow_answer", "unsent_answers", "refused_body", "pipelining",
 ]  # fmt: skip
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 # Status and text of those that can be told: the others end a connection on which an answer is under way.
@@ -64,6 +67,10 @@ _TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
     "slow_body": (
         HTTPStatus.REQUEST_TIMEOUT,
         "the request's body arrives slower than {limits.min_bytes_per_s} bytes per second",
+    ),
+    "small_pieces": (
+        HTTPStatus.BAD_REQUEST,
+        f"the request's body comes in more than {FREE_PIECES} pieces and less than {MEAN_PIECE_BYTES} bytes for each",
     ),
 }
 
@@ -196,6 +203,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._answer_watch = _Watch(self.loop, guard.limits.transfer_grace_s, self._check_answer)
         self._bytes_without_body = 0
         self._body_bytes = 0
+        # Of a body; negative as long as it may have more of them.
+        self._excess_pieces = 0.0
         self._unsent_before = 0
         self._bytes_after_answer = 0
         self._pipelined_bytes = 0
@@ -259,6 +268,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse("host")
         if not self._is_refused:
             self._bytes_without_body = self._body_bytes = self._bytes_after_answer = 0
+            self._excess_pieces = float(-FREE_PIECES)
             earlier = self.cycle if self._is_answering and not self.pipeline else self._answering
             super().on_headers_complete()
             self._answering = earlier if self.pipeline else None
@@ -268,9 +278,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""
+        if self._is_refused:
+            return
         self._bytes_without_body = 0
         self._body_bytes += len(body)
-        if self.pipeline:
+        self._excess_pieces += 1 - len(body) / MEAN_PIECE_BYTES
+        if self._excess_pieces > 0:
+            self._refuse("small_pieces")
+        elif self.pipeline:
             self._pipelined_bytes += len(body)
             if self._pipelined_bytes > MAX_PIPELINED_BYTES:
                 self._end_pipeline()
@@ -380,7 +395,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _may_answer(self, refusal: Refusal) -> bool:
         """True if nothing has been said about a request whose body does not arrive, or no request is open."""
-        return not self.cycle.response_started if refusal == "slow_body" else not self._is_answering
+        is_of_body = refusal in {"slow_body", "small_pieces"}
+        return not self.cycle.response_started if is_of_body else not self._is_answering
 
 
 def _without_upgrade(data: bytes) -> bytes:

@@ -16,10 +16,12 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.connection import (
+    FREE_PIECES,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
     MAX_PIPELINED_REQUESTS,
     MAX_REFUSED_BYTES,
+    MEAN_PIECE_BYTES,
     RESERVED_HANDLES,
     ConnectionGuard,
     ConnectionLimits,
@@ -237,6 +239,27 @@ async def test_a_body_at_the_least_rate_goes_on() -> None:
         assert (await reader.readuntil(b"\r\n\r\n200")).startswith(b"HTTP/1.1 200")
         assert refused == []
         writer.close()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("chunk", "count", "is_refused"),
+    [(b"1\r\nx\r\n", FREE_PIECES, False), (b"1\r\nx\r\n", 2 * FREE_PIECES, True),
+     (b"%x\r\n%s\r\n" % (MEAN_PIECE_BYTES, bytes(MEAN_PIECE_BYTES)), 2 * FREE_PIECES, False)],
+)  # fmt: skip
+async def test_a_body_has_few_small_pieces(chunk: bytes, count: int, is_refused: bool) -> None:
+    async with served(ROOMY) as (port, refused):
+        answer = await answer_to(port, CHUNKED + chunk * count + b"0\r\n\r\n")
+    assert refused == (["small_pieces"] if is_refused else [])
+    if is_refused:
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"more than 4096 pieces and less than 64 bytes for each" in answer
+    else:
+        length = count * len(chunk.split(b"\r\n")[1])
+        assert answer.endswith(b"\r\n\r\n%d" % length)
 
 
 @pytest.mark.anyio
