@@ -94,8 +94,9 @@ def run_in_process(case: Case, most_seconds: float) -> tuple[str, bool]:
 class Service:
     """A running service that mutants are sent to."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=60)
+        self._model = model
         self._good = self._answer()
 
     def run(self, case: Case) -> tuple[str, bool]:
@@ -103,7 +104,7 @@ class Service:
         path, media_type = {
             "image": ("/segment", "application/octet-stream"),
             "json": ("/segment", "application/json"),
-            "v2": ("/v2/models/ecenet-lite0-camvid/infer", "application/json"),
+            "v2": (f"/v2/models/{self._model}/infer", "application/json"),
         }[case.target]
         try:
             status = self._client.post(path, content=case.data, headers={"Content-Type": media_type}).status_code
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, print the outcomes as JSON; gives the exit status."""
     options = _options(arguments)
     warnings.filterwarnings("ignore", module="PIL")
-    service = Service(options.url) if options.url else None
+    service = Service(options.url, options.model) if options.url else None
     run = service.run if service else lambda case: run_in_process(case, options.most_seconds)
     outcomes: Counter[str] = Counter()
     faults = []
@@ -156,6 +157,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mutants", type=int, default=20_000, help="number of mutants (default: 20000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutants (default: 0)")
     parser.add_argument("--url", help="service to send them to; without it, they are read in this process")
+    parser.add_argument("--model", default="ecenet-lite0-camvid", help="its model, for v2 (default: %(default)s)")
     parser.add_argument("--most-seconds", type=float, default=1.0, help="CPU seconds of one at most (default: 1)")
     parser.add_argument("--faults", type=Path, default=Path("build/faults"), help="folder for faulty mutants")
     return parser.parse_args(arguments)
