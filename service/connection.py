@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.connection_counts import ConnectionCounts, LocalConnectionCounts
@@ -208,7 +209,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unsent_before = 0
         self._bytes_after_answer = 0
         self._pipelined_bytes = 0
-        self._answering: RequestResponseCycle | None = None
+        self._running: RequestResponseCycle | None = None
         self._has_received = False
         self._in_request = False
         self._is_refused = False
@@ -228,13 +229,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the connection's place back."""
+        """Give the connection's place back, and tell the request that is being answered."""
         self._stop_timer()
         self._body_watch.stop()
         self._answer_watch.stop()
         self._guard.end_unread(self)
         self._guard.close(self._address)
         super().connection_lost(exc)
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse, as long as the bytes that are no body stay within ``MAX_HEADER_BYTES``."""
@@ -269,9 +271,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._is_refused:
             self._bytes_without_body = self._body_bytes = self._bytes_after_answer = 0
             self._excess_pieces = float(-FREE_PIECES)
-            earlier = self.cycle if self._is_answering and not self.pipeline else self._answering
             super().on_headers_complete()
-            self._answering = earlier if self.pipeline else None
             self._body_watch.start()
             if len(self.pipeline) > MAX_PIPELINED_REQUESTS:
                 self._end_pipeline()
@@ -321,6 +321,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Drop the connection, and what its client has not read."""
         self._guard.refuse(refusal, self._address)
         self._is_refused = True
+        self._leave()
         self.transport.abort()
 
     def _check_body(self) -> None:
@@ -356,9 +357,23 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_refused = True
         self._body_watch.stop()
         self.pipeline.clear()
-        assert self._answering is not None
-        self.cycle = self._answering
+        assert self._running is not None
+        self.cycle = self._running
         self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tell the request that is being answered that its client is gone, and drop those behind it.
+
+        uvicorn tells the last one that has arrived. The others would write into a closed connection.
+        """
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _start_timer(self) -> None:
         if self._timer is None:

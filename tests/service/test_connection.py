@@ -324,6 +324,33 @@ async def test_a_few_small_requests_may_be_pipelined() -> None:
         assert refused == []
 
 
+@pytest.mark.anyio
+async def test_a_client_that_leaves_a_pipeline_is_gone_for_the_request_at_hand(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    requests: list[str] = []
+
+    async def wait_for_the_client(scope: Scope, receive: Receive, send: Send) -> None:
+        requests.append(scope["path"])
+        await receive()
+        begun.set()
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"for nobody"})
+        ended.set()
+
+    async with asyncio.timeout(HANG_S), served(ROOMY, wait_for_the_client) as (port, refused):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(3)))
+        await begun.wait()
+        writer.close()
+        await ended.wait()
+    assert requests == ["/0"]
+    assert refused == []
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a\r\nhost: a\r\n"])
 @pytest.mark.anyio
 async def test_a_request_has_one_host(hosts: bytes) -> None:
