@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,42 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class DirectEngine(Protocol):
+    """An engine that takes images from where they lie, puts outputs where they are wanted, and copies beside its runs.
+
+    Attributes:
+        batches_at_once: Batches that it takes at once, each in a thread of its own: while one runs, the copies of the
+            others are made.
+    """
+
+    @property
+    def batches_at_once(self) -> int: ...
+
+    def infer_into(self, images: Sequence[NDArray[np.uint8]], outputs: Sequence[Rows]) -> None:
+        """Run images (h, w, 3) uint8, and write the output of each, see ``Engine.infer``; from any thread.
+
+        Raises:
+            Exception: As ``Engine.infer``.
+        """
+        ...
+
+    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+        """Let the device copy from and to the memory of an image or an output by itself, for as long as it exists."""
+        ...
+
+
+@runtime_checkable
 class DeviceTimed(Protocol):
     """An engine that can time its network alone, without the copies between host and device."""
 
     def device_milliseconds(self, size: int, repeats: int) -> list[float]:
         """Milliseconds of each run of a prepared batch size, on the images of the last one."""
         ...
+
+
+def output_dtype(graph: GraphInfo) -> np.dtype[Any]:
+    """Type of a graph's output: float32 for logits, uint8 for labels."""
+    return np.dtype(np.float32 if graph.output == "logits" else np.uint8)
 
 
 def unfused_attentions(engine: Engine) -> int:
@@ -76,7 +106,7 @@ def warm_up(engine: Engine, repeats: int = 1) -> dict[int, float]:
         EngineError: The run failed, or its result has another shape or values that are not finite.
     """
     height, width = engine.graph.input_size
-    dtype = np.dtype(np.float32 if engine.graph.output == "logits" else np.uint8)
+    dtype = output_dtype(engine.graph)
     seconds: dict[int, float] = {}
     for size in [size for size in engine.warm_up_sizes for _ in range(repeats)]:
         started = time.perf_counter()

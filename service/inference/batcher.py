@@ -2,8 +2,8 @@
 
 No HTTP and no model: images go to a function that takes a batch. A batch forms when the engine is free, so that under
 load requests gather while the batch before them runs; the window only matters to an idle engine, and only while more
-images are on their way. An engine that takes batches ahead gets the next one early if it is full, as waiting could add
-nothing to it: its images are copied together while the batch before it runs.
+images are on their way. An engine that takes several batches at once gets the next one early if it is full,
+as waiting could add nothing to it: its images are copied while the batch before it runs.
 
 No image is run that will not be done by its deadline, as the latest batches tell: it would only delay the others.
 
@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from service.engines.base import Rows
 from service.errors import DeadlineExceeded, Draining, EngineDown, EngineFailure, Overloaded, ServiceError
@@ -37,7 +37,7 @@ from service.inference.batch_times import BatchTimes
 from service.inference.forecast import line_s
 from service.inference.image_queue import BatchRow
 from service.inference.local_slot import LocalSlot
-from service.inference.watched_engine import Images, Infer, WatchedEngine, stacked, text_of
+from service.inference.watched_engine import InferInto, WatchedEngine, text_of
 from service.inference.work import Work, in_time
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _STOPPED = "the batcher has stopped; the log has the reason"
 
 
 class Batcher:
-    """Gathers images into batches, runs them one batch at a time, and watches over the engine.
+    """Gathers images into batches, runs them, and watches over the engine.
 
     Attributes:
         input_size: (h, w) of the images.
@@ -58,16 +58,18 @@ class Batcher:
 
     def __init__(
         self,
-        infer: Infer,
-        thread: Executor,
+        infer: InferInto,
+        threads: Executor,
         *,
         input_size: tuple[int, int],
+        output_shape: tuple[int, ...],
+        output_dtype: DTypeLike = np.float32,
         max_batch_size: int,
         max_queued_images: int,
         window_s: float,
         observer: BatchObserver,
         engine_timeout_s: float = math.inf,
-        stacking: Executor | None = None,
+        batches_at_once: int = 1,
         expects_more: Callable[[], bool] = lambda: True,
         seconds_per_image: float = 0.0,
         batch_seconds: Mapping[int, float] | None = None,
@@ -77,16 +79,17 @@ class Batcher:
         """Prepare, on an event loop; ``start`` begins to run batches.
 
         Args:
-            infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
-            thread: Where the engine runs; its one thread keeps the event loop free.
+            infer: Runs a batch; called in ``threads``.
+            threads: Where the engine runs, a thread for each of ``batches_at_once``.
             input_size: (h, w) of the images, for ``slot``.
+            output_shape: Of one image, for ``slot``.
+            output_dtype: Of one image, for ``slot``.
             max_batch_size: Most images of a batch.
             max_queued_images: Most images that wait.
             window_s: Longest wait of the oldest image for others to join it.
             observer: Counts batches, failures and drops.
             engine_timeout_s: Seconds after which an engine that keeps a batch is down.
-            stacking: Thread that stacks the next batch while the engine runs. Without it ``thread`` stacks, and batches
-                are not formed ahead.
+            batches_at_once: Batches that the engine takes at once.
             expects_more: True while an image may be on its way to the queue; without one the window is skipped. After
                 a change to False, ``wake`` must be called.
             seconds_per_image: Estimate until the first batch is measured.
@@ -95,23 +98,26 @@ class Batcher:
             clock: Measures durations.
         """
         self.seconds_per_image = seconds_per_image
-        self._engine = WatchedEngine(infer, thread, engine_timeout_s, self._fail_all)
+        self._engine = WatchedEngine(infer, threads, engine_timeout_s, self._fail_all, batches_at_once)
         self.input_size = input_size
+        self._output_shape = output_shape
+        self._output_dtype = output_dtype
         self._max_batch_size = max_batch_size
         self._max_queued_images = max_queued_images
         self._window_s = window_s
         self._observer = observer
         self._engine_timeout_s = engine_timeout_s
-        self._stacking = stacking
-        self._max_in_flight = 1 if stacking is None else 2
+        self._max_in_flight = batches_at_once
         self._expects_more = expects_more
         self._trace = trace
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._times = BatchTimes(batch_seconds)
-        self._run_ends: float | None = None
+        self._run_ends = 0.0
+        self._last_end = -math.inf
         self._queue: deque[Work] = deque()
         self._in_flight: list[Sequence[Work]] = []
+        self._running: list[Sequence[Work]] = []
         self._failures = 0
         self._accepting = True
         self._changed = asyncio.Event()
@@ -152,8 +158,13 @@ class Batcher:
     @property
     def free_at(self) -> float:
         """Time at which the batches that have been formed will be done, on the event loop's clock."""
-        ahead = self._in_flight if self._run_ends is None else self._in_flight[1:]
-        return max(self._loop.time(), self._run_ends or 0.0) + sum(self._times.expected(len(batch)) for batch in ahead)
+        ahead = self._in_flight[len(self._running) :]
+        return self._engine_free_at + sum(self._times.expected(len(batch)) for batch in ahead)
+
+    @property
+    def _engine_free_at(self) -> float:
+        """Time at which the batches that the engine has will be done, on the event loop's clock."""
+        return max(self._loop.time(), self._run_ends)
 
     @property
     def first_s(self) -> float:
@@ -187,7 +198,8 @@ class Batcher:
         self, image: NDArray[np.uint8], deadline: float, *, on_start: Callable[[], None] = lambda: None
     ) -> BatchRow:
         """Queue an image (h, w, 3) uint8 of the engine's input size, and wait for its row; see ``Slot.run``."""
-        work = self.enqueue(image, deadline, on_start=on_start)
+        output = np.empty(self._output_shape, self._output_dtype)
+        work = self.enqueue(image, output, deadline, on_start=on_start)
         try:
             async with asyncio.timeout_at(deadline):
                 return await work.row
@@ -199,6 +211,7 @@ class Batcher:
     def enqueue(
         self,
         image: NDArray[np.uint8],
+        output: Rows,
         deadline: float,
         *,
         on_start: Callable[[], None] = lambda: None,
@@ -208,6 +221,7 @@ class Batcher:
 
         Args:
             image: (h, w, 3) uint8, the size that the engine takes.
+            output: Gets the engine's output for it.
             deadline: Time after which it is not run, on the event loop's clock.
             on_start: Called when the engine starts on the image.
             caller: Request that it belongs to, for the traces; the current one if not given.
@@ -225,7 +239,7 @@ class Batcher:
         row = asyncio.get_running_loop().create_future()
         if caller is None and self._trace is not None:
             caller = self._trace.caller()
-        work = Work(image, deadline, _now() + self._window_s, self._clock(), on_start, row, caller)
+        work = Work(image, output, deadline, _now() + self._window_s, self._clock(), on_start, row, caller)
         self._queue.append(work)
         self._idle.clear()
         self._changed.set()
@@ -341,10 +355,7 @@ class Batcher:
 
     async def _run_batch(self, batch: Sequence[Work]) -> None:
         try:
-            images: Images = [work.image for work in batch]
-            if self._stacking is not None:
-                images = await asyncio.get_running_loop().run_in_executor(self._stacking, stacked, images)
-            await self._run_images(batch, images)
+            await self._run_images(batch)
         except Exception:
             self._engine.mark_down(_STOPPED)
             raise
@@ -353,46 +364,46 @@ class Batcher:
             self._changed.set()
             self._note_idle()
 
-    async def _run_images(self, batch: Sequence[Work], images: Images) -> None:
+    async def _run_images(self, batch: Sequence[Work]) -> None:
         """Run a batch when the engine is free, without those who left meanwhile."""
         async with self._engine.free:
             wanted = self._still_in_time(batch)
             if not wanted:
                 return
-            if len(wanted) < len(batch):
-                images = [work.image for work in wanted]
             started = self._clock()
-            rows = await self._attempt(wanted, images, started)
+            failure = await self._attempt(wanted, started)
             ended = self._clock()
-        if isinstance(rows, Exception):
-            await self._recover(wanted, rows)
+        if failure is not None:
+            await self._recover(wanted, failure)
             return
-        # The batch that waits for the engine goes there first: who gets a row now will want the interpreter too.
-        await asyncio.sleep(0)
-        self._answer(wanted, rows, started, ended)
+        self._answer(wanted, started, ended)
 
     def _still_in_time(self, batch: Sequence[Work]) -> list[Work]:
-        """Drop from a batch that was formed ahead what is not wanted any more, or will not be done in time."""
-        wanted = self._wanted(batch, _now())
-        kept = in_time(wanted, _now(), self._times.safe)
+        """Drop from a batch what is not wanted any more, or will not be done in time now that it has its place."""
+        start = self._engine_free_at
+        wanted = self._wanted(batch, start)
+        kept = in_time(wanted, start, self._times.safe)
         for work in wanted:
             if work not in kept:
                 self._drop(work)
         return kept
 
-    async def _attempt(self, batch: Sequence[Work], images: Images, started: float) -> Rows | Exception:
-        """Give the rows of the engine, or the exception that it raised: each request gets an answer."""
+    async def _attempt(self, batch: Sequence[Work], started: float) -> Exception | None:
+        """Run the engine; gives the exception that it raised, if any: each request gets an answer."""
         for work in batch:
             work.on_start()
             self._observer.image_started(started - work.queued_at)
-        self._run_ends = _now() + self._times.expected(len(batch))
+        self._run_ends = self._engine_free_at + self._times.expected(len(batch))
+        self._running.append(batch)
         try:
             with self._traced(batch):
-                return await self._engine.run(images)
+                await self._engine.run([work.image for work in batch], [work.output for work in batch])
         except Exception as error:
             return error
         finally:
-            self._run_ends = None
+            self._running.remove(batch)
+            self._run_ends = _now() + sum(self._times.expected(len(other)) for other in self._running)
+        return None
 
     def _traced(self, batch: Sequence[Work]) -> AbstractContextManager[None]:
         return nullcontext() if self._trace is None else self._trace.batch([work.caller for work in batch])
@@ -405,23 +416,25 @@ class Batcher:
             batch[0].fail(EngineFailure(f"the model failed on this image: {text_of(error)}"))
             self._failures += 1
             if self._failures >= _SUSPICIOUS_FAILURES:
-                await self._engine.probe(np.zeros_like(batch[0].image))
+                await self._engine.probe(np.zeros_like(batch[0].image), np.empty_like(batch[0].output))
                 self._failures = 0
             return
         for work in batch:
             if not work.row.done():
-                await self._run_images([work], [work.image])
+                await self._run_images([work])
 
-    def _answer(self, batch: Sequence[Work], rows: Rows, started: float, ended: float) -> None:
+    def _answer(self, batch: Sequence[Work], started: float, ended: float) -> None:
         self._failures = 0
-        infer_s = ended - started
+        # Of several batches at once, one has the engine when those before it have ended.
+        infer_s = ended - max(started, self._last_end)
+        self._last_end = ended
         if infer_s <= self._engine_timeout_s:
             self._note_speed(infer_s / len(batch))
             self._times.note(len(batch), infer_s)
         self._observer.batch_finished(len(batch), infer_s)
-        for work, row in zip(batch, rows, strict=True):
+        for work in batch:
             if not work.row.done():
-                work.row.set_result(BatchRow(row, work.queued_at, started, ended))
+                work.row.set_result(BatchRow(work.output, work.queued_at, started, ended))
 
     def _note_speed(self, seconds: float) -> None:
         previous = self.seconds_per_image or seconds

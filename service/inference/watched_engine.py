@@ -1,4 +1,4 @@
-"""The engine in its thread, one batch at a time, and the watch over it.
+"""The engine in its threads, and the watch over it.
 
 An engine that keeps a batch for longer than its time, or that fails on everything, is down until a batch comes back.
 """
@@ -14,12 +14,13 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import Rows
+from service.engines.base import DirectEngine, Engine, Rows
 
 logger = logging.getLogger(__name__)
 
-Infer = Callable[[NDArray[np.uint8]], Rows]
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+Images = Sequence[NDArray[np.uint8]]
+# Runs images (h, w, 3) uint8, and writes the output of each where it is wanted.
+InferInto = Callable[[Images, Sequence[Rows]], None]
 # Seconds between probes of an engine that fails on everything.
 _PROBE_INTERVAL_S = 5.0
 
@@ -28,49 +29,62 @@ class WatchedEngine:
     """Runs batches, and marks the engine down or up.
 
     Attributes:
-        free: Lock of the engine.
+        free: Places of the engine, one for each batch that it takes at once.
         down: Reason why the engine does not work, one sentence; empty while it works.
     """
 
-    def __init__(self, infer: Infer, thread: Executor, timeout_s: float, on_down: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        infer: InferInto,
+        threads: Executor,
+        timeout_s: float,
+        on_down: Callable[[str], None],
+        batches_at_once: int = 1,
+    ) -> None:
         """Prepare.
 
         Args:
-            infer: Images (B, h, w, 3) uint8 to B rows; called in ``thread``, never twice at once.
-            thread: Where the engine runs; its one thread keeps the event loop free.
+            infer: Runs a batch; called in ``threads``.
+            threads: Where the engine runs, a thread for each of ``batches_at_once``.
             timeout_s: Seconds after which an engine that keeps a batch is down.
             on_down: Called with the reason when the engine goes down.
+            batches_at_once: Batches that the engine takes at once.
         """
-        self.free = asyncio.Lock()
+        self.free = asyncio.Semaphore(batches_at_once)
         self.down = ""
         self._infer = infer
-        self._thread = thread
+        self._threads = threads
         self._timeout_s = timeout_s
         self._on_down = on_down
 
-    async def run(self, images: Images) -> Rows:
-        """Run a batch; the caller holds ``free``.
+    async def run(self, images: Images, outputs: Sequence[Rows]) -> None:
+        """Run a batch, and write its outputs; the caller holds one of ``free``.
 
         Raises:
             Exception: Any exception of the engine.
         """
-        batch = asyncio.get_running_loop().run_in_executor(self._thread, _infer_images, self._infer, images)
+        batch = asyncio.get_running_loop().run_in_executor(self._threads, self._infer, images, outputs)
         try:
             done, _ = await asyncio.wait((batch,), timeout=self._timeout_s if math.isfinite(self._timeout_s) else None)
             if not done:
                 self.mark_down(f"the engine has kept a batch of {len(images)} for more than {self._timeout_s:g} s")
                 await asyncio.wait((batch,))
                 self._mark_up()
-            return batch.result()
+            batch.result()
         finally:
             batch.cancel()
 
-    async def probe(self, image: NDArray[np.uint8]) -> None:
-        """Run a black image to tell a broken engine from bad images; repeat until it succeeds."""
+    async def probe(self, image: NDArray[np.uint8], output: Rows) -> None:
+        """Run a black image to tell a broken engine from bad images; repeat until it succeeds.
+
+        Args:
+            image: The black image.
+            output: Gets its output.
+        """
         while True:
             try:
                 async with self.free:
-                    await self.run([image])
+                    await self.run([image], [output])
             except Exception as error:
                 self.mark_down(f"the engine fails on every image, on a black one too: {text_of(error)}")
             else:
@@ -91,19 +105,28 @@ class WatchedEngine:
         self.down = ""
 
 
-def stacked(images: Images) -> NDArray[np.uint8]:
-    """Stack images (h, w, 3) to (B, h, w, 3); a batch is given as it is."""
-    return images if isinstance(images, np.ndarray) else np.stack(images)
-
-
 def text_of(error: Exception) -> str:
     """Give the text of an exception, or its name if it has none."""
     return str(error) or type(error).__name__
 
 
-def _infer_images(infer: Infer, images: Images) -> Rows:
-    """Run in the engine's thread."""
-    rows = infer(stacked(images))
-    if len(rows) != len(images):
-        raise ValueError(f"the engine gave {len(rows)} outputs for {len(images)} images")
-    return rows
+def runner_of(engine: Engine) -> tuple[InferInto, int]:
+    """The function that runs an engine's batches, and the number of those that it takes at once."""
+    if isinstance(engine, DirectEngine):
+        return engine.infer_into, engine.batches_at_once
+    return copying(engine.infer), 1
+
+
+def copying(infer: Callable[[NDArray[np.uint8]], Rows]) -> InferInto:
+    """Stack the images for a function that takes (B, h, w, 3), and copy its rows to where they are wanted."""
+
+    def infer_into(images: Images, outputs: Sequence[Rows]) -> None:
+        rows = infer(np.stack(images))
+        if len(rows) != len(images):
+            raise ValueError(f"the engine gave {len(rows)} outputs for {len(images)} images")
+        for output, row in zip(outputs, rows, strict=True):
+            if (output.dtype, output.shape) != (row.dtype, row.shape):
+                raise ValueError(f"the engine gave {row.dtype} {row.shape}, expected {output.dtype} {output.shape}")
+            np.copyto(output, row)
+
+    return infer_into

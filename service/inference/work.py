@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engines.base import Rows
 from service.errors import ServiceError
 from service.inference.image_queue import BatchRow
 
@@ -24,12 +25,14 @@ class Work:
         window_end: Time from which it waits for no other image, on the same clock.
         queued_at: Time of ``enqueue``, by ``time.perf_counter``.
         on_start: Called when the engine starts on it.
+        output: Gets its output.
         row: Set to its row, or to the ``ServiceError`` that it failed with.
         caller: Request that it belongs to, for the traces.
         is_abandoned: True once nobody waits for its row.
     """
 
     image: NDArray[np.uint8]
+    output: Rows
     deadline: float
     window_end: float
     queued_at: float

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from typing import Protocol
 
-from service.engines.base import EngineError, unfused_attentions
-from service.engines.runtimes import CPU_RUNTIMES
+from service.engines.base import EngineError, output_dtype, unfused_attentions
 from service.errors import LoadFailure
 from service.inference.batch_observers import BatchTrace
 from service.inference.batch_policy import BatchPolicy, choose_batch_policy
 from service.inference.batcher import Batcher
 from service.inference.tiled_inference import BATCHES_IN_FLIGHT
+from service.inference.watched_engine import runner_of
 from service.model_directory.manifest import GraphInfo, ManifestError
 from service.model_metrics import ModelMetrics
 from service.models.source import FoundModel, LoadedModel, ModelSource
@@ -65,20 +65,23 @@ class Model:
         self.manifest = loaded.manifest
         self.engine = engine = loaded.engine
         self._thread = thread
-        self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stacking")
+        infer, batches_at_once = runner_of(engine)
+        # The thread in which the engine was made, unless one is not enough.
+        self._threads = thread if batches_at_once == 1 else ThreadPoolExecutor(batches_at_once, "engine")
         policy = _batch_policy(loaded, host.settings)
         self.queue = Batcher(
-            engine.infer,
-            thread,
+            infer,
+            self._threads,
             input_size=engine.graph.input_size,
+            output_shape=engine.graph.output_shape(1, engine.num_classes)[1:],
+            output_dtype=output_dtype(engine.graph),
             max_batch_size=policy.max_batch_size,
             # One image at a time may be there in windows.
             max_queued_images=host.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
             window_s=policy.window_s,
             observer=metrics,
             engine_timeout_s=policy.engine_timeout_s,
-            # Where the CPU is the engine, copying beside it would only take its time.
-            stacking=None if engine.name in CPU_RUNTIMES else self._stacking,
+            batches_at_once=batches_at_once,
             expects_more=lambda: host.expects(self),
             seconds_per_image=policy.seconds_per_image,
             batch_seconds=loaded.seconds,
@@ -113,7 +116,7 @@ class Model:
         await self.queue.close()
         self._thread.submit(self.engine.close)
         self._thread.shutdown(wait=False)
-        self._stacking.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
 
 async def load_model(source: ModelSource, found: FoundModel, host: Host, metrics: ModelMetrics) -> Model:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import Rows
+from service.engines.base import Rows, output_dtype
 from service.model_directory.manifest import GraphInfo
 from service.workers.channel import check_sealed, sealed_memory
 
@@ -32,18 +33,18 @@ class Layout:
         slots: Number of slots.
         input_size: (h, w) of the images.
         output_shape: (K, h', w') of logits, or (h', w') of labels.
-        is_logits: True for float32 logits, False for uint8 labels.
+        output_dtype: float32 of logits, uint8 of labels.
     """
 
     slots: int
     input_size: tuple[int, int]
     output_shape: tuple[int, ...]
-    is_logits: bool
+    output_dtype: np.dtype[Any]
 
     @classmethod
     def of(cls, graph: GraphInfo, num_classes: int, slots: int) -> Layout:
         """The layout for a graph of a model with ``num_classes``."""
-        return cls(slots, graph.input_size, graph.output_shape(1, num_classes)[1:], graph.output == "logits")
+        return cls(slots, graph.input_size, graph.output_shape(1, num_classes)[1:], output_dtype(graph))
 
     @property
     def image_bytes(self) -> int:
@@ -54,7 +55,7 @@ class Layout:
     @property
     def output_bytes(self) -> int:
         """Bytes from one output to the next."""
-        return _aligned(int(np.prod(self.output_shape)) * (4 if self.is_logits else 1))
+        return _aligned(int(np.prod(self.output_shape)) * self.output_dtype.itemsize)
 
     @property
     def images_at(self) -> int:
@@ -68,7 +69,11 @@ class Layout:
 
 
 class Region:
-    """Mapped memory of the slots of one model and one worker."""
+    """Mapped memory of the slots of one model and one worker.
+
+    Attributes:
+        pinned: Slots that the engine's device copies from and to by itself; noted by the engine process.
+    """
 
     def __init__(self, layout: Layout, descriptor: int) -> None:
         """Map a region; ``descriptor`` may be closed afterwards.
@@ -78,6 +83,7 @@ class Region:
         """
         check_sealed(descriptor, layout.total_bytes)
         self.layout = layout
+        self.pinned: set[int] = set()
         self._memory = mmap.mmap(descriptor, layout.total_bytes)
         self._numbers = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("q")
         self._floats = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("d")
@@ -176,10 +182,9 @@ class Region:
     def _outputs(self) -> list[Rows]:
         layout = self.layout
         start = layout.images_at + layout.slots * layout.image_bytes
-        dtype = np.dtype(np.float32 if layout.is_logits else np.uint8)
-        size = int(np.prod(layout.output_shape)) * dtype.itemsize
+        size = int(np.prod(layout.output_shape)) * layout.output_dtype.itemsize
         return [
-            self._array(start + slot * layout.output_bytes, size).view(dtype).reshape(layout.output_shape)
+            self._array(start + slot * layout.output_bytes, size).view(layout.output_dtype).reshape(layout.output_shape)
             for slot in range(layout.slots)
         ]
 

@@ -9,9 +9,8 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-import numpy as np
-
-from service.errors import EngineDown, EngineFailure, ServiceError, pack_error
+from service.engines.base import DirectEngine, Rows
+from service.errors import EngineDown, ServiceError, pack_error
 from service.inference.work import Work
 from service.models.model import Model
 from service.workers.channel import Channel, read_json
@@ -60,6 +59,7 @@ class WorkerLink:
         self._host = host
         self._slots = slots
         self._works: dict[tuple[int, int], tuple[int, Work]] = {}
+        self._pins: dict[int, Callable[[Rows], None] | None] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._channel = Channel(connection, self._receive, self._close)
 
@@ -109,6 +109,8 @@ class WorkerLink:
             if model is not None:
                 layout = Layout.of(model.graph, model.manifest.num_classes, self._slots(model))
                 self.regions[number] = Region(layout, descriptor)
+                engine = model.engine
+                self._pins[number] = engine.pin if isinstance(engine, DirectEngine) else None
                 self._host.queue_changed(number)
         finally:
             os.close(descriptor)
@@ -126,12 +128,18 @@ class WorkerLink:
 
         try:
             caller = self._host.caller(fields[SUBMISSION.size :])
-            work = model.queue.enqueue(region.image(slot), deadline, on_start=start, caller=caller)
+            image, output = region.image(slot), region.output(slot)
+            pin = self._pins[number]
+            if pin is not None and slot not in region.pinned:
+                region.pinned.add(slot)
+                pin(image)
+                pin(output)
+            work = model.queue.enqueue(image, output, deadline, on_start=start, caller=caller)
         except ServiceError as error:
             self._fail(number, slot, generation, error)
             return
         self._works[number, slot] = generation, work
-        work.row.add_done_callback(lambda _: self._answer(number, slot, generation, work, region))
+        work.row.add_done_callback(lambda _: self._answer(number, slot, generation, work))
         self._host.queue_changed(number)
 
     def _cancel(self, fields: bytes) -> None:
@@ -144,8 +152,8 @@ class WorkerLink:
         if model.queue.withdraw(current[1]):
             current[1].row.cancel()
 
-    def _answer(self, number: int, slot: int, generation: int, work: Work, region: Region) -> None:
-        """Put the row of an image into its slot, and tell the worker."""
+    def _answer(self, number: int, slot: int, generation: int, work: Work) -> None:
+        """Tell the worker that the output of an image is in its slot, or why there is none."""
         del self._works[number, slot]
         self._host.queue_changed(number)
         if work.row.cancelled():
@@ -156,12 +164,6 @@ class WorkerLink:
             self._fail(number, slot, generation, error)
             return
         row = work.row.result()
-        output = region.output(slot)
-        if row.output.shape != output.shape or row.output.dtype != output.dtype:
-            detail = f"the engine gave {row.output.dtype} {row.output.shape}, expected {output.dtype} {output.shape}"
-            self._fail(number, slot, generation, EngineFailure(detail))
-            return
-        np.copyto(output, row.output)
         self._channel.send(Kind.OUTPUT, RESULT.pack(number, slot, generation, row.started, row.ended))
 
     def _fail(self, number: int, slot: int, generation: int, error: ServiceError) -> None:

@@ -18,6 +18,7 @@ from service.errors import unpack_error
 from service.inference.batch_observers import DropReason
 from service.inference.batcher import Batcher
 from service.inference.image_queue import BatchRow
+from service.inference.watched_engine import copying
 from service.workers.channel import Channel, read_json, socket_pair
 from service.workers.messages import RESULT, Kind
 from service.workers.remote_queue import RemoteQueue
@@ -60,6 +61,7 @@ class ManualEngine(Executor):
         outputs: Rows to give, whatever was asked for.
         is_broken: Whether every batch fails.
         handed: Set when a batch waits to be run.
+        handed_over: Batches that were given to the engine.
     """
 
     def __init__(self) -> None:
@@ -67,11 +69,13 @@ class ManualEngine(Executor):
         self.is_broken = False
         self.batches: list[list[int]] = []
         self.handed = asyncio.Event()
+        self.handed_over = 0
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         self._jobs.append((future, lambda: fn(*args, **kwargs)))
+        self.handed_over += 1
         self.handed.set()
         return future
 
@@ -82,7 +86,8 @@ class ManualEngine(Executor):
     def run(self) -> None:
         """Run the batch that waits."""
         future, job = self._jobs.pop(0)
-        self.handed.clear()
+        if not self._jobs:
+            self.handed.clear()
         try:
             future.set_result(job())
         except Exception as error:
@@ -103,6 +108,7 @@ class ManualEngine(Executor):
 class Observer:
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.seconds: list[float] = []
         self.failures = 0
         self.drops: list[str] = []
         self.waits: list[float] = []
@@ -112,6 +118,7 @@ class Observer:
 
     def batch_finished(self, size: int, seconds: float) -> None:
         self.sizes.append(size)
+        self.seconds.append(seconds)
 
     def batch_failed(self) -> None:
         self.failures += 1
@@ -131,9 +138,10 @@ class Bench:
         self.engine, self.observer = ManualEngine(), Observer()
         self.expects_more = True
         self.batcher = Batcher(
-            self.engine.infer,
+            copying(self.engine.infer),
             self.engine,
             input_size=(4, 4),
+            output_shape=(1, 1, 1),
             max_batch_size=4,
             max_queued_images=6,
             window_s=10.0,
@@ -189,7 +197,7 @@ class RemoteBench(Bench):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        layout = Layout(slots=16, input_size=(4, 4), output_shape=(1, 1, 1), is_logits=True)
+        layout = Layout(slots=16, input_size=(4, 4), output_shape=(1, 1, 1), output_dtype=np.dtype(np.float32))
         ours, theirs = socket_pair()
         self.link = WorkerLink(theirs, _BenchHost(self.batcher), lambda _: layout.slots)
         self._channel = Channel(ours, self._receive, lambda: self.queue.close("the engine process has ended"))
@@ -229,7 +237,8 @@ class _BenchHost:
 
     def __init__(self, batcher: Batcher) -> None:
         graph = SimpleNamespace(input_size=(4, 4), output="logits", output_shape=lambda *_: (1, 1, 1, 1))
-        self._model: Any = SimpleNamespace(queue=batcher, graph=graph, manifest=SimpleNamespace(num_classes=1))
+        manifest = SimpleNamespace(num_classes=1)
+        self._model: Any = SimpleNamespace(queue=batcher, graph=graph, manifest=manifest, engine=None)
 
     def model(self, number: int) -> Any:
         return self._model if number == 1 else None

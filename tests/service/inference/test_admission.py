@@ -241,13 +241,17 @@ async def test_image_larger_than_the_bound_is_taken_when_it_is_alone() -> None:
         admission.count_pixels(ticket, 1)
 
 
-async def test_body_is_cut_off_at_its_deadline_and_the_error_names_limit_and_stage() -> None:
-    admission, observer = make(timeout_s=0.001)
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.001 s \(request_timeout_s\); .* 'queue'") as failure:
-        await reach(admission, "queue")
-    assert failure.value.extra == {"limit": 0.001, "unit": "seconds", "stage": "queue"}
-    assert observer.events == ["expired in queue"]
-    assert admission.in_flight == 0
+def test_body_is_cut_off_at_its_deadline_and_the_error_names_limit_and_stage() -> None:
+    async def story() -> None:
+        admission, observer = make(timeout_s=0.001)
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.001 s \(request_timeout_s\); .* 'queue'") as failure:
+            await reach(admission, "queue")
+        assert failure.value.extra == {"limit": 0.001, "unit": "seconds", "stage": "queue"}
+        assert observer.events == ["expired in queue"]
+        assert admission.in_flight == 0
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(story())
 
 
 async def test_time_counts_from_the_arrival() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
 
 import pytest
 
@@ -16,23 +13,6 @@ from service.inference.image_queue import BatchRow
 from tests.support.batcher_bench import Bench, Play
 
 POISON = 201
-
-
-class InlineExecutor(Executor):
-    """Does at once what it is given.
-
-    Attributes:
-        jobs: How many those were.
-    """
-
-    def __init__(self) -> None:
-        self.jobs = 0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.jobs += 1
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def value(row: BatchRow) -> float:
@@ -316,48 +296,29 @@ def test_window_ends_when_the_last_one_on_its_way_has_turned_back(play: Play) ->
     play(story)
 
 
-def test_full_batch_is_copied_together_while_the_engine_runs(play: Play) -> None:
-    stacking = InlineExecutor()
-
+def test_full_batch_goes_ahead_to_an_engine_that_takes_two(play: Play) -> None:
     async def story(bench: Bench) -> None:
         first = bench.submit(0)
         await asyncio.sleep(11)
-        assert stacking.jobs == 1
+        assert bench.engine.handed_over == 1
         waiting = [bench.submit(number) for number in (1, 2)]
         await asyncio.sleep(11)
         waiting.append(bench.submit(3))
         await bench.settle()
-        assert (stacking.jobs, bench.batcher.depth) == (1, 3)  # not full: others may still join
+        assert (bench.engine.handed_over, bench.batcher.depth) == (1, 3)  # not full: others may still join
         waiting.append(bench.submit(4))
         await bench.settle()
-        assert (stacking.jobs, bench.batcher.depth) == (2, 0)
+        assert (bench.engine.handed_over, bench.batcher.depth) == (2, 0)
         assert len(bench.engine.batches) == 0
         bench.engine.run()
-        await bench.until_busy()
         bench.engine.run()
         assert [value(await row) for row in (first, *waiting)] == [0, 2, 4, 6, 8]
         assert bench.engine.batches == [[0], [1, 2, 3, 4]]
 
-    play(story, stacking=stacking)
+    play(story, batches_at_once=2)
 
 
-def test_next_batch_goes_to_the_engine_before_the_rows_of_the_last_are_handed_out(play_in_process: Play) -> None:
-    answered: list[int] = []
-
-    async def story(bench: Bench) -> None:
-        first = bench.submit(0)
-        await asyncio.sleep(11)
-        waiting = [bench.submit(number, on_start=lambda: answered.extend(bench.observer.sizes)) for number in range(4)]
-        await bench.settle()
-        bench.engine.run()
-        await bench.run_until_done([first, *waiting])
-        assert bench.observer.sizes == [1, 4]
-        assert answered == []
-
-    play_in_process(story, stacking=InlineExecutor())
-
-
-def test_who_leaves_a_batch_that_was_copied_ahead_never_runs(play: Play) -> None:
+def test_who_leaves_a_batch_that_went_ahead_is_not_waited_for(play: Play) -> None:
     async def story(bench: Bench) -> None:
         bench.submit(0)
         await asyncio.sleep(11)
@@ -365,16 +326,14 @@ def test_who_leaves_a_batch_that_was_copied_ahead_never_runs(play: Play) -> None
         await bench.settle()
         waiting[1].cancel()
         await asyncio.sleep(10)
-        bench.engine.run()
-        await bench.until_busy()
-        bench.engine.run()
-        assert [value(await waiting[index]) for index in (0, 3)] == [2, 8]
         with pytest.raises(DeadlineExceeded):
             await waiting[2]
-        assert bench.engine.batches == [[0], [1, 4]]
-        assert sorted(bench.observer.drops) == ["cancelled", "expired"]
+        bench.engine.run()
+        bench.engine.run()
+        assert [value(await waiting[index]) for index in (0, 3)] == [2, 8]
+        assert bench.engine.batches == [[0], [1, 2, 3, 4]]
 
-    play(story, stacking=InlineExecutor())
+    play(story, batches_at_once=2)
 
 
 def test_never_more_than_one_batch_ahead(play: Play) -> None:
@@ -389,7 +348,7 @@ def test_never_more_than_one_batch_ahead(play: Play) -> None:
         await bench.run_until_done(rows)
         assert bench.engine.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
 
-    play(story, stacking=InlineExecutor())
+    play(story, batches_at_once=2)
 
 
 def test_start_of_an_image_is_told(play_in_process: Play) -> None:
@@ -441,7 +400,7 @@ def test_stuck_engine_that_comes_back_is_used_again(play: Play) -> None:
     play(story, engine_timeout_s=5)
 
 
-def test_batch_that_was_copied_ahead_of_a_stuck_engine_never_runs(play: Play) -> None:
+def test_batch_that_went_ahead_fails_with_the_stuck_engine(play: Play) -> None:
     async def story(bench: Bench) -> None:
         bench.submit(0)
         await asyncio.sleep(11)
@@ -449,12 +408,15 @@ def test_batch_that_was_copied_ahead_of_a_stuck_engine_never_runs(play: Play) ->
         for row in rows:
             with pytest.raises(EngineDown):
                 await row
+        with pytest.raises(EngineDown):
+            await bench.submit(5)
+        bench.engine.run()
         bench.engine.run()
         await bench.settle()
-        assert bench.engine.batches == [[0]]
-        assert bench.observer.drops == ["engine-down"] * 4
+        assert not bench.batcher.down
+        assert bench.batcher.backlog == 0
 
-    play(story, engine_timeout_s=5, stacking=InlineExecutor())
+    play(story, engine_timeout_s=5, batches_at_once=2)
 
 
 def test_engine_that_fails_on_everything_is_down_until_a_trial_passes(play: Play) -> None:
@@ -526,11 +488,11 @@ def test_rows_are_let_go_once_they_are_answered(play_in_process: Play) -> None:
     async def story(bench: Bench) -> None:
         rows = [bench.submit(value) for value in range(4)]
         await bench.run_until_done(rows)
-        batch = weakref.ref(rows[0].result().output.base)
-        assert batch() is not None
+        output = weakref.ref(rows[0].result().output)
+        assert output() is not None
         rows.clear()
         await bench.settle()
-        assert batch() is None
+        assert output() is None
 
     gc.disable()
     try:
@@ -571,23 +533,37 @@ def test_batch_is_no_larger_than_its_deadlines_allow(play: Play) -> None:
     play(story, batch_seconds={1: 2.0, 4: 8.0})
 
 
-def test_an_image_of_a_batch_that_waited_too_long_for_the_engine_is_left_out(play: Play) -> None:
+def test_batch_goes_ahead_without_the_image_that_is_too_late_behind_the_one_that_runs(play: Play) -> None:
     async def story(bench: Bench) -> None:
         bench.submit(0)
         await asyncio.sleep(11)
-        waiting = [bench.submit(number, deadline=30 if number == 3 else 1000) for number in (1, 2, 3, 4)]
+        # The engine is free at 13, and a full batch takes until 19.
+        waiting = [bench.submit(number, deadline=18 if number == 3 else 1000) for number in (1, 2, 3, 4)]
         await bench.settle()
-        await asyncio.sleep(14)
         bench.engine.run()
-        await bench.until_busy()
         bench.engine.run()
         assert [value(await waiting[index]) for index in (0, 1, 3)] == [2, 4, 8]
-        with pytest.raises(DeadlineExceeded):
-            await waiting[2]
         assert bench.engine.batches == [[0], [1, 2, 4]]
-        assert bench.now == 25
 
-    play(story, stacking=InlineExecutor(), batch_seconds={1: 3.0, 4: 6.0})
+    play(story, batches_at_once=2, batch_seconds={1: 3.0, 4: 6.0})
+
+
+def test_of_two_batches_at_once_each_is_timed_from_the_end_of_the_one_before(play: Play) -> None:
+    async def story(bench: Bench) -> None:
+        rows = [bench.submit(number) for number in range(4)]
+        await bench.settle()
+        rows += [bench.submit(number) for number in range(4, 8)]
+        await bench.settle()
+        await asyncio.sleep(4)
+        bench.engine.run()
+        await bench.settle()
+        await asyncio.sleep(4)
+        bench.engine.run()
+        assert [value(await row) for row in rows] == [2 * number for number in range(8)]
+        assert bench.observer.seconds == [4.0, 4.0]
+        assert bench.batcher.seconds_per_image == 1.0
+
+    play(story, batches_at_once=2, clock=lambda: asyncio.get_running_loop().time())
 
 
 def test_a_slow_time_of_the_engine_is_not_believed_for_ever(play: Play) -> None:
@@ -632,4 +608,4 @@ def test_a_batch_that_was_formed_ahead_is_in_the_line(play: Play) -> None:
         assert bench.batcher.depth == 1
         assert bench.batcher.line_s(0) == 3.0 + 10.0 + 4.0
 
-    play(story, stacking=InlineExecutor(), batch_seconds={1: 4.0, 4: 10.0})
+    play(story, batches_at_once=2, batch_seconds={1: 4.0, 4: 10.0})

@@ -12,7 +12,10 @@ def works(*deadlines: float) -> list[Work]:
     loop = asyncio.new_event_loop()
     try:
         image = np.zeros((1, 1, 3), np.uint8)
-        return [Work(image, deadline, 0.0, 0.0, lambda: None, loop.create_future(), None) for deadline in deadlines]
+        output = np.zeros((1, 1, 1), np.float32)
+        return [
+            Work(image, output, deadline, 0.0, 0.0, lambda: None, loop.create_future(), None) for deadline in deadlines
+        ]
     finally:
         loop.close()
 
