@@ -68,13 +68,15 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser) -> Iterator[Visit]:
     """Opens a page, and checks in the end that it met no error and asked no other host.
 
-    Arguments are those of a browser context; ``path`` is relative to the site.
+    Arguments are those of a browser context; ``path`` is relative to the site. Colours change at once: axe would find
+    those of a transition.
     """
     contexts: list[BrowserContext] = []
     surprises: list[str] = []
 
     def visit(site: Site, path: str = "", **options: Any) -> Page:
-        context = browser.new_context(**options)
+        context = browser.new_context(reduced_motion="reduce", **options)
+        context.set_default_timeout(1000 * HANG_S)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: surprises.append(f"error: {error}"))
