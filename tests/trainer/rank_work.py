@@ -1,23 +1,27 @@
-"""Work of ranks: the gradient of a step, and the start of a run; test_distributed.py runs it alone and by torchrun.
+"""Work of ranks, alone and of two together: the gradient of a step, and the start of a run.
 
 Every part draws from a seed of its own, so that none depends on those before it.
 """
 
 from __future__ import annotations
 
-import sys
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.support.forked import fork, wait_all
 from trainer.build import build_state, start_at_principal_directions
 from trainer.config import LossWeights, load_config
-from trainer.distributed import Ranks, joined_ranks, leave, rank_batches
+from trainer.distributed import Ranks, joined_ranks, rank_batches
 from trainer.losses import criterion
 from trainer.model.ecenet import build_model
 from trainer.model.initialisation import stage_covariances
+from trainer.model.timm_loader import import_timm
 from trainer.sync_batchnorm import synchronise_batchnorm
 
 BATCH = 4
@@ -61,7 +65,10 @@ def write_start(path: Path, name: str, ranks: Ranks) -> None:
     torch.save(weights, path)
 
 
-def main(folder: Path, names: list[str]) -> None:
+def write_all(folder: Path, names: Sequence[str], variables: dict[str, str]) -> None:
+    """Do all the work as the rank that these variables describe, or alone without any."""
+    os.environ.update(variables)
+    torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
         rank = f"{ranks.world_size}-{ranks.rank}"
         write_gradient(folder / f"gradient-{rank}.pt", ranks)
@@ -70,6 +77,19 @@ def main(folder: Path, names: list[str]) -> None:
         ranks.wait()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
-    leave(0)
+def write_all_alone_and_by_two(folder: str, names: Sequence[str]) -> list[int]:
+    """Fork one rank alone and two that find each other; gives their exit statuses.
+
+    They are forks, which ``torchrun``'s are not, because the imports take longer than the work.
+    """
+    import_timm()
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    # As torchrun sets them.
+    variables = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    ranks = [{}, *({**variables, "RANK": rank, "LOCAL_RANK": rank} for rank in "01")]
+    return wait_all(*(fork(partial(write_all, Path(folder), names, rank)) for rank in ranks))

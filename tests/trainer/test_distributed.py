@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.forked import fresh
 from tests.support.limits import HANG_S
+from tests.trainer.rank_work import write_all_alone_and_by_two
 from trainer.config import ConfigError
 from trainer.distributed import Ranks, choose_device, default_workers, rank_batches
+from trainer.train import main
 
 CPU = torch.device("cpu")
 STARTED = ("ecenet-lite0", "ecenet-swin-tiny")
@@ -22,12 +25,10 @@ STARTED = ("ecenet-lite0", "ecenet-swin-tiny")
 def torchrun(*command: str) -> None:
     """Run a command as two processes that find each other on a free port of the loopback interface."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run_alone(*launcher, *command)
-
-
-def run_alone(*command: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG_S, check=False)
+    done = subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, env=environment, timeout=HANG_S, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -76,9 +77,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 def rank_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files that one rank alone and two together have written, by part, number of ranks and rank."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = (str(Path(__file__).with_name("rank_work.py")), str(folder), *STARTED)
-    run_alone(sys.executable, *command)
-    torchrun(*command)
+    assert fresh(write_all_alone_and_by_two, str(folder), STARTED) == [0, 0, 0]
     return folder
 
 
@@ -125,9 +124,9 @@ def test_two_ranks_train_and_evaluate_as_one(tiny_camvid: Path, tmp_path: Path) 
         "runtime.report": "false",
     }
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    command = ["-m", "trainer.train", "camvid_lite0", "--data", str(tiny_camvid), *options, "--output"]
-    run_alone(sys.executable, *command, str(tmp_path / "one"))
-    torchrun(*command, str(tmp_path / "two"))
+    arguments = ["camvid_lite0", "--data", str(tiny_camvid), "--threads", "1", *options, "--output"]
+    assert main([*arguments, str(tmp_path / "one")]) == 0
+    torchrun("-m", "trainer.train", *arguments, str(tmp_path / "two"))
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     one, two = ([json.loads(line) for line in lines] for lines in logs)
     assert len(one) == len(two) == 2
