@@ -27,7 +27,7 @@ from service.idle_memory import trim
 from service.imaging.codec import decode
 from service.imaging.system_calls import forbid_system_calls
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
@@ -120,7 +120,9 @@ def _address_space() -> int:
 
 def main() -> None:
     """Serve the connection whose number is the argument, and end with the process that has started this one."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_NAME, b"ecenet decoder", 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)

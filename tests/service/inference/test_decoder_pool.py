@@ -102,4 +102,4 @@ def test_crash_of_the_decoder_is_told_as_such(pool: DecoderPool, caplog: pytest.
 def test_process_gains_no_privileges_and_has_a_filter_of_system_calls(pool: DecoderPool) -> None:
     status = Path(f"/proc/{process_of(pool)}/status").read_text(encoding="ascii")
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
-    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    assert (fields["Name"], fields["NoNewPrivs"], fields["Seccomp"]) == ("ecenet decoder", "1", "2")
