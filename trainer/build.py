@@ -77,6 +77,7 @@ def build_state(
         total_steps=schedule.epochs * steps_per_epoch,
         warmup_steps=int(schedule.warmup_epochs * steps_per_epoch),
         power=schedule.power,
+        fused=ranks.device.type == "cuda",
     )
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
     network = _wrap(model, ranks, compiled=runtime.compile)
@@ -120,12 +121,18 @@ def load_training_state(state: TrainingState, content: dict[str, Any]) -> None:
     training = content["training"]
     state.average.model.load_state_dict(content["weights"])
     state.model.load_state_dict(training["model"])
-    state.optimizer.load_state_dict(training["optimizer"])
+    state.optimizer.load_state_dict(_on_this_device(training["optimizer"], state.optimizer))
     state.scheduler.load_state_dict(training["scheduler"])
     state.scaler.load_state_dict(training["scaler"])
     state.step = training["step"]
     sums = training["epoch_sums"]
     state.epoch_sums.zero_()[: len(sums)] = sums  # an older checkpoint has fewer terms
+
+
+def _on_this_device(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's saved state with this one's way to compute, which is that of the device."""
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    return saved | {"param_groups": [group | {"fused": own.get("fused")} for group, own in pairs]}
 
 
 def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_changes: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,11 @@ from trainer.timing import peak_memory_bytes, time_image, time_steps
 from trainer.training_loop import (
     AugmentedViews,
     Batch,
+    BatchLoader,
     StepSettings,
     StepValues,
     TrainingState,
-    load_batches,
+    epoch_order,
     train_steps,
 )
 
@@ -75,6 +77,7 @@ class Run:
         val: What it is evaluated on.
         state: The network and all that changes with it.
         settings: How a step is done.
+        load: Loads the batches of an epoch.
         steps_per_epoch: Steps of an epoch.
         log: An entry per epoch done.
         best_miou: Highest mIoU on val so far, 0..1.
@@ -88,6 +91,7 @@ class Run:
     val: SegmentationDataset
     state: TrainingState
     settings: StepSettings
+    load: BatchLoader
     steps_per_epoch: int
     log: list[dict[str, Any]] = field(default_factory=list)
     best_miou: float = -1.0
@@ -161,7 +165,7 @@ def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
         read_every(config.runtime.checkpoint_every, ranks.device),
     )
     folder = RunFolder(output, config.runtime.keep_checkpoints)
-    return Run(config, folder, ranks, train_split, val, state, settings, steps)
+    return Run(config, folder, ranks, train_split, val, state, settings, _loader(config, train_split, ranks), steps)
 
 
 def read_every(checkpoint_every: int, device: torch.device) -> int:
@@ -284,13 +288,18 @@ def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:
 
 def _batches(run: Run, epoch: int, part: slice) -> DataLoader[Batch]:
     """Some of the batches of this rank in an epoch."""
-    data, schedule = run.config.data, run.config.schedule
-    views = AugmentedViews(run.train, augmentation(data), schedule.seed, epoch, data.class_mix)
-    batches = rank_batches(views.order(), batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
-    device, workers = run.ranks.device, run.config.runtime.workers
+    schedule = run.config.schedule
+    order = epoch_order(schedule.seed, epoch, len(run.train))
+    batches = rank_batches(order, batch_size=schedule.batch_size, parts=schedule.accumulate, ranks=run.ranks)
+    return run.load(epoch, batches[part])
+
+
+def _loader(config: TrainConfig, dataset: SegmentationDataset, ranks: Ranks) -> BatchLoader:
+    data, workers = config.data, config.runtime.workers
+    views_at = partial(AugmentedViews, dataset, augmentation(data), config.schedule.seed, class_mix=data.class_mix)
     if workers is None:
-        workers = default_workers(device, cpus=available_cpus(), local_ranks=ranks_of_node())
-    return load_batches(views, batches[part], workers, pin_memory=device.type == "cuda")
+        workers = default_workers(ranks.device, cpus=available_cpus(), local_ranks=ranks_of_node())
+    return BatchLoader(views_at, workers, pin_memory=ranks.device.type == "cuda")
 
 
 def _evaluate(run: Run, events: _Events) -> Scores:

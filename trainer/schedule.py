@@ -84,8 +84,12 @@ def build_optimizer(
     power: float,
     layer_decay: float = 1.0,
     classifier_lr_multiple: float | None = None,
+    fused: bool = False,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over ``parameter_groups``, and the scheduler that gives its rates ``lr_factor``.
+
+    With ``fused`` a few kernels take the step of all weights, and leave it out themselves where an fp16 gradient
+    overflowed; otherwise the host waits for the gradient to see that.
 
     Raises:
         ConfigError: Layer decay is asked of a convolutional backbone.
@@ -98,7 +102,7 @@ def build_optimizer(
         layer_decay=layer_decay,
         classifier_lr_multiple=classifier_lr_multiple,
     )
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=fused)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, total_steps=total_steps, warmup_steps=warmup_steps, power=power)
     )

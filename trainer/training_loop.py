@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -76,24 +76,57 @@ class AugmentedViews(Dataset[Batch]):
             view = mix_classes(view, self.augmentation(other, rng), rng)
         return torch.from_numpy(view.image), torch.from_numpy(view.labels)
 
-    def order(self) -> list[int]:
-        """The indices of the epoch in the order that follows from its seed."""
-        indices: list[int] = np.random.default_rng((self.seed, self.epoch)).permutation(len(self)).tolist()
-        return indices
+
+def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
+    """The indices of an epoch of ``count`` images, in the order that follows from the seed."""
+    indices: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    return indices
 
 
-def load_batches(
-    views: AugmentedViews, batches: list[list[int]], workers: int, *, pin_memory: bool = False
-) -> DataLoader[Batch]:
-    """The views of each list of indices as a batch, in turn, prepared by ``workers`` processes, some batches ahead."""
-    return DataLoader(
-        views,
-        batch_sampler=batches,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals,
-    )
+class BatchLoader:
+    """Batches of views, prepared by processes that stay from one epoch to the next."""
+
+    def __init__(self, views_at: Callable[[int], AugmentedViews], workers: int, *, pin_memory: bool = False) -> None:
+        """Prepare; no process starts before the first batch is asked for.
+
+        Args:
+            views_at: Gives the views of an epoch, in each of the processes.
+            workers: Processes, which are ``PREFETCHED`` batches ahead; 0 prepares each batch when it is asked for.
+            pin_memory: Whether batches come in memory that a GPU reads while the host works on.
+        """
+        self._places: list[list[_Place]] = []
+        self._loader: DataLoader[Batch] = DataLoader(
+            _EveryEpoch(views_at),
+            batch_sampler=self._places,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals,
+        )
+
+    def __call__(self, epoch: int, batches: list[list[int]]) -> DataLoader[Batch]:
+        """The views of each list of indices as a batch, in turn; the next call ends this one's."""
+        self._places[:] = [[(epoch, index) for index in batch] for batch in batches]
+        return self._loader
+
+
+_Place = tuple[int, int]
+"""Epoch and index of a view."""
+
+
+class _EveryEpoch(Dataset[Batch]):
+    """Views of all epochs; a place names its epoch, since a process that stays learns of a new one by it alone."""
+
+    def __init__(self, views_at: Callable[[int], AugmentedViews]) -> None:
+        self._views_at = views_at
+        self._views: AugmentedViews | None = None
+
+    def __getitem__(self, place: _Place) -> Batch:
+        epoch, index = place
+        if self._views is None or self._views.epoch != epoch:
+            self._views = self._views_at(epoch)
+        return self._views[index]
 
 
 def _leave_signals(_worker: int) -> None:

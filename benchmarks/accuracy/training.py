@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ from trainer.precision import keep_depthwise_in_float
 from trainer.prediction.pytorch import normalise
 from trainer.run import START_STEPS
 from trainer.schedule import MovingAverage, build_optimizer
-from trainer.training_loop import AugmentedViews, Batch, StepSettings, TrainingState, load_batches, train_steps
+from trainer.training_loop import (
+    AugmentedViews,
+    Batch,
+    BatchLoader,
+    StepSettings,
+    TrainingState,
+    epoch_order,
+    train_steps,
+)
 from trainer.weights.pretrained import load_imagenet_weights
 
 LOGGED = 40
@@ -157,9 +166,9 @@ def epoch_batches(
     dataset: SegmentationDataset, recipe: Recipe, seed: int, epoch: int, part: slice
 ) -> DataLoader[Batch]:
     """Some of the batches of an epoch."""
-    views = AugmentedViews(dataset, recipe.augmentation(), seed, epoch)
-    batches = rank_batches(views.order(), batch_size=recipe.batch_size, parts=1, ranks=ALONE)
-    return load_batches(views, batches[part], workers=0)
+    load = BatchLoader(partial(AugmentedViews, dataset, recipe.augmentation(), seed), workers=0)
+    order = epoch_order(seed, epoch, len(dataset))
+    return load(epoch, rank_batches(order, batch_size=recipe.batch_size, parts=1, ranks=ALONE)[part])
 
 
 def _save(state: TrainingState, curve: Curve, path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
+from trainer.build import build_state
 from trainer.checkpoint import read_checkpoint
+from trainer.config import load_config
 from trainer.datasets import CamVid
+from trainer.distributed import Ranks
 from trainer.model.backbone import SwinBackbone, fused_window_attention
 from trainer.schedule import MovingAverage
 from trainer.train import main
-from trainer.training_loop import AugmentedViews, load_batches
+from trainer.training_loop import AugmentedViews, BatchLoader, StepSettings, train_steps
 from trainer.transforms import Augmentation
 
 DEVICE = "cuda"
@@ -140,9 +145,32 @@ def test_the_average_moves_by_its_formula() -> None:
         torch.testing.assert_close(value, before[name] + 1 - 6 / 15)  # (1 + t) / (10 + t) is less than 0.9
 
 
+def loader(data: Path, workers: int) -> BatchLoader:
+    augmentation = Augmentation((64, 64), (64, 64), (1.0, 1.0), 0.0, 0.0)
+    return BatchLoader(partial(AugmentedViews, CamVid(data, "train"), augmentation, 0), workers, pin_memory=True)
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_the_host_waits_for_the_gpu_once_a_read(precision: str, data: Path) -> None:
+    """PyTorch warns of each operation that waits; one reads the values of all four steps."""
+    config = load_config(Path("camvid_lite0"), ["model.pretrained=none", f"schedule.precision={precision}"])
+    ranks = Ranks(0, 1, torch.device(DEVICE, 0))
+    state = build_state(config, 11, steps_per_epoch=4, ranks=ranks, precision=precision)
+    settings = StepSettings(config.loss, precision=precision, read_every=4)
+    batch = next(iter(loader(data, 0)(0, [[0, 1, 2, 3]])))
+    list(train_steps(state, [batch] * 4, settings, ranks))  # the first steps allocate
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            assert len(list(train_steps(state, [batch] * 4, settings, ranks))) == 1
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in caught if "synchronizing CUDA operation" in str(each.message)]) <= 1
+
+
 def test_batches_come_in_pinned_memory(data: Path) -> None:
-    views = AugmentedViews(CamVid(data, "train"), Augmentation((64, 64), (64, 64), (1.0, 1.0), 0.0, 0.0), 0, 0)
-    (batch,) = load_batches(views, [[0, 1]], 1, pin_memory=True)
+    (batch,) = loader(data, 1)(0, [[0, 1]])
     assert all(tensor.is_pinned() for tensor in batch)
     moved = batch[0].to(DEVICE, non_blocking=True)
     assert torch.equal(moved.cpu(), batch[0])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import LossWeights
 from trainer.datasets import CamVid
+from trainer.datasets.base import Sample
 from trainer.distributed import Ranks, rank_batches
 from trainer.losses import Losses
 from trainer.model.ecenet import ECENet
@@ -25,10 +29,11 @@ from trainer.schedule import MovingAverage
 from trainer.training_loop import (
     AugmentedViews,
     Batch,
+    BatchLoader,
     DivergedError,
     StepSettings,
     TrainingState,
-    load_batches,
+    epoch_order,
     train_steps,
 )
 from trainer.transforms import Augmentation
@@ -55,7 +60,7 @@ def weight_of(model: ECENet) -> torch.Tensor:
 
 
 def batch_of(dataset: CamVid, indices: list[int], augmentation: Augmentation = VIEW, workers: int = 0) -> Batch:
-    (batch,) = load_batches(AugmentedViews(dataset, augmentation, 0, 0), [indices], workers)
+    (batch,) = BatchLoader(partial(AugmentedViews, dataset, augmentation, 0), workers)(0, [indices])
     return batch
 
 
@@ -89,15 +94,54 @@ def test_batches_follow_from_seed_and_epoch(workers: int, tiny_camvid: Path) -> 
     augmentation = Augmentation((48, 64), (32, 32), (0.5, 2.0), 0.4)
 
     def images(seed: int, epoch: int, workers: int) -> torch.Tensor:
-        views = AugmentedViews(dataset, augmentation, seed, epoch)
-        batches = rank_batches(views.order(), batch_size=3, parts=1, ranks=ALONE)
-        return torch.cat([image for image, _ in load_batches(views, batches, workers)])
+        load = BatchLoader(partial(AugmentedViews, dataset, augmentation, seed), workers)
+        batches = rank_batches(epoch_order(seed, epoch, len(dataset)), batch_size=3, parts=1, ranks=ALONE)
+        return torch.cat([image for image, _ in load(epoch, batches)])
 
     first = images(0, 1, workers)
     assert first.shape == (6, 32, 32, 3)  # the last two of eight make no batch
     assert torch.equal(first, images(0, 1, 0))
     assert not torch.equal(first, images(0, 2, 0))
     assert not torch.equal(first, images(1, 1, 0))
+
+
+class Numbered:
+    """A dataset whose image is the number of the process that reads it, and whose views tell their epoch."""
+
+    def __init__(self, dataset: CamVid) -> None:
+        self.name, self.classes, self.pairs = dataset.name, dataset.classes, dataset.pairs
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        number = np.full((48, 64), os.getpid(), np.int32)
+        return Sample(
+            np.ascontiguousarray(number.view(np.uint8).reshape(48, 64, 4)[..., :3]), np.zeros((48, 64), np.uint8)
+        )
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        return self[index].labels
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_processes_that_prepare_views_stay_from_epoch_to_epoch(workers: int, tiny_camvid: Path) -> None:
+    """Also where an epoch is left before its end."""
+    load = BatchLoader(partial(AugmentedViews, Numbered(CamVid(tiny_camvid, "train")), VIEW, 0), workers)
+    first = {tuple(image[0, 0, 0].tolist()) for image, _ in load(0, [[0], [1], [2], [3]])}
+    next(iter(load(1, [[0], [1], [2], [3]])))
+    second = [tuple(image[0, 0, 0].tolist()) for image, _ in load(2, [[3], [2]])]
+    assert len(first) == workers
+    assert len(second) == 2
+    assert set(second) <= first
+
+
+def test_a_process_that_stays_gives_the_views_of_each_epoch(tiny_camvid: Path) -> None:
+    dataset, augmentation = CamVid(tiny_camvid, "train"), Augmentation((48, 64), (32, 32), (0.5, 2.0), 0.4)
+    stays, alone = (BatchLoader(partial(AugmentedViews, dataset, augmentation, 0), workers) for workers in (1, 0))
+    for epoch in (0, 1, 0):
+        (found,), (expected,) = (list(load(epoch, [[0, 1]])) for load in (stays, alone))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(("class_mix", "least", "most"), [(0.0, 0, 0), (0.5, 4, 5), (1.0, 7, 8)])
@@ -230,6 +274,25 @@ def test_steps_wait_for_the_gpu_only_to_read(
     with HostSyncs() as syncs:
         assert len(list(train_steps(state, [batch] * 4, settings, ALONE))) == reads
     assert syncs.found == []
+
+
+@pytest.mark.parametrize(("fused", "waits"), [(True, False), (False, True)])
+def test_a_scaled_gradient_is_checked_where_it_is(
+    fused: bool, waits: bool, tiny_model: ECENet, tiny_camvid: Path
+) -> None:
+    """An optimiser of one kernel leaves an overflown step out itself; the other one's host asks before each step."""
+    batch = batch_of(CamVid(tiny_camvid, "val"), [0, 1])
+    state = state_of(tiny_model, optimizer_class=partial(torch.optim.AdamW, fused=fused, foreach=False))
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    factors = iter([1.0, float("inf"), float("inf"), float("inf")])
+    tiny_model.decode_head.classifier.weight.register_hook(lambda gradient: gradient * next(factors))
+    settings = StepSettings(LossWeights(), read_every=4)
+    with HostSyncs() as syncs:
+        (steps,) = train_steps(state, [batch] * 4, settings, ALONE)
+    assert bool(syncs.found) == waits
+    assert np.isfinite([values.norm for values in steps]).tolist() == [True, False, False, False]
+    assert state.scaler.get_scale() == 2.0**13
+    assert all(torch.isfinite(value).all() for value in tiny_model.state_dict().values())
 
 
 def test_operations_that_wait_are_seen() -> None:
