@@ -65,6 +65,11 @@ def choose_graph(manifest: Manifest, runtime: RuntimeName, precision: PrecisionN
     return candidate_graphs(manifest, runtime, precision, size)[0]
 
 
+def smallest_size(manifest: Manifest) -> Size:
+    """(height, width) of the graphs with the fewest pixels."""
+    return min((graph.input_size for graph in manifest.graphs), key=lambda size: size[0] * size[1])
+
+
 def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | None:
     """The reason why a runtime cannot compute in a precision, or None."""
     if precision == "bf16" and runtime != "openvino":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.engines.base import Engine
-from service.engines.choice import measured_precisions
+from service.engines.choice import measured_precisions, smallest_size
 from service.engines.choice_memory import choice_key, read_trials, write_trials
 from service.engines.create import build_if_wanted, create_engine, is_decided, obstacles
 from service.engines.options import EngineOptions
@@ -64,7 +64,7 @@ def open_engine(
     Raises:
         EngineError: See ``create_engine``; or nothing at hand can serve.
     """
-    options = build_if_wanted(model_dir, manifest, _with_cache(options))
+    options = build_if_wanted(model_dir, manifest, _completed(options, manifest))
     choice = measured_choice(model_dir, manifest, options, measure=measure)
     if choice is None:
         return create_engine(model_dir, manifest, options)
@@ -80,7 +80,7 @@ def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) 
     Raises:
         EngineError: See ``open_engine``.
     """
-    options = build_if_wanted(model_dir, manifest, _with_cache(options))
+    options = build_if_wanted(model_dir, manifest, _completed(options, manifest))
     choice = measured_choice(model_dir, manifest, options)
     head = f"{manifest.name} {manifest.version} on {processor()}, {options.num_threads} threads"
     if choice is None:
@@ -179,8 +179,10 @@ def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> E
     return replace(options, engine=candidate.runtime, precision=candidate.precision, num_streams=num_streams)
 
 
-def _with_cache(options: EngineOptions) -> EngineOptions:
-    return replace(options, cache_dir=options.cache_dir or _state("openvino"))
+def _completed(options: EngineOptions, manifest: Manifest) -> EngineOptions:
+    """The options with the input size that ``speed`` stands for, and a folder of compiled graphs."""
+    size = smallest_size(manifest) if options.speed and options.input_size is None else options.input_size
+    return replace(options, input_size=size, cache_dir=options.cache_dir or _state("openvino"))
 
 
 def _state(name: str) -> Path | None:

@@ -18,6 +18,7 @@ class EngineOptions:
         engine: The runtime; ``auto`` takes the fastest that can be used.
         precision: Arithmetic of the graph; ``auto`` takes the fastest that was exported.
         input_size: (height, width) of the graph in pixels; None for the first of the model.
+        speed: Whether None is the model's smallest input size in place of its first; for ``open_engine``.
         num_threads: CPU threads of all runs together.
         num_streams: Runs at once on a CPU, each with its share of the threads; an image alone gets all of them.
         max_batch_size: Images of one run at the most; None for what the runtime and the graph allow.
@@ -32,6 +33,7 @@ class EngineOptions:
     engine: EngineName = "auto"
     precision: PrecisionName = "auto"
     input_size: Size | None = None
+    speed: bool = False
     num_threads: int = field(default_factory=available_cpus)
     num_streams: int = 1
     max_batch_size: int | None = None

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engines import choice_memory, create
+from service.engines import measured_choice as choices
 from service.engines.base import Engine, EngineError, Rows
 from service.engines.measured_choice import explain_engine, measured_choice, open_engine
 from service.engines.options import EngineOptions
@@ -23,6 +24,7 @@ from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.engine_store import STATE_VARIABLE
 from service.model_directory.golden import make_golden, write_golden
 from service.model_directory.manifest import FileInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
+from service.model_directory.sizes import Size
 from tests.support.brightness_model import Infer
 
 OPTIONS = EngineOptions(num_threads=2, num_streams=2, measure=True)
@@ -213,6 +215,18 @@ def test_streams_of_a_single_candidate_are_measured_too(
             tiny_model_dir, read_manifest(tiny_model_dir), options, measure=lambda _: Timing(2.0, 1.0, 2)
         )
         assert (engine.name, concurrent_runs(engine)) == ("onnxruntime", streams)
+
+
+def test_speed_serves_the_smallest_input_of_the_model(
+    state: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(64, 96), (32, 64), (64, 64)]
+    several = replace(manifest, graphs=tuple(replace(manifest.graph, input_size=size) for size in sizes))
+    opened: list[Size | None] = []
+    monkeypatch.setattr(choices, "create_engine", lambda *arguments: opened.append(arguments[2].input_size))
+    for options in (EngineOptions(), EngineOptions(speed=True), EngineOptions(speed=True, input_size=(64, 64))):
+        open_engine(tmp_path, several, options)
+    assert opened == [None, (32, 64), (64, 64)]
 
 
 def test_the_explanation_has_the_processor_and_an_arrow(tiny_model_dir: Path, state: Path) -> None:
