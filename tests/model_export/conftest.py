@@ -15,6 +15,7 @@ from trainer.datasets import CAMVID_CLASSES
 from trainer.model.ecenet import build_model
 
 SIZE = (72, 90)  # divides by neither 32 nor the pooling grids
+LABELS_SIZE = (32, 96)
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +57,11 @@ def exported_dir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def labels_dir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As ``exported_dir``, float32 labels at image size."""
+    """As ``exported_dir``, float32 labels of the pixels of 32x96."""
+    options = ["--size", "32x96", "--output", "labels", "--count", "2"]
 
     def export(folder: Path) -> None:
-        assert main(["onnx", str(checkpoint), "-o", str(folder / "labels"), "--output", "labels", "--count", "2"]) == 0
+        assert main(["onnx", str(checkpoint), "-o", str(folder / "labels"), *options]) == 0
 
     return made_once(tmp_path_factory, "exported-labels", export) / "labels"
 

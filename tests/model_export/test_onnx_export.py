@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -16,18 +17,19 @@ from onnx import TensorProto, helper
 
 from model_export import onnx_export
 from model_export.__main__ import main
+from model_export.exportable import Exportable
 from model_export.images import generated_images
 from model_export.onnx_export import GraphForms, ModelFacts, export_onnx
-from model_export.trace import ExportError, trace
+from model_export.trace import ExportError
 from service.imaging.label_map import label_map
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
+from tests.model_export.conftest import LABELS_SIZE, SIZE
 from trainer.datasets import CAMVID_CLASSES
+from trainer.model.ecenet import ECENet
 from trainer.weights.import_command import main as import_checkpoint
 from trainer.weights.network import load_model
-
-SIZE = (72, 90)
 
 
 def run_graph(path: Path, images: np.ndarray) -> np.ndarray:
@@ -35,8 +37,8 @@ def run_graph(path: Path, images: np.ndarray) -> np.ndarray:
     return np.asarray(rows)
 
 
-def labels_at_cells(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph of logits with their labels as its output."""
+def cells_of_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph of logits with the labels of their cells as its output."""
     (logits,) = model.graph.output
     batch, _, rows, columns = (side.dim_param or side.dim_value for side in logits.type.tensor_type.shape.dim)
     labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, [batch, rows, columns])
@@ -47,6 +49,19 @@ def labels_at_cells(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     )
     model.graph.output[0].CopyFrom(labels)
+    return model
+
+
+def cells_of_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph of labels at the image's size with those of the logits' cells as its output."""
+    (argmax,) = [node for node in model.graph.node if node.op_type == "ArgMax"]
+    (resize,) = [node for node in model.graph.node if argmax.input[0] in node.output]
+    assert resize.op_type == "Resize"
+    argmax.input[0] = resize.input[0]
+    model.graph.node.remove(resize)
+    del model.graph.value_info[:]
+    _, rows, columns = model.graph.output[0].type.tensor_type.shape.dim
+    rows.dim_value, columns.dim_value = rows.dim_value // 4, columns.dim_value // 4
     return model
 
 
@@ -106,31 +121,44 @@ def test_half_precision_keeps_input_output_and_labels(checkpoint: Path, exported
 
 def test_labels_of_the_graph_are_those_of_the_service(checkpoint: Path, labels_dir: Path) -> None:
     (graph,) = read_manifest(labels_dir).graphs
-    assert (graph.output, graph.output_stride, graph.output_size) == ("labels", 1, SIZE)
-    images = np.stack(generated_images(SIZE, 2, seed=5))
+    assert (graph.output, graph.output_stride, graph.output_size) == ("labels", 1, LABELS_SIZE)
+    images = np.stack(generated_images(LABELS_SIZE, 2, seed=5))
     labels = run_graph(labels_dir / graph.file, images)
-    assert (labels.dtype, labels.shape) == (np.uint8, (2, *SIZE))
-    expected = np.stack([label_map(row, SIZE) for row in logits_of(checkpoint, images)])
+    assert (labels.dtype, labels.shape) == (np.uint8, (2, *LABELS_SIZE))
+    expected = np.stack([label_map(row, LABELS_SIZE) for row in logits_of(checkpoint, images)])
     assert (labels == expected).mean() >= 0.999
-    golden = read_golden(labels_dir, read_manifest(labels_dir), SIZE)
+    golden = read_golden(labels_dir, read_manifest(labels_dir), LABELS_SIZE)
     assert golden.agreement(run_graph(labels_dir / graph.file, golden.images), graph, [0, 1]).equal_labels >= 0.999
 
 
+def test_labels_at_the_cells_are_those_of_the_largest_logits(checkpoint: Path) -> None:
+    images = torch.from_numpy(np.stack(generated_images(LABELS_SIZE, 2, seed=5)))
+    with torch.no_grad():
+        labels = Exportable(cast(ECENet, load_model(checkpoint)), labels_stride=4)(images).numpy()
+    assert (labels.dtype, labels.shape) == (np.uint8, (2, 8, 24))
+    assert np.array_equal(labels, logits_of(checkpoint, images.numpy()).argmax(1))
+
+
 def test_several_sizes_lie_in_one_directory(
+    *,
     checkpoint: Path,
     exported_dir: Path,
+    labels_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One of the two graphs is made of one that is there: tracing takes most of the time."""
-    traced = labels_at_cells(onnx.load(exported_dir / "model.onnx"))
-    monkeypatch.setattr(onnx_export, "trace", lambda part, size: traced if size == SIZE else trace(part, size))
+    """Their graphs are made of two that are there: tracing takes most of the time."""
+    traced = {
+        SIZE: cells_of_logits(onnx.load(exported_dir / "model.onnx")),
+        LABELS_SIZE: cells_of_pixels(onnx.load(labels_dir / "model.onnx")),
+    }
+    monkeypatch.setattr(onnx_export, "trace", lambda _, size: traced[size])
     options = ["--size", "72x90", "--size", "32x96", "--output", "labels", "--labels-at", "cells", "--count", "1"]
     assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "two"), *options]) == 0
     manifest = read_manifest(tmp_path / "two")
     assert [graph.file for graph in manifest.graphs] == ["model.onnx", "model-32x96-fp32.onnx"]
-    for graph, size in zip(manifest.graphs, [SIZE, (32, 96)], strict=True):
+    for graph, size in zip(manifest.graphs, traced, strict=True):
         assert (graph.input_size, graph.output, graph.output_stride) == (size, "labels", 4)
         golden = read_golden(tmp_path / "two", manifest, size)
         assert golden.images.shape == (1, *size, 3)
