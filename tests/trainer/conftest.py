@@ -9,14 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.tiny_network import TINY
-from trainer.model.ecenet import ECENet
+from tests.support.tiny_network import TINY, TINY_SIZES
+from trainer.model.ecenet import NAMED_SIZES, ECENet
 
 
 @pytest.fixture
 def tiny_model() -> ECENet:
     torch.manual_seed(0)
     return ECENet(TINY)
+
+
+@pytest.fixture
+def tiny_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that name a size train a tiny network."""
+    for name, config in TINY_SIZES.items():
+        monkeypatch.setitem(NAMED_SIZES, name, config)
 
 
 @pytest.fixture

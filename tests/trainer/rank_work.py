@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.forked import fork, wait_all
+from tests.support.tiny_network import shrink
 from trainer.build import build_state, start_at_principal_directions
 from trainer.config import LossWeights, load_config
 from trainer.distributed import Ranks, joined_ranks, rank_batches
@@ -69,6 +70,7 @@ def write_all(folder: Path, names: Sequence[str], variables: dict[str, str]) -> 
     """Do all the work as the rank that these variables describe, or alone without any."""
     os.environ.update(variables)
     torch.set_num_threads(1)
+    shrink()
     with joined_ranks("cpu") as ranks:
         rank = f"{ranks.world_size}-{ranks.rank}"
         write_gradient(folder / f"gradient-{rank}.pt", ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from PIL import Image
 
 import trainer
 from tests.support.limits import HANG_S
+from tests.support.tiny_network import shrink
 from trainer import load_model
 from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.config import load_config
@@ -27,6 +29,8 @@ from trainer.metrics import Counts
 from trainer.progress import Progress
 from trainer.run import train
 from trainer.train import main
+
+pytestmark = pytest.mark.usefixtures("tiny_sizes")
 
 SMALL = {
     "model.pretrained": "none",
@@ -48,9 +52,18 @@ def arguments(data: Path, output: Path, *extra: str, **changes: str) -> list[str
     return ["camvid_lite0", "--data", str(data), "--output", str(output), "--threads", "1", *options, *extra]
 
 
+PROGRAM = """
+from tests.support.tiny_network import shrink
+from trainer.distributed import leave
+from trainer.train import main
+shrink()
+leave(main())
+"""
+
+
 def start(data: Path, output: Path, **changes: str) -> subprocess.Popen[str]:
     """A run in a process, and a group, of its own."""
-    command = [sys.executable, "-m", "trainer.train", *arguments(data, output, **changes)]
+    command = [sys.executable, "-c", PROGRAM, *arguments(data, output, **changes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
@@ -61,6 +74,26 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.005)
+
+
+def signal_at(step: int, number: int, patch: pytest.MonkeyPatch) -> None:
+    """Have this process get a signal when it has counted so many steps."""
+    count, steps = Progress.__call__, itertools.count(1)
+
+    def counted(self: Progress, *values: object) -> None:
+        count(self, *values)  # type: ignore[arg-type]
+        if next(steps) == step:
+            signal.raise_signal(number)
+
+    patch.setattr(Progress, "__call__", counted)
+
+
+def train_until_killed(options: list[str], step: int) -> None:
+    """Train in this process, which a step kills."""
+    shrink()
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(step, signal.SIGKILL, patch)
+        main(options)
 
 
 def assert_equal_weights(first: Path, second: Path) -> None:
@@ -79,13 +112,11 @@ def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(tiny_camvid: Pat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(arguments(tiny_camvid, whole, runtime__keep_checkpoints="9")) == 0
 
-    process = start(tiny_camvid, parts, runtime__checkpoint_every="3")
-    wait_for(parts / "step-00000003.pt", process)  # an epoch has four steps
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert read_entries(parts / "last.pt")["steps_done"] < 8
-    assert not list(parts.glob("step-00000008.pt"))
+    options = arguments(tiny_camvid, parts, runtime__checkpoint_every="3")
+    killed = f"from tests.trainer.test_train import train_until_killed; train_until_killed({options}, 5)"
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    assert (parts / "step-00000003.pt").exists()  # an epoch has four steps
+    assert read_entries(parts / "last.pt")["steps_done"] < 5
 
     torch.manual_seed(99)
     (parts / "log.jsonl").unlink(missing_ok=True)  # as if killed between checkpoint and log
@@ -121,15 +152,8 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     every = {"runtime__evaluate_every": "1"}
     assert main(arguments(tiny_camvid, whole, **every)) == 0
-    count = Progress.__call__
-
-    def terminated(self: Progress, *values: object) -> None:
-        count(self, *values)  # type: ignore[arg-type]
-        if self._done == step:
-            signal.raise_signal(number)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "__call__", terminated)
+        signal_at(step, number, patch)
         assert main(arguments(tiny_camvid, parts, **every)) == 128 + number
     assert read_entries(parts / "last.pt")["steps_done"] == step
     assert len(read_log(parts)) == step // 4
@@ -159,15 +183,8 @@ def test_a_run_of_mixed_sources_resumes_to_the_weights_of_an_unbroken_one(
     assert run(whole) == 0
     assert read_entries(whole / "best.pt")["train_images"] == 8 + 4
     assert read_entries(whole / "best.pt")["dataset"] == "camvid"
-    count = Progress.__call__
-
-    def terminated(self: Progress, *values: object) -> None:
-        count(self, *values)  # type: ignore[arg-type]
-        if self._done == 8:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "__call__", terminated)
+        signal_at(8, signal.SIGTERM, patch)
         assert run(parts) == 128 + signal.SIGTERM
     assert run(parts, "--resume") == 0
     assert_equal_weights(whole / "last.pt", parts / "last.pt")
@@ -299,11 +316,9 @@ def test_a_changed_configuration_is_told_before_anything_is_written(
 def test_a_full_disk_ends_the_run_and_keeps_what_is_there(tiny_camvid: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(arguments(tiny_camvid, run, schedule__epochs="1")) == 0
-    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
-    call = (
-        f"from trainer.train import main; sys.exit(main({arguments(tiny_camvid, run, '--resume', '--accept-changes')}))"
-    )
-    done = subprocess.run([sys.executable, "-c", limit + call], capture_output=True, text=True, check=False)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    command = [sys.executable, "-c", limit + PROGRAM, *arguments(tiny_camvid, run, "--resume", "--accept-changes")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "step-00000008.pt cannot be written" in done.stderr or "best.pt cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
