@@ -42,8 +42,9 @@ def test_counts_that_do_not_add_up_are_told(seen: soak.Account, text: str, mista
 
 
 def test_growth_counts_from_the_second_tenth() -> None:
-    samples = {0: [10.0], 1: [100.0, 101.0, 300.0], 5: [150.0], 9: [111.1], 10: [500.0]}
-    assert soak.growth(samples) == pytest.approx(0.1)
+    samples = {0: [10.0], 1: [100.0, 101.0, 300.0], 5: [150.0], 9: [180.0, 111.0, 202.0], 10: [500.0]}
+    assert soak.growth(samples) == pytest.approx(0.11)
+    assert soak.growth(samples, max) == pytest.approx(202 / 300 - 1)
 
 
 def test_a_label_is_that_of_all_pixels() -> None:
