@@ -4,6 +4,7 @@ SERVE_VENV ?= .venv
 DEV_VENV ?= .venv-dev
 GPU_VENV ?= .venv-gpu
 TRAIN_VENV ?= .venv-train
+TOOLS_VENV ?= .venv-tools
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 NVIDIA_INDEX ?= https://pypi.nvidia.com
@@ -94,10 +95,17 @@ soak: $(DEV_VENV)/.installed  ## good, bad, slow and leaving clients; ARGS="--re
 chaos: $(DEV_VENV)/.installed  ## faults of processes, signals, handles and the log; ARGS="--faults 100 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.chaos $(ARGS)
 
+.PHONY: sbom audit
+sbom: $(TOOLS_VENV)/.installed  ## bills of material of the images, CycloneDX, in build/sbom
+	docker/sbom $(TOOLS_VENV)/bin build/sbom
+
+audit: $(TOOLS_VENV)/.installed  ## known weaknesses of the images' packages; a stored database: ARGS="--database all.zip"
+	PATH=$(abspath $(TOOLS_VENV)/bin):$$PATH $(TOOLS_VENV)/bin/python docker/audit_locks.py $(ARGS)
+
 train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.6 GB
 
 clean:  ## remove the environments and what was built
-	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) build dist *.egg-info service/imaging/_native.so
+	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) $(TOOLS_VENV) build dist *.egg-info service/imaging/_native.so
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
@@ -116,6 +124,11 @@ $(TRAIN_VENV)/.installed: $(SOURCES)
 	$(TRAIN_VENV)/bin/$(PIP_INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null \
 	  || $(TRAIN_VENV)/bin/$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
 	$(TRAIN_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[export,cpu]'
+	@touch $@
+
+$(TOOLS_VENV)/.installed: docker/requirements.tools.lock
+	$(call make_venv,$(TOOLS_VENV))
+	$(TOOLS_VENV)/bin/$(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
 # PyTorch's CPU build: a wheel at hand, else the project's own index. torchvision comes along for timm.
