@@ -7,8 +7,8 @@ exit status is 1 if an answer is wrong, if ``/metrics`` does not have every requ
 or if the memory that all processes hold grows by 3% or more between the second tenth of the requests and the last.
 
 Memory is the sum of the processes' proportional shares: private pages, and what is shared once. What they hold is the
-least of a tenth: beside it there is what images at work take, and what they have left until the next trim. A process that
-decodes unusual images starts with the first of them and stays, with 20 MiB; so they come first, until all have begun.
+least of a tenth: beside it there is what images at work take, and what they have left until the next trim. A process
+that decodes unusual images starts with the first of them and stays, with 20 MiB; so these come first, until all run.
 """
 
 from __future__ import annotations
