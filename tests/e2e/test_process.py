@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from service.model_directory.manifest import GRAPH_NAME, GraphInfo, Manifest, file_sha256, write_manifest
+from tests.support import plain_http
 from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 
@@ -54,13 +55,13 @@ class Process:
         self.popen.stdin.flush()
 
     def until_unready(self) -> None:
-        while httpx.get(self.url + "/readyz").status_code != 503:
+        while plain_http.get(self.url + "/readyz").status_code != 503:
             pass
 
     def until_metric(self, series: str, value: int) -> None:
         name, _, labels = series.partition("{")
         line = re.compile(rf"^{name}\b.*{re.escape(labels.rstrip('}'))}.* {value}\.0$", re.MULTILINE)
-        while not line.search(httpx.get(self.url + "/metrics").text):
+        while not line.search(plain_http.get(self.url + "/metrics").text):
             pass
 
     def until_in_flight(self, count: int) -> None:
@@ -76,7 +77,7 @@ class Process:
         return client
 
     def segment(self, data: bytes) -> httpx.Response:
-        return httpx.post(self.url + "/segment", files={"file": ("photo.png", data)}, timeout=HANG_S)
+        return plain_http.post(self.url + "/segment", files={"file": ("photo.png", data)})
 
 
 @contextmanager
@@ -99,7 +100,7 @@ def failing(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def gated() -> Iterator[Process]:
-    with running(GATED, "--drain-delay-s", "1") as process:
+    with running(GATED, "--drain-delay-s", "3") as process:
         yield process
 
 
@@ -167,7 +168,7 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
     first = background(gated.segment, png())
     assert gated.line() == "batch 1"
     clients = [gated.send(png()) for _ in range(60)]
-    gated.until_metric("ecenet_queue_depth", 52)  # a batch of 8 is prepared
+    gated.until_metric("ecenet_queue_depth", 60)
     for client in clients:
         client.close()
     gated.until_in_flight(1)
@@ -176,7 +177,7 @@ def test_work_of_sixty_clients_that_hang_up_is_dropped(
     gated.release(2)
     assert (first.result().status_code, good.result().status_code) == (200, 200)
     assert gated.line() == "batch 1"
-    metrics = httpx.get(gated.url + "/metrics").text
+    metrics = plain_http.get(gated.url + "/metrics").text
     assert 'ecenet_requests_cancelled_total{stage="queue"} 60.0\n' in metrics
     assert 'ecenet_images_dropped_total{model="gated",reason="cancelled"} 60.0\n' in metrics
     assert 'ecenet_batch_size_sum{model="gated"} 2.0\n' in metrics
@@ -220,14 +221,14 @@ def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
         requests = [background(process.segment, png()) for _ in range(3)]
         for request in requests:
             assert (request.result().status_code, request.result().json()["type"]) == (503, "engine-down")
-        assert time.monotonic() - started < 10
-        answer = httpx.get(process.url + "/readyz")
+        assert time.monotonic() - started < 30
+        answer = plain_http.get(process.url + "/readyz")
         assert (answer.status_code, answer.json()["type"]) == (503, "engine-down")
-        assert httpx.get(process.url + "/healthz").status_code == 200  # the supervisor mends it
+        assert plain_http.get(process.url + "/healthz").status_code == 200  # the supervisor mends it
         assert process.segment(png()).status_code == 503
         assert process.popen.poll() is None
         process.release(2)
-        while httpx.get(process.url + "/readyz").status_code == 503:
+        while plain_http.get(process.url + "/readyz").status_code == 503:
             pass
         assert process.segment(png()).status_code == 200
         process.popen.send_signal(signal.SIGTERM)
@@ -251,7 +252,7 @@ def child(process: subprocess.Popen[bytes]) -> int:
 def test_process_1_of_a_container_drains_on_sigterm(
     png: Png, background: Callable[..., Future[httpx.Response]]
 ) -> None:
-    with running(GATED, "--drain-delay-s", "1", runner=namespace()) as process:
+    with running(GATED, "--drain-delay-s", "3", runner=namespace()) as process:
         inside = background(process.segment, png())
         assert process.line() == "batch 1"
         service = child(process.popen)

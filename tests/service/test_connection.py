@@ -73,14 +73,17 @@ async def send_zeros(writer: asyncio.StreamWriter, num_bytes: int) -> None:
         await writer.drain()
 
 
-async def unread_answer(port: int, pause_s: float) -> int:
-    """The length of a large answer of which nothing is read for a while."""
+async def unread_answer(port: int, begins: asyncio.Event, reading: asyncio.Event) -> int:
+    """The length of a large answer: sets ``begins`` when it arrives, and reads it when ``reading`` is set."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setblocking(False)
     loop = asyncio.get_running_loop()
     with connection:
         await loop.sock_sendall(connection, REQUEST)
-        await asyncio.sleep(pause_s)
+        loop.add_reader(connection, begins.set)
+        await begins.wait()
+        loop.remove_reader(connection)
+        await reading.wait()
         answer = bytearray()
         while b"\r\n\r\n" not in answer or len(answer) < answer.index(b"\r\n\r\n") + 4 + LARGE:
             part = await loop.sock_recv(connection, 1 << 20)
@@ -166,21 +169,23 @@ async def test_trailers_without_end_close_the_connection() -> None:
 
 @pytest.mark.anyio
 async def test_headers_that_do_not_arrive_in_time_are_answered_408() -> None:
-    async with served(ConnectionLimits(100, 100, header_timeout_s=0.05)) as (port, refused):
-        answer = await answer_to(port, REQUEST[:-2])
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"did not arrive within 0.05 s" in answer
-        assert await answer_to(port, b"") == b""
-        assert (await answer_to(port, REQUEST + b"GET /")).count(b"HTTP/1.1") == 2  # 200, and 408 for the second
+    async with served(ConnectionLimits(100, 100, header_timeout_s=0.5)) as (port, refused):
+        half, nothing, second = await asyncio.gather(
+            *(answer_to(port, data) for data in (REQUEST[:-2], b"", REQUEST + b"GET /"))
+        )
+        assert half.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive within 0.5 s" in half
+        assert nothing == b""
+        assert second.count(b"HTTP/1.1") == 2  # 200, and 408 for the second
         assert refused == ["header_timeout"] * 3
 
 
 @pytest.mark.anyio
 async def test_a_slow_body_is_no_slow_header() -> None:
-    async with served(ConnectionLimits(100, 100, header_timeout_s=0.05)) as (port, refused):
+    async with served(ConnectionLimits(100, 100, header_timeout_s=0.5)) as (port, refused):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\na")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.6)
         writer.write(b"b")
         assert (await reader.read()).endswith(b"\r\n\r\n2")
         assert refused == []
@@ -289,8 +294,13 @@ async def test_a_connection_goes_on_behind_a_small_refused_body() -> None:
 async def test_an_answer_that_nobody_reads_is_given_up() -> None:
     limits = ConnectionLimits(100, 100, 30, transfer_grace_s=0.05)
     async with served(limits, large_answer) as (port, refused):
+        begins, given_up = asyncio.Event(), asyncio.Event()
+        answer = asyncio.create_task(unread_answer(port, begins, given_up))
+        while not refused:  # noqa: ASYNC110  a refusal tells nobody
+            await asyncio.sleep(0.001)
+        given_up.set()
         with pytest.raises(ConnectionError):
-            await unread_answer(port, 0.5)
+            await answer
         assert refused == ["slow_answer"]
 
 
@@ -298,9 +308,12 @@ async def test_an_answer_that_nobody_reads_is_given_up() -> None:
 async def test_the_answer_that_waits_longest_goes_when_they_are_too_many_bytes() -> None:
     limits = ConnectionLimits(100, 100, 30, max_unsent_bytes=3 * LARGE // 2)
     async with served(limits, large_answer) as (port, refused):
-        first = asyncio.create_task(unread_answer(port, 1.0))
-        await asyncio.sleep(0.3)
-        assert await unread_answer(port, 0.1) == LARGE
+        begins, over, at_once = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(unread_answer(port, begins, over))
+        await begins.wait()
+        at_once.set()
+        assert await unread_answer(port, asyncio.Event(), at_once) == LARGE
+        over.set()
         with pytest.raises(ConnectionError):
             await first
         assert refused == ["unsent_answers"]
