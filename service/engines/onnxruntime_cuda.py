@@ -11,14 +11,16 @@ import io
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows
+from service.engines.base import EngineError, Rows, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.graph_tensors import check_input, check_output
 from service.engines.onnxruntime_engine import cpu_obstacle, session_options, tensors
@@ -40,13 +42,14 @@ _HEAVY_OPERATORS = frozenset({"Attention", "Conv", "ConvTranspose", "Gemm", "Mat
 
 
 class OnnxRuntimeCudaEngine:
-    """Runs an ONNX graph on the first GPU; implements ``service.engines.base.Engine``.
+    """Runs an ONNX graph on the first GPU; implements ``service.engines.base.Engine`` and ``DirectEngine``.
 
     A batch is padded to the next prepared size with what the buffer held before: rows do not see each other. New shapes
-    cost time, so none but the prepared ones reaches the GPU.
+    cost time, so none but the prepared ones reaches the GPU. Images are gathered while the batch before them runs.
     """
 
     name = "onnxruntime-cuda"
+    batches_at_once = 2
 
     def __init__(
         self,
@@ -70,12 +73,16 @@ class OnnxRuntimeCudaEngine:
         session = load_session(model_dir / graph.file, num_threads)
         input_name = check_input(tensors(session.get_inputs()), graph)
         output_name = check_output(tensors(session.get_outputs()), graph, self.num_classes)
-        self._slots: dict[int, _Slot] = {}
+        self._running = Lock()
+        self._staging: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
+        for _ in range(self.batches_at_once):
+            self._staging.put(np.zeros((self.max_batch_size, *graph.input_size, 3), np.uint8))
+        self._buffers: dict[int, _Buffers] = {}
         for size in self.warm_up_sizes:
             shape = graph.output_shape(size, self.num_classes)
-            dtype = np.float32 if graph.output == "logits" else np.uint8
             images: NDArray[np.uint8] = np.zeros((size, *graph.input_size, 3), np.uint8)
-            self._slots[size] = _slot(session, (input_name, images), (output_name, shape, dtype))
+            rows = (output_name, shape, output_dtype(graph))
+            self._buffers[size] = _buffers(session, (input_name, images), rows)
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8, B >= 1; a copy.
@@ -83,42 +90,63 @@ class OnnxRuntimeCudaEngine:
         Raises:
             EngineError: The engine is closed, or images have another shape or type.
         """
-        slots = self._slots  # a call under way keeps them, whoever closes the engine meanwhile
-        if not slots:
-            raise EngineError(f"the {self.name} engine is closed")
         height, width = self.graph.input_size
         if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3) or not len(images):
             raise EngineError(
                 f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
             )
-        runs = plan_runs(len(images), self.warm_up_sizes)
-        rows = [slots[run.size].run(images[run.start : run.stop]) for run in runs]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        rows = np.empty(self.graph.output_shape(len(images), self.num_classes), output_dtype(self.graph))
+        self.infer_into(list(images), list(rows))
+        return rows
+
+    def infer_into(self, images: Sequence[NDArray[np.uint8]], outputs: Sequence[Rows]) -> None:
+        """See ``DirectEngine``.
+
+        Raises:
+            EngineError: The engine is closed.
+        """
+        buffers = self._buffers  # a call under way keeps them, whoever closes the engine meanwhile
+        if not buffers:
+            raise EngineError(f"the {self.name} engine is closed")
+        staging = self._staging.get()
+        try:
+            for run in plan_runs(len(images), self.warm_up_sizes):
+                for place, image in zip(staging, images[run.start : run.stop], strict=False):
+                    np.copyto(place, image)
+                with self._running:
+                    rows = buffers[run.size].run(staging[: run.size])
+                    for output, row in zip(outputs[run.start : run.stop], rows, strict=False):
+                        np.copyto(output, row)
+        finally:
+            self._staging.put(staging)
+
+    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+        """Nothing to do: images go through memory of this engine's own."""
 
     def device_milliseconds(self, size: int, repeats: int) -> list[float]:
         """Milliseconds of each run of a prepared batch size, without the copies to and from the GPU."""
-        return [self._slots[size].time() for _ in range(repeats)]
+        with self._running:
+            return [self._buffers[size].time() for _ in range(repeats)]
 
     def close(self) -> None:
         """Drop the session and the memory it holds; a second call does nothing."""
-        self._slots = {}
+        self._buffers = {}
 
 
-class _Slot:
-    """One batch size: its images on both sides, and its result on the GPU."""
+class _Buffers:
+    """One batch size: its images and its result on the GPU."""
 
-    def __init__(self, session: Any, binding: Any, images: NDArray[np.uint8], device_images: Any, rows: Any) -> None:
+    def __init__(self, session: Any, binding: Any, images: Any, rows: Any) -> None:
         self._session, self._binding = session, binding
-        self._images, self._device_images, self._rows = images, device_images, rows
+        self._images, self._rows = images, rows
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Rows of at most as many images as the slot is for."""
-        self._images[: len(images)] = images
-        self._device_images.update_inplace(self._images)
+        """Rows of a batch of just this size; the next run may overwrite them."""
+        self._images.update_inplace(images)
         self._binding.synchronize_inputs()  # the copy and the session are on different streams
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
-        rows: NDArray[Any] = self._rows.numpy()[: len(images)].copy()  # numpy() of an array on the CPU is a view
+        rows: NDArray[Any] = self._rows.numpy()
         return rows
 
     def time(self) -> float:
@@ -129,7 +157,7 @@ class _Slot:
         return (time.perf_counter() - started) * 1e3
 
 
-def _slot(session: Any, images: tuple[str, NDArray[np.uint8]], rows: tuple[str, tuple[int, ...], Any]) -> _Slot:
+def _buffers(session: Any, images: tuple[str, NDArray[np.uint8]], rows: tuple[str, tuple[int, ...], Any]) -> _Buffers:
     """The buffers of one size, bound to the session by name."""
     import onnxruntime  # noqa: PLC0415
 
@@ -142,7 +170,7 @@ def _slot(session: Any, images: tuple[str, NDArray[np.uint8]], rows: tuple[str, 
     binding = session.io_binding()
     binding.bind_ortvalue_input(input_name, device_images)
     binding.bind_ortvalue_output(output_name, device_rows)
-    return _Slot(session, binding, host, device_images, device_rows)
+    return _Buffers(session, binding, device_images, device_rows)
 
 
 def cuda_obstacle() -> str | None:

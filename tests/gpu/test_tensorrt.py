@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from service.engines.tensorrt.engine import TensorRtEngine
 from service.model_directory.golden import read_golden
 from service.model_directory.machine import ENGINE_RUNTIMES
 from service.model_directory.manifest import DEFAULT_BOUNDS, read_manifest
+from service.workers.slots import Layout, Region
 
 # Share of equal labels of one image in two runs: kernels of other batch sizes round otherwise, in fp16. Two different
 # images of the fixture share at most 54%.
@@ -102,6 +105,30 @@ def test_another_thread_may_run_the_engine(engine: TensorRtEngine, images: NDArr
     for rows in found:
         check_rows(rows, engine.infer(images[:2]))
     assert len(found) == 2
+
+
+def test_batches_at_once_keep_their_images_and_rows(engine: TensorRtEngine, images: NDArray[np.uint8]) -> None:
+    """From slots in shared memory, some of them pinned, two batches at once, as the service runs them."""
+    single = np.concatenate([engine.infer(image[None]) for image in images])
+    layout = Layout.of(engine.graph, engine.num_classes, len(images))
+    descriptor = Region.allocate(layout)
+    region = Region(layout, descriptor)
+    os.close(descriptor)
+    for slot, image in enumerate(images):
+        region.image(slot)[:] = image
+        if slot % 2:
+            engine.pin(region.image(slot))
+            engine.pin(region.output(slot))
+
+    def run(slots: range) -> None:
+        engine.infer_into([region.image(slot) for slot in slots], [region.output(slot) for slot in slots])
+
+    for _ in range(16):
+        with ThreadPoolExecutor(engine.batches_at_once) as threads:
+            list(threads.map(run, (range(8), range(8, 11))))
+        check_rows(np.stack([region.output(slot) for slot in range(11)]), single)
+        for slot in range(11):
+            region.output(slot)[:] = 0
 
 
 def test_closed_engines_leave_their_memory(model_dir: Path, runtime: str) -> None:

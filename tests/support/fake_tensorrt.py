@@ -124,7 +124,8 @@ class FakeTensorRt:
         self.contexts.append(state)
 
         def set_optimization_profile_async(index: int, stream: int) -> bool:
-            assert (0 <= index < len(self.profiles), stream) == (True, self._cuda.stream)
+            assert 0 <= index < len(self.profiles)
+            assert stream in self._cuda.streams
             state.profile = index
             return True
 
@@ -218,7 +219,11 @@ class Bench:
         self.trt = FakeTensorRt(self.cuda, infer, kind)
 
     def load(self, graph: GraphInfo = GRAPH, max_batch_size: int | None = None) -> TensorRtEngine:
-        return TensorRtEngine(self.info, graph, 3, max_batch_size=max_batch_size)
+        """Load the engine; what it runs meanwhile is forgotten."""
+        engine = TensorRtEngine(self.info, graph, 3, max_batch_size=max_batch_size)
+        self.trt.batches.clear()
+        self.cuda.launches = 0
+        return engine
 
     def check(self, engine: TensorRtEngine, images: Images) -> None:
         """Rows are those of the model, in the order of the images."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -80,21 +81,42 @@ def pinned_array(owner: ExitStack, shape: Sequence[int], dtype: DTypeLike) -> ND
     return samples.view(dtype).reshape(shape)
 
 
+def pin(memory: NDArray[Any]) -> None:
+    """Lock the pages of memory that is there already until it is gone, so that the GPU copies from and to it itself.
+
+    Raises:
+        EngineError: CUDA does not take it. Copies are right all the same, and slower.
+    """
+    use_gpu()
+    address = memory.ctypes.data
+    call("cudaHostRegister", address, memory.nbytes, cuda_runtime().cudaHostRegisterDefault)
+    weakref.finalize(memory, _release, "cudaHostUnregister", address).atexit = False
+
+
 def copy_to_device(address: int, array: NDArray[Any], stream: Any) -> None:
-    """Put a copy of a contiguous pinned array on a stream."""
+    """Put a copy of a contiguous array on a stream; of one that is pinned, or the call waits."""
     kind = cuda_runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
     call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
 
 def copy_to_host(array: NDArray[Any], address: int, stream: Any) -> None:
-    """Put a copy into a contiguous pinned array on a stream."""
+    """Put a copy into a contiguous array on a stream; into one that is pinned, or the call waits."""
     kind = cuda_runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
     call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 
 
-def wait(stream: Any, event: Any) -> None:
-    """Sleep until all that is on the stream is done; errors of that work come up here."""
+def record(event: Any, stream: Any) -> None:
+    """Put an event on a stream: it happens when all that is before it is done."""
     call("cudaEventRecord", event, stream)
+
+
+def follow(stream: Any, event: Any) -> None:
+    """Let what is put on a stream from here on begin after an event that is on another one."""
+    call("cudaStreamWaitEvent", stream, event, cuda_runtime().cudaEventWaitDefault)
+
+
+def wait(event: Any) -> None:
+    """Sleep until an event has happened; errors of the work before it come up here."""
     call("cudaEventSynchronize", event)
 
 
@@ -105,9 +127,10 @@ def timed(stream: Any, enqueue: Callable[[], None]) -> float:
         begin, end = (call("cudaEventCreateWithFlags", runtime.cudaEventBlockingSync) for _ in range(2))
         for event in (begin, end):
             owner.callback(_release, "cudaEventDestroy", event)
-        call("cudaEventRecord", begin, stream)
+        record(begin, stream)
         enqueue()
-        wait(stream, end)
+        record(end, stream)
+        wait(end)
         return float(call("cudaEventElapsedTime", begin, end))
 
 

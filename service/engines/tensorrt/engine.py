@@ -8,16 +8,19 @@ with RTX CUDA Graphs").
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows
+from service.engines.base import EngineError, Rows, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.tensorrt import cuda
+from service.engines.tensorrt.lane import Lane, Streams
 from service.engines.tensorrt.layer_report import Layer, parse_layers
 from service.engines.tensorrt.log import tensorrt_logger
 from service.model_directory.engine_store import EngineInfo, EngineStoreError
@@ -26,16 +29,23 @@ from service.model_directory.manifest import GraphInfo
 
 logger = logging.getLogger(__name__)
 
+Images = Sequence[NDArray[np.uint8]]
+
 _REBUILD = "build it again with ecenet-export tensorrt DIR --force"
 
 
 class TensorRtEngine:
-    """Runs an engine; implements ``service.engines.base.Engine``.
+    """Runs an engine; implements ``service.engines.base.Engine`` and ``DirectEngine``.
 
-    A batch is padded to the next prepared size with what the buffer held before: rows do not see each other. Copy to
-    the GPU, network and copy back follow each other on one stream. After the first run of a size all three are one
-    CUDA graph: their addresses and sizes never change, and a batch is then one launch.
+    A batch is padded to the next prepared size with what the buffer held before: rows do not see each other. It has a
+    lane to itself. Copies to the GPU, networks, and copies back have a stream each, so that a batch is copied while
+    another one runs; events keep the three of a batch in order. A network is one CUDA graph from its second run on.
+
+    Attributes:
+        batches_at_once: Number of lanes.
     """
+
+    batches_at_once = 2
 
     def __init__(
         self, info: EngineInfo, graph: GraphInfo, num_classes: int, *, max_batch_size: int | None = None
@@ -73,14 +83,17 @@ class TensorRtEngine:
             self._allocate(owner)
             activations = self._allocate_activations(engine, owner)
             # Freed from the end: graphs, contexts, engine, runtime, then the memory that they use.
-            self._contexts: dict[int, Any] = {}
             self._kept = [runtime, engine]
             owner.callback(self._drop)
             self._create_contexts(trt, engine, activations)
             self._prepare_contexts()
+            self._run_once(owner)
             self._resources = owner.pop_all()
-        self._graphs: dict[int, Any] = {}
-        self._uncaptured = set(self.warm_up_sizes) if self.name == "tensorrt" else set()
+        self._free: SimpleQueue[Lane] = SimpleQueue()
+        for lane in self._lanes:
+            self._free.put(lane)
+        self._order = Lock()
+        self._staging = Lock()
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h, w) float32, or labels (B, h, w) uint8, of images (B, H, W, 3) uint8, B >= 1; a copy.
@@ -88,25 +101,45 @@ class TensorRtEngine:
         Raises:
             EngineError: Images of another shape or type, or a call of CUDA or TensorRT that failed.
         """
-        if self._closed:
-            raise EngineError(f"the {self.name} engine is closed")
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[1:] != self._images.shape[1:]
-            or not len(images)
-        ):
+        if (images.dtype, images.shape[1:]) != (self._images.dtype, self._images.shape[1:]) or not len(images):
             expected = ", ".join(map(str, self._images.shape[1:]))
             raise EngineError(f"images are {images.dtype} {images.shape}, expected uint8 (B, {expected}) with B >= 1")
+        rows = np.empty((len(images), *self._rows.shape[1:]), self._rows.dtype)
+        with self._staging:
+            self._check_open()
+            for start in range(0, len(images), self.max_batch_size):
+                count = min(self.max_batch_size, len(images) - start)
+                self._images[:count] = images[start : start + count]
+                self.infer_into(list(self._images[:count]), list(self._rows[:count]))
+                rows[start : start + count] = self._rows[:count]
+        return rows
+
+    def infer_into(self, images: Images, outputs: Sequence[Rows]) -> None:
+        """See ``DirectEngine``; images and outputs are contiguous.
+
+        Raises:
+            EngineError: Arrays of another shape or type, or a call of CUDA or TensorRT that failed.
+        """
+        _check_all("images", images, self._images)
+        _check_all("outputs", outputs, self._rows)
         cuda.use_gpu()
-        rows = [self._run(images[run.start : run.stop], run.size) for run in plan_runs(len(images), self.warm_up_sizes)]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        for run in plan_runs(len(images), self.warm_up_sizes):
+            self._run(images[run.start : run.stop], outputs[run.start : run.stop], run.size)
+
+    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+        """See ``DirectEngine``. Memory that cannot be pinned is a warning: the driver copies it by way of its own."""
+        try:
+            cuda.pin(memory)
+        except EngineError as error:
+            logger.warning("memory of %d bytes is not pinned, its copies are slow: %s", memory.nbytes, error)
 
     def device_milliseconds(self, size: int, repeats: int) -> list[float]:
         """Milliseconds of each run of a prepared batch size on the GPU, without the copies to and from it."""
         cuda.use_gpu()
-        self._set_shape(size)
-        return [cuda.timed(self._stream, lambda: self._execute(size)) for _ in range(repeats)]
+        with self._lane() as lane, self._order:
+            self._set_shape(lane, size)
+            stream = self._streams.networks
+            return [cuda.timed(stream, lambda: self._execute(lane, size)) for _ in range(repeats)]
 
     def layers(self) -> list[Layer]:
         """The layers of the loaded engine, by TensorRT's inspector.
@@ -118,69 +151,103 @@ class TensorRtEngine:
         return parse_layers(str(engine.create_engine_inspector().get_engine_information(form)))
 
     def close(self) -> None:
-        """Wait for the GPU and free everything; a second call does nothing."""
+        """Wait for the batches that it has and free everything; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        with self._resources:  # freed also where the GPU is lost, and the calls fail
-            cuda.use_gpu()
-            cuda.wait(self._stream, self._event)
+        with self._staging:
+            lanes = [self._free.get() for _ in self._lanes]
+            try:
+                with self._resources:  # freed also where the GPU is lost, and the calls fail
+                    cuda.use_gpu()
+                    self._wait_for_streams(lanes[0])
+            finally:
+                for lane in lanes:  # those who wait for one learn that it is too late
+                    self._free.put(lane)
 
-    def _run(self, images: NDArray[np.uint8], size: int) -> NDArray[Any]:
-        """Rows of at most ``size`` images."""
-        self._images[: len(images)] = images
-        graph = self._graphs.get(size)
-        if graph is None:
-            self._set_shape(size)
-            self._enqueue(size)
-        else:
-            cuda.launch(graph, self._stream)
-        cuda.wait(self._stream, self._event)
-        rows = self._rows[: len(images)].copy()
-        if size in self._uncaptured:
-            self._capture(size)
-        return rows
+    def _run(self, images: Images, outputs: Sequence[Rows], size: int) -> None:
+        """Run at most ``size`` images, and wait for their outputs."""
+        with self._lane() as lane:
+            try:
+                with self._order:
+                    lane.copy_in(images, self._streams)
+                    self._put_network(lane, size)
+                    lane.copy_out(outputs, self._streams)
+                lane.wait()
+            except EngineError:
+                with suppress(EngineError):  # what is on the streams all the same uses the memory of the caller
+                    self._wait_for_streams(lane)
+                raise
 
-    def _enqueue(self, size: int) -> None:
-        """Put one batch on the stream: copy in, network, copy out."""
-        cuda.copy_to_device(self._device_images, self._images[:size], self._stream)
-        self._execute(size)
-        cuda.copy_to_host(self._rows[:size], self._device_rows, self._stream)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"the {self.name} engine is closed")
 
-    def _execute(self, size: int) -> None:
-        """Put the network alone on the stream."""
-        if not self._contexts[size].execute_async_v3(int(self._stream)):
+    @contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        """A lane that no other batch has."""
+        lane = self._free.get()
+        try:
+            self._check_open()
+            yield lane
+        finally:
+            self._free.put(lane)
+
+    def _wait_for_streams(self, lane: Lane) -> None:
+        for stream in (self._streams.copies_in, self._streams.networks, self._streams.copies_out):
+            lane.wait_for(stream)
+
+    def _put_network(self, lane: Lane, size: int) -> None:
+        """Put the network on its stream."""
+        graph = lane.graphs.get(size)
+        if graph is not None:
+            cuda.launch(graph, self._streams.networks)
+            return
+        self._set_shape(lane, size)
+        self._execute(lane, size)
+
+    def _execute(self, lane: Lane, size: int) -> None:
+        if not lane.contexts[size].execute_async_v3(int(self._streams.networks)):
             raise EngineError(f"{self.name} could not run a batch of {size}: {self._errors()}")
 
-    def _capture(self, size: int) -> None:
-        """Make the next batches of this size a graph. One that cannot be captured runs as before, a little slower."""
-        self._uncaptured.discard(size)
+    def _run_once(self, owner: ExitStack) -> None:
+        """Run each size in each lane, as a first run costs more, and for TensorRT make the next runs graphs."""
+        for lane in self._lanes:
+            for size in self.warm_up_sizes:
+                self._put_network(lane, size)
+                lane.wait_for(self._streams.networks)
+                if self.name == "tensorrt":
+                    self._capture(owner, lane, size)
+
+    def _capture(self, owner: ExitStack, lane: Lane, size: int) -> None:
+        """Make the network a graph. One that cannot be captured runs as before, a little slower."""
+        stream = self._streams.networks
         try:
-            self._graphs[size] = cuda.capture(self._resources, self._stream, lambda: self._enqueue(size))
+            lane.graphs[size] = cuda.capture(owner, stream, lambda: self._execute(lane, size))
         except EngineError as error:
             logger.warning("batches of %d run without a CUDA graph: %s", size, error)
 
     def _choose_profile(self, size: int, context: Any) -> None:
         """Run a size by the kernels that were chosen for it. A context starts with the first profile."""
-        if (index := self._profiles[size]) and not context.set_optimization_profile_async(index, int(self._stream)):
+        stream = int(self._streams.networks)
+        if (index := self._profiles[size]) and not context.set_optimization_profile_async(index, stream):
             raise EngineError(f"{self.name} refuses profile {index} for batches of {size}: {self._errors()}")
 
-    def _set_shape(self, size: int) -> None:
+    def _set_shape(self, lane: Lane, size: int) -> None:
         """Tell the context the batch to come; one that serves a single size knows it already."""
         shape = (size, *self._images.shape[1:])
-        if not self._contexts[size].set_input_shape(self._names[0], shape):
+        if not lane.contexts[size].set_input_shape(self._names[0], shape):
             raise EngineError(f"{self.name} refuses the input shape {shape}: {self._errors()}")
 
     def _allocate(self, owner: ExitStack) -> None:
-        """Stream, event, and the buffers of the largest batch, on both sides."""
-        dtype = np.float32 if self.graph.output == "logits" else np.uint8
-        self._stream = cuda.new_stream(owner)
-        self._event = cuda.new_event(owner)
-        self._images = cuda.pinned_array(owner, (self.max_batch_size, *self.graph.input_size, 3), np.uint8)
-        self._images[:] = 0
-        self._rows = cuda.pinned_array(owner, self.graph.output_shape(self.max_batch_size, self.num_classes), dtype)
-        self._device_images = cuda.device_memory(owner, self._images.nbytes)
-        self._device_rows = cuda.device_memory(owner, self._rows.nbytes)
+        """Streams, lanes, and pinned memory for images that lie elsewhere."""
+        batch = self.max_batch_size
+        self._streams = Streams.create(owner)
+        self._images = cuda.pinned_array(owner, (batch, *self.graph.input_size, 3), np.uint8)
+        rows = self.graph.output_shape(batch, self.num_classes)
+        self._rows = cuda.pinned_array(owner, rows, output_dtype(self.graph))
+        sizes = {"image_bytes": self._images[0].nbytes, "row_bytes": self._rows[0].nbytes, "batch": batch}
+        self._lanes = [Lane(owner, **sizes) for _ in range(self.batches_at_once)]
 
     def _allocate_activations(self, engine: Any, owner: ExitStack) -> tuple[int, int]:
         """Address and bytes of the memory that contexts of TensorRT share; those of TensorRT-RTX have their own."""
@@ -190,22 +257,25 @@ class TensorRtEngine:
         return cuda.device_memory(owner, size), size
 
     def _create_contexts(self, trt: Any, engine: Any, activations: tuple[int, int]) -> None:
-        """Give each prepared size its context."""
+        """Give each prepared size of each lane its context."""
         if self.name == "tensorrt-rtx":
             self._kept.append(config := _rtx_config(trt, engine))
-            context = self._created(engine.create_execution_context(config))
-            self._contexts.update(dict.fromkeys(self.warm_up_sizes, context))
+            for lane in self._lanes:
+                context = self._created(engine.create_execution_context(config))
+                lane.contexts.update(dict.fromkeys(self.warm_up_sizes, context))
             return
         # A captured graph refers to state of its context, which another shape would change: one for each size. They
-        # never run at the same time, so one block of memory does for all.
+        # never run at the same time, all on one stream, so one block of memory does for all.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        for size in self.warm_up_sizes:
-            self._contexts[size] = self._created(engine.create_execution_context(strategy))
-            self._contexts[size].set_device_memory(*activations)
+        for lane in self._lanes:
+            for size in self.warm_up_sizes:
+                lane.contexts[size] = self._created(engine.create_execution_context(strategy))
+                lane.contexts[size].set_device_memory(*activations)
 
     def _drop(self) -> None:
         """Let go of what TensorRT made, the last first."""
-        self._contexts.clear()
+        for lane in self._lanes:
+            lane.contexts.clear()
         while self._kept:
             self._kept.pop()
 
@@ -216,19 +286,31 @@ class TensorRtEngine:
 
     def _prepare_contexts(self) -> None:
         """Fix the addresses, and check the shape of the output of each size."""
-        addresses = (self._device_images, self._device_rows)
-        for size, context in self._contexts.items():
-            self._choose_profile(size, context)
-            for name, address in zip(self._names, addresses, strict=True):
-                if not context.set_tensor_address(name, address):
-                    raise EngineError(f"{self.name} refuses the memory of {name}: {self._errors()}")
-            self._set_shape(size)
-            found, expected = tuple(context.get_tensor_shape(self._names[1])), (size, *self._rows.shape[1:])
-            if found != expected:
-                raise EngineError(
-                    f"the engine's output {self._names[1]} is {found} for a batch of {size}, the manifest says "
-                    f"{expected}; {_REBUILD}"
-                )
+        for lane in self._lanes:
+            for size, context in lane.contexts.items():
+                self._choose_profile(size, context)
+                for name, address in zip(self._names, (lane.images, lane.rows), strict=True):
+                    if not context.set_tensor_address(name, address):
+                        raise EngineError(f"{self.name} refuses the memory of {name}: {self._errors()}")
+                self._set_shape(lane, size)
+                self._check_output(context, size)
+
+    def _check_output(self, context: Any, size: int) -> None:
+        found, expected = tuple(context.get_tensor_shape(self._names[1])), (size, *self._rows.shape[1:])
+        if found != expected:
+            raise EngineError(
+                f"the engine's output {self._names[1]} is {found} for a batch of {size}, the manifest says "
+                f"{expected}; {_REBUILD}"
+            )
+
+
+def _check_all(what: str, arrays: Sequence[NDArray[Any]], batch: NDArray[Any]) -> None:
+    """Compare arrays with those of a batch of the engine's own."""
+    for array in arrays:
+        if (array.dtype, array.shape) != (batch.dtype, batch.shape[1:]) or not array.flags.c_contiguous:
+            raise EngineError(
+                f"{what} are {array.dtype} {array.shape}, expected {batch.dtype} {batch.shape[1:]}, contiguous"
+            )
 
 
 def _load(info: EngineInfo) -> tuple[Any, Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engines import onnxruntime_cuda
-from service.engines.base import DeviceTimed, EngineError, warm_up
+from service.engines.base import DeviceTimed, DirectEngine, EngineError, warm_up
 from service.engines.create import create_engine
 from service.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, heavy_operators_elsewhere, nodes_by_provider
 from service.engines.options import EngineOptions
@@ -74,6 +75,21 @@ def test_rows_are_a_copy_that_the_next_batch_leaves_alone(
     first = engine.infer(images[:2])
     engine.infer(images[2:4])
     np.testing.assert_allclose(first, brightness_logits(images[:2]), atol=1e-4)
+
+
+def test_batches_at_once_keep_their_images_and_rows(
+    engine: OnnxRuntimeCudaEngine, images: Images, brightness_logits: Infer
+) -> None:
+    assert isinstance(engine, DirectEngine)
+
+    def run(start: int) -> NDArray[np.float32]:
+        outputs = np.full((1 + start % 9, 3, 8, 16), np.nan, np.float32)
+        engine.infer_into(list(images[start : start + len(outputs)]), list(outputs))
+        return outputs
+
+    with ThreadPoolExecutor(3) as threads:
+        for start, outputs in enumerate(threads.map(run, range(11))):
+            np.testing.assert_allclose(outputs, brightness_logits(images[start : start + len(outputs)]), atol=1e-4)
 
 
 def test_network_alone_is_timed_without_copies(engine: OnnxRuntimeCudaEngine, batches: list[int]) -> None:

@@ -161,7 +161,8 @@ def test_failed_capture_ends_and_leaves_nothing(calls: Calls, failing: str, free
 def test_waiter_sleeps(calls: Calls) -> None:
     with ExitStack() as owner:
         stream, event = cuda.new_stream(owner), cuda.new_event(owner)
-        cuda.wait(stream, event)
+        cuda.record(event, stream)
+        cuda.wait(event)
     assert calls.made[0] == ("cudaStreamCreateWithFlags", (runtime.cudaStreamNonBlocking,))
     (flags,) = calls.made[1][1]
     assert flags & runtime.cudaEventBlockingSync
@@ -199,7 +200,11 @@ def test_cuda_bindings_take_every_argument() -> None:
             lambda: cuda.pinned_array(owner, (8,), np.uint8),
             lambda: cuda.copy_to_device(0x1000, array, stream),
             lambda: cuda.copy_to_host(array, 0x1000, stream),
-            lambda: cuda.wait(stream, event),
+            lambda: cuda.record(event, stream),
+            lambda: cuda.follow(stream, event),
+            lambda: cuda.wait(event),
+            lambda: cuda.call("cudaHostRegister", array.ctypes.data, array.nbytes, runtime.cudaHostRegisterDefault),
+            lambda: cuda.call("cudaHostUnregister", array.ctypes.data),
             lambda: cuda.capture(owner, stream, lambda: None),
             lambda: cuda.launch(graph, stream),
             lambda: cuda.call("cudaEventSynchronize", event),

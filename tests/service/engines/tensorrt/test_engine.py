@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import permutations, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,25 +16,94 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import DeviceTimed, EngineError, unfused_attentions, warm_up
+from service.engines.base import DeviceTimed, DirectEngine, EngineError, unfused_attentions, warm_up
 from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.machine import Machine
 from tests.support.fake_cuda import WORK_MS
 from tests.support.fake_tensorrt import Bench, FakeTensorRt
+from tests.support.limits import HANG_S
 
 trt = pytest.importorskip("tensorrt_rtx")
 
 Images = NDArray[np.uint8]
+CAPTURE = ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphDestroy"]
 
 
 def test_rows_of_every_batch_size_are_those_of_the_images_in_order(either: Bench, images: Images) -> None:
     engine = either.load()
-    for _ in range(3):  # plain, then as graphs
+    for _ in range(2):
         for size in range(1, 9):
             either.check(engine, images[size : 2 * size])
-    assert either.trt.batches == [1, 2, 4, 4, 8, 8, 8, 8] * 3
+    assert either.trt.batches == [1, 2, 4, 4, 8, 8, 8, 8] * 2
     engine.close()
+
+
+def test_batches_at_once_keep_their_images_and_rows_in_whatever_order_the_streams_go_on(
+    either: Bench, images: Images
+) -> None:
+    engine = either.load()
+    assert isinstance(engine, DirectEngine)
+
+    def run(numbers: Sequence[int]) -> NDArray[np.float32]:
+        outputs = np.full((len(numbers), 3, 8, 16), np.nan, np.float32)
+        engine.infer_into([images[number].copy() for number in numbers], list(outputs))
+        return outputs
+
+    batches = [[(start + step) % 19 for step in range(1 + start % 11)] for start in range(12)]
+    expected = [either.infer(images[numbers]) for numbers in batches]
+    with ThreadPoolExecutor(3) as threads:
+        for either.cuda.preferred, either.cuda.is_eager in product(permutations(range(3)), (False, True)):
+            for outputs, rows in zip(threads.map(run, batches), expected, strict=True):
+                np.testing.assert_array_equal(outputs, rows)
+    engine.close()
+    assert not either.cuda.live
+
+
+def test_images_are_copied_while_the_batch_before_them_runs(bench: Bench, images: Images) -> None:
+    """Both batches are on the streams before anybody waits for the first."""
+    engine = bench.load()
+    outputs = np.zeros((2, 2, 3, 8, 16), np.float32)
+    together = threading.Barrier(2)
+    bench.cuda.before_wait = lambda: together.wait(HANG_S)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda index: engine.infer_into(list(images[:2]), list(outputs[index])), range(2)))
+    bench.cuda.before_wait = None
+    for rows in outputs:
+        np.testing.assert_array_equal(rows, bench.infer(images[:2]))
+    engine.close()
+
+
+def test_memory_is_pinned_until_it_is_gone(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    engine = bench.load()
+    memory = np.zeros((32, 64, 3), np.uint8)
+    engine.pin(memory)
+    address = memory.ctypes.data
+    assert bench.cuda.live["cudaHostUnregister", address] == memory.nbytes
+    del memory
+    assert ("cudaHostUnregister", address) not in bench.cuda.live
+    bench.cuda.fail_at = len(bench.cuda.calls) + 1
+    engine.pin(np.zeros(8, np.uint8))
+    assert "memory of 8 bytes is not pinned, its copies are slow: cudaHostRegister gave" in caplog.text
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("image", "output", "text"),
+    [
+        (np.zeros((32, 64, 4), np.uint8), np.zeros((3, 8, 16), np.float32), "images are uint8 (32, 64, 4), expected"),
+        (np.zeros((32, 64, 3), np.uint8), np.zeros((3, 8, 16), np.float16), "outputs are float16 (3, 8, 16), expected"),
+        (np.zeros((64, 32, 3), np.uint8).swapaxes(0, 1), np.zeros((3, 8, 16), np.float32), "contiguous"),
+    ],
+)
+def test_other_memory_is_refused_before_the_gpu_copies_it(bench: Bench, image: Any, output: Any, text: str) -> None:
+    engine = bench.load()
+    with pytest.raises(EngineError, match=re.escape(text)):
+        engine.infer_into([image], [output])
+    assert bench.trt.batches == []
+    engine.close()
+    with pytest.raises(EngineError, match="the tensorrt engine is closed"):
+        engine.infer_into([np.zeros((32, 64, 3), np.uint8)], [np.zeros((3, 8, 16), np.float32)])
 
 
 def test_engine_states_what_it_takes(either: Bench) -> None:
@@ -84,7 +156,7 @@ def test_limit_on_the_batch_size_prepares_no_more_than_that(bench: Bench, images
     engine = bench.load(max_batch_size=3)
     assert (engine.max_batch_size, engine.warm_up_sizes) == (3, (1, 2, 3))
     bench.check(engine, images[:3])
-    assert len(bench.trt.contexts) == 3
+    assert len(bench.trt.contexts) == 3 * engine.batches_at_once
     engine.close()
 
 
@@ -95,7 +167,7 @@ def test_each_size_is_run_by_its_own_profile(
     bench.trt.profiles = [(size, size, size) for size in (8, 1, 4, 2)]  # in whatever order
     engine = bench.load(max_batch_size=limit)
     assert (engine.warm_up_sizes, engine.max_batch_size) == (sizes, sizes[-1])
-    assert [context.profile for context in bench.trt.contexts] == [{8: 0, 1: 1, 4: 2, 2: 3}[size] for size in sizes]
+    assert [context.profile for context in bench.trt.contexts] == [{8: 0, 1: 1, 4: 2, 2: 3}[size] for size in sizes] * 2
     for _ in range(2):
         for count in (1, 2, 3, 5):
             bench.check(engine, images[:count])
@@ -126,19 +198,22 @@ def test_rows_are_a_copy_that_the_next_batch_leaves_alone(bench: Bench, images: 
     np.testing.assert_array_equal(first, bench.infer(images[:2]))
 
 
-def test_tensorrt_replays_one_graph_per_size_after_one_plain_run(bench: Bench, images: Images) -> None:
+def test_tensorrt_replays_a_graph_for_each_size(bench: Bench, images: Images) -> None:
     engine = bench.load()
+    assert bench.cuda.calls.count("cudaStreamBeginCapture") == 4 * engine.batches_at_once
     for size in (3, 4, 2, 3):
         bench.check(engine, images[:size])
-    assert bench.cuda.launches == 2
-    assert bench.cuda.calls.count("cudaStreamBeginCapture") == 2
+    assert bench.cuda.launches == 4
     before = len(bench.cuda.calls)
     bench.check(engine, images[4:8])
     assert bench.cuda.calls[before:] == [
         "cudaSetDevice",
+        *["cudaMemcpyAsync"] * 4,
+        *["cudaEventRecord", "cudaStreamWaitEvent"],
         "cudaGraphLaunch",
-        "cudaEventRecord",
-        "cudaEventSynchronize",
+        *["cudaEventRecord", "cudaStreamWaitEvent"],
+        *["cudaMemcpyAsync"] * 4,
+        *["cudaEventRecord", "cudaEventSynchronize"],
     ]
     engine.close()
 
@@ -146,19 +221,21 @@ def test_tensorrt_replays_one_graph_per_size_after_one_plain_run(bench: Bench, i
 def test_contexts_of_tensorrt_are_one_per_size_and_share_their_memory(bench: Bench) -> None:
     engine = bench.load()
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    assert [context.strategy for context in bench.trt.contexts] == [strategy] * 4
-    assert [context.shape[0] for context in bench.trt.contexts] == [1, 2, 4, 8]
+    assert [context.strategy for context in bench.trt.contexts] == [strategy] * 8
+    assert [context.shape[0] for context in bench.trt.contexts] == [1, 2, 4, 8] * 2
     assert len({context.memory for context in bench.trt.contexts}) == 1
     engine.close()
 
 
-def test_tensorrt_rtx_captures_by_itself_in_one_context(make_bench: Callable[..., Bench], images: Images) -> None:
+def test_tensorrt_rtx_captures_by_itself_in_one_context_a_lane(
+    make_bench: Callable[..., Bench], images: Images
+) -> None:
     bench = make_bench("tensorrt-rtx")
     engine = bench.load()
     for size in (3, 4, 3):
         bench.check(engine, images[:size])
-    (context,), (config,) = bench.trt.contexts, bench.trt.configs
-    assert context.strategy is config
+    (config,) = bench.trt.configs
+    assert [context.strategy for context in bench.trt.contexts] == [config] * engine.batches_at_once
     assert config.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     assert config.dynamic_shapes_kernel_specialization_strategy == eager
@@ -209,13 +286,15 @@ def test_close_waits_and_frees_all_in_order_and_once(bench: Bench, images: Image
     before = len(bench.cuda.calls)
     engine.close()
     assert bench.cuda.calls[before:] == [
-        *["cudaSetDevice", "cudaEventRecord", "cudaEventSynchronize"],
-        *["cudaGraphExecDestroy"] * 4,
-        *["drop context"] * 4,
+        "cudaSetDevice",
+        *["cudaEventRecord", "cudaEventSynchronize"] * 3,
+        *["cudaGraphExecDestroy"] * 8,
+        *["drop context"] * 8,
         *["drop engine", "drop runtime"],
-        *["cudaFree", "cudaFree", "cudaFree"],
+        "cudaFree",
+        *["cudaEventDestroy", "cudaEventDestroy", "cudaEventDestroy", "cudaFree", "cudaFree"] * 2,
         *["cudaFreeHost", "cudaFreeHost"],
-        *["cudaEventDestroy", "cudaStreamDestroy"],
+        *["cudaStreamDestroy"] * 3,
     ]
     assert not bench.cuda.live
     engine.close()
@@ -238,9 +317,13 @@ def test_any_call_that_fails_while_loading_is_told_and_nothing_leaks(make_bench:
     engine = bench.load()
     names = [name for name in bench.cuda.calls if name.startswith("cuda")]
     engine.close()
-    assert names.count("cudaMalloc") == 3
+    assert names.count("cudaMalloc") == 5
     assert names.count("cudaHostAlloc") == 2
-    for index, name in enumerate(names):
+    ends = {index for name in set(names) for index in (names.index(name), len(names) - 1 - names[::-1].index(name))}
+    for index in sorted(ends):
+        name = names[index]
+        if name in CAPTURE:
+            continue
         bench = make_bench()
         bench.cuda.fail_at = index
         with pytest.raises(EngineError, match=f"^{name} gave cudaErrorMemoryAllocation$"):
@@ -249,22 +332,18 @@ def test_any_call_that_fails_while_loading_is_told_and_nothing_leaks(make_bench:
 
 
 def test_any_call_that_fails_in_a_run_is_told_and_the_engine_runs_on(
-    make_bench: Callable[..., Bench], images: Images, caplog: pytest.LogCaptureFixture
+    make_bench: Callable[..., Bench], images: Images
 ) -> None:
-    """In the plain run and in the replay it costs the batch; in the capture between them only the graph."""
     bench = make_bench()
     engine = bench.load()
     start = len(bench.cuda.calls)
-    for _ in range(2):
-        engine.infer(images[:3])
+    engine.infer(images[:3])
     names = bench.cuda.calls[start:]
     engine.close()
-    capture = range(names.index("cudaStreamBeginCapture"), names.index("cudaGraphInstantiate") + 1)
     for index, name in enumerate(names):
         bench = make_bench()
         engine = bench.load()
         assert len(bench.cuda.calls) == start
-        caplog.clear()
         bench.cuda.fail_at = start + index
         failures = []
         for _ in range(3):
@@ -273,12 +352,28 @@ def test_any_call_that_fails_in_a_run_is_told_and_the_engine_runs_on(
             except EngineError as error:
                 failures.append(str(error))
         bench.check(engine, images[5:9])
-        costs_a_batch = index not in capture and name != "cudaGraphDestroy"
-        assert failures == [f"{name} gave cudaErrorMemoryAllocation"] * costs_a_batch
-        if index in capture:
-            assert f"batches of 4 run without a CUDA graph: {name} gave" in caplog.text
+        assert failures == [f"{name} gave cudaErrorMemoryAllocation"]
         engine.close()
-        assert {freed_by for freed_by, _ in bench.cuda.live} <= {name}
+        assert not bench.cuda.live
+
+
+@pytest.mark.parametrize("name", CAPTURE)
+def test_capture_that_fails_costs_the_graph_alone(
+    make_bench: Callable[..., Bench], images: Images, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    bench = make_bench()
+    bench.load().close()
+    first = bench.cuda.calls.index(name)
+    bench = make_bench()
+    bench.cuda.fail_at = first
+    engine = bench.load()
+    if name != "cudaGraphDestroy":
+        assert f"batches of 1 run without a CUDA graph: {name} gave" in caplog.text
+    bench.check(engine, images[:3])
+    bench.check(engine, images[:1])
+    bench.check(engine, images[1:2])
+    engine.close()
+    assert {freed_by for freed_by, _ in bench.cuda.live} <= {name}
 
 
 @pytest.mark.parametrize("method", ["create_execution_context", "set_input_shape", "set_tensor_address"])
@@ -299,31 +394,32 @@ def test_refused_engine_is_told_with_the_reason_and_the_command_that_mends_it(ei
         either.load()
 
 
-def test_failed_execution_costs_its_batch_only(either: Bench, images: Images) -> None:
-    engine = either.load()
-    either.trt.refuse = {"execute_async_v3"}
+def test_failed_execution_costs_its_batch_only(make_bench: Callable[..., Bench], images: Images) -> None:
+    bench = make_bench("tensorrt-rtx")
+    engine = bench.load()
+    bench.trt.refuse = {"execute_async_v3"}
     with pytest.raises(EngineError, match="could not run a batch of 4: cannot execute_async_v3"):
         engine.infer(images[:3])
-    either.trt.refuse = set()
+    bench.trt.refuse = set()
     for _ in range(2):
-        either.check(engine, images[:3])
+        bench.check(engine, images[:3])
     engine.close()
-    assert not either.cuda.live
+    assert not bench.cuda.live
 
 
 def test_engine_that_cannot_be_captured_runs_without_a_graph(
     bench: Bench, images: Images, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = bench.load()
     execute = bench.trt.execute
 
     def refuse_in_capture(state: SimpleNamespace, stream: int) -> bool:
         return bench.cuda.captured is None and execute(state, stream)
 
     monkeypatch.setattr(bench.trt, "execute", refuse_in_capture)
+    engine = bench.load()
     for _ in range(3):
         bench.check(engine, images[:3])
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 8
     assert "batches of 4 run without a CUDA graph: tensorrt could not run a batch of 4" in caplog.text
     assert bench.cuda.launches == 0
     engine.close()
