@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.engines.base import Engine
+from service.engines.base import Engine, warm_up
 from service.engines.choice import measured_precisions, smallest_size
 from service.engines.choice_memory import choice_key, read_trials, write_trials
+from service.engines.cpus import available_memory
 from service.engines.create import build_if_wanted, create_engine, is_decided, obstacles
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
@@ -32,7 +33,9 @@ TimeEngine = Callable[[Engine], Timing]
 
 # More streams on more CPUs save little more: a run's threads wait for each other less than the runs do for memory.
 _MAX_STREAMS = 4
-_ROUNDS = 4
+# Streams of the bundled model take 90 MB each; the rest is for workers, requests and other models.
+_MEMORY_PER_STREAM = 1 << 30
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,9 @@ def measured_choice(
 
 
 def _num_streams(options: EngineOptions) -> int:
-    """Streams to try on a CPU: no more than threads, nor than images of a batch, which are shared out over them."""
+    """Streams to try on a CPU: one for each GiB, thread and image of a batch, as those are shared out over them."""
     most = min(options.num_threads, options.max_batch_size or _MAX_STREAMS, _MAX_STREAMS)
-    return max(options.num_streams, most)
+    return max(options.num_streams, min(most, available_memory() // _MEMORY_PER_STREAM))
 
 
 def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> tuple[list[Candidate], list[Trial]]:
@@ -140,39 +143,32 @@ def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> 
 def _try(
     candidates: Sequence[Candidate], model_dir: Path, manifest: Manifest, options: EngineOptions, measure: TimeEngine
 ) -> list[Trial]:
-    """Load all candidates, compare each with PyTorch, and time them in turn, round by round; a failure is its own.
+    """Compare each candidate with PyTorch, and time them in turn, round by round; a failure is its own.
 
-    Their times then are of the same minutes, whatever else the machine does in them.
+    Rounds lie apart, so that what else the machine does meets all alike. Each opens its engine anew: several at once
+    would take more memory than serving does.
     """
-    engines: dict[Candidate, Engine] = {}
     faults: dict[Candidate, str] = {}
     rounds: dict[Candidate, list[Timing]] = {candidate: [] for candidate in candidates}
-    with ExitStack() as opened:
-        for candidate in candidates:
-            with _kept(faults, candidate):
-                chosen = _chosen(options, candidate, options.num_streams)
-                engine = opened.enter_context(closing(create_engine(model_dir, manifest, chosen)))
-                prove_engine(engine, model_dir, manifest)
-                engines[candidate] = engine
-        for candidate in [*engines] * _ROUNDS:
-            if candidate not in faults:
-                with _kept(faults, candidate):
-                    rounds[candidate].append(measure(engines[candidate]))
+    for candidate in [*candidates] * _ROUNDS:
+        if candidate in faults:
+            continue
+        try:
+            chosen = _chosen(options, candidate, options.num_streams)
+            with closing(create_engine(model_dir, manifest, chosen)) as engine:
+                if rounds[candidate]:
+                    warm_up(engine)
+                else:
+                    prove_engine(engine, model_dir, manifest)
+                rounds[candidate].append(measure(engine))
+        except Exception as error:
+            faults[candidate] = str(error) or type(error).__name__
     return [
         Trial(candidate, None, fault)
         if (fault := faults.get(candidate)) is not None
         else Trial(candidate, quickest(rounds[candidate]))
         for candidate in candidates
     ]
-
-
-@contextmanager
-def _kept(faults: dict[Candidate, str], candidate: Candidate) -> Iterator[None]:
-    """Keep the error that ends the block as the fault of a candidate."""
-    try:
-        yield
-    except Exception as error:
-        faults[candidate] = str(error) or type(error).__name__
 
 
 def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> EngineOptions:

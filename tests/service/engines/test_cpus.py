@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engines.cpus import available_cpus
+from service.engines.cpus import available_cpus, available_memory
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +52,26 @@ def test_quota_of_version_1(tmp_path: Path, quota: str, expected: int) -> None:
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     }
     assert available_cpus(write(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8 << 30),
+        ({"proc/self/cgroup": "0::/app\n", "sys/fs/cgroup/app/memory.max": "max\n"}, 8 << 30),
+        ({"proc/self/cgroup": "0::/app\n", "sys/fs/cgroup/app/memory.max": "1073741824\n"}, 1 << 30),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "2147483648\n"}, 2 << 30),
+        ({"proc/self/cgroup": "0::/app\n", "sys/fs/cgroup/app/memory.max": "99999999999\n"}, 8 << 30),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "536870912\n",
+            },
+            512 << 20,
+        ),
+    ],
+    ids=["machine", "no limit", "limit", "limit of the parent", "limit above the machine", "version 1"],
+)
+def test_memory_is_the_machines_cut_by_the_limits(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    meminfo = {"proc/meminfo": "MemTotal:        8388608 kB\nMemFree:          100 kB\n"}
+    assert available_memory(write(tmp_path, meminfo | files)) == expected

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from service.engines.base import Engine, EngineError, Rows
 from service.engines.measured_choice import explain_engine, measured_choice, open_engine
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
+from service.engines.runtimes import CPU_RUNTIMES
 from service.engines.streams import concurrent_runs
 from service.engines.trial import Candidate, Timing, Trial, best_trial, quickest, time_engine
 from service.model_directory.bundled import bundled_model_dir
@@ -203,6 +205,45 @@ def test_as_many_streams_are_tried_as_threads_and_batches_have_use_for(
     choice = measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), options, measure=measure)
     assert choice is not None
     assert (tried, choice.num_streams) == ({streams}, streams)
+
+
+@pytest.mark.parametrize(("gibibytes", "streams"), [(0.5, 1), (1.5, 1), (2, 2), (64, 4)])
+def test_there_is_a_gibibyte_for_each_stream(
+    gibibytes: float, streams: int, tiny_model_dir: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "available_memory", lambda: int(gibibytes * 2**30))
+    options = EngineOptions(num_threads=9, measure=True)
+    choice = measured_choice(
+        tiny_model_dir,
+        read_manifest(tiny_model_dir),
+        options,
+        measure=lambda engine: Timing(2.0, 1.0, concurrent_runs(engine)),
+    )
+    assert choice is not None
+    assert choice.num_streams == streams
+
+
+def test_no_two_engines_are_open_while_they_are_measured(
+    tiny_model_dir: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = [0]
+    real = create.create_engine
+
+    def create_one(*arguments: Any) -> Engine:
+        engine, opened[0] = real(*arguments), opened[0] + 1
+        close = engine.close
+        monkeypatch.setattr(engine, "close", lambda: (close(), opened.__setitem__(0, opened[0] - 1)))
+        return engine
+
+    def measure(engine: Engine) -> Timing:
+        assert opened == [1]
+        return Timing(1.0, 1.0)
+
+    monkeypatch.setattr(choices, "create_engine", create_one)
+    choice = measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), OPTIONS, measure=measure)
+    assert choice is not None
+    assert all(trial.timing for trial in choice.trials if trial.candidate.runtime in CPU_RUNTIMES and not trial.fault)
+    assert opened == [0]
 
 
 def test_streams_of_a_single_candidate_are_measured_too(
