@@ -280,7 +280,9 @@ def test_an_int8_engine_that_is_there_serves_if_it_is_faster(  # noqa: PLR0917
     folder, key = model_dir.parent / "engines", EngineKey(eight_bits.sha256, L4, (1, 8, 8))
     info = EngineInfo(key, "", eight_bits.input_size, "int8", "logits", 4, 3, 3, 3, time.time())
     write_engine(folder, b"plan of int8", info)
-    loaded.side_effect = lambda _, graph, *__, **___: SimpleNamespace(name="tensorrt", graph=graph, close=lambda: None)
+    loaded.side_effect = lambda _, graph, *__, **___: SimpleNamespace(
+        name="tensorrt", graph=graph, warm_up_sizes=(), close=lambda: None
+    )
 
     def prove(engine: Engine, *_: object) -> None:
         if engine.graph.precision not in milliseconds:
