@@ -17,7 +17,7 @@ FEW_IMAGES = 10
 """Below these, a folder without val is evaluated on what it learns from: no image can be spared."""
 
 # Evaluation is at the images' own size, so large ones are read again each time.
-_MAX_CACHED_VAL_BYTES = 256 << 20
+MAX_CACHED_VAL_BYTES = 256 << 20
 _BYTES_PER_PIXEL = 4
 
 
@@ -37,7 +37,7 @@ def open_splits(section: DataSection, root: Path, *, seed: int = 0) -> tuple[Seg
     """
     files = open_dataset(section.dataset, root, "train")
     val: SegmentationDataset = _val(section.dataset, root, files)
-    if section.cache and isinstance(val, PairedFiles) and _num_bytes(val) <= _MAX_CACHED_VAL_BYTES:
+    if section.cache and isinstance(val, PairedFiles) and _num_bytes(val) <= MAX_CACHED_VAL_BYTES:
         val = InMemory(val)
     return _learned_from(section, files, seed), val
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from trainer.data import main
 from trainer.datasets import CAMVID_CLASSES, CamVid, Sample
 from trainer.datasets.contact_sheet import CELL_HEIGHT, CELL_WIDTH, Entry, contact_sheet, thumbnails
 from trainer.inspect_data import sheet_file, spread
-
-Pixels = Any
 
 
 @pytest.fixture(autouse=True)
@@ -185,14 +184,14 @@ class Mine:
         self.root.mkdir(exist_ok=True)
         (self.root / "classes.json").write_text(json.dumps({"classes": classes, **keys}), encoding="utf-8")
 
-    def add(self, split: str, name: str, labels: Pixels, photo: Pixels = None, **options: Any) -> None:
+    def add(self, split: str, name: str, labels: ArrayLike, photo: ArrayLike | None = None, **options: Any) -> None:
         array = np.asarray(labels, np.uint8)
         self._photos += 1
         pixels = np.full((*array.shape[:2], 3), 10 * self._photos, np.uint8) if photo is None else photo
         for kind, content in (("images", pixels), ("labels", array)):
             path = self.root / kind / split / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(content).save(path, **(options if kind == "images" else {}))
+            Image.fromarray(np.asarray(content)).save(path, **(options if kind == "images" else {}))
 
     def check(self, *arguments: str) -> tuple[int, str]:
         status = main(["check", str(self.root), *arguments])

@@ -43,7 +43,7 @@ def test_images_to_learn_from_are_kept_as_large_as_a_view_and_those_of_val_as_th
 
 
 def test_large_images_of_val_are_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "_MAX_CACHED_VAL_BYTES", 64 * 128 * 4)
+    monkeypatch.setattr(splits, "MAX_CACHED_VAL_BYTES", 64 * 128 * 4)
     root = write_folder(tmp_path / "data", train=1, val=2)
     assert isinstance(open_splits(SECTION, root)[1], PairedFiles)
     (root / "images" / "val" / "1.png").unlink()
