@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 _MAX_PACKET_BYTES = 16 * 1024
 # JSON of the catalog of many models with many classes.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
+_DESCRIPTOR = struct.Struct("i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTOR.size)
 # Packets that are read before other work gets its turn.
 _PACKETS_AT_ONCE = 64
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -97,15 +100,17 @@ class Channel:
             if not self.is_open:
                 return
             try:
-                packet, descriptors, _, _ = socket.recv_fds(self._connection, _MAX_PACKET_BYTES + 1, 1)
+                packet, ancillary, _, _ = self._connection.recvmsg(
+                    _MAX_PACKET_BYTES + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except OSError:
-                packet, descriptors = b"", []
+                packet, ancillary = b"", []
             if not packet:
                 self._end()
                 return
-            self._on_message(packet[0], packet[1:], descriptors[0] if descriptors else -1)
+            self._on_message(packet[0], packet[1:], _descriptor_of(ancillary) if ancillary else -1)
 
     def _sent(self, packet: bytes, descriptor: int) -> bool:
         try:
@@ -180,6 +185,14 @@ def check_sealed(descriptor: int, size: int) -> None:
     found = os.fstat(descriptor).st_size
     if seals & _SEALS != _SEALS or found != size:
         raise ValueError(f"a file in memory has {found} bytes and seals {seals}, expected {size} and {_SEALS}")
+
+
+def _descriptor_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The descriptor that came with a packet, or -1."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(data) >= _DESCRIPTOR.size:
+            return int(_DESCRIPTOR.unpack_from(data)[0])
+    return -1
 
 
 def _close(descriptor: int) -> None:

@@ -23,7 +23,7 @@ class Kind(IntEnum):
     # SERIAL of the catalog that the worker goes by now.
     APPLIED = 7
 
-    # ``RESULT``: the output is in the slot.
+    # ``RESULT``, once or several times: the output is in the slot.
     OUTPUT = 16
     # JSON: model, slot, generation, error.
     FAILURE = 17

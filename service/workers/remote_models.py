@@ -199,9 +199,9 @@ class RemoteModels(Catalog[RemoteModel]):
 
     def _receive(self, kind: int, fields: bytes, descriptor: int) -> None:
         if kind == Kind.OUTPUT:
-            number, slot, generation, started, ended = RESULT.unpack(fields)
-            if number in self._open:
-                self._open[number].queue.succeed(slot, generation, started, ended)
+            for number, slot, generation, started, ended in RESULT.iter_unpack(fields):
+                if number in self._open:
+                    self._open[number].queue.succeed(slot, generation, started, ended)
         elif kind == Kind.FAILURE:
             number, slot, generation, error = read_json(fields, descriptor)
             if number in self._open:

@@ -19,6 +19,9 @@ from service.workers.slots import Layout, Region
 
 logger = logging.getLogger(__name__)
 
+# Results of a message.
+_MAX_RESULT_BYTES = 256 * RESULT.size
+
 Call = Callable[[str, list[Any]], Coroutine[Any, Any, Any]]
 
 
@@ -61,6 +64,8 @@ class WorkerLink:
         self._works: dict[tuple[int, int], tuple[int, Work]] = {}
         self._pins: dict[int, Callable[[Rows], None] | None] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._results = bytearray()
+        self._loop = asyncio.get_running_loop()
         self._channel = Channel(connection, self._receive, self._close)
 
     @property
@@ -95,6 +100,7 @@ class WorkerLink:
             self._map(_number(fields), descriptor)
         elif kind == Kind.UNUSED:
             self.regions.pop(_number(fields), None)
+            self._pins.pop(_number(fields), None)
             self._host.link_changed()
         elif kind == Kind.CALL:
             self._start_call(read_json(fields, descriptor))
@@ -157,14 +163,25 @@ class WorkerLink:
         del self._works[number, slot]
         self._host.queue_changed(number)
         if work.row.cancelled():
-            self._channel.send(Kind.OUTPUT, RESULT.pack(number, slot, generation, 0.0, 0.0))
+            self._report(RESULT.pack(number, slot, generation, 0.0, 0.0))
             return
         error = work.row.exception()
         if isinstance(error, ServiceError):
             self._fail(number, slot, generation, error)
             return
         row = work.row.result()
-        self._channel.send(Kind.OUTPUT, RESULT.pack(number, slot, generation, row.started, row.ended))
+        self._report(RESULT.pack(number, slot, generation, row.started, row.ended))
+
+    def _report(self, result: bytes) -> None:
+        """Tell the worker of an output, in one message with those of the same batch."""
+        if not self._results:
+            self._loop.call_soon(self._send_results)
+        self._results += result
+
+    def _send_results(self) -> None:
+        for start in range(0, len(self._results), _MAX_RESULT_BYTES):
+            self._channel.send(Kind.OUTPUT, bytes(self._results[start : start + _MAX_RESULT_BYTES]))
+        self._results.clear()
 
     def _fail(self, number: int, slot: int, generation: int, error: ServiceError) -> None:
         self._channel.send_json(Kind.FAILURE, [number, slot, generation, pack_error(error)])
@@ -192,6 +209,7 @@ class WorkerLink:
                 model.queue.withdraw(work)
             work.row.cancel()
         self.regions.clear()
+        self._pins.clear()
         self._host.link_closed(self)
 
 

@@ -224,8 +224,8 @@ class RemoteBench(Bench):
 
     def _receive(self, kind: int, fields: bytes, descriptor: int) -> None:
         if kind == Kind.OUTPUT:
-            _, slot, generation, started, ended = RESULT.unpack(fields)
-            self.queue.succeed(slot, generation, started, ended)
+            for _, slot, generation, started, ended in RESULT.iter_unpack(fields):
+                self.queue.succeed(slot, generation, started, ended)
         else:
             assert kind == Kind.FAILURE
             _, slot, generation, error = read_json(fields, descriptor)
