@@ -242,7 +242,8 @@ def tiff_strips(width: int, height: int, rows: int, count: int) -> bytes:
 
 def tiff_small(**changes: tuple[str, Any]) -> bytes:
     """An image of 16x16 pixels with further tags."""
-    return tiff(tiff_tags(16, 16, t273=("I", 8), t278=("I", 16), t279=("I", 256), **changes), bytes(256))
+    strip = {"t273": ("I", 8), "t278": ("I", 16), "t279": ("I", 256)}
+    return tiff(tiff_tags(16, 16, **(strip | changes)), bytes(256))
 
 
 def tiff_of_tags(count: int) -> bytes:
