@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from model_export.commands import inspect, model, onnx, quantize, selfcheck, tensorrt, verify
+from model_export.commands import inspect, model, onnx, quantize, remove, selfcheck, tensorrt, verify
 from service.model_directory.extras import needing_extra
 
 EPILOG = """example:
@@ -16,7 +16,7 @@ EPILOG = """example:
   ecenet-export selfcheck models/my-model
   ecenet-serve --model-dir models/my-model
 """
-COMMANDS = (model, onnx, quantize, selfcheck, inspect, verify, tensorrt)
+COMMANDS = (model, onnx, quantize, remove, selfcheck, inspect, verify, tensorrt)
 
 
 def main(arguments: list[str] | None = None) -> int:
