@@ -17,11 +17,13 @@ import pytest
 from PIL import Image
 
 from model_export.__main__ import main as export
+from service.engines.choice import smallest_size
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.http.app import create_app
 from service.imaging.label_map import label_map
 from service.imaging.resize import resize_to_input
 from service.model_directory.bundled import bundled_model_dir
+from service.model_directory.golden import read_golden
 from service.model_directory.manifest import GRAPH_NAME, read_manifest
 from service.settings import Settings
 from trainer.datasets import CAMVID_CLASSES
@@ -108,6 +110,17 @@ def test_the_bundled_model_is_small_and_complete() -> None:
     assert "research" in manifest.license
     card = (directory / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"{100 * manifest.metrics['val_miou']:.2f}" in card
+
+
+def test_the_bundled_model_has_a_smaller_input_for_speed() -> None:
+    """Less than half of the pixels, in INT8, with golden inputs; its loss is in the model card."""
+    directory = bundled_model_dir()
+    manifest = read_manifest(directory)
+    (graph,) = [graph for graph in manifest.graphs if graph.input_size == smallest_size(manifest)]
+    assert (graph.input_size, graph.precision) == ((384, 512), "int8")
+    assert read_golden(directory, manifest, graph.input_size).images.shape[1:] == (384, 512, 3)
+    assert (directory / graph.file).stat().st_size <= 6e6
+    assert "`ecenet-serve --speed` serves the graph of 512x384 in INT8" in (directory / "MODEL_CARD.md").read_text()
 
 
 def test_serving_needs_no_pytorch() -> None:
