@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from tests.k8s import cluster_checks, object_checks, pod_checks
 from tests.k8s.crd_schemas import SCHEMAS
@@ -43,7 +42,12 @@ CHECKS: tuple[Check, ...] = (
     pod_checks.written_folders,
     *cluster_checks.CHECKS,
 )
-MODELS = {model.__name__: model for model in (ScaledObject, PrometheusRule, ServiceMonitor)}
+# Modules of PyPI's models, whose import takes seconds.
+MODELS = {
+    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
+    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
+    "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
+}
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 
 each_build = pytest.mark.parametrize("build", BUILDS, ids=str)
@@ -118,7 +122,7 @@ def validate(item: Object) -> None:
         for job in _jobs_of(item):
             validate(job)
     elif kind in MODELS:
-        model = MODELS[kind].model_validate(item)
+        model = getattr(importlib.import_module(MODELS[kind]), kind).model_validate(item)
         lost = _lost(item, model.model_dump(by_alias=True, exclude_unset=True, mode="json"))
         assert not lost, f"{name_of(item)} has unknown fields {lost}"
     else:
