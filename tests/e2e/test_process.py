@@ -82,8 +82,12 @@ class Process:
 
 @contextmanager
 def running(program: list[str], *arguments: str, runner: tuple[str, ...] = (), **variables: str) -> Iterator[Process]:
-    """A program of Python with environment variables of its own, started by ``runner`` if one is given."""
-    command = [*runner, sys.executable, *program, "--port", "0", "--engine-timeout-s", "60", *arguments]
+    """A program of Python with environment variables of its own, started by ``runner`` if one is given.
+
+    Its one worker is the one that a test asks: another would hear of a signal or of the engine a moment later.
+    """
+    options = ("--port", "0", "--workers", "1", "--engine-timeout-s", "60")
+    command = [*runner, sys.executable, *program, *options, *arguments]
     environment = {**os.environ, **variables}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
         try:
