@@ -66,11 +66,11 @@ async def test_failed_start_is_told_by_the_health_checks(
 async def test_stuck_engine_is_told_by_the_health_check(
     engine: FakeEngine, serving_in_process: Serving, solid: Solid
 ) -> None:
-    async with serving_in_process(engine_timeout_s=0.05, batch_window_ms=0) as api:
+    async with serving_in_process(engine_timeout_s=0.5, batch_window_ms=0) as api:
         engine.shut()
         inside = [asyncio.create_task(api.post(solid(level))) for level in (0, 128)]
         for task in inside:
-            api.check_problem(await task, 503, "engine-down", "kept a batch", "0.05 s")
+            api.check_problem(await task, 503, "engine-down", "kept a batch", "0.5 s")
         for path in ("/healthz", "/readyz"):
             api.check_problem(await api.get(path), 503, "engine-down", "kept a batch")
         assert (await api.metric("ecenet_engine_up"), await api.metric("ecenet_ready")) == (0, 0)

@@ -207,7 +207,7 @@ async def test_a_stuck_engine_harms_its_own_model_and_turns_liveness_false(
 ) -> None:
     shelf.put("night", "1")
     shelf.put("street", "1", "2")
-    async with shelving(engine_timeout_s=0.05) as api:
+    async with shelving(engine_timeout_s=0.5) as api:
         await until_loaded(api)
         stuck = shelf.engines["street", "2"]
         stuck.gate.clear()
