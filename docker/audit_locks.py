@@ -35,7 +35,7 @@ def normalised(name: str) -> str:
 
 
 def stored_weaknesses(database: Path, packages: Mapping[str, str]) -> list[str]:
-    """What OSV's export knows of the packages.
+    """Give the weaknesses of the packages by OSV's export.
 
     Raises:
         OSError, ValueError: It cannot be read, or holds no entry.
@@ -62,7 +62,7 @@ def _affected(entry: Mapping[str, Any], packages: Mapping[str, str]) -> Iterable
 
 
 def asked_weaknesses(lock: Path) -> list[str]:
-    """What pip-audit finds for a lock.
+    """Give the findings of pip-audit for a lock.
 
     Raises:
         ValueError: It could not ask, or knows none of the packages.
