@@ -1,6 +1,6 @@
 """An image to the size of the model's input; compiled (``resize.c``), and free of the GIL while it runs.
 
-Pillow gives the same pixels; ``benchmarks/feed`` has the share of a resize in the CPU of a request.
+Pillow gives the same pixels for more of a request's CPU; ``benchmarks/feed/README.md`` has both figures.
 """
 
 from __future__ import annotations
