@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.runtimes import CPU_RUNTIMES
-from service.engines.selfcheck import SelfCheckError, check_at_once, self_check
+from service.engines.selfcheck import SelfCheckError, self_check
 from service.engines.streams import concurrent_runs
 from service.model_directory.golden import GoldenError, read_golden
 from service.model_directory.manifest import Manifest
@@ -16,35 +16,31 @@ logger = logging.getLogger(__name__)
 
 # The first run of a size is plain, and its CUDA graph is what serves: TensorRT-RTX's replays from the third run on.
 GPU_REPEATS = 3
-# The median of three runs is none of the first, which would tell the batcher that streams do not pay.
-_STREAM_REPEATS = 3
 
 
 def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
-    """Run the directory's golden inputs at each of the engine's warm-up sizes and in all of its streams at once.
+    """Run the directory's golden inputs at each of the engine's warm-up sizes, and compare the outputs with PyTorch's.
 
-    The outputs are compared with PyTorch's.
+    The largest batch of a CPU is shared out over all streams.
 
-    Gives the seconds of a batch by its size. On a CPU without streams they are those of the first run of a size, which
-    is dearer.
+    Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer. Of an
+    engine with streams the largest size alone is given: that it pays was measured, and first runs would not show it.
 
     An engine whose directory has no golden inputs is warmed up on black images, and the log says so.
 
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.
     """
-    repeats = _repeats(engine)
+    repeats = 1 if engine.name in CPU_RUNTIMES else GPU_REPEATS
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
-        return warm_up(engine, repeats)
+        return _telling(engine, warm_up(engine, repeats))
     try:
         golden = read_golden(model_dir, manifest, engine.graph.input_size)
     except GoldenError as error:
         raise EngineError(str(error)) from error
     try:
         checked = self_check(engine, golden, engine.warm_up_sizes, repeats)
-        if concurrent_runs(engine) > 1:
-            check_at_once(engine, golden)
     except SelfCheckError as error:
         raise EngineError(f"{error}; --engine and --precision choose another runtime or graph") from error
     for batch in checked:
@@ -55,10 +51,9 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
             batch.agreement,
             batch.milliseconds,
         )
-    return {batch.batch_size: batch.milliseconds / 1000 for batch in checked}
+    return _telling(engine, {batch.batch_size: batch.milliseconds / 1000 for batch in checked})
 
 
-def _repeats(engine: Engine) -> int:
-    if engine.name not in CPU_RUNTIMES:
-        return GPU_REPEATS
-    return _STREAM_REPEATS if concurrent_runs(engine) > 1 else 1
+def _telling(engine: Engine, seconds: dict[int, float]) -> dict[int, float]:
+    """The times that tell how large a batch should be."""
+    return seconds if concurrent_runs(engine) == 1 else {max(seconds): seconds[max(seconds)]}

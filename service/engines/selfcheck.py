@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.engines.base import Engine, EngineError
-from service.engines.streams import concurrent_runs
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import Golden
 
@@ -47,19 +45,6 @@ def self_check(
         GoldenError: The golden inputs have no labels of the graph's stride.
     """
     return [_check_batch(engine, golden, size, repeats) for size in batch_sizes if size <= engine.max_batch_size]
-
-
-def check_at_once(engine: Engine, golden: Golden) -> None:
-    """Run golden inputs in all streams of an engine at once, one image each, and compare them with PyTorch's outputs.
-
-    Raises:
-        SelfCheckError, GoldenError: See ``self_check``.
-    """
-    streams = concurrent_runs(engine)
-    with ThreadPoolExecutor(streams) as threads:
-        runs = [threads.submit(_check_batch, engine, golden, 1, 1) for _ in range(2 * streams)]
-    for run in runs:
-        run.result()
 
 
 def _check_batch(engine: Engine, golden: Golden, size: int, repeats: int) -> CheckedBatch:
