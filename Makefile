@@ -5,6 +5,7 @@ DEV_VENV ?= .venv-dev
 GPU_VENV ?= .venv-gpu
 TRAIN_VENV ?= .venv-train
 TOOLS_VENV ?= .venv-tools
+ATHERIS_VENV ?= .venv-atheris
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 NVIDIA_INDEX ?= https://pypi.nvidia.com
@@ -86,6 +87,10 @@ bench: $(DEV_VENV)/.installed  ## the speed of label maps and of the service
 fuzz: $(DEV_VENV)/.installed  ## mutated files against decoders and parsers; ARGS="--mutants 200000 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.fuzz $(ARGS)
 
+.PHONY: atheris
+atheris: $(ATHERIS_VENV)/.installed  ## coverage-guided fuzzing of scans and parsers; ARGS="-max_total_time=600 -seed=1"
+	$(ATHERIS_VENV)/bin/python -m benchmarks.reliability.atheris_parsers $(ARGS)
+
 attack: $(DEV_VENV)/.installed  ## every known attack on a service, with a normal client beside it
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.attack $(ARGS)
 
@@ -105,7 +110,7 @@ audit: $(TOOLS_VENV)/.installed  ## known weaknesses of the images' packages; a 
 train-env: $(TRAIN_VENV)/.installed  ## an environment to train and export in, with PyTorch's CPU build: 1.6 GB
 
 clean:  ## remove the environments and what was built
-	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) $(TOOLS_VENV) build dist *.egg-info service/imaging/_native.so
+	rm -rf $(SERVE_VENV) $(DEV_VENV) $(GPU_VENV) $(TRAIN_VENV) $(TOOLS_VENV) $(ATHERIS_VENV) build dist *.egg-info service/imaging/_native.so
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
@@ -124,6 +129,11 @@ $(TRAIN_VENV)/.installed: $(SOURCES)
 	$(TRAIN_VENV)/bin/$(PIP_INSTALL) 'torch==$(TORCH)+cpu' 2>/dev/null \
 	  || $(TRAIN_VENV)/bin/$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch==$(TORCH) torchvision
 	$(TRAIN_VENV)/bin/$(PIP_INSTALL) -c constraints.txt -e '.[export,cpu]'
+	@touch $@
+
+$(ATHERIS_VENV)/.installed: $(SOURCES)
+	$(call make_venv,$(ATHERIS_VENV))
+	$(ATHERIS_VENV)/bin/$(PIP_INSTALL) -c constraints.txt atheris==3.0.0 -e .
 	@touch $@
 
 $(TOOLS_VENV)/.installed: docker/requirements.tools.lock
