@@ -45,7 +45,6 @@ def parts(folder: Path = FOLDER) -> dict[str, str]:
         "events": events_table(results["rows"]),
         "inputs": _inputs(),
         "million": tables(Assumptions()),
-        "cores": sizing.by_cores(),
     }
 
 
