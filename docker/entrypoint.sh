@@ -1,7 +1,8 @@
 #!/bin/sh
-# Serves with the options given; `selfcheck [OPTION...]` proves the engine of this machine instead.
+# Serves with the options given. `selfcheck [OPTION...]` proves the engine of this machine instead, and
+# `tensorrt [OPTION...]` builds engines.
 set -eu
-if [ "${1:-}" = selfcheck ]; then
-  exec ecenet-export "$@"
-fi
+case "${1:-}" in
+  selfcheck | tensorrt) exec ecenet-export "$@" ;;
+esac
 exec ecenet-serve "$@"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from model_export.commands.base import Commands
+from model_export.commands.base import Commands, default_directory
 from service.engines.runtimes import ENGINE_NAMES, PRECISION_NAMES
 from service.model_directory.sizes import format_size, size_argument
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--repeats is {args.repeats}, expected 1 or more")
     if args.seconds <= 0:
         raise ValueError(f"--seconds is {args.seconds:g}, expected more than 0")
-    directory = args.directory or _default_directory()
+    directory = args.directory or default_directory()
     return _check(directory, args) if args.report is None else _report(directory, args)
 
 
@@ -88,13 +88,6 @@ def _report(directory: Path, args: argparse.Namespace) -> int:
     verdicts = [row["held"] for row in report["expectations"]]
     print(f"{verdicts.count(True)} expectations held, {verdicts.count(False)} did not")
     return 0
-
-
-def _default_directory() -> Path:
-    from service.model_directory.bundled import bundled_model_dir  # noqa: PLC0415
-    from service.settings import Settings  # noqa: PLC0415
-
-    return Settings().model_dir or bundled_model_dir()
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

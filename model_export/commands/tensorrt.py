@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from model_export.commands.base import Commands
+from model_export.commands.base import Commands, default_directory
 from service.model_directory.sizes import size_argument
 
 
@@ -19,14 +19,23 @@ def add_parser(commands: Commands) -> None:
         "attention is not seen as one fused kernel is a warning. TensorRT builds on the GPU that will run the engine; "
         "TensorRT-RTX builds without a GPU too. Engines that fit are reused.",
     )
-    parser.add_argument("directory", type=Path, help="model directory, with fp16 graphs")
+    parser.add_argument(
+        "directory",
+        type=Path,
+        nargs="?",
+        help="model directory, with graphs of the precision (default: that of ECENET_MODEL_DIR, else the bundled)",
+    )
     parser.add_argument(
         "--runtime",
         choices=["auto", "tensorrt", "tensorrt-rtx"],
         default="auto",
         help="default: auto, which takes TensorRT where it and a GPU are there, else TensorRT-RTX",
     )
-    parser.add_argument("--engine-dir", type=Path, help="folder of the engines (default: DIRECTORY/engines)")
+    parser.add_argument(
+        "--engine-dir",
+        type=Path,
+        help="folder of the engines (default: that of ECENET_ENGINE_DIR, else DIRECTORY/engines)",
+    )
     parser.add_argument(
         "--size",
         type=size_argument,
@@ -46,6 +55,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, and say how many attentions are fused."""
     from service.engines.tensorrt.build import BuildOptions, build_engines  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
 
     options = BuildOptions(
         runtime=args.runtime,
@@ -55,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         require_fused=args.require_fused,
     )
-    reports = build_engines(args.directory, args.engine_dir, options, lambda line: print(line, file=sys.stderr))
+    directory, folder = args.directory or default_directory(), args.engine_dir or Settings().engine_dir
+    reports = build_engines(directory, folder, options, lambda line: print(line, file=sys.stderr))
     for report in reports:
         print(report)
     return 0

@@ -1,4 +1,4 @@
-"""The entry of the images: options go to the service, ``selfcheck`` to the check of its engine."""
+"""The entry of the images: options go to the service, ``selfcheck`` and ``tensorrt`` to the export's commands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PRINT = '#!/bin/sh\necho "$$ $(basename "$0") $*"\n'
         ([], "ecenet-serve "),
         (["--port", "8001"], "ecenet-serve --port 8001"),
         (["selfcheck", "--report", "/out"], "ecenet-export selfcheck --report /out"),
+        (["tensorrt", "--precision", "int8"], "ecenet-export tensorrt --precision int8"),
     ],
 )
 def test_the_command_gets_all_arguments_in_the_same_process(
