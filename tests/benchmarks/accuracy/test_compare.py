@@ -20,8 +20,10 @@ from benchmarks.accuracy.recipe import HalfResolution, Recipe, hold_out_ends
 from benchmarks.accuracy.runs import RunError, lock, read_run, run_path, write_run
 from benchmarks.accuracy.variants import HEADS, VARIANTS
 from service.model_directory.manifest import ClassInfo
+from tests.support.tiny_network import TINY_CONVOLUTIONAL
 from trainer.datasets import Sample
 from trainer.losses import Losses
+from trainer.model.ecenet import NAMED_SIZES
 from trainer.training_loop import TrainingState
 
 TINY = Recipe(steps=3, batch_size=2, input_size=(32, 32), crop_size=(32, 32))
@@ -91,6 +93,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     stop: int, quarters: Quarters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", stop)
+    monkeypatch.setitem(NAMED_SIZES, "ecenet-lite0", TINY_CONVOLUTIONAL)
     checkpoint = tmp_path / "run.pt"
 
     def trained(*, until: int | None = None) -> TrainingState:
