@@ -6,7 +6,7 @@ setting limits a part, the constants below are estimates.
 
 from __future__ import annotations
 
-from service.connection import MAX_HEADER_BYTES, ConnectionLimits
+from service.connections.limits import MAX_HEADER_BYTES, ConnectionLimits
 from service.settings import Settings
 
 # Most that a decoder takes for a pixel, the decoded pixels included: WebP, AVIF and HEIF.

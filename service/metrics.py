@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from service.connection import REFUSALS, Refusal
+from service.connections.limits import REFUSALS, Refusal
 from service.errors import (
     Draining,
     EngineDown,

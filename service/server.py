@@ -22,8 +22,10 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from service.connection import ConnectionGuard, ConnectionLimits, LimitedProtocol
-from service.connection_counts import ConnectionCounts
+from service.connections.counts import ConnectionCounts
+from service.connections.guard import ConnectionGuard
+from service.connections.limits import ConnectionLimits
+from service.connections.protocol import LimitedProtocol
 from service.lifecycle import State
 from service.runtime import Runtime
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.connection import (
+from service.connections.limits import (
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
     MAX_PIPELINED_BYTES,

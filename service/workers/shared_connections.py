@@ -1,4 +1,4 @@
-"""The counts of connections of all workers, in shared memory; see ``service.connection_counts``.
+"""The counts of connections of all workers, in shared memory; see ``service.connections.counts``.
 
 Each worker writes a row of its own: its connections, its unread bytes, and its connections by client. A client is
 counted at two places that hashes of its address choose; the smaller sum over all rows is its number of connections, or

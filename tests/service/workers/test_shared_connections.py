@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from service.connection import ConnectionGuard, ConnectionLimits
+from service.connections.guard import ConnectionGuard
+from service.connections.limits import ConnectionLimits
 from service.workers.shared_connections import SharedConnections
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"

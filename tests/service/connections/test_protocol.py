@@ -15,7 +15,8 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.connection import (
+from service.connections.guard import ConnectionGuard
+from service.connections.limits import (
     FREE_PIECES,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
@@ -23,11 +24,10 @@ from service.connection import (
     MAX_REFUSED_BYTES,
     MEAN_PIECE_BYTES,
     RESERVED_HANDLES,
-    ConnectionGuard,
     ConnectionLimits,
-    LimitedProtocol,
     Refusal,
 )
+from service.connections.protocol import LimitedProtocol
 from tests.support.limits import HANG_S
 
 ROOMY = ConnectionLimits(connections=100, per_client=100, header_timeout_s=30)

@@ -1,195 +1,33 @@
-"""Limits of a connection on every route: their number, the size and time of headers, the rate of bodies and answers.
+"""uvicorn's HTTP protocol within the limits of a connection.
 
-uvicorn's HTTP protocol limits none of these. A client that sends or reads next to nothing, or a header without an end,
-would otherwise hold file handles, places, memory and the event loop.
+uvicorn limits none of these. A client that sends or reads next to nothing, or a header without an end, would otherwise
+hold file handles, places, memory and the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import resource
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, Literal, get_args
+from typing import Any
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.connection_counts import ConnectionCounts, LocalConnectionCounts
+from service.connections.guard import ConnectionGuard
+from service.connections.limits import (
+    FREE_PIECES,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_FIELDS,
+    MAX_PIPELINED_BYTES,
+    MAX_PIPELINED_REQUESTS,
+    MAX_REFUSED_BYTES,
+    MEAN_PIECE_BYTES,
+    Refusal,
+)
 
-logger = logging.getLogger(__name__)
-
-# nginx takes 4 x 8 KB of headers, Envoy 60 KB and 100 fields.
-MAX_HEADER_BYTES = 64 * 1024
-MAX_HEADER_FIELDS = 100
-# Bytes of a body that are read on behind a refusal, so that a client that reads only then sees it.
-MAX_REFUSED_BYTES = 64 << 20
-# Requests, and bytes of their bodies, that are sent before the answer to an earlier one.
-MAX_PIPELINED_REQUESTS = 16
-MAX_PIPELINED_BYTES = 64 * 1024
-# Pieces of a body, such as chunks: so many of any size, and one more for each so many bytes. Each costs 2 us.
-FREE_PIECES = 4096
-MEAN_PIECE_BYTES = 64
-# File handles for the model, logs, and the files of answers.
-RESERVED_HANDLES = 64
-_LOG_PAUSE_S = 1.0
-_LOGGED_CLIENTS = 3
 _UPGRADE = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
-
-Refusal = Literal[
-    "connections", "client_connections", "header_timeout", "header_size", "host", "slow_body", "small_pieces",
-    "slow_answer", "unsent_answers", "refused_body", "pipelining",
-]  # fmt: skip
-REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
-# Status and text of those that can be told: the others end a connection on which an answer is under way.
-_TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
-    "connections": (
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "the service has as many connections as it may, at most {limits.connections}",
-    ),
-    "client_connections": (
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "your address has {limits.per_client} connections, which is the limit",
-    ),
-    "header_timeout": (
-        HTTPStatus.REQUEST_TIMEOUT,
-        "the request's headers did not arrive within {limits.header_timeout_s:g} s",
-    ),
-    "header_size": (
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        f"the request's headers exceed {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} fields",
-    ),
-    "host": (HTTPStatus.BAD_REQUEST, "the request has no header Host, or more than one"),
-    "slow_body": (
-        HTTPStatus.REQUEST_TIMEOUT,
-        "the request's body arrives slower than {limits.min_bytes_per_s} bytes per second",
-    ),
-    "small_pieces": (
-        HTTPStatus.BAD_REQUEST,
-        f"the request's body comes in more than {FREE_PIECES} pieces and less than {MEAN_PIECE_BYTES} bytes for each",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Limits of all connections of the service.
-
-    Attributes:
-        connections: Open connections.
-        per_client: Open connections of one client address.
-        header_timeout_s: Seconds from the opening of a connection, or from the first byte of a further request, until
-            the headers have arrived.
-        min_bytes_per_s: Bytes per second of a body or of an answer, as a mean of each ``transfer_grace_s``.
-        transfer_grace_s: Seconds after which the rate is looked at.
-        max_unsent_bytes: Bytes of answers that clients have not read, over all connections; beyond them the answer that
-            has waited longest is given up.
-        of_process: Open connections of one process, which the file handles limit; None if they do not.
-    """
-
-    connections: int
-    per_client: int
-    header_timeout_s: float
-    min_bytes_per_s: int = 1000
-    transfer_grace_s: float = 10.0
-    max_unsent_bytes: int = 256 << 20
-    of_process: int | None = None
-
-    def within_handles(self) -> ConnectionLimits:
-        """The same limits, with that of the file handles that a process may open, less ``RESERVED_HANDLES``."""
-        handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if handles == resource.RLIM_INFINITY or self.connections <= handles - RESERVED_HANDLES:
-            return self
-        connections = max(1, handles - RESERVED_HANDLES)
-        logger.warning(
-            "max_connections is %d, and a process may open %d files: %d connections are its limit; raise ulimit -n",
-            self.connections,
-            handles,
-            connections,
-        )
-        return replace(self, of_process=connections)
-
-
-class ConnectionGuard:
-    """Counts the connections of a process, and logs refusals at most once a second."""
-
-    def __init__(
-        self,
-        limits: ConnectionLimits,
-        on_refuse: Callable[[Refusal], None],
-        counts: ConnectionCounts | None = None,
-    ) -> None:
-        """Begin with no connection.
-
-        Args:
-            limits: Of all connections.
-            on_refuse: Counts the refusals.
-            counts: Of all processes, where there are several.
-        """
-        self.limits = limits
-        self._on_refuse = on_refuse
-        self._counts = LocalConnectionCounts() if counts is None else counts
-        self._open_here = 0
-        self._unlogged: Counter[Refusal] = Counter()
-        self._strikes: Counter[str] = Counter()
-        self._logged = float("-inf")
-        # Connections whose clients read slower than they are sent to, the longest first.
-        self._unread: dict[LimitedProtocol, None] = {}
-
-    def open(self, client: str) -> Refusal | None:
-        """Count a connection; gives the limit that it exceeds, or None."""
-        total, of_client = self._counts.open(client)
-        self._open_here += 1
-        if total > self.limits.connections or self._open_here > (self.limits.of_process or total):
-            return "connections"
-        return "client_connections" if of_client > self.limits.per_client else None
-
-    def close(self, client: str) -> None:
-        """Count a connection as closed."""
-        self._counts.close(client)
-        self._open_here -= 1
-
-    @property
-    def _unsent_bytes(self) -> int:
-        """Bytes of answers that clients have not read, of all processes."""
-        return self._counts.unsent(sum(connection.unsent_bytes for connection in self._unread))
-
-    def begin_unread(self, connection: LimitedProtocol) -> None:
-        """Count an answer that its client does not read as fast as it is sent; gives up others if they are too many."""
-        self._unread[connection] = None
-        while self._unsent_bytes > self.limits.max_unsent_bytes and len(self._unread) > 1:
-            longest = next(iter(self._unread))
-            self.end_unread(longest)
-            longest.give_up("unsent_answers")
-
-    def end_unread(self, connection: LimitedProtocol) -> None:
-        """The client has read it, or is gone."""
-        if connection in self._unread:
-            del self._unread[connection]
-            self._counts.unsent(sum(other.unsent_bytes for other in self._unread))
-
-    def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
-        """Count a refusal; gives its status and its text, or None if it cannot be told."""
-        self._on_refuse(refusal)
-        self._unlogged[refusal] += 1
-        self._strikes[client] += 1
-        now = time.monotonic()
-        if now - self._logged >= _LOG_PAUSE_S:
-            counts = ", ".join(f"{name}: {count}" for name, count in self._unlogged.items())
-            worst = ", ".join(f"{address}: {count}" for address, count in self._strikes.most_common(_LOGGED_CLIENTS))
-            logger.warning("refused connections (%s), most of them from %s", counts, worst)
-            self._unlogged.clear()
-            self._strikes.clear()
-            self._logged = now
-        if refusal not in _TEXTS:
-            return None
-        status, text = _TEXTS[refusal]
-        return status, text.format(limits=self.limits)
 
 
 class LimitedProtocol(HttpToolsProtocol):
