@@ -15,8 +15,8 @@ from service.engines.tensorrt.layer_report import LayerReportError
 
 
 @dataclass(frozen=True, slots=True)
-class BatchTimes:
-    """One batch size.
+class MeasuredSize:
+    """Times and labels of one batch size.
 
     Attributes:
         batch_size: Images of a batch.
@@ -35,10 +35,10 @@ class BatchTimes:
     device_ms: float | None
 
 
-def batch_times(engine: Engine, checked: Sequence[CheckedBatch], repeats: int) -> list[BatchTimes]:
+def batch_times(engine: Engine, checked: Sequence[CheckedBatch], repeats: int) -> list[MeasuredSize]:
     """The times of the batch sizes that were checked."""
     return [
-        BatchTimes(
+        MeasuredSize(
             batch.batch_size,
             batch.agreement.equal_labels,
             batch.agreement.max_logit_error,
@@ -50,7 +50,7 @@ def batch_times(engine: Engine, checked: Sequence[CheckedBatch], repeats: int) -
     ]
 
 
-def saturation(times: Sequence[BatchTimes]) -> float:
+def saturation(times: Sequence[MeasuredSize]) -> float:
     """Images per second of the best batch size, without the copies where that is known; 0 of none."""
     return max((1e3 * row.batch_size / (row.device_ms or row.ms) for row in times), default=0.0)
 
