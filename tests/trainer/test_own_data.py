@@ -103,6 +103,7 @@ def test_photos_of_all_kinds_are_learned_from_as_the_service_reads_them(odd_phot
         assert (val[place].image == served).all(), path
 
 
+@pytest.mark.usefixtures("tiny_sizes")
 @pytest.mark.parametrize("kept", [["deep"], ["grey", "deep", "large", "phone"]])
 def test_one_image_or_a_few_of_all_kinds_train(
     kept: list[str], odd_photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
