@@ -3,8 +3,9 @@
     make chaos ARGS="--faults 50 --seed 1"
 
 A service with two workers is served to clients that know the right answers. Meanwhile its processes are killed,
-stopped and continued, sent SIGHUP, left without file handles, and their log is not read. A request may be refused with
-503 or 504, or lose its connection. The exit status is 1 if an answer is wrong, if the service does not come back after
+stopped and continued, left without file handles, and their log is not read; they are sent SIGHUP while the model's
+folder is there, gone, or has a manifest that is cut off. A request may be refused with 503 or 504, or lose its
+connection. The exit status is 1 if an answer is wrong, if the service does not come back after
 a fault, or if a place is not given back at the end.
 """
 
@@ -46,9 +47,11 @@ class Chaos:
         outcomes: Number of requests by their end.
         wrong: Descriptions of answers that are not right.
         is_log_read: False while nobody reads the log.
+        folder: The model's.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, folder: Path) -> None:
+        self.folder = folder
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.is_log_read = threading.Event()
@@ -168,12 +171,35 @@ async def leave_log_unread(chaos: Chaos, random: Random) -> None:  # noqa: ARG00
     chaos.is_log_read.set()
 
 
+async def take_folder(chaos: Chaos, random: Random) -> None:
+    """Make the service look for models while their folder is gone, and when it is back."""
+    away = chaos.folder.with_suffix(".away")
+    chaos.folder.rename(away)
+    await hang_up(chaos, random)
+    await asyncio.sleep(_STOP_S)
+    away.rename(chaos.folder)
+    await hang_up(chaos, random)
+
+
+async def cut_manifest(chaos: Chaos, random: Random) -> None:
+    """Make the service look for models while the manifest is cut off, and when it is whole."""
+    manifest = chaos.folder / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[: random.randrange(len(whole))])
+    await hang_up(chaos, random)
+    await asyncio.sleep(_STOP_S)
+    manifest.write_bytes(whole)
+    await hang_up(chaos, random)
+
+
 FAULTS: dict[str, Fault] = {
     "worker killed": kill_worker,
     "engine killed": kill_engine,
     "worker stands still": stop_worker,
     "engine stands still": stop_engine,
     "models looked for": hang_up,
+    "model's folder gone": take_folder,
+    "manifest cut off": cut_manifest,
     "no file handles": take_handles,
     "log unread": leave_log_unread,
 }
@@ -188,7 +214,7 @@ async def run(options: argparse.Namespace) -> int:
         arguments = ["--model-dir", str(model), "--engine", "onnxruntime", "--workers", "2", "--log-level", "debug"]
         async with serving([*arguments, *options.arguments], log=write) as target:
             os.close(write)
-            chaos = Chaos(target)
+            chaos = Chaos(target, model)
             reader = threading.Thread(target=_read_log, args=(read, chaos.is_log_read), daemon=True)
             reader.start()
             began = time.monotonic()

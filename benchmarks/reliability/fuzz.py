@@ -17,6 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -130,17 +131,21 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes: Counter[str] = Counter()
     faults = []
     began = time.monotonic()
-    for case in cases(options.seed, options.mutants):
-        outcome, is_fault = run(case)
-        outcomes[f"{case.target} {outcome}"] += 1
-        if is_fault:
-            faults.append(f"{case.number} {case.source}: {outcome}")
-            _keep(options.faults, options.seed, case)
+    # A run that is ended early tells what it has found.
+    with suppress(KeyboardInterrupt):
+        for case in cases(options.seed, options.mutants):
+            outcome, is_fault = run(case)
+            outcomes[f"{case.target} {outcome}"] += 1
+            if is_fault:
+                faults.append(f"{case.number} {case.source}: {outcome}")
+                _keep(options.faults, options.seed, case)
     if service and not service.is_sound():
         faults.append("a good image has another answer than before")
     report = {
         "seed": options.seed,
         "seconds": round(time.monotonic() - began),
+        "cpu_seconds": round(time.process_time()),
+        "mutants": outcomes.total(),
         "outcomes": dict(outcomes.most_common()),
     }
     print(json.dumps({**report, "faults": faults}, indent=1))
