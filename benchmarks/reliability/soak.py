@@ -123,15 +123,21 @@ class Soak:
         random = Random(f"{self._seed} {number}")
         while self.account.sent < self._requests:
             self.account.sent += 1
-            chance = random.random()
-            if chance < _BAD:
-                await self._send_bad(client, random)
-            elif chance < _BAD + _SLOW:
-                await self._leave(random, pause_s=random.uniform(0, 1), share=random.uniform(0.1, 0.9))
-            elif chance < _BAD + _SLOW + _LEAVING:
-                await self._leave(random, pause_s=0.0, share=1.0)
-            else:
-                await self._send_good(client, random)
+            try:
+                await self._send_one(client, random)
+            except httpx.TransportError as error:
+                self.account.wrong.append(f"no answer: {type(error).__name__}")
+
+    async def _send_one(self, client: httpx.AsyncClient, random: Random) -> None:
+        chance = random.random()
+        if chance < _BAD:
+            await self._send_bad(client, random)
+        elif chance < _BAD + _SLOW:
+            await self._leave(random, pause_s=random.uniform(0, 1), share=random.uniform(0.1, 0.9))
+        elif chance < _BAD + _SLOW + _LEAVING:
+            await self._leave(random, pause_s=0.0, share=1.0)
+        else:
+            await self._send_good(client, random)
 
     async def _send_good(self, client: httpx.AsyncClient, random: Random) -> None:
         place = random.randrange(len(self._pictures))
