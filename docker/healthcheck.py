@@ -31,9 +31,9 @@ def main() -> int:
         asked = connection()
         asked.request("GET", "/readyz")
         answer = asked.getresponse()
-        print(answer.status, answer.read().decode())  # noqa: T201
+        print(answer.status, answer.read().decode())
     except (OSError, http.client.HTTPException) as error:
-        print(f"no answer: {error}")  # noqa: T201
+        print(f"no answer: {error}")
         return 1
     return 0 if answer.status == http.HTTPStatus.OK else 1
 

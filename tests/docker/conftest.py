@@ -46,6 +46,14 @@ def gpu_image(cpu_base: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def gpu_runtime_image(gpu_image: str, cpu_base: str) -> Iterator[str]:
+    """The one without TensorRT's builder, likewise."""
+    arguments = ("--build-arg", f"BASE_IMAGE={cpu_base}", "--build-arg", "EXTRAS=cpu", "--target", "runtime")
+    with built("Dockerfile", *arguments) as tag:
+        yield tag
+
+
+@pytest.fixture(scope="session")
 def mask_of_checkout() -> Iterator[Mask]:
     """The street's label map by the service of this checkout, with ``ENGINE``."""
     command = [sys.executable, "-m", "service", "--port", "0"]

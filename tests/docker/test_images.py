@@ -35,7 +35,7 @@ print(json.dumps({"names": sorted(names), "executables": sorted(executables)}))
 STATUS = "print(open('/proc/1/cmdline').read().replace(chr(0), ' ')); print(open('/proc/1/status').read())"
 
 
-@pytest.fixture(scope="module", params=["cpu_image", "gpu_image"])
+@pytest.fixture(scope="module", params=["cpu_image", "gpu_image", "gpu_runtime_image"])
 def image(request: pytest.FixtureRequest) -> str:
     tag: str = request.getfixturevalue(request.param)
     return tag
@@ -129,14 +129,18 @@ def test_a_broken_setting_ends_the_container_with_one_sentence(cpu_image: str) -
     assert line.startswith("ecenet-serve: --max-requests-in-flight (ECENET_MAX_REQUESTS_IN_FLIGHT) is 'many': ")
 
 
-def test_the_gpu_image_serves_on_a_cpu_when_told_so(gpu_image: str, mask_of_checkout: Mask) -> None:
-    with running(gpu_image, options=NAMED_ENGINE) as container:
+@pytest.mark.parametrize("target", ["gpu_image", "gpu_runtime_image"])
+def test_the_gpu_image_serves_on_a_cpu_when_told_so(
+    target: str, mask_of_checkout: Mask, request: pytest.FixtureRequest
+) -> None:
+    with running(request.getfixturevalue(target), options=NAMED_ENGINE) as container:
         container.until_healthy()
         assert segment(container.url()) == mask_of_checkout
 
 
-def test_the_gpu_image_without_a_gpu_stops_with_one_sentence(gpu_image: str) -> None:
-    with running(gpu_image) as container:
+@pytest.mark.parametrize("target", ["gpu_image", "gpu_runtime_image"])
+def test_the_gpu_image_without_a_gpu_stops_with_one_sentence(target: str, request: pytest.FixtureRequest) -> None:
+    with running(request.getfixturevalue(target)) as container:
         assert container.until_exit() == 1
         messages = [json.loads(line) for line in container.logs().splitlines()]
     (failure,) = [entry["message"] for entry in messages if entry["level"] == "critical"]
