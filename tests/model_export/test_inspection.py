@@ -17,6 +17,7 @@ from model_export import inspection
 from model_export.__main__ import main
 from model_export.inspection import inspect_directory, inspect_engine, inspect_graph
 from service.engines.tensorrt.attentions import AttentionCount, count_attentions
+from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.engine_store import EngineInfo, EngineKey, write_engine
 from service.model_directory.machine import Machine, MachineError
 from service.model_directory.manifest import read_manifest
@@ -78,9 +79,15 @@ def test_a_directory_is_told_graph_by_graph(exported_dir: Path, inspect: Inspect
     assert rows["outputs"] == "logits (batch, 11, 18, 23) float32"
     assert (rows["precision"], rows_of(fp16)["precision"]) == ("fp32", "fp16")
     assert rows["attention"] == "3 Attention nodes (3 of SAUs, 0 of windows with a mask), 0 decomposed"
-    assert rows["FLOPs"] == "0.3 G per image"
-    assert rows["operators"].partition(" Conv")[0].endswith(": 98")
+    assert rows["operators"].partition(" Conv")[0].endswith(": 66")
     assert rows_of(fp16)["attention"] == rows["attention"]
+
+
+def test_the_bundled_graph_is_told_with_its_operations(inspect: Inspect) -> None:
+    status, out, _ = inspect(bundled_model_dir() / "model.onnx")
+    rows = rows_of(out)
+    assert (status, rows["FLOPs"]) == (0, "18.9 G per image")
+    assert rows["operators"].partition(" Conv")[0].endswith(": 98")
 
 
 def test_json_has_the_same_in_figures(exported_dir: Path, inspect: Inspect) -> None:
@@ -90,7 +97,7 @@ def test_json_has_the_same_in_figures(exported_dir: Path, inspect: Inspect) -> N
     assert (status, content["golden"], content["checkpoint_fault"]) == (0, {"72x90": 2}, None)
     assert content["manifest"]["graphs"][1]["file"] == "model-72x90-fp16.onnx"
     assert graph["attentions"] == {"plain": 3, "masked": 0, "decomposed": 0}
-    assert (graph["precision"], graph["opset"], graph["operators"]["Conv"]) == ("fp16", 23, 98)
+    assert (graph["precision"], graph["opset"], graph["operators"]["Conv"]) == ("fp16", 23, 66)
     assert graph["num_bytes"] == (exported_dir / "model-72x90-fp16.onnx").stat().st_size
     assert inspect(exported_dir / "model-72x90-fp16.onnx", "--json")[:2] == (0, json.dumps(graph, indent=2) + "\n")
 

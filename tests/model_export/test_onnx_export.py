@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
@@ -17,7 +16,6 @@ from onnx import TensorProto, helper
 
 from model_export import onnx_export
 from model_export.__main__ import main
-from model_export.exportable import Exportable
 from model_export.images import generated_images
 from model_export.onnx_export import GraphForms, ModelFacts, export_onnx
 from model_export.trace import ExportError
@@ -27,7 +25,6 @@ from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
 from tests.model_export.conftest import LABELS_SIZE, SIZE
 from trainer.datasets import CAMVID_CLASSES
-from trainer.model.ecenet import ECENet
 from trainer.weights.import_command import main as import_checkpoint
 from trainer.weights.network import load_model
 
@@ -129,14 +126,6 @@ def test_labels_of_the_graph_are_those_of_the_service(checkpoint: Path, labels_d
     assert (labels == expected).mean() >= 0.999
     golden = read_golden(labels_dir, read_manifest(labels_dir), LABELS_SIZE)
     assert golden.agreement(run_graph(labels_dir / graph.file, golden.images), graph, [0, 1]).equal_labels >= 0.999
-
-
-def test_labels_at_the_cells_are_those_of_the_largest_logits(checkpoint: Path) -> None:
-    images = torch.from_numpy(np.stack(generated_images(LABELS_SIZE, 2, seed=5)))
-    with torch.no_grad():
-        labels = Exportable(cast(ECENet, load_model(checkpoint)), labels_stride=4)(images).numpy()
-    assert (labels.dtype, labels.shape) == (np.uint8, (2, 8, 24))
-    assert np.array_equal(labels, logits_of(checkpoint, images.numpy()).argmax(1))
 
 
 def test_several_sizes_lie_in_one_directory(

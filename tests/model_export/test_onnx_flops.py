@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_export.onnx_flops import FlopsError, count_flops
+from service.model_directory.bundled import bundled_model_dir
 from trainer.model.ecenet import ECENet
 from trainer.weights.network import load_model
 
@@ -88,9 +89,14 @@ def test_what_cannot_be_counted_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model-72x90-fp16.onnx"])
-def test_lite0_has_the_operations_that_pytorch_counts(name: str, exported_dir: Path, checkpoint: Path) -> None:
+def test_a_graph_has_the_operations_that_pytorch_counts(name: str, exported_dir: Path, checkpoint: Path) -> None:
     expected = count_in_pytorch(load_model(checkpoint), (72, 90))
     assert count_flops(onnx.load(exported_dir / name)) == pytest.approx(expected, rel=0.01)
+
+
+def test_lite0_has_the_operations_that_pytorch_counts() -> None:
+    expected = count_in_pytorch(load_model(bundled_model_dir() / "checkpoint.pt"), (576, 768))
+    assert count_flops(onnx.load(bundled_model_dir() / "model.onnx")) == pytest.approx(expected, rel=0.01)
 
 
 def test_swin_has_the_operations_that_pytorch_counts(released_dir: Path, reference_dir: Path) -> None:
