@@ -84,6 +84,7 @@ class EngineProcess:
         self._state: StartState = "starting"
         self._failure = ""
         self._serial = 0
+        self._told: CatalogNews | None = None
         self._sent: dict[str, Any] = {}
         self._changed: set[int] = set()
         self._progress = asyncio.Event()
@@ -129,12 +130,13 @@ class EngineProcess:
             if model not in self._number_of:
                 number = next(self._numbers)
                 self._number_of[model], self._models[number] = number, model
-        catalog = self._catalog().pack()
-        if catalog != self._sent:
-            self._sent = catalog
+        catalog = self._catalog()
+        if catalog != self._told:
+            self._told = catalog
+            self._sent = catalog.pack()
             self._serial += 1
             for link in self._links:
-                link.send_catalog(self._serial, catalog)
+                link.send_catalog(self._serial, self._sent)
 
     # What a link needs, see ``service.workers.worker_link.EngineHost``.
 
