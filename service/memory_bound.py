@@ -17,7 +17,7 @@ BYTES_PER_DECODING = (12 << 20) + (64 << 20)
 _READ_AHEAD_BYTES = 64 << 10
 # The process that decodes an image of an unusual structure in place of a thread, without its image: 37 MiB measured.
 _DECODE_PROCESS_BYTES = 64 << 20
-# An overlay as PNG has 3 bytes for a pixel that does not compress. Polygons of noise have 5 at a megapixel, fewer beyond.
+# An overlay as PNG has 3 bytes for a pixel that does not compress. Polygons of noise have 5 at a megapixel, then fewer.
 _ANSWER_BYTES_PER_PIXEL = 4
 # A body is there twice while its pieces are joined, and once more while a JSON's base64 is decoded.
 _BODY_COPIES = 2
