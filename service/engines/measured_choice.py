@@ -33,7 +33,7 @@ TimeEngine = Callable[[Engine], Timing]
 
 # More streams on more CPUs save little more: a run's threads wait for each other less than the runs do for memory.
 _MAX_STREAMS = 4
-# Streams of the bundled model take 90 MB each; the rest is for workers, requests and other models.
+# Streams of the bundled model take about 80 MB each; the rest is for workers, requests and other models.
 _MEMORY_PER_STREAM = 1 << 30
 _ROUNDS = 3
 
