@@ -100,6 +100,16 @@ soak: $(DEV_VENV)/.installed  ## good, bad, slow and leaving clients; ARGS="--re
 chaos: $(DEV_VENV)/.installed  ## faults of processes, signals, handles and the log; ARGS="--faults 100 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.chaos $(ARGS)
 
+.PHONY: coverage mutation
+coverage: $(DEV_VENV)/.installed  ## branch coverage of service/ by its tests, in all of their processes
+	$(DEV_VENV)/bin/$(PIP_INSTALL) coverage==7.17.5
+	OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m coverage run -m pytest -q tests/service tests/e2e $(ARGS)
+	$(DEV_VENV)/bin/python -m coverage combine -q && $(DEV_VENV)/bin/python -m coverage report --fail-under 95
+
+mutation: $(DEV_VENV)/.installed  ## mutants of admission, batcher and scans against their tests; hours; by name in ARGS="*admission*"
+	$(DEV_VENV)/bin/$(PIP_INSTALL) mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(DEV_VENV)/bin/mutmut run $(ARGS) && $(DEV_VENV)/bin/mutmut results
+
 .PHONY: sbom audit
 sbom: $(TOOLS_VENV)/.installed  ## bills of material of the images, CycloneDX, in build/sbom
 	docker/sbom $(TOOLS_VENV)/bin build/sbom
