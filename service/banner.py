@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import TYPE_CHECKING
 
-from service.models.catalog import ServedModel
-from service.runtime import release
+from service.release import release
 from service.settings import Settings
 from service.start_lines import example_command
+
+if TYPE_CHECKING:
+    from service.models.catalog import ServedModel
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from service.http.shared_buckets import SharedTokenBuckets
 from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
 from service.models.source import ModelSource
-from service.runtime import release
+from service.release import release
 from service.settings import Settings, SettingsError
 from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.process_totals import with_children

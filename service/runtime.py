@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +28,7 @@ from service.models.entry import IndexEntry
 from service.models.model import Model
 from service.models.repository import Repository
 from service.models.source import ModelSource
+from service.release import release
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -288,11 +288,3 @@ class _ContextThreads(ThreadPoolExecutor):
         """Run ``fn`` in a thread, in a copy of the caller's context."""
         context = copy_context()
         return super().submit(lambda: context.run(fn, *args, **kwargs))
-
-
-def release() -> str:
-    """Version of the installed package."""
-    try:
-        return version("ecenet")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -29,7 +29,8 @@ from service.inference_protocol.routes import router as inference_protocol_route
 from service.model_directory.manifest import Manifest
 from service.models.source import GivenModel, ModelSource, model_source
 from service.page.routes import add_pages
-from service.runtime import Runtime, local_models, release
+from service.release import release
+from service.runtime import Runtime, local_models
 from service.settings import Settings
 
 if TYPE_CHECKING:

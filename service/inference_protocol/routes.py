@@ -30,11 +30,11 @@ from service.inference_protocol.messages import (
 from service.inference_protocol.metadata import model_metadata, server_metadata
 from service.inference_protocol.signature import Signature, signature_of
 from service.model_metrics import TENSORS
+from service.release import release
 from service.request.body import read_body
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
 from service.request.disconnect import cancel_on_disconnect
 from service.request.state import state_of
-from service.runtime import release
 from service.settings import Settings
 
 # JSON around the images.
