@@ -13,8 +13,8 @@ from starlette.types import Scope
 
 from service.answers.schemas import ModelInfo, Welcome
 from service.page.security import SECURITY_HEADERS
-from service.request.dependencies import RuntimeOf
 from service.release import release
+from service.request.dependencies import RuntimeOf
 from service.runtime import Runtime
 
 PAGE_PATH = "/"
