@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 from collections.abc import Callable
 
 # Seconds between two looks; a process that had no request at both is idle.
@@ -25,10 +26,16 @@ def trim() -> None:
         malloc_trim(0)
 
 
+def collect_and_trim() -> None:
+    """Give back what only cycles of references hold, too: the traceback of a refusal may hold an image."""
+    gc.collect()
+    trim()
+
+
 async def trim_when_idle(
     in_flight: Callable[[], int],
     admitted: Callable[[], int],
-    trim: Callable[[], None] = trim,
+    trim: Callable[[], None] = collect_and_trim,
     interval_s: float = _INTERVAL_S,
     busy_interval_s: float = _BUSY_INTERVAL_S,
 ) -> None:

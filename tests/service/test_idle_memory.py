@@ -6,10 +6,11 @@ import asyncio
 import re
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from service.idle_memory import trim_when_idle
+from service.idle_memory import collect_and_trim, trim_when_idle
 
 
 class Work:
@@ -76,6 +77,15 @@ async def test_a_busy_process_gives_memory_back_too() -> None:
         await work.pass_looks()
         assert work.trims == trims
     watch.cancel()
+
+
+def test_what_only_a_cycle_holds_is_given_back() -> None:
+    work = Work()
+    work.itself = work  # type: ignore[attr-defined]
+    held = weakref.ref(work)
+    del work
+    collect_and_trim()
+    assert held() is None
 
 
 _PROGRAM = """
