@@ -232,7 +232,7 @@ class Runtime:
             if not self._default_only:
                 await self.models.start_others()
         except Draining:
-            logger.info("the start was cancelled")
+            logger.debug("the start was cancelled")
         except LoadFailure as error:
             self._fail(error.detail)
         except Exception as error:

@@ -245,7 +245,7 @@ class EngineProcess:
             await self._repository.start_others()
             self.models_changed()
         except Draining:
-            logger.info("the start was cancelled")
+            logger.debug("the start was cancelled")
         except LoadFailure as error:
             self._fail(error.detail)
         except Exception as error:
