@@ -226,7 +226,9 @@ def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
         for request in requests:
             assert (request.result().status_code, request.result().json()["type"]) == (503, "engine-down")
         assert time.monotonic() - started < 30
-        answer = plain_http.get(process.url + "/readyz")
+        # The worker hears of the engine's state a moment after its requests have failed.
+        while (answer := plain_http.get(process.url + "/readyz")).status_code == 200:
+            pass
         assert (answer.status_code, answer.json()["type"]) == (503, "engine-down")
         assert plain_http.get(process.url + "/healthz").status_code == 200  # the supervisor mends it
         assert process.segment(png()).status_code == 503
