@@ -162,8 +162,9 @@ class RemoteQueue:
 
     def submit(self, slot: int, generation: int, deadline: float) -> None:
         """Send a slot to the engine."""
-        self._channel.send(Kind.SUBMIT, SUBMISSION.pack(self._model, slot, generation, deadline) + self._caller())
+        # First, as the engine process must not wait for others because it still sees this one on its way.
         self._region.expected = self._expected(self)
+        self._channel.send(Kind.SUBMIT, SUBMISSION.pack(self._model, slot, generation, deadline) + self._caller())
 
     def cancel(self, slot: int, generation: int) -> None:
         """Take a slot out of the engine's queue."""

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 
-from service.workers.slots import Region
+import numpy as np
+import pytest
+
+from service.errors import EngineDown
+from service.workers.channel import Channel, socket_pair
+from service.workers.messages import Kind
+from service.workers.remote_queue import RemoteQueue
+from service.workers.slots import Layout, Region
 from tests.support.batcher_bench import JumpingLoop, RemoteBench
+from tests.support.limits import HANG_S
 
 
 def test_a_worker_estimates_as_the_engine_process_does() -> None:
@@ -31,6 +41,46 @@ def test_a_worker_estimates_as_the_engine_process_does() -> None:
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(story())
+
+
+def test_the_engine_process_never_sees_an_image_in_its_queue_as_still_on_its_way() -> None:
+    """It would wait a window for the next image, though none is coming."""
+    sent: list[list[int]] = []
+
+    async def story() -> None:
+        ours, theirs = socket_pair()
+        theirs.setblocking(False)
+        layout = Layout(slots=1, input_size=(4, 4), output_shape=(1, 1, 1), output_dtype=np.dtype(np.float32))
+
+        def expected(_: RemoteQueue) -> int:
+            sent.append(kinds(theirs))
+            return 0
+
+        channel = Channel(ours, lambda *_: None, lambda: None)
+        queue = RemoteQueue(channel, 1, layout, max_batch_size=4, expected=expected)
+        deadline = asyncio.get_running_loop().time() + HANG_S
+        with theirs:
+            assert kinds(theirs) == [Kind.REGION]
+            async with queue.slot(deadline) as slot:
+                running = asyncio.create_task(slot.run(deadline))
+                await asyncio.sleep(0)
+                assert kinds(theirs) == [Kind.SUBMIT]
+                queue.close("the test is over")
+                with pytest.raises(EngineDown):
+                    await running
+            channel.close()
+
+    asyncio.run(story())
+    assert sent == [[]]
+
+
+def kinds(connection: socket.socket) -> list[int]:
+    """Kinds of the messages that have arrived, which are taken."""
+    found = []
+    with suppress(BlockingIOError):
+        while packet := connection.recv(1 << 16):
+            found.append(packet[0])
+    return found
 
 
 def publish(region: Region, bench: RemoteBench) -> None:
