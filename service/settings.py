@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds of one model run at most; then /healthz is 503 and all waiting requests fail. "
+            description="Seconds of one model run at most; then /readyz is 503 and all waiting requests fail. "
             "Default: 10 times the slowest warm-up run, at least 10.",
         ),
     ] = None
