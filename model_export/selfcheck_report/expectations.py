@@ -34,6 +34,7 @@ def expectations(report: Mapping[str, Any]) -> list[Expectation]:
     return [
         _agreement(report),
         _fusion(report["engine"]),
+        _depthwise(report["engine"]),
         _batching(report),
         _bandwidth(report),
         _answers(report["service"]),
@@ -53,6 +54,14 @@ def _fusion(engine: Mapping[str, Any]) -> Expectation:
         return Expectation(text, "no TensorRT engine", None)
     fused, attentions = engine["fused_attentions_of_the_build"], engine["attentions"]
     return Expectation(text, f"{fused} of {attentions} by the kernels' names", fused == attentions)
+
+
+def _depthwise(engine: Mapping[str, Any]) -> Expectation:
+    text = "TensorRT repeats no input of a depthwise convolution in memory"
+    if "repeated_inputs" not in engine:
+        return Expectation(text, "no TensorRT engine, or no layer report", None)
+    repeated = engine["repeated_inputs"]
+    return Expectation(text, f"{repeated} of {engine['layers']} layers do, by their names", repeated == 0)
 
 
 def _batching(report: Mapping[str, Any]) -> Expectation:

@@ -89,6 +89,7 @@ def _tensorrt_facts(engine: TensorRtEngine) -> dict[str, Any]:
         "layers": len(layers),
         "layers_by_kind": dict(Counter(layer.kind for layer in layers).most_common()),
         "fused_attention_kernels": sum(layer.is_fused_attention for layer in layers),
+        "repeated_inputs": sum(layer.repeats_input for layer in layers),
         "layer_names": [layer.name for layer in layers],
     }
 

@@ -44,6 +44,11 @@ class Layer:
         """True for one kernel of a whole attention, by the name that TensorRT gives such kernels."""
         return _FUSED.search(self.name) is not None
 
+    @property
+    def repeats_input(self) -> bool:
+        """True for a step that repeats the input of a convolution in memory, as TensorRT-RTX names it."""
+        return "ReshReplConcResh" in self.name
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionNodes:

@@ -36,6 +36,8 @@ def gpu_report() -> dict[str, Any]:
             "precision": "fp16",
             "attentions": 3,
             "fused_attentions_of_the_build": 3,
+            "layers": 181,
+            "repeated_inputs": 0,
             "layer_names": ["a_mha_b"],
         },
         "batches": batches,
@@ -52,22 +54,24 @@ def verdicts(report: dict[str, Any]) -> list[bool | None]:
 
 
 def test_all_expectations_of_a_good_gpu_hold() -> None:
-    assert verdicts(gpu_report()) == [True] * 6
+    assert verdicts(gpu_report()) == [True] * 7
 
 
 def test_each_expectation_can_fail() -> None:
     report = gpu_report()
     report["failure"] = "batch 4 differs"
     report["engine"]["fused_attentions_of_the_build"] = 2
+    report["engine"]["repeated_inputs"] = 38
     report["batches"][1]["ms"] = 24.0
     report["gpu_bytes_per_s"] = 1088e9
     report["service"]["load"] += [report["service"]["load"][0] | {"answers": {"200": 1, "503": 5}}] * 2
     report["images_per_s"] = 900.0
     found = expectations(report)
-    assert [row.held for row in found] == [False] * 6
+    assert [row.held for row in found] == [False] * 7
     assert [row.found for row in found] == [
         "batch 4 differs",
         "2 of 3 by the kernels' names",
+        "38 of 181 layers do, by their names",
         "3.00 ms against 3.00 ms",
         "900 of 2000",
         "10 x 503",
@@ -79,11 +83,11 @@ def test_what_a_cpu_cannot_tell_is_not_applicable() -> None:
     report = gpu_report()
     report["engine"] = {"runtime": "onnxruntime", "precision": "fp32"}
     report["gpu_bytes_per_s"] = None
-    assert verdicts(report) == [True, None, None, None, True, True]
+    assert verdicts(report) == [True, None, None, None, None, True, True]
     report["service"] = {"failure": "", "load": []}
-    assert verdicts(report)[4:] == [None, None]
+    assert verdicts(report)[5:] == [None, None]
     report["service"]["failure"] = "it did not start"
-    assert expectations(report)[4].held is False
+    assert expectations(report)[5].held is False
 
 
 class Rows(HTMLParser):
@@ -109,8 +113,8 @@ def test_the_page_shows_times_and_verdicts_and_escapes_all_text() -> None:
     report["expectations"] = [asdict(row) for row in expectations(report)]
     page = Rows()
     page.feed(html_page(report))
-    assert page.rows[9][:6] == ["8", "8.00", "1.00", "1.0", "100.000%", "1.0e-02"]
-    assert sum("held" in row for row in page.rows) == 6
+    assert page.rows[10][:6] == ["8", "8.00", "1.00", "1.0", "100.000%", "1.0e-02"]
+    assert sum("held" in row for row in page.rows) == 7
     assert not page.tags & {"b", "script", "img", "link"}
     assert any("name <b>GPU</b>" in "".join(row) for row in page.rows)
     assert not any("a_mha_b" in "".join(row) for row in page.rows)

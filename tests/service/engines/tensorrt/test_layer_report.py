@@ -8,6 +8,7 @@ from service.engines.tensorrt.layer_report import (
     AttentionNodes,
     Fusion,
     FusionError,
+    Layer,
     LayerReportError,
     count_fused,
     is_report,
@@ -68,6 +69,11 @@ def test_layers_are_read_with_the_onnx_nodes_that_they_are_made_of() -> None:
 def test_fused_kernels_are_known_by_name(name: str, fused: bool) -> None:
     (layer,) = parse_layers(SAU_KERNEL.replace("_gemm_mha_v2_myl0_192", name))
     assert layer.is_fused_attention is fused
+
+
+def test_a_repeated_input_is_known_by_name() -> None:
+    assert Layer("__myl_ReshReplConcResh_myl0_7", "kgen", frozenset()).repeats_input
+    assert not Layer("__myl_Resh_myl0_7", "kgen", frozenset()).repeats_input
 
 
 def test_fused_attentions_are_counted_by_what_they_are() -> None:
