@@ -160,8 +160,8 @@ def test_all_precisions_keep_the_accuracy(camvid_dir: Path, capsys: pytest.Captu
     options = ["--data", str(camvid_dir), "--count", "3", "--runtime", "onnxruntime"]
     assert export(["verify", str(bundled_model_dir()), *options]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("onnxruntime ")]
-    assert [row[3] for row in rows] == ["fp32", "fp16", "int8"]
+    assert [row[3] for row in rows] == ["fp32", "fp16", "int8", "int8"]  # the last is smaller, for --speed
     assert float(rows[0][6].rstrip("%")) >= 99.9
     assert all(float(row[8]) <= 0.1 for row in rows[:2])
-    assert float(rows[2][8]) <= 0.5
-    assert [row[-1] for row in rows] == ["ok", "ok", "ok"]
+    assert all(float(row[8]) <= 0.5 for row in rows[2:])
+    assert [row[-1] for row in rows] == ["ok"] * 4
