@@ -19,6 +19,8 @@ from service.model_directory.sizes import format_size
 from service.settings import ENV_PREFIX, Environment, Settings, SettingsError, is_secret, option, variable
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+# What a number of these names is told in; others are counts.
+_UNITS = frozenset({"bytes", "pixels", "s", "ms", "port"})
 _MASK = "**********"
 
 _HELP_EPILOG = """\
@@ -123,8 +125,12 @@ def _metavar(name: str, annotation: Any) -> str:
     if annotation is bool:
         return "{true,false}"
     choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
+    if choices:
+        return "{" + ",".join(choices) + "}"
     unit = name.removesuffix("_in_flight").rpartition("_")[2]
-    return "{" + ",".join(choices) + "}" if choices else unit.upper()
+    is_number = not {int, float}.isdisjoint((annotation, *get_args(annotation)))
+    is_count = is_number and (unit not in _UNITS or name.endswith("_per_s"))
+    return "N" if is_count else unit.upper()
 
 
 def _explain(entry: ErrorDetails, sources: Mapping[str, str]) -> str:
