@@ -163,7 +163,8 @@ class _Processes:
         (models,) = made
         connections = self._connections.of(number)
         connections.clear()
-        return Server(app, self._bound, on_ready=models.report_ready, connections=connections).serve_until_signal()
+        Server(app, self._bound, on_ready=models.report_ready, connections=connections).serve_until_signal()
+        return 0
 
     def announce(self, lines: str) -> None:
         """See ``Mains``."""

@@ -73,10 +73,9 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self._watch: asyncio.Task[None] | None = None
 
-    def serve_until_signal(self) -> int:
-        """Run until a signal; gives the exit status."""
+    def serve_until_signal(self) -> None:
+        """Run until a signal."""
         self.run(sockets=[self._bound])
-        return 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port; the model is loaded meanwhile."""

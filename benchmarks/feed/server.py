@@ -30,7 +30,8 @@ def serve(arguments: argparse.Namespace, settings: Settings, bound: socket.socke
     from service.http.app import assemble  # noqa: PLC0415
     from service.server import Server  # noqa: PLC0415
 
-    return Server(assemble(settings, model_of(arguments)), bound).serve_until_signal(), ""
+    Server(assemble(settings, model_of(arguments)), bound).serve_until_signal()
+    return 0, ""
 
 
 def model_of(arguments: argparse.Namespace) -> SleepingModel:

@@ -8,6 +8,7 @@ complete.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,21 +70,23 @@ class Layout:
 
 
 class Region:
-    """Mapped memory of the slots of one model and one worker.
+    """Mapped memory of the slots of one model and one worker."""
 
-    Attributes:
-        pinned: Slots that the engine's device copies from and to by itself; noted by the engine process.
-    """
-
-    def __init__(self, layout: Layout, descriptor: int) -> None:
+    def __init__(self, layout: Layout, descriptor: int, pin: Callable[[Rows], None] | None = None) -> None:
         """Map a region; ``descriptor`` may be closed afterwards.
+
+        Args:
+            layout: Of the slots.
+            descriptor: From ``allocate``.
+            pin: See ``service.engines.base.DirectEngine``.
 
         Raises:
             ValueError: It is not sealed, or has another size.
         """
         check_sealed(descriptor, layout.total_bytes)
         self.layout = layout
-        self.pinned: set[int] = set()
+        self._pin = pin
+        self._unpinned = set(range(layout.slots if pin else 0))
         self._memory = mmap.mmap(descriptor, layout.total_bytes)
         self._numbers = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("q")
         self._floats = memoryview(self._memory)[: _HEADER_NUMBERS * 8].cast("d")
@@ -102,6 +105,13 @@ class Region:
     def output(self, slot: int) -> Rows:
         """The output of a slot, (K, h', w') float32 or (h', w') uint8."""
         return self._outputs[slot]
+
+    def pin(self, slot: int) -> None:
+        """Let the engine's device copy from and to a slot by itself, from its first use on."""
+        if self._pin is not None and slot in self._unpinned:
+            self._unpinned.discard(slot)
+            self._pin(self.image(slot))
+            self._pin(self.output(slot))
 
     @property
     def expected(self) -> int:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from service.engines.base import DirectEngine, Rows
+from service.engines.base import DirectEngine
 from service.errors import EngineDown, ServiceError, pack_error
 from service.inference.work import Work
 from service.models.model import Model
@@ -62,7 +62,6 @@ class WorkerLink:
         self._host = host
         self._slots = slots
         self._works: dict[tuple[int, int], tuple[int, Work]] = {}
-        self._pins: dict[int, Callable[[Rows], None] | None] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._results = bytearray()
         self._loop = asyncio.get_running_loop()
@@ -100,7 +99,6 @@ class WorkerLink:
             self._map(_number(fields), descriptor)
         elif kind == Kind.UNUSED:
             self.regions.pop(_number(fields), None)
-            self._pins.pop(_number(fields), None)
             self._host.link_changed()
         elif kind == Kind.CALL:
             self._start_call(read_json(fields, descriptor))
@@ -114,9 +112,8 @@ class WorkerLink:
             model = self._host.model(number)
             if model is not None:
                 layout = Layout.of(model.graph, model.manifest.num_classes, self._slots(model))
-                self.regions[number] = Region(layout, descriptor)
-                engine = model.engine
-                self._pins[number] = engine.pin if isinstance(engine, DirectEngine) else None
+                pin = model.engine.pin if isinstance(model.engine, DirectEngine) else None
+                self.regions[number] = Region(layout, descriptor, pin)
                 self._host.queue_changed(number)
         finally:
             os.close(descriptor)
@@ -134,12 +131,8 @@ class WorkerLink:
 
         try:
             caller = self._host.caller(fields[SUBMISSION.size :])
+            region.pin(slot)
             image, output = region.image(slot), region.output(slot)
-            pin = self._pins[number]
-            if pin is not None and slot not in region.pinned:
-                region.pinned.add(slot)
-                pin(image)
-                pin(output)
             work = model.queue.enqueue(image, output, deadline, on_start=start, caller=caller)
         except ServiceError as error:
             self._fail(number, slot, generation, error)
@@ -209,7 +202,6 @@ class WorkerLink:
                 model.queue.withdraw(work)
             work.row.cancel()
         self.regions.clear()
-        self._pins.clear()
         self._host.link_closed(self)
 
 

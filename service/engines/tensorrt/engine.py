@@ -107,11 +107,12 @@ class TensorRtEngine:
         rows = np.empty((len(images), *self._rows.shape[1:]), self._rows.dtype)
         with self._staging:
             self._check_open()
-            for start in range(0, len(images), self.max_batch_size):
-                count = min(self.max_batch_size, len(images) - start)
-                self._images[:count] = images[start : start + count]
-                self.infer_into(list(self._images[:count]), list(self._rows[:count]))
-                rows[start : start + count] = self._rows[:count]
+            cuda.use_gpu()
+            for run in plan_runs(len(images), self.warm_up_sizes):
+                staged, outputs = self._images[: run.stop - run.start], self._rows[: run.stop - run.start]
+                np.copyto(staged, images[run.start : run.stop])
+                self._run(list(staged), list(outputs), run.size)
+                rows[run.start : run.stop] = outputs
         return rows
 
     def infer_into(self, images: Images, outputs: Sequence[Rows]) -> None:
