@@ -94,6 +94,15 @@ def output_dtype(graph: GraphInfo) -> np.dtype[Any]:
     return np.dtype(np.float32 if graph.output == "logits" else np.uint8)
 
 
+def check_images(images: NDArray[Any], input_size: tuple[int, int]) -> None:
+    """Raises ``EngineError`` unless images are a batch (B, h, w, 3) uint8 of an engine's input size, B >= 1."""
+    height, width = input_size
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3) or not len(images):
+        raise EngineError(
+            f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
+        )
+
+
 def unfused_attentions(engine: Engine) -> int:
     """Attentions of a TensorRT engine that its layer report does not show as one kernel; 0 for other runtimes."""
     return int(getattr(engine, "unfused_attentions", 0))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows, output_dtype
+from service.engines.base import EngineError, Rows, check_images, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.graph_tensors import check_input, check_output
 from service.engines.onnxruntime_engine import cpu_obstacle, session_options, tensors
@@ -90,11 +90,7 @@ class OnnxRuntimeCudaEngine:
         Raises:
             EngineError: The engine is closed, or images have another shape or type.
         """
-        height, width = self.graph.input_size
-        if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3) or not len(images):
-            raise EngineError(
-                f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
-            )
+        check_images(images, self.graph.input_size)
         rows = np.empty(self.graph.output_shape(len(images), self.num_classes), output_dtype(self.graph))
         self.infer_into(list(images), list(rows))
         return rows

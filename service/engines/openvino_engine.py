@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows
+from service.engines.base import EngineError, Rows, check_images
 from service.engines.graph_tensors import Tensor, check_input, check_output
 from service.engines.runtimes import PrecisionName
 from service.engines.streams import Streams, threads_per_stream
@@ -76,11 +76,7 @@ class OpenVinoEngine:
         streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
         if streams is None:
             raise EngineError("the openvino engine is closed")
-        if images.dtype != np.uint8 or images.shape[1:] != (*self.graph.input_size, 3) or not len(images):
-            height, width = self.graph.input_size
-            raise EngineError(
-                f"images are {images.dtype} {images.shape}, expected uint8 (B, {height}, {width}, 3) with B >= 1"
-            )
+        check_images(images, self.graph.input_size)
         return streams.infer(images, self._run)
 
     def _run(self, request: Any, images: NDArray[np.uint8]) -> Rows:

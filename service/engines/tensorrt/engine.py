@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows, output_dtype
+from service.engines.base import EngineError, Rows, check_images, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.lane import Lane, Streams
@@ -101,9 +101,7 @@ class TensorRtEngine:
         Raises:
             EngineError: Images of another shape or type, or a call of CUDA or TensorRT that failed.
         """
-        if (images.dtype, images.shape[1:]) != (self._images.dtype, self._images.shape[1:]) or not len(images):
-            expected = ", ".join(map(str, self._images.shape[1:]))
-            raise EngineError(f"images are {images.dtype} {images.shape}, expected uint8 (B, {expected}) with B >= 1")
+        check_images(images, self.graph.input_size)
         rows = np.empty((len(images), *self._rows.shape[1:]), self._rows.dtype)
         with self._staging:
             self._check_open()
