@@ -19,7 +19,7 @@ from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_BYTES = 1 << 20
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 
@@ -40,19 +40,19 @@ def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: Eng
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial] | None:
-    """The kept value, or None; a file that cannot be understood is none."""
+def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial]:
+    """What is kept of these candidates, or nothing; a file that cannot be understood is nothing."""
     path = folder / f"{key}.json"
     try:
         with path.open("rb") as file:
             entries = json.loads(file.read(_MAX_BYTES))
         trials = [_trial(entry) for entry in entries]
     except FileNotFoundError:
-        return None
+        return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s cannot be used, engines are measured again: %s", path, error)
-        return None
-    return trials if [trial.candidate for trial in trials] == list(candidates) else None
+        return []
+    return trials if [trial.candidate for trial in trials] == list(candidates) else []
 
 
 def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:

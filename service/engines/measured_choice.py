@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from service.engines.base import Engine, warm_up
 from service.engines.choice import measured_precisions, smallest_size
 from service.engines.choice_memory import choice_key, read_trials, write_trials
 from service.engines.cpus import available_memory
-from service.engines.create import build_if_wanted, create_engine, is_decided, obstacles
+from service.engines.create import build_if_wanted, create_engine, is_decided, runtime_obstacle
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
 from service.engines.proof import prove_engine
@@ -109,14 +110,22 @@ def measured_choice(
     if len(candidates) < 2 and options.num_streams == 1:
         return None
     folder, key = _state("engine-choices"), choice_key(manifest, candidates, options)
-    trials = None if folder is None else read_trials(folder, key, candidates)
-    remembered = trials is not None
-    if trials is None:
+    trials = [] if folder is None else read_trials(folder, key, candidates)
+    remembered = _still_serves(trials, model_dir, manifest, options)
+    if not remembered:
         trials = _try(candidates, model_dir, manifest, options, measure)
-        if folder is not None:
-            write_trials(folder, key, trials)
     best, timing = best_trial(trials)
+    if folder is not None and not remembered:
+        write_trials(folder, key, trials)
     return MeasuredChoice(best, timing.num_streams, (*trials, *passed_over), remembered)
+
+
+def _still_serves(trials: Sequence[Trial], model_dir: Path, manifest: Manifest, options: EngineOptions) -> bool:
+    """True if one of the trials can serve, and nothing has come up that speaks against the best."""
+    if not any(trial.timing for trial in trials):
+        return False
+    best, _ = best_trial(trials)
+    return _obstacle(best, model_dir, manifest, options) is None
 
 
 def _num_streams(options: EngineOptions) -> int:
@@ -126,18 +135,27 @@ def _num_streams(options: EngineOptions) -> int:
 
 
 def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> tuple[list[Candidate], list[Trial]]:
-    """Candidates that can be tried, and those that cannot, with the reason."""
+    """Candidates to be tried, and those that cannot be, with the reason.
+
+    A runtime for CPUs is one if it is installed. It is not imported here, so that a remembered choice imports no other
+    than the one that serves: the key of the memory has the versions.
+    """
     candidates, passed_over = [], []
     for runtime in RUNTIMES if options.engine == "auto" else [options.engine]:
         for precision in measured_precisions(manifest, runtime, options.input_size):
             candidate = Candidate(runtime, precision)
-            asked = replace(options, engine=runtime, precision=precision)
-            reason = obstacles(model_dir, manifest, asked, [runtime])[runtime]
+            is_installed = runtime in CPU_RUNTIMES and find_spec(runtime) is not None
+            reason = None if is_installed else _obstacle(candidate, model_dir, manifest, options)
             if reason is None:
                 candidates.append(candidate)
             else:
                 passed_over.append(Trial(candidate, None, reason))
     return candidates, passed_over
+
+
+def _obstacle(candidate: Candidate, model_dir: Path, manifest: Manifest, options: EngineOptions) -> str | None:
+    asked = replace(options, engine=candidate.runtime, precision=candidate.precision)
+    return runtime_obstacle(candidate.runtime, model_dir, manifest, asked)
 
 
 def _try(
@@ -148,7 +166,8 @@ def _try(
     Rounds lie apart, so that what else the machine does meets all alike. Each opens its engine anew: several at once
     would take more memory than serving does.
     """
-    faults: dict[Candidate, str] = {}
+    obstacles = {candidate: _obstacle(candidate, model_dir, manifest, options) for candidate in candidates}
+    faults = {candidate: obstacle for candidate, obstacle in obstacles.items() if obstacle is not None}
     rounds: dict[Candidate, list[Timing]] = {candidate: [] for candidate in candidates}
     for candidate in [*candidates] * _ROUNDS:
         if candidate in faults:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +88,30 @@ def test_the_next_start_measures_nothing_and_says_so(
     assert len(list((state / "engine-choices").iterdir())) == 1
 
 
+@pytest.mark.parametrize("fastest", ["onnxruntime", "openvino"])
+def test_a_remembered_choice_imports_no_other_runtime(
+    fastest: str, open_as: Callable[[Stopwatch], Engine], tiny_model_dir: Path
+) -> None:
+    open_as(Stopwatch({**PRODUCTS, f"{fastest} fp32": 1.0}))
+    program = (
+        "import sys; from pathlib import Path; from service.engines.measured_choice import open_engine; "
+        "from service.engines.options import EngineOptions; "
+        "from service.model_directory.manifest import read_manifest; folder = Path(sys.argv[1]); options = EngineOptions(num_threads=2, num_streams=2, measure=True); "
+        "print(open_engine(folder, read_manifest(folder), options).name, *{'onnxruntime', 'openvino'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tiny_model_dir], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [fastest, fastest]
+
+
+def test_a_remembered_runtime_that_is_broken_is_not_insisted_on(
+    open_as: Callable[[Stopwatch], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_as(Stopwatch()).name == "openvino"
+    monkeypatch.setattr(create, "openvino_obstacle", lambda _: "libopenvino.so: file too short")
+    again = Stopwatch()
+    assert (open_as(again).name, set(again.timed)) == ("onnxruntime", {"onnxruntime fp32"})
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '[{"candidate": {"runtime": "x"}, "timing": null}]', "[1]"])
 def test_a_broken_memory_is_measured_again(content: str, open_as: Callable[[Stopwatch], Engine], state: Path) -> None:
     open_as(Stopwatch())
@@ -160,6 +186,7 @@ def test_an_error_tells_what_was_tried_when_nothing_serves(
 ) -> None:
     with pytest.raises(EngineError, match="no runtime can be used: onnxruntime fp32: out of order; openvino fp32: out"):
         measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), OPTIONS, measure=_fail)
+    assert not list((state / "engine-choices").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -249,7 +276,7 @@ def test_no_two_engines_are_open_while_they_are_measured(
 def test_streams_of_a_single_candidate_are_measured_too(
     tiny_model_dir: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(create, "openvino_obstacle", lambda _: "it is not installed")
+    monkeypatch.setitem(sys.modules, "openvino", None)
     for threads, streams in ((2, 2), (1, 1)):
         options = replace(OPTIONS, num_threads=threads, num_streams=1)
         engine = open_engine(
