@@ -94,9 +94,10 @@ def test_a_remembered_choice_imports_no_other_runtime(
 ) -> None:
     open_as(Stopwatch({**PRODUCTS, f"{fastest} fp32": 1.0}))
     program = (
-        "import sys; from pathlib import Path; from service.engines.measured_choice import open_engine; "
-        "from service.engines.options import EngineOptions; "
-        "from service.model_directory.manifest import read_manifest; folder = Path(sys.argv[1]); options = EngineOptions(num_threads=2, num_streams=2, measure=True); "
+        "import sys; from pathlib import Path; from service.engines.measured_choice import open_engine\n"
+        "from service.engines.options import EngineOptions\n"
+        "from service.model_directory.manifest import read_manifest\n"
+        "folder, options = Path(sys.argv[1]), EngineOptions(num_threads=2, num_streams=2, measure=True)\n"
         "print(open_engine(folder, read_manifest(folder), options).name, *{'onnxruntime', 'openvino'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program, tiny_model_dir], capture_output=True, text=True, check=True)
