@@ -1,9 +1,13 @@
 """Freed memory goes back to the system when a process has become idle, and every ten seconds of a busy one.
 
-glibc keeps what was freed below the top of each thread's arena. After a burst of large images that is most of the
-process, and a process that is never idle would keep the most of all its bursts. Allocating images by ``mmap`` would
-return them at once, but then the kernel clears the pages of each image anew: three times as many page faults, and a
-third to a half more CPU. Fewer arenas kept as much.
+glibc keeps what was freed in each arena. After a burst of large images that is most of the process, and a process that
+is never idle would keep the most of all its bursts. ``malloc_trim`` gives the free pages of all arenas back, but those
+at the end of an arena only for the main one. glibc makes an arena for each thread, and keeps up to 64 MiB at the end of
+each once a block of 32 MiB has been freed. So a worker has the main arena alone. Its threads rarely wait for each
+other, as their buffers are few and large.
+
+Allocating images by ``mmap`` would return them at once, but then the kernel clears the pages of each image anew: three
+times as many page faults, and a third to a half more CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +21,15 @@ from collections.abc import Callable
 _INTERVAL_S = 2.0
 # Seconds between two trims of a busy process. The pages that it needs again cost 50 ms for 40 MB.
 _BUSY_INTERVAL_S = 10.0
+# Of malloc.h.
+_M_ARENA_MAX = -8
+
+
+def use_one_arena() -> None:
+    """Let all threads that this process will start allocate from the main arena; glibc alone has others."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def trim() -> None:

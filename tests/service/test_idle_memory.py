@@ -89,32 +89,46 @@ def test_what_only_a_cycle_holds_is_given_back() -> None:
 
 
 _PROGRAM = """
+import ctypes
 import threading
 from pathlib import Path
-from service.idle_memory import trim
+from service.idle_memory import trim, use_one_arena
 
 def pages():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
-def burst():
-    # Blocks of 64 KiB, freed but for the last, which holds the top of the heap.
-    blocks = [bytes(65_000) for _ in range(2_000)]
-    last.append(bytes(65_000))
-
+{arena}
 last = []
-thread = threading.Thread(target=burst)
 before = pages()
+thread = threading.Thread(target=burst)
 thread.start()
 thread.join()
 held = pages()
 trim()
 print(before, held, pages())
 """
+# Blocks of 64 KiB, freed but for the last, which holds the top of the heap.
+_BELOW_THE_TOP = """
+def burst():
+    blocks = [bytes(65_000) for _ in range(2_000)]
+    last.append(bytes(65_000))
+"""
+# Once a block of 30 MiB has been freed, one of 28 MiB comes from the arena, and leaves its free pages at the top.
+_AT_THE_TOP = """
+use_one_arena()
+
+def burst():
+    ctypes.create_string_buffer(30 << 20)
+    block = ctypes.create_string_buffer(28 << 20)
+    ctypes.memset(block, 1, 28 << 20)
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc has malloc_trim")
-def test_free_memory_below_the_top_of_a_heap_is_given_back() -> None:
-    run = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("arena", [_BELOW_THE_TOP, _AT_THE_TOP], ids=["below the top", "at the top"])
+def test_free_memory_of_a_thread_is_given_back(arena: str) -> None:
+    program = _PROGRAM.format(arena=arena)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     before, held, after = map(int, re.findall(r"\d+", run.stdout))
     assert held - before > 2_000
     assert after - before < 500
