@@ -94,7 +94,7 @@ class _Processes:
         """See ``Mains``."""
         import uvloop  # noqa: PLC0415
 
-        from service.http.tracing import BatchSpans, close_provider, read_caller, tracer_provider  # noqa: PLC0415
+        from service.traces import BatchSpans, close_provider, read_caller, tracer_provider  # noqa: PLC0415
         from service.workers.engine_process import EngineProcess  # noqa: PLC0415
 
         settings, address = self._settings, self._address
@@ -130,10 +130,10 @@ class _Processes:
         """See ``Mains``."""
         from service.http.api_keys import ApiKeysError  # noqa: PLC0415
         from service.http.app import build_app  # noqa: PLC0415
-        from service.http.tracing import pack_caller, tracer_provider  # noqa: PLC0415
         from service.inference.admission import Admission  # noqa: PLC0415
         from service.runtime import Models, Runtime  # noqa: PLC0415
         from service.server import Server  # noqa: PLC0415
+        from service.traces import pack_caller, tracer_provider  # noqa: PLC0415
         from service.workers.remote_models import RemoteModels  # noqa: PLC0415
 
         settings = self._share(self._settings)

@@ -22,7 +22,7 @@ from service.http.rate_limit import RateLimit
 from service.http.request_context import RequestContext
 from service.http.routes import router, segment_router
 from service.http.token_buckets import Buckets, TokenBuckets
-from service.http.tracing import BatchSpans, Tracing, close_provider, tracer_provider
+from service.http.tracing import Tracing
 from service.inference_protocol.body import HEADER_LENGTH
 from service.inference_protocol.repository import router as repository_router
 from service.inference_protocol.routes import router as inference_protocol_router
@@ -32,6 +32,7 @@ from service.page.routes import add_pages
 from service.release import release
 from service.runtime import Runtime, local_models
 from service.settings import Settings
+from service.traces import BatchSpans, close_provider, tracer_provider
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 
 import service.http.app
 from service.engines.base import Engine
-from service.http.tracing import BatchSpans, pack_caller, read_caller
 from service.inference.admission import Admission
 from service.inference.batcher import Batcher
 from service.metrics import Metrics
@@ -19,6 +18,7 @@ from service.model_directory.manifest import Manifest
 from service.models.source import GivenModel
 from service.runtime import Models, Runtime
 from service.settings import Settings
+from service.traces import BatchSpans, pack_caller, read_caller
 from service.workers.channel import socket_pair
 from service.workers.engine_process import EngineProcess
 from service.workers.messages import Control

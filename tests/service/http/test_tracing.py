@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.http.tracing import tracer_provider
 from service.settings import Settings, SettingsError
+from service.traces import tracer_provider
 from tests.support.api import Api, Serving
 from tests.support.fake_engine import FakeEngine
 from tests.support.pictures import Solid
