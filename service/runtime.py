@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from service.answers.cache import AnswerCache
-from service.errors import Draining, LoadFailure, NotReady, Unavailable
+from service.errors import Draining, NotReady, Unavailable
 from service.idle_memory import trim_when_idle
 from service.inference.admission import Admission
 from service.inference.batch_observers import BatchTrace
@@ -28,6 +28,7 @@ from service.models.entry import IndexEntry
 from service.models.model import Model
 from service.models.repository import Repository
 from service.models.source import ModelSource
+from service.models.starting import report_failed_start
 from service.release import release
 from service.settings import Settings
 
@@ -225,19 +226,13 @@ class Runtime:
 
     async def _start(self) -> None:
         try:
-            await self.models.start()
-            if self.lifecycle.state is State.STARTING:  # and not draining since
-                self.lifecycle.advance(State.READY)
-            self.started.set()
-            if not self._default_only:
-                await self.models.start_others()
-        except Draining:
-            logger.debug("the start was cancelled")
-        except LoadFailure as error:
-            self._fail(error.detail)
-        except Exception as error:
-            logger.exception("the start failed")
-            self._fail(f"the start failed: {str(error) or type(error).__name__}")
+            with report_failed_start(self._fail):
+                await self.models.start()
+                if self.lifecycle.state is State.STARTING:  # and not draining since
+                    self.lifecycle.advance(State.READY)
+                self.started.set()
+                if not self._default_only:
+                    await self.models.start_others()
         finally:
             self.started.set()
 

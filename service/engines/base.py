@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from service.model_directory.manifest import GraphInfo
 
+Images = Sequence[NDArray[np.uint8]]
+"""Images (h, w, 3) of the size of the model."""
 Rows = NDArray[np.float32] | NDArray[np.uint8]
 
 
@@ -67,7 +69,7 @@ class DirectEngine(Protocol):
     @property
     def batches_at_once(self) -> int: ...
 
-    def infer_into(self, images: Sequence[NDArray[np.uint8]], outputs: Sequence[Rows]) -> None:
+    def infer_into(self, images: Images, outputs: Sequence[Rows]) -> None:
         """Run images (h, w, 3) uint8, and write the output of each, see ``Engine.infer``; from any thread.
 
         Raises:

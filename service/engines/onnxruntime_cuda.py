@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows, check_images, output_dtype
+from service.engines.base import EngineError, Images, Rows, check_images, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.graph_tensors import check_input, check_output
 from service.engines.onnxruntime_engine import cpu_obstacle, session_options, tensors
@@ -95,7 +95,7 @@ class OnnxRuntimeCudaEngine:
         self.infer_into(list(images), list(rows))
         return rows
 
-    def infer_into(self, images: Sequence[NDArray[np.uint8]], outputs: Sequence[Rows]) -> None:
+    def infer_into(self, images: Images, outputs: Sequence[Rows]) -> None:
         """See ``DirectEngine``.
 
         Raises:

@@ -14,11 +14,10 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import DirectEngine, Engine, Rows
+from service.engines.base import DirectEngine, Engine, Images, Rows
 
 logger = logging.getLogger(__name__)
 
-Images = Sequence[NDArray[np.uint8]]
 # Runs images (h, w, 3) uint8, and writes the output of each where it is wanted.
 InferInto = Callable[[Images, Sequence[Rows]], None]
 # Seconds between probes of an engine that fails on everything.

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from service.errors import Draining, LoadFailure, ServiceError
+from service.errors import Draining, ServiceError
 from service.inference.batch_observers import BatchTrace
 from service.logs import watch_drops
 from service.metrics import Metrics
 from service.models.model import Model
 from service.models.repository import Repository
 from service.models.source import ModelSource
+from service.models.starting import report_failed_start
 from service.settings import Settings
 from service.workers.catalog_message import CatalogNews, EntryNews, ModelNews, StartState
 from service.workers.channel import Channel
@@ -231,7 +232,7 @@ class EngineProcess:
         return slots_for(self.settings.max_requests_in_flight, self._workers, model.queue.max_batch_size)
 
     async def _start(self) -> None:
-        try:
+        with report_failed_start(self._fail):
             self.models_changed()
             await self._repository.start()
             # No worker says that it is ready before all of them can answer.
@@ -244,13 +245,6 @@ class EngineProcess:
             self._control.send_json(Control.READY, {"images_per_s": per_s, "lines": self._describe(model)})
             await self._repository.start_others()
             self.models_changed()
-        except Draining:
-            logger.debug("the start was cancelled")
-        except LoadFailure as error:
-            self._fail(error.detail)
-        except Exception as error:
-            logger.exception("the start failed")
-            self._fail(f"the start failed: {str(error) or type(error).__name__}")
 
     def _fail(self, reason: str) -> None:
         if self._state == "ready":

@@ -3,6 +3,9 @@
 Sources of the names: the state dicts of timm 1.0 and torchvision 0.28, microsoft/Swin-Transformer, and open-mmlab's
 ``swin_converter``. A layout gives the file's name of each of our tensors; the one that fits most of a file's names and
 shapes is the file's.
+
+timm's ``checkpoint_filter_fn`` reads two of these layouts, but into its classifier alone: it looks modules up by names
+that its feature extractors do not have, and it does not report the keys that it leaves out.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows, check_images, output_dtype
+from service.engines.base import EngineError, Images, Rows, check_images, output_dtype
 from service.engines.batch_plan import plan_runs, prepared_sizes
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.lane import Lane, Streams
@@ -28,8 +28,6 @@ from service.model_directory.machine import EngineRuntime, MachineError, runtime
 from service.model_directory.manifest import GraphInfo
 
 logger = logging.getLogger(__name__)
-
-Images = Sequence[NDArray[np.uint8]]
 
 _REBUILD = "build it again with ecenet-export tensorrt DIR --force"
 

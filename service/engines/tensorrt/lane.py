@@ -7,10 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.engines.base import Rows
+from service.engines.base import Images, Rows
 from service.engines.tensorrt import cuda
 
 
@@ -55,7 +52,7 @@ class Lane:
         self._computed = cuda.new_event(owner)
         self._done = cuda.new_event(owner)
 
-    def copy_in(self, images: Sequence[NDArray[np.uint8]], streams: Streams) -> None:
+    def copy_in(self, images: Images, streams: Streams) -> None:
         """Put the copies of a batch's images on their stream, and let the network wait for them."""
         for index, image in enumerate(images):
             cuda.copy_to_device(self.images + index * image.nbytes, image, streams.copies_in)
