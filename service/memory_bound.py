@@ -6,6 +6,7 @@ setting limits a part, the constants below are estimates.
 
 from __future__ import annotations
 
+from service.answers import contours
 from service.connections.limits import MAX_HEADER_BYTES, ConnectionLimits
 from service.settings import Settings
 
@@ -17,8 +18,10 @@ BYTES_PER_DECODING = (12 << 20) + (64 << 20)
 _READ_AHEAD_BYTES = 64 << 10
 # The process that decodes an image of an unusual structure in place of a thread, without its image: 37 MiB measured.
 _DECODE_PROCESS_BYTES = 64 << 20
-# An overlay as PNG has 3 bytes for a pixel that does not compress. Polygons of noise have 5 at a megapixel, then fewer.
+# A cutout as PNG has 4 bytes for a pixel that does not compress.
 _ANSWER_BYTES_PER_PIXEL = 4
+# Two numbers of up to 8 characters, brackets and commas, and the corner's share of its ring.
+_ANSWER_BYTES_PER_CORNER = 24
 # A body is there twice while its pieces are joined, and once more while a JSON's base64 is decoded.
 _BODY_COPIES = 2
 
@@ -33,7 +36,9 @@ def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict
     """
     limits = ConnectionLimits(settings.max_connections, settings.max_connections, settings.header_timeout_s)
     threads = processes * -(-settings.codec_threads // processes)
-    largest_answer = _ANSWER_BYTES_PER_PIXEL * settings.max_image_pixels
+    largest_answer = max(
+        _ANSWER_BYTES_PER_PIXEL * settings.max_image_pixels, _ANSWER_BYTES_PER_CORNER * contours.MAX_CORNERS
+    )
     return {
         "connections": settings.max_connections * (MAX_HEADER_BYTES + _READ_AHEAD_BYTES),
         "bodies": settings.max_requests_in_flight * settings.max_image_bytes

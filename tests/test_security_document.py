@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from service.answers import contours, outlines, rle
 from service.connections.limits import (
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
@@ -39,6 +40,19 @@ def test_limits_of_a_connection_are_those_of_the_code() -> None:
     assert f"{MAX_MEMBERS:,} members" in SECURITY
     assert f"manifests of {MAX_MANIFEST_BYTES >> 20} MiB" in SECURITY
     assert f"{Settings.model_fields['max_connections'].default:,}, half of them" in SECURITY
+
+
+def test_limits_of_an_answer_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (`.*) \| ([\d,]+) \| (\w+)[^|]* \| [^|]+\. \|$", SECURITY, re.MULTILINE)
+    polygons, tools = "`contours` and the formats below", "`labelme`, `coco`, `labelstudio`"
+    assert [(answer, int(value.replace(",", "")), unit) for answer, value, unit in rows] == [
+        (polygons, contours.MAX_CORNERS, "corners"),
+        (polygons, contours.MAX_RINGS, "rings"),
+        (tools, outlines.MAX_CORNERS, "corners"),
+        (tools, outlines.MAX_REGIONS, "regions"),
+        (tools, outlines.MAX_HOLES, "holes"),
+        ("`json` with `rle=true`", rle.MAX_RUNS, "runs"),
+    ]
 
 
 def test_named_settings_and_files_exist() -> None:

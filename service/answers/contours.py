@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,12 @@ _BESIDE = (_UPPER_RIGHT, _UPPER_LEFT, _LOWER_RIGHT, _LOWER_LEFT)
 _BELOW = (_LOWER_LEFT, _LOWER_RIGHT, _UPPER_LEFT, _UPPER_RIGHT)
 _ACROSS = (_LOWER_RIGHT, _LOWER_LEFT, _UPPER_RIGHT, _UPPER_LEFT)
 
-# About 300 MB while they are linked, and 25 MB of JSON; label maps of photos stay far below.
-MAX_CORNERS = 2_000_000
-# Rows of pixels whose lattice points are examined at once.
-_STRIP_ROWS = 256
+# About 80 MB while they are linked, and 7 MB of JSON. The label map of a photo of 48 megapixels has some 70,000.
+MAX_CORNERS = 500_000
+# Each takes 30 us of the interpreter. The label map of a photo has some hundreds.
+MAX_RINGS = 50_000
+# Lattice points that are examined at once; one row of the image at least.
+_STRIP_POINTS = 1 << 18
 # No pixel: differs from every class.
 _OUTSIDE = -1
 
@@ -51,11 +52,12 @@ class _Corners:
     leaves_by_row: NDArray[np.bool_]
 
 
-def trace(labels: NDArray[np.uint8]) -> dict[int, list[Polygon]]:
+def trace(labels: NDArray[np.uint8], answer_format: str = "contours") -> dict[int, list[Polygon]]:
     """Trace the polygons of every class in the label map.
 
     Args:
         labels: (H, W) uint8 class ids.
+        answer_format: Name of the format, for errors.
 
     Returns:
         By class id, a polygon for every set of pixels that are connected by their sides: its outer ring first, then
@@ -64,37 +66,51 @@ def trace(labels: NDArray[np.uint8]) -> dict[int, list[Polygon]]:
         a positive area and holes a negative one.
 
     Raises:
-        InvalidParameter: There are more than ``MAX_CORNERS`` corners.
+        InvalidParameter: There are more than ``MAX_CORNERS`` corners or ``MAX_RINGS`` rings.
     """
-    corners = _find_corners(labels)
+    corners = _find_corners(labels, answer_format)
     by_row, by_column = _orders(corners, labels.shape)
     order, starts = _collect(_following(corners, by_row, by_column), by_row)
+    if len(starts) > MAX_RINGS:
+        raise _too_many(MAX_RINGS, "rings", answer_format)
     rings = _Rings(corners, order, starts)
-    owners = _Owners(labels, corners, by_column, rings)
     polygons: dict[int, dict[int, Polygon]] = {}
     for number in np.flatnonzero(rings.areas > 0).tolist():
         polygons.setdefault(rings.class_of(number), {})[number] = [rings.ring(number)]
-    holes = np.flatnonzero(rings.areas < 0)
-    for number in holes[np.argsort(rings.left_ends[holes, 0], kind="stable")].tolist():
-        polygons[rings.class_of(number)][owners.find(number)].append(rings.ring(number))
+    for number, owner in _owners(labels, corners, by_column, rings).items():
+        polygons[rings.class_of(number)][owner].append(rings.ring(number))
     return {class_id: list(polygons[class_id].values()) for class_id in sorted(polygons)}
 
 
-def _find_corners(labels: NDArray[np.uint8]) -> _Corners:
-    """Find the corners of every class, strip by strip: lattice points of a whole image could fill the memory."""
-    height = len(labels)
-    strips: list[tuple[NDArray[np.generic], ...]] = []
+def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Rows of lattice points that are examined at once, first and last plus one: those of a whole image are many.
+
+    Args:
+        height: Of the image; it has one row of points more.
+        width: Of the image.
+    """
+    rows = max(1, _STRIP_POINTS // (width + 1))
+    for top in range(0, height + 1, rows):
+        yield top, min(top + rows, height + 1)
+
+
+def _find_corners(labels: NDArray[np.uint8], answer_format: str) -> _Corners:
+    found: list[tuple[NDArray[np.generic], ...]] = []
     count = 0
-    for top in range(0, height + 1, _STRIP_ROWS):
-        strips.append(_strip_corners(labels, top, min(top + _STRIP_ROWS, height + 1)))
-        count += len(strips[-1][0])
+    for top, bottom in strips(*labels.shape):
+        found.append(_strip_corners(labels, top, bottom))
+        count += len(found[-1][0])
         if count > MAX_CORNERS:
-            raise InvalidParameter(
-                f"the polygons of this label map have more than {MAX_CORNERS} corners, the limit of format=contours; "
-                "ask for size=model or fewer classes, or use format=labels",
-                extra={"parameter": "format", "value": "contours", "limit": MAX_CORNERS, "unit": "corners"},
-            )
-    return _Corners(*(np.concatenate(columns) for columns in zip(*strips, strict=True)))
+            raise _too_many(MAX_CORNERS, "corners", answer_format)
+    return _Corners(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _too_many(limit: int, unit: str, answer_format: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"the polygons of this label map have more than {limit} {unit}, the limit of format={answer_format}; "
+        "ask for size=model or fewer classes, or use format=labels",
+        extra={"parameter": "format", "value": answer_format, "limit": limit, "unit": unit},
+    )
 
 
 def _strip_corners(labels: NDArray[np.uint8], top: int, bottom: int) -> tuple[NDArray[np.generic], ...]:
@@ -173,6 +189,7 @@ class _Rings:
     """Rings in one array.
 
     Attributes:
+        classes: The class of each ring.
         ring_of: The ring of each corner.
         areas: Signed area of each ring, in pixels.
         left_ends: (x, y) of the uppermost among the leftmost corners of each ring.
@@ -182,7 +199,7 @@ class _Rings:
         self._points = np.stack((corners.x[order], corners.y[order]), axis=1)
         self._ends = np.append(starts[1:], len(order))
         self._starts = starts
-        self._classes = corners.class_id[order[starts]]
+        self.classes = corners.class_id[order[starts]]
         self.ring_of = np.empty(len(order), np.int64)
         self.ring_of[order] = np.repeat(np.arange(len(starts)), self._ends - starts)
         x, y = self._points.astype(np.int64).T
@@ -193,38 +210,50 @@ class _Rings:
         self.left_ends = np.stack(np.divmod(np.minimum.reduceat(x * above_all + y, starts), above_all), axis=1)
 
     def class_of(self, number: int) -> int:
-        return int(self._classes[number])
+        return int(self.classes[number])
 
     def ring(self, number: int) -> Ring:
         return self._points[self._starts[number] : self._ends[number]]
 
 
-class _Owners:
-    """Finds the outer ring around a hole: from the hole's left end leftwards, within its class, to the next border."""
+def _owners(
+    labels: NDArray[np.uint8], corners: _Corners, by_column: NDArray[np.int64], rings: _Rings
+) -> dict[int, int]:
+    """Find the outer ring around each hole: from the hole's left end leftwards, within its class, to the next border.
 
-    def __init__(
-        self, labels: NDArray[np.uint8], corners: _Corners, by_column: NDArray[np.int64], rings: _Rings
-    ) -> None:
-        # Upper ends of the vertical borders with their class to the right, at which the search ends.
-        borders = by_column.reshape(-1, 2)
-        upper = borders[~corners.is_left[borders[:, 0]], 0]
-        self._labels = labels
-        self._rings = rings
-        self._keys = self._key(corners.class_id[upper].astype(np.int64), corners.x[upper], corners.y[upper])
-        self._border_rings = rings.ring_of[upper]
-        self._owner_of: dict[int, int] = {}
+    That border is the outer ring's, or that of a hole further to the left, which has the same owner.
+    """
+    holes = np.flatnonzero(rings.areas < 0)
+    holes = holes[np.argsort(rings.left_ends[holes, 0], kind="stable")]
+    height, width = labels.shape
 
-    def find(self, hole: int) -> int:
-        """Give the outer ring of a hole; holes further to the left must have been looked up before."""
-        class_id = self._rings.class_of(hole)
-        x, y = self._rings.left_ends[hole].tolist()
-        others = np.flatnonzero(self._labels[y, :x] != class_id)
-        start = int(others[-1]) + 1 if len(others) else 0
-        border = np.searchsorted(self._keys, self._key(class_id, start, y), side="right") - 1
-        found = int(self._border_rings[border])
-        owner = self._owner_of[hole] = self._owner_of.get(found, found)
-        return owner
+    def key(class_id: NDArray[np.int16], x: NDArray[np.integer], y: NDArray[np.integer]) -> NDArray[np.int64]:
+        keys: NDArray[np.int64] = (class_id.astype(np.int64) * (width + 1) + x) * (height + 1) + y
+        return keys
 
-    def _key(self, class_id: Any, x: Any, y: Any) -> Any:
-        height, width = self._labels.shape
-        return (class_id * (width + 1) + x) * (height + 1) + y
+    # Upper ends of the vertical borders with their class to the right, at which the search ends.
+    borders = by_column.reshape(-1, 2)
+    upper = borders[~corners.is_left[borders[:, 0]], 0]
+    keys = key(corners.class_id[upper], corners.x[upper], corners.y[upper])
+    x, y = rings.left_ends[holes].T
+    ends = key(rings.classes[holes], _run_starts(labels, x - 1, y), y)
+    found = rings.ring_of[upper[np.searchsorted(keys, ends, side="right") - 1]]
+    owners: dict[int, int] = {}
+    for hole, ring in zip(holes.tolist(), found.tolist(), strict=True):
+        owners[hole] = owners.get(ring, ring)
+    return owners
+
+
+def _run_starts(labels: NDArray[np.uint8], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the column where the run of equal pixels in a row begins that each pixel (x, y) belongs to."""
+    starts = np.empty(len(x), np.int64)
+    width = labels.shape[1]
+    for top, bottom in strips(*labels.shape):
+        inside = np.flatnonzero((y >= top) & (y < bottom))
+        rows = labels[top:bottom]
+        begins = np.ones(rows.shape, bool)
+        begins[:, 1:] = rows[:, 1:] != rows[:, :-1]
+        firsts = np.flatnonzero(begins)
+        places = (y[inside] - top) * width + x[inside]
+        starts[inside] = firsts[np.searchsorted(firsts, places, side="right") - 1] % width
+    return starts

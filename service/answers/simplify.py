@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.answers.contours import Polygon, Ring
+from service.answers.contours import Polygon, Ring, strips
 
 MAX_LEVELS = 48
-# Rows of pixels whose lattice points are examined at once.
-_STRIP_ROWS = 256
 _NO_PIXEL = -1
 _LAST = np.iinfo(np.int64).max
 Numbers = NDArray[np.int64]
@@ -100,8 +98,7 @@ def _junctions(labels: NDArray[np.uint8]) -> Numbers:
     """Lattice points (N, 2) where three or four borders meet, and the corners of the image."""
     height, width = labels.shape
     found = [np.array([(0, 0), (width, 0), (0, height), (width, height)])]
-    for top in range(0, height + 1, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height + 1)
+    for top, bottom in strips(height, width):
         padded = np.full((bottom - top + 1, width + 2), _NO_PIXEL, np.int16)
         first, last = max(top - 1, 0), min(bottom, height)
         padded[first - top + 1 : last - top + 1, 1:-1] = labels[first:last]

@@ -45,6 +45,12 @@ def test_each_part_follows_from_its_settings() -> None:
     }
 
 
+def test_the_largest_answer_of_small_images_is_one_of_polygons() -> None:
+    settings = Settings.model_validate(SMALL | {"max_image_pixels": 1_000_000})
+    bound = memory_bound(settings, processes=2, slot_bytes=0)
+    assert bound["unread answers"] == 256 * MIB + 2 * 24 * 500_000
+
+
 def test_each_process_has_a_thread_at_least() -> None:
     one, four = (
         memory_bound(Settings(codec_threads=2), processes=processes, slot_bytes=0)["decode processes"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from service.answers import contours
-from service.answers.contours import Polygon, Ring, trace
+from service.answers.contours import Polygon, Ring, strips, trace
 from service.answers.geojson import encode_contours
 from service.errors import InvalidParameter
 from service.model_directory.manifest import Manifest
@@ -100,10 +103,21 @@ def test_rings_have_corners_only(labels: Labels) -> None:
             assert ((steps[:, 0] == 0) != (np.roll(steps, -1, axis=0)[:, 0] == 0)).all()
 
 
-@pytest.mark.parametrize("shape", [(700, 9), (255, 5), (256, 5), (257, 5), (9, 700)])
-def test_maps_of_several_strips_are_exact(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(700, 9), (9, 700), (1, 30), (30, 1), (8, 7), (16, 7), (17, 7)])
+@pytest.mark.parametrize("points", [1, 64, 1000])
+def test_maps_of_several_strips_are_exact(shape: tuple[int, int], points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contours, "_STRIP_POINTS", points)
     labels = np.random.default_rng(0).integers(0, 3, shape, np.uint8)
     np.testing.assert_array_equal(rasterised(trace(labels), shape), labels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 1_000_000), (5000, 10_000), (1_000_000, 50), (3, 4)])
+def test_strips_are_all_rows_of_points_and_bounded(height: int, width: int) -> None:
+    found = list(strips(height, width))
+    assert found[0][0] == 0
+    assert found[-1][1] == height + 1
+    assert all(bottom == top for (_, bottom), (top, _) in pairwise(found))
+    assert all((bottom - top) * (width + 1) <= max(1 << 18, width + 1) for top, bottom in found)
 
 
 def test_one_class_is_one_rectangle_from_the_upper_left() -> None:
@@ -180,3 +194,25 @@ def test_too_many_corners_are_refused_before_they_fill_the_memory(monkeypatch: p
     assert caught.value.extra == {"parameter": "format", "value": "contours", "limit": 3599, "unit": "corners"}
     monkeypatch.setattr(contours, "MAX_CORNERS", 3600)
     assert len(trace(labels)) == 2
+
+
+def test_too_many_rings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = checkerboard(30)
+    monkeypatch.setattr(contours, "MAX_RINGS", 900)
+    assert len(trace(labels)) == 2
+    monkeypatch.setattr(contours, "MAX_RINGS", 899)
+    with pytest.raises(InvalidParameter, match="more than 899 rings, the limit of format=coco") as caught:
+        trace(labels, "coco")
+    assert caught.value.extra == {"parameter": "format", "value": "coco", "limit": 899, "unit": "rings"}
+
+
+@pytest.mark.parametrize("shape", [(5000, 10_000), (50, 1_000_000)])
+def test_noise_of_50_megapixels_is_refused_at_little_cost(shape: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    tracemalloc.start()
+    began = time.process_time()
+    with pytest.raises(InvalidParameter, match="more than 500000 corners"):
+        trace(labels)
+    assert time.process_time() - began < 2
+    assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    tracemalloc.stop()

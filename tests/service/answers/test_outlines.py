@@ -55,7 +55,10 @@ def test_the_largest_comes_first(manifest: Manifest) -> None:
     assert [(outline.info.name, outline.area) for outline in found] == [("dark", 59), ("bright", 4), ("grey", 1)]
 
 
-@pytest.mark.parametrize(("name", "unit", "count"), [("MAX_CORNERS", "corners", 40), ("MAX_HOLES", "holes", 8)])
+@pytest.mark.parametrize(
+    ("name", "unit", "count"),
+    [("MAX_CORNERS", "corners", 40), ("MAX_HOLES", "holes", 8), ("MAX_REGIONS", "regions", 2)],
+)
 def test_what_no_person_edits_is_refused(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, name: str, unit: str, count: int
 ) -> None:
@@ -68,4 +71,19 @@ def test_what_no_person_edits_is_refused(
     with pytest.raises(InvalidParameter, match=f"{count} {unit}, the limit of format=coco is {count - 1}") as caught:
         outlines(labels, manifest, 0, "coco")
     assert caught.value.extra == {"parameter": "format", "value": "coco", "limit": count - 1, "unit": unit}
-    assert len(outlines(labels, manifest, 2, "coco")) == 2
+    if unit != "regions":
+        assert len(outlines(labels, manifest, 2, "coco")) == 2
+
+
+def test_holes_of_a_long_ring_are_joined_to_it_too(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_COMPARED", 3)
+    labels = np.zeros((40, 40), np.uint8)
+    labels[0, ::2] = labels[::2, 0] = 1
+    labels[10:12, 10:12] = labels[20:24, 9] = labels[30, 30] = VOID
+    found = outlines(labels, manifest, 0, "coco")
+    np.testing.assert_array_equal(filled(found, labels.shape), labels)
+    # The hole at 30, 30 is nearest to the ring's corner at 40, 40, which is not compared.
+    monkeypatch.setattr(module, "_MOST_COMPARED", 4096)
+    nearest = outlines(labels, manifest, 0, "coco")
+    assert len(nearest[0].ring) == len(found[0].ring)
+    assert nearest[0].ring.tolist() != found[0].ring.tolist()

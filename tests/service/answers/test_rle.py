@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from service.answers import rle
 from service.answers.rle import class_rles
+from service.errors import InvalidParameter
 
 maps = npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 3))
 
@@ -42,3 +44,13 @@ def test_masks_of_one_value(level: int, counts: str) -> None:
 
 def test_only_the_asked_classes_are_told() -> None:
     assert list(class_rles(np.zeros((2, 2), np.uint8), [3, 1])) == [3, 1]
+
+
+def test_too_many_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)  # 0 0, 1, 0, 1 1 down the columns
+    monkeypatch.setattr(rle, "MAX_RUNS", 4)
+    assert len(class_rles(labels, (0, 1))) == 2
+    monkeypatch.setattr(rle, "MAX_RUNS", 3)
+    with pytest.raises(InvalidParameter, match="have 4 runs of equal pixels, the limit of rle=true is 3") as caught:
+        class_rles(labels, (0, 1))
+    assert caught.value.extra == {"parameter": "rle", "value": True, "limit": 3, "unit": "runs"}
