@@ -45,7 +45,7 @@ test-deployment: $(DEV_VENV)/.installed  ## real load balancers, Prometheus and 
 	$(DEV_VENV)/bin/python -m pytest -m 'deployment and not slow' $(ARGS)
 
 .PHONY: test-training-image
-test-training-image: $(DEV_VENV)/.installed  ## the image for training, built and run by two processes; 16 GB of disk
+test-training-image: $(DEV_VENV)/.installed  ## the image for training, built and run by two processes; minutes, and 10 GB of disk
 	$(DEV_VENV)/bin/python -m pytest -m 'deployment and slow' $(ARGS)
 
 # A warning of a package that only machines with a GPU have is no failure there.

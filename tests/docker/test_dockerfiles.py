@@ -171,9 +171,8 @@ def test_the_training_image_is_what_its_job_runs_as() -> None:
     assert only(TRAINING, "USER") == f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
     assert "exec torchrun" in pod["containers"][0]["args"][0]
     assert "torch" in {line.partition("==")[0] for line in TRAIN_LOCK.read_text(encoding="utf-8").splitlines()}
-    assert dict(part.split("=", 1) for part in shlex.split(only(TRAINING, "ENV")))["PATH"].startswith(
-        "/opt/ecenet/bin:"
-    )
+    (environment,) = [rest for word, rest in stage(TRAINING, "dependencies") if word == "ENV"]
+    assert dict(part.split("=", 1) for part in shlex.split(environment))["PATH"].startswith("/opt/ecenet/bin:")
     assert "ecenet-train" in PROJECT["scripts"]
 
 
