@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from model_export.exportable import Exportable
-from model_export.graph_precision import to_fp16
+from model_export.graph_precision import HALF_LOGITS_CLASSES, to_fp16
 from model_export.images import sample_images
 from model_export.parity import graph_agreement, labels_of_logits, pytorch_logits
 from model_export.trace import OPSET, ExportError, check_graph, trace
@@ -33,6 +33,7 @@ from service.model_directory.manifest import (
     ClassInfo,
     FileInfo,
     GraphInfo,
+    LogitsType,
     Manifest,
     Precision,
     file_sha256,
@@ -169,7 +170,9 @@ class _Export:
         logits = pytorch_logits(Exportable(self.model), images)
         traced = trace(Exportable(self.model, self.forms.labels_stride), size)
         for precision in self.forms.precisions:
-            self._add_graph(traced if precision == "fp32" else to_fp16(traced), size, precision, images, logits)
+            half_logits = self._logits_type(precision) == "float16"
+            graph = traced if precision == "fp32" else to_fp16(traced, half_logits=half_logits)
+            self._add_graph(graph, size, precision, images, logits)
         self.golden[size] = self._golden(images[:_GOLDEN_IMAGES], logits[:_GOLDEN_IMAGES])
 
     def _add_graph(
@@ -190,6 +193,7 @@ class _Export:
             input_size=size,
             precision=precision,
             output="logits" if stride is None else "labels",
+            logits_type=self._logits_type(precision),
             output_stride=stride or LOGITS_STRIDE,
             bounds=DEFAULT_BOUNDS[precision],
         )
@@ -197,6 +201,10 @@ class _Export:
         agreement = graph_agreement(path, info, images, logits)
         agreement.check(info.bounds, f"ONNX Runtime on {name}")
         self.reports.append(GraphReport(path, info, operators["Attention"], agreement))
+
+    def _logits_type(self, precision: Precision) -> LogitsType:
+        is_large = self.forms.labels_stride is None and self.model.config.num_classes >= HALF_LOGITS_CLASSES
+        return "float16" if precision == "fp16" and is_large else "float32"
 
     def _golden(self, images: Sequence[NDArray[np.uint8]], logits: NDArray[np.float32]) -> Golden:
         infos = {report.info.output_stride: report.info for report in self.reports}

@@ -41,7 +41,7 @@ FORMS: dict[
     ),
     "float16 logits": (
         lambda logits: logits.astype(np.float16),
-        lambda output, size: labels_of(output.astype(np.float32), size),
+        lambda output, size: labels_of(output.astype(np.float16, copy=False), size),
     ),
     "uint8 labels at stride 4": (
         lambda logits: logits.argmax(0).astype(np.uint8),

@@ -13,7 +13,7 @@ from service.model_directory.manifest import GraphInfo
 
 Images = Sequence[NDArray[np.uint8]]
 """Images (h, w, 3) of the size of the model."""
-Rows = NDArray[np.float32] | NDArray[np.uint8]
+Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]
 
 
 class EngineError(RuntimeError):
@@ -43,9 +43,10 @@ class Engine(Protocol):
     def warm_up_sizes(self) -> Sequence[int]: ...
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
-        """Logits (B, K, ceil(h / 4), ceil(w / 4)) float32 of RGB images (B, h, w, 3) uint8, row by row.
+        """Logits (B, K, ceil(h / 4), ceil(w / 4)) of RGB images (B, h, w, 3) uint8, row by row.
 
-        Or the labels (B, h', w') uint8 that the graph makes of them, see ``GraphInfo.output``.
+        They are float32 or float16, see ``GraphInfo.logits_type``; or the labels (B, h', w') uint8 that the graph makes
+        of them, see ``GraphInfo.output``.
 
         Raises:
             Exception: Whatever the runtime raises; the batch is lost, the engine may be used again.
@@ -77,7 +78,7 @@ class DirectEngine(Protocol):
         """
         ...
 
-    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def pin(self, memory: Rows) -> None:
         """Let the device copy from and to the memory of an image or an output by itself, for as long as it exists."""
         ...
 
@@ -92,8 +93,8 @@ class DeviceTimed(Protocol):
 
 
 def output_dtype(graph: GraphInfo) -> np.dtype[Any]:
-    """Type of a graph's output: float32 for logits, uint8 for labels."""
-    return np.dtype(np.float32 if graph.output == "logits" else np.uint8)
+    """Type of a graph's output: float32 or float16 for logits, uint8 for labels."""
+    return np.dtype(graph.logits_type if graph.output == "logits" else np.uint8)
 
 
 def check_images(images: NDArray[Any], input_size: tuple[int, int]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.engines.base import EngineError
-from service.model_directory.manifest import GraphInfo, Output
+from service.engines.base import EngineError, output_dtype
+from service.model_directory.manifest import GraphInfo
 
 # Name, type in ONNX's words, and shape; a side that is not fixed is a name.
 Tensor = tuple[str, str, list[int | str]]
 
-_OUTPUT_TYPES: dict[Output, str] = {"logits": "tensor(float)", "labels": "tensor(uint8)"}
+# The words for what ``output_dtype`` gives.
+_OUTPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 
 
 def check_input(found: Sequence[Tensor], graph: GraphInfo) -> str:
@@ -28,7 +29,7 @@ def check_output(found: Sequence[Tensor], graph: GraphInfo, num_classes: int) ->
     Raises:
         EngineError: See ``check_input``.
     """
-    return _only(found, "output", _OUTPUT_TYPES[graph.output], graph.output_shape(1, num_classes)[1:])
+    return _only(found, "output", _OUTPUT_TYPES[output_dtype(graph).name], graph.output_shape(1, num_classes)[1:])
 
 
 def _only(found: Sequence[Tensor], kind: str, dtype: str, sides: Sequence[int]) -> str:

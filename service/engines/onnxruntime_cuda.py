@@ -116,7 +116,7 @@ class OnnxRuntimeCudaEngine:
         finally:
             self._staging.put(staging)
 
-    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def pin(self, memory: Rows) -> None:
         """Nothing to do: images go through memory of this engine's own."""
 
     def device_milliseconds(self, size: int, repeats: int) -> list[float]:

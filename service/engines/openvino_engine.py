@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, Rows, check_images
+from service.engines.base import EngineError, Rows, check_images, output_dtype
 from service.engines.graph_tensors import Tensor, check_input, check_output
 from service.engines.runtimes import PrecisionName
 from service.engines.streams import Streams, threads_per_stream
 from service.model_directory.extras import install_command
 from service.model_directory.manifest import GraphInfo, Manifest
 
-_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+_ONNX_TYPES = {"uint8": "tensor(uint8)", "float16": "tensor(float16)", "float32": "tensor(float)"}
 
 
 class OpenVinoEngine:
@@ -80,8 +80,7 @@ class OpenVinoEngine:
         return streams.infer(images, self._run)
 
     def _run(self, request: Any, images: NDArray[np.uint8]) -> Rows:
-        dtype = np.float32 if self.graph.output == "logits" else np.uint8
-        rows: NDArray[Any] = np.empty(self.graph.output_shape(len(images), self.num_classes), dtype)
+        rows: Rows = np.empty(self.graph.output_shape(len(images), self.num_classes), output_dtype(self.graph))
         for index in range(len(images)):
             rows[index] = request.infer([images[index : index + 1]], share_outputs=True)[0][0]
         return rows

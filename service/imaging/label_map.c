@@ -7,6 +7,8 @@
  * Source coordinates are the integers (2 * pixel + 1) * cells - pixels over 2 * pixels, with both counts divided by
  * their common divisor. Such weights are exact, and up to some 4000 pixels a side so are, in double, the sums of float32
  * values of one magnitude: exact ties are seen as ties. The build must not contract or reorder floating-point operations.
+ *
+ * Logits of half precision become float32 as they are read, a run of cells at a time: each exactly.
  */
 #include <float.h>
 #include <math.h>
@@ -17,6 +19,8 @@
 
 enum { CHUNK = 1024, TILE = 64, LANES = 16, PIXELS = 4 };
 
+static const float LARGEST_HALF = 65504;
+
 /* Pixels start[c] .. start[c + 1] - 1 lie between cell c, of weight near, and the next cell, of weight far. */
 typedef struct {
     int64_t from, to; /* cells, pixels */
@@ -25,8 +29,8 @@ typedef struct {
 } axis;
 
 typedef struct {
-    const float *logits; /* (classes, rows.from, columns.from) */
-    int64_t classes, padded;
+    const void *logits; /* (classes, rows.from, columns.from) of value_bytes each */
+    int64_t value_bytes, classes, padded;
     axis rows, columns;
     uint8_t *winners;  /* (rows.from, columns.from) class of each cell */
     float *vectors[2]; /* (TILE + 1, padded) logits of a run of cells and of those below them */
@@ -80,20 +84,36 @@ static void axis_free(axis *self) {
 
 INLINE int64_t next_cell(const axis *self, int64_t cell) { return cell + 1 < self->from ? cell + 1 : cell; }
 
-/* Class of each of count <= CHUNK cells, of planes that are stride apart; the lowest class wins ties. */
-INLINE int chunk_winners(const float *restrict logits, int64_t classes, int64_t stride, int64_t count,
-                         uint8_t *restrict winners) {
-    float best[CHUNK];
+/* A number of half precision; infinity and NaN become larger than LARGEST_HALF. */
+INLINE float from_half(uint16_t half) {
+    uint32_t bits = (uint32_t)(half & 0x8000) << 16 | (uint32_t)(half & 0x7fff) << 13;
+    float scaled; /* its exponent is 112 too small */
+    memcpy(&scaled, &bits, sizeof scaled);
+    return scaled * 0x1p112f;
+}
+
+/* count logits from an offset on: as they lie there, or as float32 in room. */
+INLINE const float *read_logits(const job *self, int64_t offset, int64_t count, float *restrict room) {
+    if (self->value_bytes == sizeof(float)) return (const float *)self->logits + offset;
+    const uint16_t *restrict halves = (const uint16_t *)self->logits + offset;
+    for (int64_t i = 0; i < count; i++) room[i] = from_half(halves[i]);
+    return room;
+}
+
+/* Class of each of count <= CHUNK cells from a cell on; the lowest class wins ties. */
+INLINE int chunk_winners(const job *self, int64_t start, int64_t count, uint8_t *restrict winners) {
+    const float limit = self->value_bytes == sizeof(float) ? FLT_MAX : LARGEST_HALF;
+    float best[CHUNK], room[CHUNK];
     int32_t winner[CHUNK], not_finite = 0;
     for (int64_t i = 0; i < count; i++) {
         best[i] = -INFINITY;
         winner[i] = 0;
     }
-    for (int64_t k = 0; k < classes; k++) {
-        const float *restrict plane = logits + k * stride;
+    for (int64_t k = 0; k < self->classes; k++) {
+        const float *restrict plane = read_logits(self, k * self->rows.from * self->columns.from + start, count, room);
         for (int64_t i = 0; i < count; i++) {
             int32_t above = plane[i] > best[i];
-            not_finite |= !(fabsf(plane[i]) <= FLT_MAX);
+            not_finite |= !(fabsf(plane[i]) <= limit);
             best[i] = above ? plane[i] : best[i];
             winner[i] = above ? (int32_t)k : winner[i];
         }
@@ -106,17 +126,19 @@ INLINE int find_winners(const job *self) {
     int64_t stride = self->rows.from * self->columns.from;
     for (int64_t start = 0; start < stride; start += CHUNK) {
         int64_t count = stride - start < CHUNK ? stride - start : CHUNK;
-        if (chunk_winners(self->logits + start, self->classes, stride, count, self->winners + start)) return NOT_FINITE;
+        if (chunk_winners(self, start, count, self->winners + start)) return NOT_FINITE;
     }
     return OK;
 }
 
 /* Copy the logits of count cells from (y, x) on to class vectors. */
 INLINE void gather_vectors(const job *self, int64_t y, int64_t x, int64_t count, float *restrict vectors) {
-    int64_t stride = self->rows.from * self->columns.from;
-    const float *restrict logits = self->logits + y * self->columns.from + x;
-    for (int64_t k = 0; k < self->classes; k++)
-        for (int64_t i = 0; i < count; i++) vectors[i * self->padded + k] = logits[k * stride + i];
+    int64_t stride = self->rows.from * self->columns.from, start = y * self->columns.from + x;
+    float room[TILE + 1];
+    for (int64_t k = 0; k < self->classes; k++) {
+        const float *restrict logits = read_logits(self, k * stride + start, count, room);
+        for (int64_t i = 0; i < count; i++) vectors[i * self->padded + k] = logits[i];
+    }
 }
 
 /* Clear keep for those of LANES classes from k on that are below class winner in all four corners. */
@@ -232,17 +254,25 @@ INLINE void label_band(const job *self, int64_t y) {
     }
 }
 
+CLONES void widen(const uint16_t *halves, int64_t count, float *values) {
+    for (int64_t i = 0; i < count; i++) {
+        float value = from_half(halves[i]);
+        values[i] = fabsf(value) <= LARGEST_HALF ? value : INFINITY;
+    }
+}
+
 CLONES static int label_all(const job *self) {
     if (find_winners(self)) return NOT_FINITE;
     for (int64_t y = 0; y < self->rows.from; y++) label_band(self, y);
     return OK;
 }
 
-int label_map(const float *logits, int64_t classes, int64_t height, int64_t width, int64_t new_height,
-              int64_t new_width, uint8_t *labels) {
+int label_map(const void *logits, int64_t value_bytes, int64_t classes, int64_t height, int64_t width,
+              int64_t new_height, int64_t new_width, uint8_t *labels) {
     if (classes < 1 || classes > MAX_CLASSES || height < 1 || width < 1 || new_height < 1 || new_width < 1)
         return BAD_SIZE;
-    job self = {.logits = logits, .classes = classes, .labels = labels};
+    if (value_bytes != sizeof(float) && value_bytes != sizeof(uint16_t)) return BAD_SIZE;
+    job self = {.logits = logits, .value_bytes = value_bytes, .classes = classes, .labels = labels};
     self.padded = (classes + LANES - 1) / LANES * LANES;
     self.winners = malloc((size_t)(height * width));
     for (int i = 0; i < 2; i++) self.vectors[i] = calloc((size_t)((TILE + 1) * self.padded), sizeof(float));

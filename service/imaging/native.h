@@ -7,10 +7,13 @@
 enum { OK = 0, NOT_FINITE = 1, NO_MEMORY = 2, BAD_SIZE = 3 };
 enum { MAX_CLASSES = 256 };
 
-/* Label (new_height, new_width) pixels from logits (classes, height, width); BAD_SIZE unless all sides are 1 or more
- * and classes 1 to MAX_CLASSES. */
-int label_map(const float *logits, int64_t classes, int64_t height, int64_t width, int64_t new_height,
-              int64_t new_width, uint8_t *labels);
+/* Label (new_height, new_width) pixels from logits (classes, height, width) of value_bytes each; BAD_SIZE unless all
+ * sides are 1 or more, classes 1 to MAX_CLASSES, and value_bytes 4 for float32 or 2 for half precision. */
+int label_map(const void *logits, int64_t value_bytes, int64_t classes, int64_t height, int64_t width,
+              int64_t new_height, int64_t new_width, uint8_t *labels);
+
+/* The float32 values of count numbers of half precision; NaN becomes infinity, as either infinity does. */
+void widen(const uint16_t *halves, int64_t count, float *values);
 
 /* Resize pixels (height, width, pixel_bytes) to (new_height, new_width, 3); of 4 bytes the last does not count.
  * BAD_SIZE unless all sides are 1 or more and pixel_bytes is 3 or 4. */

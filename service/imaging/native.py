@@ -30,8 +30,10 @@ def load_library(path: Path) -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise ImportError(f"{path.name} cannot be loaded; build it with `pip install -e .` ({error})") from None
-    loaded.label_map.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
+    loaded.label_map.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 6, ctypes.c_void_p]
     loaded.label_map.restype = ctypes.c_int
+    loaded.widen.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    loaded.widen.restype = None
     loaded.resize.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p]
     loaded.resize.restype = ctypes.c_int
     return loaded

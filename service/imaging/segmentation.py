@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.imaging.label_map import label_map
+from service.imaging.label_map import Logits, in_float32, label_map
 
 # Class id of pixels whose class was not asked for.
 VOID = 255
@@ -39,11 +39,11 @@ class Segmentation:
         return replace(self, labels=labels, confidence=np.where(labels == VOID, np.uint8(0), self.confidence))
 
 
-def labels_of(output: NDArray[np.float32] | NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def labels_of(output: Logits | NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The label map of one image.
 
     Args:
-        output: Logits (K, h, w) float32, or labels (h, w) uint8, which are enlarged by their nearest cell.
+        output: Logits (K, h, w) float32 or float16, or labels (h, w) uint8, which are enlarged by their nearest cell.
         size: (H, W) of the result.
 
     Returns:
@@ -55,25 +55,26 @@ def labels_of(output: NDArray[np.float32] | NDArray[np.uint8], size: tuple[int, 
     if output.dtype == np.uint8:
         height, width = size
         return np.asarray(Image.fromarray(output).resize((width, height), Image.Resampling.NEAREST))
-    return label_map(cast(NDArray[np.float32], output), size)
+    return label_map(cast(Logits, output), size)
 
 
-def confidence_map(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+def confidence_map(logits: Logits, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Probability of the best class of every pixel.
 
     The largest softmax probability of each cell is rounded to 8 bits, and these are resized bilinearly: probabilities
     of every pixel would take the ``K * H * W`` floats that ``label_map`` does without.
 
     Args:
-        logits: (K, h, w) float32, finite.
+        logits: (K, h, w) float32 or float16, finite.
         size: (H, W) of the result.
 
     Returns:
         (H, W) uint8, probability times 255.
     """
+    scores = in_float32(logits)
     # The largest of the softmax is exp(0) over the sum of all, each relative to it. One too far below for float32 is 0.
     with np.errstate(over="ignore"):
-        probabilities = 1 / np.exp(logits - logits.max(0)).sum(0)
+        probabilities = 1 / np.exp(scores - scores.max(0)).sum(0)
     height, width = size
     cells = Image.fromarray(np.rint(probabilities * 255).astype(np.uint8))
     return np.asarray(cells.resize((width, height), Image.Resampling.BILINEAR))

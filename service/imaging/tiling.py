@@ -13,14 +13,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imaging.label_map import label_map
+from service.imaging.label_map import Logits, label_map
 
 OVERLAP = 0.25
 # Rows of cells that are painted at once; the scratch memory of a paint grows with them.
 STRIP_CELLS = 32
 
 Size = tuple[int, int]
-Logits = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Paint = Callable[[Logits, Size], NDArray[np.uint8]]
 

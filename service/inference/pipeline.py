@@ -21,7 +21,7 @@ from service.engines.base import Rows
 from service.errors import EngineFailure
 from service.imaging.codec import ImageHeader, decode, read_header
 from service.imaging.decode_process import Job
-from service.imaging.label_map import label_map
+from service.imaging.label_map import Logits, label_map
 from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import Segmentation, confidence_map, labels_of
 from service.imaging.tiling import TilePlan, plan_tiles
@@ -337,9 +337,7 @@ def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions) -
     except ValueError as error:
         raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
     has_scores = output.dtype != np.uint8
-    confidence = (
-        confidence_map(cast(NDArray[np.float32], output), size) if options.needs_confidence and has_scores else None
-    )
+    confidence = confidence_map(cast(Logits, output), size) if options.needs_confidence and has_scores else None
     return _restricted(Segmentation(labels, confidence), options)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineFailure, InvalidParameter
-from service.imaging.tiling import Logits, Mosaic, Paint, Pixels, Tile, TilePlan, cut
+from service.imaging.label_map import Logits, in_float32
+from service.imaging.tiling import Mosaic, Paint, Pixels, Tile, TilePlan, cut
 from service.inference.admission import Ticket
 from service.inference.image_queue import ImageQueue
 
@@ -71,7 +72,7 @@ class TiledInference:
             async with self._queue.slot(ticket.deadline) as slot:
                 np.copyto(slot.image, window)
                 row = await slot.run(ticket.deadline, on_start=lambda: ticket.enter("infer", check=False))
-                return cast(NDArray[np.float32], row.output).copy()
+                return np.array(in_float32(cast(Logits, row.output)))
 
         mosaic = Mosaic(plan, self._num_classes, paints)
         in_flight = BATCHES_IN_FLIGHT * self._queue.max_batch_size

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import Rows
 from service.errors import EngineFailure
+from service.imaging.label_map import Logits, in_float32
 from service.imaging.segmentation import labels_of
 from service.inference.admission import Ticket
 from service.inference.pipeline import Pipeline
@@ -72,7 +73,7 @@ def _encode(output: Rows, outputs: Sequence[WantedOutput], label_size: tuple[int
 def _value(name: str, output: Rows, label_size: tuple[int, int]) -> NDArray[Any]:
     """The content of an output for one image."""
     if name == LOGITS:
-        return _finite(output)
+        return _finite(in_float32(cast(Logits, output)))
     assert name == LABELS
     try:
         return labels_of(output, label_size)
@@ -80,7 +81,7 @@ def _value(name: str, output: Rows, label_size: tuple[int, int]) -> NDArray[Any]
         raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
 
 
-def _finite(logits: Rows) -> Rows:
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(logits).all():
         raise EngineFailure("the model's output for this image cannot be used: logits hold NaN or infinity")
     return logits

@@ -31,10 +31,12 @@ _MAX_NAME_LENGTH = 128
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Output = Literal["logits", "labels"]
+LogitsType = Literal["float32", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Those of files. bf16 is what a runtime makes of a float32 graph, see ``in_bf16``.
 STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+LOGITS_TYPES: tuple[LogitsType, ...] = get_args(LogitsType)
 
 T = TypeVar("T")
 
@@ -91,7 +93,8 @@ class GraphInfo:
         sha256: Its SHA-256 in hexadecimal.
         input_size: (height, width) in pixels of its input ``images``, (B, height, width, 3) uint8, RGB, B free.
         precision: Arithmetic of its convolutions and matrix products.
-        output: ``logits``, (B, K, h, w) float32, or ``labels``, (B, h, w) uint8.
+        output: ``logits``, (B, K, h, w), or ``labels``, (B, h, w) uint8.
+        logits_type: Type of the logits: ``float16`` where the network computes them in half precision anyway.
         output_stride: Pixels of the input per cell of the output; 4, or 1 for labels at image size.
         bounds: How far it may be from PyTorch.
     """
@@ -101,6 +104,7 @@ class GraphInfo:
     input_size: Size
     precision: Precision = "fp32"
     output: Output = "logits"
+    logits_type: LogitsType = "float32"
     output_stride: int = LOGITS_STRIDE
     bounds: Bounds = DEFAULT_BOUNDS["fp32"]
 
@@ -309,6 +313,9 @@ def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
         raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {expected}")
     if graph.output not in OUTPUTS:
         raise ValueError(f"output of {graph.file} is {graph.output!r}, expected one of {', '.join(OUTPUTS)}")
+    if graph.logits_type not in LOGITS_TYPES:
+        expected = " or ".join(LOGITS_TYPES)
+        raise ValueError(f"logits_type of {graph.file} is {graph.logits_type!r}, expected {expected}")
     strides = (LOGITS_STRIDE,) if graph.output == "logits" else (1, LOGITS_STRIDE)
     if graph.output_stride not in strides:
         expected = " or ".join(map(str, strides))

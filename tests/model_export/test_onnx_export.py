@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,23 @@ from onnx import TensorProto, helper
 
 from model_export import onnx_export
 from model_export.__main__ import main
+from model_export.graph_precision import HALF_LOGITS_CLASSES
 from model_export.images import generated_images
 from model_export.onnx_export import GraphForms, ModelFacts, export_onnx
 from model_export.trace import ExportError
+from service.engines.create import create_engine
+from service.engines.options import EngineOptions
+from service.engines.proof import prove_engine
+from service.engines.runtimes import EngineName
 from service.imaging.label_map import label_map
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
 from tests.model_export.conftest import LABELS_SIZE, SIZE
+from tests.support.tiny_network import TINY_CONVOLUTIONAL
+from trainer.checkpoint import save_checkpoint
 from trainer.datasets import CAMVID_CLASSES
+from trainer.model.ecenet import ECENet
 from trainer.weights.import_command import main as import_checkpoint
 from trainer.weights.network import load_model
 
@@ -286,3 +295,20 @@ def test_an_edited_graph_or_golden_file_is_refused(exported_dir: Path, tmp_path:
             (copy / path.name).write_bytes(path.read_bytes() + (b"\0" if path.name == name else b""))
         with pytest.raises(ValueError, match=f"{name} has SHA-256 .* was changed after the export"):
             read_manifest(copy)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_many_classes_give_logits_in_half_precision_of_an_fp16_graph(name: EngineName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ECENet(replace(TINY_CONVOLUTIONAL, num_classes=HALF_LOGITS_CLASSES)).eval()
+    save_checkpoint(tmp_path / "best.pt", model.config, model.state_dict(), input_size=[64, 96])
+    forms = GraphForms(precisions=("fp32", "fp16"))
+    export_onnx(tmp_path / "best.pt", tmp_path / "model", ModelFacts("many", "1.0.0"), forms, count=2)
+    manifest = read_manifest(tmp_path / "model")
+    assert [graph.logits_type for graph in manifest.graphs] == ["float32", "float16"]
+    for graph in manifest.graphs:
+        options = EngineOptions(engine=name, precision=graph.precision, num_threads=1, max_batch_size=2)
+        engine = create_engine(tmp_path / "model", manifest, options)
+        prove_engine(engine, tmp_path / "model", manifest)
+        assert engine.infer(np.zeros((2, 64, 96, 3), np.uint8)).dtype.name == graph.logits_type
+        engine.close()

@@ -15,13 +15,13 @@ from service.engines.create import create_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
 from service.engines.runtimes import ENGINE_NAMES, EngineName
+from service.imaging.label_map import Logits, in_float32
 from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import labels_of
 from service.model_directory.manifest import read_manifest
 from trainer.prediction.mode import PredictionMode, check_labels_suffice
 from trainer.prediction.model import ModelError, OpenModel, naming_failures, stated_names
 from trainer.prediction.predictor import Network, Predictor, network_predictor
-from trainer.prediction.sliding_window import Infer
 
 
 @contextmanager
@@ -54,7 +54,10 @@ def _engine_predictor(engine: Engine, mode: PredictionMode) -> Predictor:
     infer = naming_failures(engine.infer, f"the {engine.name} engine")
     input_size = engine.graph.input_size
     if engine.graph.output == "logits":
-        logits = cast(Infer, infer)
+
+        def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return in_float32(cast(Logits, infer(images)))
+
         network = Network(logits, input_size, fixed_size=True, max_batch_size=engine.max_batch_size)
         return network_predictor(network, mode)
     check_labels_suffice(mode, "the graph")

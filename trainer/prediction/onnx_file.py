@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.imaging.label_map import in_float32
 from service.model_directory.extras import install_command
 from trainer.prediction.mode import PredictionMode
 from trainer.prediction.model import ModelError, OpenModel, naming_failures
@@ -35,7 +36,7 @@ def open_onnx_file(path: Path, mode: PredictionMode) -> Iterator[OpenModel]:
 
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         (logits,) = session.run(None, {entry.name: images})
-        return np.asarray(logits)
+        return in_float32(logits)
 
     fixed = isinstance(height, int) and isinstance(width, int)
     size = (height, width) if fixed else None

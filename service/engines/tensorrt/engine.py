@@ -123,7 +123,7 @@ class TensorRtEngine:
         for run in plan_runs(len(images), self.warm_up_sizes):
             self._run(images[run.start : run.stop], outputs[run.start : run.stop], run.size)
 
-    def pin(self, memory: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    def pin(self, memory: Rows) -> None:
         """See ``DirectEngine``. Memory that cannot be pinned is a warning: the driver copies it by way of its own."""
         try:
             cuda.pin(memory)
@@ -331,7 +331,8 @@ def _check_tensors(trt: Any, engine: Any, graph: GraphInfo, num_classes: int) ->
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if name not in inputs]
-    output_type = trt.DataType.FLOAT if graph.output == "logits" else trt.DataType.UINT8
+    types = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "uint8": trt.DataType.UINT8}
+    output_type = types[output_dtype(graph).name]
     _check_only(engine, "input", inputs, trt.DataType.UINT8, (*graph.input_size, 3))
     _check_only(engine, "output", outputs, output_type, graph.output_shape(1, num_classes)[1:])
     return inputs[0], outputs[0]

@@ -301,6 +301,26 @@ def labels_engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeEn
     return engine
 
 
+async def test_logits_in_half_precision_give_the_answers_of_float32(
+    engine: FakeEngine, serving: Serving, png: Png, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers() -> list[bytes]:
+        async with serving() as api:
+            ways = [{}, {"format": "confidence"}, {"mode": "tile"}]
+            return [(await api.post(png(64, 192), **way)).content for way in ways]
+
+    engine.logits = lambda images: graded_logits(images).astype(np.float16).astype(np.float32)
+    expected = await answers()
+    engine.logits = lambda images: graded_logits(images).astype(np.float16)
+    half = GraphInfo("model.onnx", "0" * 64, (32, 64), precision="fp16", logits_type="float16")
+    monkeypatch.setattr(type(engine), "graph", half)
+    assert await answers() == expected
+    async with serving() as api:
+        engine.logits = lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float16)
+        for way in ({}, {"mode": "tile"}):
+            api.check_problem(await api.post(png(64, 192), **way), 500, "engine-failure", "NaN or infinity")
+
+
 async def test_graph_of_labels_has_no_confidence(labels_engine: FakeEngine, serving: Serving, solid: Solid) -> None:
     async with serving() as api:
         response = await api.post(solid(255), format="confidence")

@@ -10,7 +10,7 @@
 
 #include "../../../service/imaging/native.h"
 
-enum { LABEL_ROUNDS = 500, RESIZE_ROUNDS = 700, MOST_PIXELS = 40000, MOST_WORK = 4000000 };
+enum { LABEL_ROUNDS = 500, HALF_ROUNDS = 150, RESIZE_ROUNDS = 700, MOST_PIXELS = 40000, MOST_WORK = 4000000 };
 enum { CHANNELS = 3, PRECISION = 22 };
 
 typedef struct {
@@ -140,16 +140,52 @@ static void check_label_map(void) {
     float *logits = array(at.classes * cells, sizeof *logits);
     uint8_t *labels = array(pixels, 1);
     fill_logits(logits, &at, whole);
-    int status = label_map(logits, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
+    int status = label_map(logits, sizeof *logits, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
     require(status == OK, "label_map fails", &at);
     for (int64_t i = 0; i < pixels; i++)
         check_label(logits, &at, i / at.new_width, i % at.new_width, labels[i], whole);
     const float bad[] = {NAN, INFINITY, -INFINITY};
     logits[random_below(at.classes * cells)] = bad[random_below(3)];
-    status = label_map(logits, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
+    status = label_map(logits, sizeof *logits, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
     require(status == NOT_FINITE, "label_map takes NaN or infinity", &at);
     free(logits);
     free(labels);
+}
+
+/* The value of a half by the format's definition; infinity for what is not finite. */
+static float half_value(uint16_t half) {
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    float size = ldexpf((float)(exponent ? fraction + 1024 : fraction), (exponent ? exponent : 1) - 25);
+    return exponent == 31 ? INFINITY : half & 0x8000 ? -size : size;
+}
+
+/* Labels of halves are those of the same values in float32; halves that are not finite are refused. */
+static void check_halves(void) {
+    shape at = random_shape(MAX_CLASSES);
+    int64_t count = at.classes * at.height * at.width, pixels = at.new_height * at.new_width;
+    uint16_t *halves = array(count, sizeof *halves);
+    float *values = array(count, sizeof *values);
+    uint8_t *labels = array(pixels, 1), *expected = array(pixels, 1);
+    for (int64_t i = 0; i < count; i++) {
+        halves[i] = (uint16_t)random_below(1 << 16);
+        if ((halves[i] >> 10 & 31) == 31) halves[i] &= 0x83ff;
+    }
+    widen(halves, count, values);
+    for (int64_t i = 0; i < count; i++) require(values[i] == half_value(halves[i]), "widen gives another value", &at);
+    int status = label_map(values, 4, at.classes, at.height, at.width, at.new_height, at.new_width, expected);
+    require(status == OK, "label_map fails", &at);
+    status = label_map(halves, 2, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
+    require(status == OK && memcmp(labels, expected, (size_t)pixels) == 0, "halves give other labels", &at);
+    int64_t place = random_below(count);
+    halves[place] = (uint16_t)(0x7c00 | random_below(1024) | random_below(2) << 15);
+    widen(halves, count, values);
+    require(isinf(values[place]), "widen makes a number of infinity or NaN", &at);
+    status = label_map(halves, 2, at.classes, at.height, at.width, at.new_height, at.new_width, labels);
+    require(status == NOT_FINITE, "label_map takes halves that are NaN or infinity", &at);
+    free(halves);
+    free(values);
+    free(labels);
+    free(expected);
 }
 
 /* One axis of the resize: item i of line n is at source[n * step + i * stride], i < from; the same for the result. */
@@ -210,14 +246,14 @@ static void check_refusals(void) {
     uint8_t samples[6] = {0}, result[6];
     for (int64_t classes = MAX_CLASSES + 1; classes <= 300; classes++) {
         shape at = {classes, 1, 1, 1, 1};
-        require(label_map(logits, classes, 1, 1, 1, 1, result) == BAD_SIZE, "label_map takes more classes", &at);
+        require(label_map(logits, 4, classes, 1, 1, 1, 1, result) == BAD_SIZE, "label_map takes more classes", &at);
     }
     for (int i = 0; i < 5; i++)
         for (int64_t bad = -1; bad <= 0; bad++) {
             int64_t sizes[5] = {1, 1, 1, 1, 1};
             sizes[i] = bad;
             shape at = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
-            int status = label_map(logits, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], result);
+            int status = label_map(logits, 4, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], result);
             require(status == BAD_SIZE, "label_map takes the sizes", &at);
             status = resize(samples, CHANNELS, sizes[1], sizes[2], sizes[3], sizes[4], result);
             require(status == (i == 0 ? OK : BAD_SIZE), "resize does not look at the sizes", &at);
@@ -227,6 +263,9 @@ static void check_refusals(void) {
         int takes = pixel_bytes == CHANNELS || pixel_bytes == CHANNELS + 1;
         int status = resize(samples, pixel_bytes, 1, 1, 1, 1, result);
         require(status == (takes ? OK : BAD_SIZE), "resize does not look at the bytes of a pixel", &at);
+        takes = pixel_bytes == 2 || pixel_bytes == 4;
+        status = label_map(logits, pixel_bytes, 1, 1, 1, 1, 1, result);
+        require(status == (takes ? OK : BAD_SIZE), "label_map does not look at the bytes of a value", &at);
     }
 }
 
@@ -234,7 +273,7 @@ static int run_small(int function) {
     const float logits[4] = {1, 2, 4, 3};
     const uint8_t pixels[12] = {0};
     uint8_t result[48];
-    return function ? label_map(logits, 2, 1, 2, 3, 4, result) : resize(pixels, CHANNELS, 2, 2, 4, 4, result);
+    return function ? label_map(logits, 4, 2, 1, 2, 3, 4, result) : resize(pixels, CHANNELS, 2, 2, 4, 4, result);
 }
 
 /* Each allocation fails once; what was allocated until then must be free again, which the leak check sees. */
@@ -260,6 +299,7 @@ int main(int argc, char **argv) {
     check_refusals();
     check_failed_allocations();
     for (int i = 0; i < LABEL_ROUNDS; i++) check_label_map();
+    for (int i = 0; i < HALF_ROUNDS; i++) check_halves();
     for (int i = 0; i < RESIZE_ROUNDS; i++) check_resize();
     printf("seed %llu: %d label maps and %d resizes equal their references\n", (unsigned long long)seed, LABEL_ROUNDS,
            RESIZE_ROUNDS);

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.imaging import label_map as label_map_module
 from service.imaging import native
-from service.imaging.label_map import label_map
+from service.imaging.label_map import in_float32, label_map
 from service.imaging.native import MAX_CLASSES
 
 FUNCFLAG_PYTHONAPI = 4  # ctypes: the call keeps the GIL
@@ -175,6 +175,43 @@ def test_values_that_are_not_finite_are_refused(value: float, position: tuple[in
         label_map(logits, (160, 240))
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, MAX_CLASSES), cell_sizes, pixel_sizes, seeds)
+def test_half_precision_gets_the_labels_of_its_values_in_float32(
+    num_classes: int, cells: tuple[int, int], size: tuple[int, int], seed: int
+) -> None:
+    halves = np.random.default_rng(seed).normal(size=(num_classes, *cells)).astype(np.float16)
+    np.testing.assert_array_equal(label_map(halves, size), label_map(halves.astype(np.float32), size))
+
+
+def test_every_half_keeps_its_value_in_float32() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 256, 256)
+    expected = halves.astype(np.float32)
+    expected[~np.isfinite(expected)] = np.inf
+    values = in_float32(halves)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values.view(np.uint32), expected.view(np.uint32))
+
+
+def test_a_view_of_halves_is_read_in_its_order() -> None:
+    view = np.random.default_rng(3).normal(size=(8, 6, 10)).astype(np.float16)[::-1, :, ::3]
+    np.testing.assert_array_equal(in_float32(view), view.astype(np.float32))
+    np.testing.assert_array_equal(label_map(view, (17, 9)), label_map(view.copy(), (17, 9)))
+
+
+def test_float32_logits_are_not_copied() -> None:
+    logits = np.zeros((2, 3, 3), np.float32)
+    assert in_float32(logits) is logits
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_halves_that_are_not_finite_are_refused(value: float) -> None:
+    logits = np.zeros((5, 40, 60), np.float16)
+    logits[4, 39, 59] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        label_map(logits, (160, 240))
+
+
 def test_the_largest_floats_do_not_overflow() -> None:
     largest = np.finfo(np.float32).max
     logits = np.array([[[largest, -largest]], [[-largest, largest]]], np.float32)
@@ -184,9 +221,10 @@ def test_the_largest_floats_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype", "size", "message"),
     [
-        ((3, 4, 4), np.float64, (8, 8), "logits are float64, expected float32"),
-        ((3, 4, 4), np.float16, (8, 8), "logits are float16, expected float32"),
-        ((3, 4, 4), ">f4", (8, 8), "logits are >f4, expected float32"),
+        ((3, 4, 4), np.float64, (8, 8), "logits are float64, expected float32 or float16"),
+        ((3, 4, 4), np.int16, (8, 8), "logits are int16, expected float32 or float16"),
+        ((3, 4, 4), ">f4", (8, 8), "logits are >f4, expected float32 or float16"),
+        ((3, 4, 4), ">f2", (8, 8), "logits are >f2, expected float32 or float16"),
         ((4, 4), np.float32, (8, 8), r"shape \(4, 4\), expected \(K, h, w\)"),
         ((1, 3, 4, 4), np.float32, (8, 8), r"shape \(1, 3, 4, 4\), expected \(K, h, w\)"),
         ((0, 4, 4), np.float32, (8, 8), r"shape \(0, 4, 4\), expected"),

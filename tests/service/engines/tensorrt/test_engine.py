@@ -20,6 +20,7 @@ from service.engines.base import DeviceTimed, DirectEngine, EngineError, unfused
 from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.machine import Machine
+from tests.support.brightness_model import brightness_logits
 from tests.support.fake_cuda import WORK_MS
 from tests.support.fake_tensorrt import Bench, FakeTensorRt
 from tests.support.limits import HANG_S
@@ -251,6 +252,19 @@ def test_labels_come_as_the_graph_says(make_bench: Callable[..., Bench], images:
     rows = engine.infer(images[:3])
     assert (rows.dtype, rows.shape) == (np.uint8, (3, 32, 64))
     np.testing.assert_array_equal(rows, images[:3].max(axis=3))
+    engine.close()
+
+
+def test_logits_in_half_precision_come_as_they_are(make_bench: Callable[..., Bench], images: Images) -> None:
+    bench = make_bench("tensorrt", lambda batch: brightness_logits(batch).astype(np.float16))
+    bench.trt.dtypes["logits"] = trt.DataType.HALF
+    engine = bench.load(replace(bench.graph, precision="fp16", logits_type="float16"))
+    rows = engine.infer(images[:3])
+    assert rows.dtype == np.float16
+    np.testing.assert_array_equal(rows, brightness_logits(images[:3]).astype(np.float16))
+    outputs = [np.zeros(rows.shape[1:], np.float16) for _ in range(3)]
+    engine.infer_into(list(images[:3]), outputs)
+    np.testing.assert_array_equal(np.stack(outputs), rows)
     engine.close()
 
 
