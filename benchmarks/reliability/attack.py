@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import io
 import json
 import multiprocessing
 import signal
@@ -25,8 +26,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from random import Random
 
 import httpx
+from PIL import Image
 
 from tests.support.hostile import ATTACKS
 
@@ -159,6 +162,25 @@ async def _unread_answers(target: Target) -> None:
     await asyncio.gather(*(target.send(head.encode() + street, pause_s=2) for _ in range(4)))
 
 
+def noise_attack(query: str) -> Attack:
+    """Send an image of noise, whose answer has as many borders as the model makes of it."""
+    made: list[bytes] = []
+
+    async def attack(target: Target) -> None:
+        if not made:
+            made.append(await asyncio.to_thread(_noise))
+        await target.post(f"/segment?{query}", made[0], "image/jpeg")
+
+    return attack
+
+
+def _noise() -> bytes:
+    size = (1600, 1200)
+    file = io.BytesIO()
+    Image.frombytes("RGB", size, Random(0).randbytes(3 * size[0] * size[1])).save(file, "JPEG")
+    return file.getvalue()
+
+
 OTHER_ATTACKS: dict[str, Attack] = {
     "json semicolons": json_attack(lambda: b'{"image": "data:' + b";" * 20_000_000 + b'"}'),
     "json members": json_attack(_members),
@@ -171,6 +193,8 @@ OTHER_ATTACKS: dict[str, Attack] = {
     "pipelining": _pipelining,
     "idle connections": _idle_connections,
     "unread answers": _unread_answers,
+    "noise contours": noise_attack("format=contours&mode=tile"),
+    "noise runs": noise_attack("format=json&rle=true&mode=tile"),
 }
 
 
