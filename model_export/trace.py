@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from model_export.exportable import INPUT_NAME, Exportable
+from model_export.transposes import merge_transposes
 from service.engines.tensorrt.attentions import count_attentions
 from service.model_directory.sizes import Size
 from trainer.model.backbone import fused_window_attention
@@ -46,6 +47,7 @@ def trace(exportable: Exportable, size: Size) -> onnx.ModelProto:
         )
     assert program is not None  # given whenever dynamo=True
     model = program.model_proto
+    merge_transposes(model)
     check_graph(model)
     return model
 
