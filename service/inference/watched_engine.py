@@ -55,6 +55,7 @@ class WatchedEngine:
         self._threads = threads
         self._timeout_s = timeout_s
         self._on_down = on_down
+        self._stuck = 0
 
     async def run(self, images: Images, outputs: Sequence[Rows]) -> None:
         """Run a batch, and write its outputs; the caller holds one of ``free``.
@@ -67,11 +68,18 @@ class WatchedEngine:
             done, _ = await asyncio.wait((batch,), timeout=self._timeout_s if math.isfinite(self._timeout_s) else None)
             if not done:
                 self.mark_down(f"the engine has kept a batch of {len(images)} for more than {self._timeout_s:g} s")
-                await asyncio.wait((batch,))
-                self._mark_up()
+                await self._until_unstuck(batch)
             batch.result()
         finally:
             batch.cancel()
+
+    async def _until_unstuck(self, batch: asyncio.Future[None]) -> None:
+        self._stuck += 1
+        try:
+            await asyncio.wait((batch,))
+        finally:
+            self._stuck -= 1
+        self._mark_up()
 
     async def probe(self, image: NDArray[np.uint8], output: Rows) -> None:
         """Run a black image to tell a broken engine from bad images; repeat until it succeeds.
@@ -99,6 +107,9 @@ class WatchedEngine:
         self._on_down(reason)
 
     def _mark_up(self) -> None:
+        """Note that the engine works, unless it still keeps another batch."""
+        if self._stuck:
+            return
         if self.down:
             logger.warning("the engine works again; it was down: %s", self.down)
         self.down = ""
