@@ -35,7 +35,7 @@ def negotiate(accept: str | None, offers: Sequence[tuple[str, T]], parameter: st
     Raises:
         NotAcceptable: The client accepts none of the offers.
     """
-    if accept is None or not accept.strip():
+    if accept is None or accept.strip() in ("", "*/*"):  # as most clients send it
         return offers[0]
     ranges = dict(_ranges(accept))
     quality, best = max(
