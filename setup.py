@@ -27,7 +27,7 @@ def system_compiler() -> list[str] | None:
 
 
 def compiler() -> list[str]:
-    """The compiler command; zig is told not to compile for the CPU of this very machine."""
+    """The compiler command; an option keeps zig from compiling for the CPU of this very machine."""
     return system_compiler() or [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
 
 

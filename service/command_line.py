@@ -19,7 +19,7 @@ from service.model_directory.sizes import format_size
 from service.settings import ENV_PREFIX, Environment, Settings, SettingsError, is_secret, option, variable
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
-# What a number of these names is told in; others are counts.
+# Units of the numbers whose names end so; other numbers are counts.
 _UNITS = frozenset({"bytes", "pixels", "s", "ms", "port"})
 _MASK = "**********"
 
@@ -64,7 +64,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
 
     Raises:
         SettingsError: Values out of range, or a settings file that cannot be used.
-        SystemExit: ``--help`` or an unknown option, both told on the terminal.
+        SystemExit: ``--help`` or an unknown option, both reported on the terminal.
     """
     given = vars(_parser().parse_args(arguments))
     print_settings, explain_engine = (given.pop(name, False) for name in ("print_settings", "explain_engine"))

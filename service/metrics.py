@@ -89,7 +89,7 @@ class Metrics:
             "ecenet_in_flight_pixels", "Decoded pixels of the requests inside the service.", registry=registry
         )
         self._ready = Gauge("ecenet_ready", "1 if /readyz answers 200.", registry=registry)
-        build = Gauge("ecenet_build_info", "1; the label tells the release.", ["version"], registry=registry)
+        build = Gauge("ecenet_build_info", "1; the label names the release.", ["version"], registry=registry)
         build.labels(release).set(1)
         self._models: dict[str, ModelMetrics] = {}
         self._initialise_labels()

@@ -87,7 +87,7 @@ class ModelFamilies:
         )
         self.info = Gauge(
             "ecenet_model_info",
-            "1; the labels tell a version that serves, and what runs it.",
+            "1; the labels name a version that serves, and what runs it.",
             ["name", "version", "engine", "precision", "input_size"],
             registry=registry,
         )

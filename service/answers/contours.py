@@ -40,8 +40,8 @@ class _Corners:
     """Corners of all classes, one entry each.
 
     With its class to the right of the way along the border (as seen on a screen), a corner is left along a row
-    (``leaves_by_row``) or along a column. ``is_above`` and ``is_left`` tell on which side of the corner's horizontal
-    and vertical border the class lies.
+    (``leaves_by_row``) or along a column. ``is_above`` and ``is_left`` state on which side of the corner's horizontal
+    and vertical border the class is.
     """
 
     x: NDArray[np.int32]

@@ -63,9 +63,9 @@ class AnswerOptions:
         return self.format in {AnswerFormat.CONFIDENCE, AnswerFormat.JSON}
 
     def named(self, name: str) -> AnswerOptions:
-        """The same options for an image of this name, where the answer tells it and the request did not."""
-        is_told = self.format in ANNOTATIONS and self.name == UNNAMED
-        return replace(self, name=name[-MAX_NAME:]) if is_told and name else self
+        """The same options with an image's own name, if the answer states a name and the request gave none."""
+        needs_name = self.format in ANNOTATIONS and self.name == UNNAMED
+        return replace(self, name=name[-MAX_NAME:]) if needs_name and name else self
 
 
 def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest, graph: GraphInfo) -> AnswerOptions:
@@ -75,7 +75,7 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         query: The parameters as they came.
         accept: The ``Accept`` header, which decides on the format where no parameter does.
         manifest: The model, for its classes.
-        graph: The graph that serves, for what it can tell.
+        graph: The graph that serves; it decides which formats are available.
 
     Raises:
         InvalidParameter: An unknown class, a background that is no colour, or a format or mode that the graph cannot

@@ -91,7 +91,7 @@ class ConnectionGuard:
             self._counts.unsent(sum(other.unsent_bytes for other in self._unread))
 
     def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
-        """Count a refusal; gives its status and its text, or None if it cannot be told."""
+        """Count a refusal; gives its status and its text, or None if the client cannot be answered."""
         self._on_refuse(refusal)
         self._unlogged[refusal] += 1
         self._strikes[client] += 1

@@ -29,7 +29,7 @@ Refusal = Literal[
     "slow_answer", "unsent_answers", "refused_body", "pipelining",
 ]  # fmt: skip
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
-# Status and text of those that can be told: the others end a connection on which an answer is under way.
+# Status and text of the refusals that can be answered: the others end a connection on which an answer is under way.
 TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
     "connections": (
         HTTPStatus.SERVICE_UNAVAILABLE,

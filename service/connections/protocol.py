@@ -67,7 +67,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the connection's place back, and tell the request that is being answered."""
+        """Give the connection's place back, and notify the request that is being answered."""
         self._stop_timer()
         self._body_watch.stop()
         self._answer_watch.stop()
@@ -204,9 +204,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _leave(self) -> None:
-        """Tell the request that is being answered that its client is gone, and drop those behind it.
+        """Notify the request that is being answered that its client is gone, and drop those behind it.
 
-        uvicorn tells the last one that has arrived. The others would write into a closed connection.
+        uvicorn notifies only the last one that has arrived. The others would write into a closed connection.
         """
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:

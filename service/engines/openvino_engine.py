@@ -107,7 +107,7 @@ def _no_bf16(capabilities: str) -> str:
 
 
 def _openvino() -> Any:
-    """The package without its telemetry, which at its import would tell a host of Google that it was imported.
+    """The package without its telemetry, which would report its import to a host of Google.
 
     Raises:
         EngineError: It is not installed, or cannot be loaded.

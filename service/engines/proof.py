@@ -55,5 +55,5 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
 
 
 def _telling(engine: Engine, seconds: dict[int, float]) -> dict[int, float]:
-    """The times that tell how large a batch should be."""
+    """The times from which the size of a batch is chosen."""
     return seconds if concurrent_runs(engine) == 1 else {max(seconds): seconds[max(seconds)]}

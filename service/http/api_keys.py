@@ -29,7 +29,7 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class ApiKeysError(ValueError):
-    """Keys that cannot be used; the text tells where, and never a key."""
+    """Keys that cannot be used; the text says where they are, and never contains a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class ApiKeys:
         return found[0] if found else None
 
     def _refresh(self) -> None:
-        """Read the file again if its turn has come. Its content tells a change: times and inodes can stay the same."""
+        """Read the file again when it is due. Its content shows a change: times and inodes can stay the same."""
         if self._file is None or self._clock() < self._checked + _CHECK_INTERVAL_S:
             return
         self._checked = self._clock()

@@ -1,7 +1,7 @@
 """Files out of a multipart form, held in memory.
 
 The framework's own parser writes files of more than a megabyte to disk, where a read-only container has no place for
-them, and does not tell a form that is cut off from a whole one.
+them, and does not distinguish a truncated form from a whole one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of the OpenAPI document that types cannot tell: the forms of one body, and of one answer."""
+"""The parts of the OpenAPI document that types cannot express: the forms of a body, and of an answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ Responses = dict[int | str, dict[str, Any]]
 _BINARY = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string"}
 _ANSWER_HEADERS = {
-    "ETag": {"schema": _TEXT, "description": "tells image, parameters and model; weak for `json`, which has timings"},
+    "ETag": {
+        "schema": _TEXT,
+        "description": "identifies image, parameters and model; weak for `json`, which has timings",
+    },
     "Server-Timing": {"schema": _TEXT, "description": "milliseconds of every stage"},
     "X-Model-Version": {"schema": _TEXT, "description": "version of the model that answered"},
     "X-Request-ID": {"schema": _TEXT, "description": "as sent, or a new one"},

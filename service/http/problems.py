@@ -34,7 +34,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
-    """The answer that tells ``error``."""
+    """The answer that reports ``error``."""
     return _response(request, error.problem(), error.headers)
 
 

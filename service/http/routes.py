@@ -43,7 +43,7 @@ async def segment(
     """Give every pixel of an image its class.
 
     Send the image as field `file` of a form, as the body itself, or in JSON as base64 or data URI. The answer has the
-    size of the image, turned upright by its EXIF orientation. Its `ETag` tells image, parameters and model; an equal
+    size of the image, turned upright by its EXIF orientation. Its `ETag` names image, parameters and model; an equal
     request with it as `If-None-Match` is answered 304 without the model being run.
     """
     remember(request, query)

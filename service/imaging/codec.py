@@ -223,7 +223,7 @@ def decode(
 
 
 def read_header(data: bytes, *, max_image_pixels: int) -> ImageHeader:
-    """Read the facts that the structure of a file tells; no pixel is decoded.
+    """Read the facts that the structure of a file states; no pixel is decoded.
 
     Raises:
         PayloadTooLarge: More pixels than allowed, or more of something than ``structure.limits`` allow.

@@ -40,7 +40,7 @@ def write_png(samples: NDArray[np.uint8], *, colour_type: int, palette: bytes = 
 
 
 def _differences(samples: NDArray[np.uint8], top: int, strip_rows: int) -> NDArray[np.uint8]:
-    """Rows of samples from ``top`` on, each less the one above and after a byte that tells so."""
+    """Rows of samples from ``top`` on, each less the one above, after a byte that names this filter."""
     strip = samples[top : top + strip_rows]
     rows = np.empty((len(strip), 1 + strip.shape[1]), np.uint8)
     rows[:, 0] = 2  # the filter "up"

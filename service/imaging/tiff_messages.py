@@ -1,6 +1,6 @@
 """Messages of libtiff, which it prints to standard error between the lines of the log.
 
-Pillow tells of the same faults by exceptions. It links libtiff as a shared library, so its handlers can be set there.
+Pillow reports the same faults as exceptions. It links libtiff as a shared library, so its handlers can be set there.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Ticket:
         owner: ImageQueue | None = None,
         on_stage: Callable[[Ticket], None] = lambda _: None,
     ) -> None:
-        """Begin with the first stage; ``on_stage`` is told of each further one."""
+        """Begin with the first stage; ``on_stage`` is called with each further one."""
         self.limit = limit
         self.owner = owner
         self.stopwatch = Stopwatch()

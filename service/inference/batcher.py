@@ -5,7 +5,7 @@ load requests gather while the batch before them runs; the window only matters t
 images are on their way. An engine that takes several batches at once gets the next one early if it is full,
 as waiting could add nothing to it: its images are copied while the batch before it runs.
 
-No image is run that will not be done by its deadline, as the latest batches tell: it would only delay the others.
+An image that cannot meet its deadline, judged by the latest batches, is not run: it would only delay the others.
 
 An engine that keeps a batch for longer than ``engine_timeout_s``, or fails on everything, is down: waiting and new
 images fail at once. A batch that comes back after all brings it up again.
@@ -43,7 +43,7 @@ from service.inference.work import Work, in_time
 logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.2
-# After so many images in a row on which the engine failed, a black one tells whether it was the images.
+# After so many images in a row on which the engine failed, a black one shows whether the images were the reason.
 _SUSPICIOUS_FAILURES = 3
 _STOPPED = "the batcher has stopped; the log has the reason"
 

@@ -1,7 +1,7 @@
 """The seam before an engine: an image goes into a slot, and its row of the engine's output comes back.
 
 ``Batcher`` is the implementation for an engine in this process, ``service.workers.remote_queue`` the one for an engine
-in another. What is in front of the seam cannot tell them apart.
+in another. Code in front of the seam cannot tell them apart.
 """
 
 from __future__ import annotations

@@ -19,6 +19,6 @@ def speaks_protocol(path: str) -> bool:
 
 
 def protocol_error(problem: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-    """The answer that tells a problem document's ``detail`` and ``status``."""
+    """The answer that carries a problem document's ``detail`` and ``status``."""
     status = problem["status"]
     return JSONResponse({"error": problem["detail"]}, _STATUSES.get(status, status), headers=dict(headers))

@@ -187,7 +187,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (InferenceRequest, IndexRequest, LoadReq
 
 
 class ModelIndexEntry(BaseModel):
-    """A version of a model; ``reason`` tells why it does not serve."""
+    """A version of a model; ``reason`` says why it does not serve."""
 
     name: str
     version: str

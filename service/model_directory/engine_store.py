@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class EngineStoreError(RuntimeError):
-    """No engine that may be used; the text tells the reason and the command that mends it."""
+    """No engine that may be used; the text states the reason and the command that mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def find_engine(folder: Path, graph: GraphInfo, machine: Machine) -> EngineInfo:
     """The newest engine of a graph that this machine may load.
 
     Raises:
-        EngineStoreError: There is none; the text tells why each that is there does not do.
+        EngineStoreError: There is none; the text says why each stored engine was rejected.
     """
     faults: list[str] = []
     engines = _engines(folder, faults)

@@ -28,7 +28,7 @@ _MAX_LOGITS = 1 << 16
 
 
 class GoldenError(ValueError):
-    """Golden inputs that are missing or do not fit; the text tells the command that writes them."""
+    """Golden inputs that are missing or do not fit; the text names the command that writes them."""
 
 
 @dataclass(frozen=True, slots=True)

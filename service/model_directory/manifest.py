@@ -136,7 +136,7 @@ class Manifest:
         graphs: The graphs; the first is the one that serves where nothing else is asked for.
         golden: Inputs with PyTorch's outputs, see ``service.model_directory.golden``.
         checkpoint: The weights that the graphs come from, where they were at the export; they need not be there.
-        metrics: Figures such as ``miou``, in the unit that their name tells.
+        metrics: Figures such as ``miou``, in the unit that their name states.
         data: What the model was trained on.
         license: Terms of weights and training data.
         exporter: Versions of the packages that wrote the graphs.

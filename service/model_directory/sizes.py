@@ -23,7 +23,7 @@ def parse_size(text: str) -> Size:
 
 
 def size_argument(text: str) -> Size:
-    """``parse_size`` as the type of an option of ``argparse``, which tells the reason."""
+    """``parse_size`` as the type of an option of ``argparse``, which then reports the reason."""
     try:
         return parse_size(text)
     except ValueError as error:

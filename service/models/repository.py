@@ -238,7 +238,7 @@ class Repository(Catalog[Model]):
         return model
 
     def _retire(self, entry: ModelEntry) -> None:
-        """Send no more requests to what serves, and close it after the last; the host is to be told next."""
+        """Send no more requests to what serves, and close it after the last; the caller notifies the host next."""
         model, entry.serving = entry.serving, None
         if model is not None:
             self._metrics.of_model(entry.name).leave()

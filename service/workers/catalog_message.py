@@ -1,4 +1,4 @@
-"""The models that serve, as the engine process tells workers: JSON of the whole, sent anew with every change."""
+"""The models that serve, as the engine process reports them to workers: JSON of all, sent again at every change."""
 
 from __future__ import annotations
 

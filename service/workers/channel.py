@@ -62,7 +62,7 @@ class Channel:
     def send(self, kind: int, fields: bytes = b"", descriptor: int = -1) -> None:
         """Send a message, in order; ``descriptor`` is copied, and may be closed after the call. Never blocks.
 
-        To a closed channel nothing is sent: ``on_close`` tells of its end.
+        To a closed channel nothing is sent: ``on_close`` reports its end.
         """
         if not self.is_open:
             return

@@ -95,7 +95,7 @@ def describe_end(status: int) -> str:
 
 def _end_with(supervisor: int) -> None:
     """Make this process end with its supervisor, and leave its signals."""
-    # Ctrl-C goes to the foreground group of a terminal; the supervisor tells its children what to do.
+    # Ctrl-C goes to the foreground group of a terminal; the supervisor decides what its children do.
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):

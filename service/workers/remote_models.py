@@ -1,4 +1,4 @@
-"""The models of a worker: what the engine process tells of them, and queues to their engines."""
+"""The models of a worker: what the engine process reports of them, and queues to their engines."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class RemoteModels(Catalog[RemoteModel]):
         """Nothing to check: the supervisor starts an engine process anew, and ends with it if that does not help."""
 
     async def connect(self) -> None:
-        """Wait for what the engine process tells, so that no request comes before; not for long if there is none."""
+        """Wait for the engine process's first report, so that no request precedes it; bounded if there is none."""
         self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
         with suppress(TimeoutError):
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
@@ -171,7 +171,7 @@ class RemoteModels(Catalog[RemoteModel]):
         self._control_socket.close()
 
     def unknown(self, name: str, what: str) -> UnknownModel | NotReady:
-        """See ``Catalog``; nothing is unknown before the engine process has told what there is."""
+        """See ``Catalog``; no name is unknown before the engine process has reported its models."""
         if not self.entries:
             return NotReady("the models are being loaded", retry_after_s=1)
         return super().unknown(name, what)

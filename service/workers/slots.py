@@ -1,7 +1,7 @@
 """Slots in shared memory: images and outputs of one model that a worker and the engine process both see.
 
 A region begins with a header of 64-bit numbers. Each number and each byte has one writer: the worker writes images and
-what it expects, the engine process writes outputs and the state of the queue. A message tells the other that a slot is
+what it expects, the engine process writes outputs and the state of the queue. A message says that a slot is
 complete.
 """
 

@@ -302,4 +302,4 @@ def _send(child: Child, kind: Control, fields: bytes = b"", connection: socket.s
         else:
             socket.send_fds(child.control, packet, [connection.fileno()])
     except OSError as error:
-        logger.debug("the %s process cannot be told anything: %s", child.name, error)
+        logger.debug("no message can be sent to the %s process: %s", child.name, error)

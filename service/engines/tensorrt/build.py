@@ -147,7 +147,7 @@ def build_engines(
         MachineError: No TensorRT, or no GPU where it needs one.
         BuildError: The directory has no such graph, or TensorRT does not take it.
         FusionError: Fusion is required, and an attention of an SAU is not fused; the engine is not kept.
-        LayerReportError: Fusion is required, and TensorRT does not tell its layers.
+        LayerReportError: Fusion is required, and TensorRT does not report its layers.
         ManifestError: The model directory cannot be used.
         EngineStoreError: Engines cannot be written.
     """

@@ -48,7 +48,7 @@ def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine
         detect: Gives the machine of a runtime, or raises ``MachineError``.
 
     Raises:
-        EngineError: There is none; the text tells what is missing. Nothing else is taken in its place.
+        EngineError: There is none; the text names what is missing. Nothing else is used in its place.
     """
     faults: list[MachineError] = []
     for runtime in ENGINE_RUNTIMES:
@@ -59,9 +59,9 @@ def usable_runtime(wanted: EngineName, detect: Callable[[EngineRuntime], Machine
                 faults.append(error)
             else:
                 return runtime
-    # A package that is there but finds no GPU tells more than one that nobody installed.
-    telling = next((fault for fault in faults if not isinstance(fault, RuntimeMissingError)), faults[0])
-    raise EngineError(f"--build-engine cannot build here: {telling}; {_WAY_OUT}") from telling
+    # A package that is installed but finds no GPU explains more than one that is missing.
+    reason = next((fault for fault in faults if not isinstance(fault, RuntimeMissingError)), faults[0])
+    raise EngineError(f"--build-engine cannot build here: {reason}; {_WAY_OUT}") from reason
 
 
 def build_options(manifest: Manifest, runtime: EngineRuntime, options: EngineOptions) -> BuildOptions:

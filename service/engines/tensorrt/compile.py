@@ -30,8 +30,8 @@ class Plan:
     Attributes:
         content: The serialised engine.
         layer_report: Text for ``layer_report.parse_layers``; without a layer where neither the log nor the engine
-            inspector tells them.
-        memory_bytes: GPU memory of activations at the largest batch; None where TensorRT does not tell it.
+            inspector reports them.
+        memory_bytes: GPU memory of activations at the largest batch; None where TensorRT does not report it.
         timing_cache: What TensorRT measured, for the next build; None where the package keeps none.
     """
 
@@ -56,7 +56,7 @@ class Log:
         self.memory_bytes: int | None = None
 
     def add(self, message: str, is_error: bool) -> None:
-        """Keep a message, or what it tells."""
+        """Keep a message, or the facts in it."""
         if is_error:
             self.errors.append(message.splitlines()[0] if message else "an error without a text")
         elif is_report(message):
@@ -66,7 +66,7 @@ class Log:
 
     def reason(self) -> str:
         """The first error."""
-        return self.errors[0] if self.errors else "TensorRT tells no reason"
+        return self.errors[0] if self.errors else "TensorRT gives no reason"
 
 
 def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, timing_cache: bytes | None = None) -> Plan:
@@ -105,7 +105,7 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
 
 
 def network_flags(trt: Any) -> int:
-    """Types are those of the graph. TensorRT 10 has to be told so; where the flag is gone there is no other way."""
+    """Flags for a network with the graph's own types. TensorRT 10 needs a flag; versions without it do so always."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 

@@ -142,7 +142,7 @@ class TensorRtEngine:
         """The layers of the loaded engine, by TensorRT's inspector.
 
         Raises:
-            LayerReportError: TensorRT does not tell them.
+            LayerReportError: TensorRT does not report them.
         """
         engine, form = self._kept[1], self._trt.LayerInformationFormat.ONELINE
         return parse_layers(str(engine.create_engine_inspector().get_engine_information(form)))

@@ -16,7 +16,7 @@ def adapt_int8(graph: onnx.GraphProto) -> None:
     """Make activations int8 with zero point 0, and int32 biases the floats that they stand for.
 
     The new steps reach as far as the old ones on both sides of 0, so that they are wider, up to twice where all values
-    have one sign. What that costs is for the golden inputs to tell, see ``service.engines.selfcheck``.
+    have one sign. The golden inputs show what that costs, see ``service.engines.selfcheck``.
     """
     _fold_int32_biases(graph)
     _quantize_pixels(graph)

@@ -18,11 +18,11 @@ _REPORT_START = "Layers:\n"
 
 
 class LayerReportError(RuntimeError):
-    """No layer report, or one that does not tell the kernels: whether attention is fused cannot be known."""
+    """No layer report, or one that does not name the kernels: whether attention is fused cannot be known."""
 
 
 class FusionError(RuntimeError):
-    """Attentions of SAUs that are not fused; the text names them and tells what to do."""
+    """Attentions of SAUs that are not fused; the text names them and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

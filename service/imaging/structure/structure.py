@@ -1,4 +1,4 @@
-"""Facts about an image file that its bytes tell before a decoder reads them."""
+"""Facts about an image file, read from its bytes before a decoder sees them."""
 
 from __future__ import annotations
 

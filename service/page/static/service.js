@@ -5,7 +5,7 @@ import { sentence } from "./text.js";
 const KEY = "ecenet-api-key";
 const MAX_TRIES = 6;
 
-/** An error as the service tells it, a problem document (RFC 9457), or as the browser met it. */
+/** An error that the service reports as a problem document (RFC 9457), or that the browser met. */
 export class Problem extends Error {
   constructor(detail, { type = "", title = "", status = 0, requestId = "", retryAfterS = null, command = "" } = {}) {
     super(detail);

@@ -12,7 +12,7 @@ const element = (id) => document.getElementById(id);
 const clamp = (value) => Math.min(1, Math.max(0, value));
 
 export class Stage {
-  /** `onPoint(id)` is told the class under the pointer, or null; `onChange()` that opacity has changed. */
+  /** `onPoint(id)` gets the class under the pointer, or null; `onChange()` is called when opacity has changed. */
   constructor({ onPoint, onChange }) {
     this.labels = null;
     this.names = new Map();

@@ -213,7 +213,7 @@ def test_rtx_is_told_the_gpus_that_it_builds_for(rtx: Any) -> None:
 
 def test_the_log_keeps_what_is_asked_for_alone() -> None:
     log = Log()
-    assert log.reason() == "TensorRT tells no reason"
+    assert log.reason() == "TensorRT gives no reason"
     for message in ("Timing a tactic", REPORT, "Total Activation Memory: 1674277376 bytes", ""):
         log.add(message, is_error=False)
     log.add("first\nmore of it", is_error=True)
