@@ -1,4 +1,4 @@
-"""Processes that are measured: what Linux tells of them, the environment that they get, and that none stays behind."""
+"""Processes that are measured: what Linux reports of them, their environment, and that none stays behind."""
 
 from __future__ import annotations
 

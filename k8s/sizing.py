@@ -39,7 +39,7 @@ class Gpu:
     Attributes:
         name: For the tables.
         gb_per_s: Published bandwidth of its memory.
-        dollars_per_hour: Price, assumed; 0 where no cost is told.
+        dollars_per_hour: Price, assumed; 0 where no cost is stated.
     """
 
     name: str

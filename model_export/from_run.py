@@ -65,7 +65,7 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
         raise CheckpointError(f"{checkpoint} does not exist: {run} is no run that has been evaluated")
     data = data_of(checkpoint.parent) if data is None else data
     if data is None:
-        raise DatasetError(f"{checkpoint.parent} does not tell the folder of its data; name it with --data")
+        raise DatasetError(f"{checkpoint.parent} does not state the folder of its data; name it with --data")
     entries = read_entries(checkpoint)
     kind = choose_dataset(data, stated=entries.get("dataset"))
     pretrained = entries.get("train_config", {}).get("model", {}).get("pretrained")
@@ -79,7 +79,7 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
 
 
 def export_run(
-    source: RunSource, directory: Path, facts: ModelFacts, *, int8: bool, tell: Callable[[str], None]
+    source: RunSource, directory: Path, facts: ModelFacts, *, int8: bool, report: Callable[[str], None]
 ) -> Exported:
     """Write the model directory of a run; what there are too few images for, or what loses too much, has no INT8 graph.
 
@@ -92,6 +92,6 @@ def export_run(
     if not int8:
         return Exported(graphs, [], "it is left out, as asked")
     try:
-        return Exported(graphs, quantize(directory, source.data, tell=tell), None)
+        return Exported(graphs, quantize(directory, source.data, report=report), None)
     except QuantizationError as error:
         return Exported(graphs, [], str(error))

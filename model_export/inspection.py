@@ -251,7 +251,7 @@ def _check_external(path: Path, model: onnx.ModelProto) -> set[Path]:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    """Version of ONNX's own operators; 0 if the model does not tell."""
+    """Version of ONNX's own operators; 0 if the model does not state it."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 

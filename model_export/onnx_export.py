@@ -235,7 +235,7 @@ def _moved(report: GraphReport, directory: Path) -> GraphReport:
 
 def _own_size(checkpoint: Path, entries: Mapping[str, Any]) -> tuple[Size, ...]:
     if "input_size" not in entries:
-        raise ExportError(f"{checkpoint} does not tell its input size; name one with --size HEIGHTxWIDTH")
+        raise ExportError(f"{checkpoint} does not state its input size; name one with --size HEIGHTxWIDTH")
     height, width = entries["input_size"]
     return ((int(height), int(width)),)
 

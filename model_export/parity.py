@@ -35,7 +35,7 @@ def graph_agreement(
 ) -> Agreement:
     """ONNX Runtime on the CPU against PyTorch's logits of these images: one by one, then the first two as a batch."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # Swin's constants are too large to fold, which it would tell one by one
+    options.log_severity_level = 3  # Swin's constants are too large to fold, which it would log one by one
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     batches = [[index] for index in range(len(images))] + ([[0, 1]] if len(images) > 1 else [])
     agreements = []

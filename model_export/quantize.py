@@ -34,14 +34,14 @@ TABLE_NAME = "quantization.json"
 
 # Every so many images one is held out: it is not calibrated on, but measured on.
 _HELD_OUT_STEP = 4
-# Two images tell the layers that hurt from the others; the choice itself is measured on all that are held out.
+# Two images are enough to rank the layers; the choice itself is measured on all that are held out.
 _RANKING_IMAGES = 2
 _TIMED_RUNS = 5
 # Kernels of other CPUs round in other places: this share of labels may differ in any case.
 _LEAST_MARGIN = 0.002
 
 Images = Sequence[NDArray[np.uint8]]
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class QuantizedGraph:
 
 
 def quantize(
-    directory: Path, calibration: Path, settings: QuantizeSettings | None = None, tell: Tell = lambda _: None
+    directory: Path, calibration: Path, settings: QuantizeSettings | None = None, report: Report = lambda _: None
 ) -> list[QuantizedGraph]:
     """Add an INT8 graph to a model directory for each of its float32 graphs, and write ``quantization.json``.
 
@@ -88,7 +88,7 @@ def quantize(
         directory: A model directory; its checkpoint need not be there.
         calibration: Folder of PNG or JPEG images, like those that the model will see.
         settings: See there.
-        tell: Called with a line on each step; there are minutes between them.
+        report: Called with a line on each step; there are minutes between them.
 
     Raises:
         QuantizationError: No float32 graph, an INT8 graph that is there already, too few images, or a bound that is not
@@ -104,7 +104,8 @@ def quantize(
     photos = spread(photos_in(calibration), settings.count)
     with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
         folder = Path(name)
-        graphs = [_Quantization(directory, manifest, source, folder).run(photos, settings, tell) for source in sources]
+        quantizations = [_Quantization(directory, manifest, source, folder) for source in sources]
+        graphs = [quantization.run(photos, settings, report) for quantization in quantizations]
         _write_table(folder / TABLE_NAME, graphs, settings)
         _publish(directory, manifest, folder, graphs)
     return graphs
@@ -140,13 +141,13 @@ class _Quantization:
         self._folder = folder
         self._info = replace(source, file=int8_name(source.input_size), precision="int8")
 
-    def run(self, photos: Sequence[Photo], settings: QuantizeSettings, tell: Tell) -> QuantizedGraph:
+    def run(self, photos: Sequence[Photo], settings: QuantizeSettings, report: Report) -> QuantizedGraph:
         source = self._source
         calibrated, held_out = _split([resize_to_input(photo.read(), source.input_size) for photo in photos])
-        tell(f"{source.file}: calibrating on {len(calibrated)} images")
+        report(f"{source.file}: calibrating on {len(calibrated)} images")
         graph = self._calibrated(calibrated)
         expected = self._labels(self._directory, source, held_out)
-        ranking, choice = self._choose(graph, held_out, expected, settings.min_equal_labels, tell)
+        ranking, choice = self._choose(graph, held_out, expected, settings.min_equal_labels, report)
         int8 = [layer for layer in graph.layers if layer not in choice.floats]
         worst = float(min(self._shares(graph, int8, held_out, expected).min(), self._golden_share()))
         return QuantizedGraph(
@@ -161,7 +162,7 @@ class _Quantization:
         )
 
     def _choose(
-        self, graph: QuantizableGraph, held_out: Images, expected: NDArray[np.uint8], least: float, tell: Tell
+        self, graph: QuantizableGraph, held_out: Images, expected: NDArray[np.uint8], least: float, report: Report
     ) -> tuple[list[Damage], Choice]:
         """Damage of every layer, and the layers in float32; neither is needed where all layers in INT8 are good enough.
 
@@ -173,14 +174,14 @@ class _Quantization:
             return float(self._shares(graph, layers, held_out, expected).mean())
 
         name, few = self._source.file, held_out[:_RANKING_IMAGES]
-        tell(f"{name}: measuring all {len(graph.layers)} layers in INT8, on {len(held_out)} images")
+        report(f"{name}: measuring all {len(graph.layers)} layers in INT8, on {len(held_out)} images")
         share = equal_labels(graph.layers)
         if share >= least:
             return [], Choice((), (share,))
-        tell(f"{name}: {share:.3%} of the labels are equal; measuring each layer alone in INT8, on {len(few)} images")
+        report(f"{name}: {share:.3%} of the labels are equal; measuring each layer alone in INT8, on {len(few)} images")
         few_expected = expected[:_RANKING_IMAGES]
         ranking = rank(graph.layers, lambda layers: float(self._shares(graph, layers, few, few_expected).mean()))
-        tell(f"{name}: choosing the layers that stay in float32, on {len(held_out)} images")
+        report(f"{name}: choosing the layers that stay in float32, on {len(held_out)} images")
         return ranking, choose_floats(ranking, equal_labels, least)
 
     def _calibrated(self, images: Images) -> QuantizableGraph:

@@ -178,7 +178,7 @@ class RuntimeSection(Section):
         compile: Whether the network goes through ``torch.compile``.
         evaluate_every: Epochs between evaluations of the val split.
         patience: Evaluations in a row without a better mIoU after which the run ends; 0 for no limit.
-        timed_steps: Steps that are timed, and taken back, to tell how long the run will take; 0 for none.
+        timed_steps: Steps that are timed, and taken back, to estimate how long the run will take; 0 for none.
         checkpoint_every: Steps between checkpoints inside an epoch; 0 for one at the end of each epoch only.
         keep_checkpoints: How many of the last checkpoints stay, beside the best.
         tensorboard: Whether events for TensorBoard are written.

@@ -86,7 +86,7 @@ def import_parser() -> argparse.ArgumentParser:
         "--by",
         choices=("auto", "sequence", "class"),
         default="auto",
-        help="keep sequences whole, or balance the classes (default: sequences if the names tell of several)",
+        help="keep sequences whole, or balance the classes (default: sequences if the names show several)",
     )
     parser.add_argument(
         "--unlabelled",

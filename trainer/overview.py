@@ -1,4 +1,4 @@
-"""Text of a run before it starts: images, steps, time and memory, and what will keep it from learning or telling."""
+"""Text of a run before it starts: images, steps, time and memory, and what will hinder learning or scoring."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def evaluations(config: TrainConfig) -> int:
 
 
 def warnings(train: SegmentationDataset, val: SegmentationDataset) -> Iterator[str]:
-    """A sentence on each thing that will keep the run from learning a class, or from telling how well it does.
+    """A sentence on each thing that will keep the run from learning a class, or from measuring how well it does.
 
     Raises:
         ConfigError: No pixel to learn from has a label.
@@ -101,9 +101,9 @@ def warnings(train: SegmentationDataset, val: SegmentationDataset) -> Iterator[s
         raise ConfigError("no label of train holds a class, so that there is nothing to learn; see data check")
     if unseen:
         yield f"train has no pixel of {_names(unseen)}: what is not shown cannot be learned"
-    untold = [info for info in unseen_classes(val) if info not in unseen]
-    if untold:
-        yield f"val has no pixel of {_names(untold)}: nothing tells how well it is learned"
+    unmeasured = [info for info in unseen_classes(val) if info not in unseen]
+    if unmeasured:
+        yield f"val has no pixel of {_names(unmeasured)}: nothing shows how well it is learned"
     if len(val) < FEW_VAL_IMAGES:
         yield f"val has {plural(len(val), 'image')}: differences of its mIoU are mostly chance"
 

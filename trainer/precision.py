@@ -69,7 +69,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The instruction sets that the kernel names; none where it does not tell."""
+    """The instruction sets that the kernel names; none where it names none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -228,7 +228,7 @@ def _measure(run: Run) -> Cost | None:
 
 
 def _conclude(run: Run) -> None:
-    """Write the report, and tell what came of the run and what to do next."""
+    """Write the report, and log the run's result and the next command."""
     logger.info("mIoU on val: %s", best_text(best_entry(run.log)))
     if run.config.runtime.report:
         logger.info("report: %s", report_run(run.folder.path, run.val, device=run.ranks.device))
@@ -272,7 +272,7 @@ def _train_epoch(run: Run, epoch: int, progress: Progress, events: _Events, stop
 
 
 def _asked_to_stop(run: Run, stop: StopRequest) -> bool:
-    """Ask all ranks whether any was told to stop; all get the same answer."""
+    """Ask all ranks whether any was asked to stop; all get the same answer."""
     return bool(run.ranks.total(torch.tensor(float(stop.is_set()), device=run.ranks.device)))
 
 

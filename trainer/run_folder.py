@@ -81,7 +81,7 @@ class RunFolder:
 
 
 def data_of(run: Path) -> Path | None:
-    """The folder of the dataset that a run was trained on, or None where it does not tell."""
+    """The folder of the dataset that a run was trained on, or None where it does not state one."""
     file = run / DATA
     return Path(file.read_text(encoding="utf-8").strip()) if file.is_file() else None
 

@@ -131,7 +131,7 @@ class _EveryEpoch(Dataset[Batch]):
 
 def _leave_signals(_worker: int) -> None:
     """Leave SIGTERM and Ctrl-C to the process that trains: the whole group gets them, and a lost worker would end the
-    run without a checkpoint. A worker ends when it is told to, or its parent is gone."""
+    run without a checkpoint. A worker ends when its parent asks it to, or is gone."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

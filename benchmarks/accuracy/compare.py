@@ -38,11 +38,11 @@ def experiments(
         seeds: Of weights, order, views and dropout.
         recipe: But for the head's rates.
         folder: Of the runs' files.
-        rates: Folder of the runs that tell each head's rates.
+        rates: Folder of the runs from which each head's rates are read.
         multiple: The rate of all heads in place of those; classifiers have the variant's own.
 
     Raises:
-        RunError: A run that tells a rate is missing.
+        RunError: A run from which a rate is read is missing.
     """
     own = {name: chosen_rates(rates, name) if multiple is None else Rates(multiple) for name in variants}
     return [
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rates", type=Path, help="runs of the rates (default: rates[_DATASET]/)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
     parser.add_argument("--folder", type=Path, help="where runs are written (default: comparison[_DATASET]/)")
-    parser.add_argument("--commit", help="commit of the code, where git cannot tell it")
+    parser.add_argument("--commit", help="commit of the code, where git cannot name it")
     return parser
 
 

@@ -76,7 +76,7 @@ def model_directory(checkpoint: Path, data: Path, work: Path) -> Path:
     directory = work / "model"
     if not directory.exists():
         export_onnx(checkpoint, directory, ModelFacts("model", "1"), GraphForms(SIZES), images=data)
-        quantize(directory, data / "train", QuantizeSettings(count=24, min_equal_labels=0.985), tell=print)
+        quantize(directory, data / "train", QuantizeSettings(count=24, min_equal_labels=0.985), report=print)
     return directory
 
 

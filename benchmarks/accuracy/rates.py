@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
     parser.add_argument("--folder", type=Path, help="where runs are written (default: rates[_DATASET]/)")
-    parser.add_argument("--commit", help="commit of the code, where git cannot tell it")
+    parser.add_argument("--commit", help="commit of the code, where git cannot name it")
     return parser
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.unseen DATA/camvid DATA/camvid-unseen --sequence 0006R0
 
 CamVid's own val split, in SegNet's selection, is 6.7 seconds of a drive whose other minutes are in the training split,
-so it tells little of other streets. What is written are links, in CamVid's layout, to train and evaluate on.
+so it says little about other streets. The output is a folder of links in CamVid's layout, to train and evaluate on.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _NO_KERNELS = frozenset({"shape_call", "signal", "wait"})
 
 
 class KernelError(RuntimeError):
-    """A build that does not tell the figures."""
+    """A build that does not report the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def tensorrt_kernels(model: onnx.ModelProto) -> Kernels:
     Raises:
         MachineError: TensorRT-RTX is not installed.
         CompileError: It does not build the graph.
-        KernelError: It does not tell the memory.
+        KernelError: It does not report the memory.
         LayerReportError: The report has no layers.
     """
     runtime: EngineRuntime = "tensorrt-rtx"
@@ -50,13 +50,13 @@ def tensorrt_kernels(model: onnx.ModelProto) -> Kernels:
 
 
 def read_report(plan: Plan) -> Kernels:
-    """Kernels of what a build has told.
+    """Kernels that a build has reported.
 
     Raises:
         KernelError: The memory is missing.
         LayerReportError: The report has no layers.
     """
     if plan.memory_bytes is None:
-        raise KernelError("TensorRT-RTX told no memory; its log has another form than version 1.7's")
+        raise KernelError("TensorRT-RTX reported no memory; its log has another form than version 1.7's")
     kernels = [layer for layer in parse_layers(plan.layer_report) if layer.kind not in _NO_KERNELS]
     return Kernels(len(kernels), sum(kernel.is_fused_attention for kernel in kernels), plan.memory_bytes)

@@ -73,7 +73,7 @@ def measure(part: Part, case: Case, settings: Settings) -> dict[str, Any]:
         MeasureError: The forms give different results, or a process failed.
         MachineError: TensorRT-RTX is not installed.
         CompileError: It does not build a graph.
-        KernelError: It does not tell the memory.
+        KernelError: It does not report the memory.
         LayerReportError: The report has no layers.
     """
     with tempfile.TemporaryDirectory() as name:

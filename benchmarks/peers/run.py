@@ -55,7 +55,7 @@ def run(
 ) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """Rows of steady load, one per server, engine and number of clients, and of faults, one per server.
 
-    Given after every start, of what was measured until then. A server that does not start is told of and left out.
+    Yielded after every start, with all rows so far. A server that does not start is reported and left out.
     """
     loads: dict[tuple[str, str, int], list[Steady]] = {}
     events: dict[str, list[Faults]] = {}

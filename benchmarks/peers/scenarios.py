@@ -70,7 +70,7 @@ class Faults:
         good_lost: Of these, those without a right answer.
         broken_refused: Share of the broken ones that got a status from 400 to 499.
         burst_right: Of a burst, those with a right answer.
-        burst_refused: Those told to come back, 429 or 503.
+        burst_refused: Those refused with 429 or 503.
         burst_failed: All others.
         burst_p50_ms: Latency of the right answers.
         idle_ms: Latency of a single request, median of several.

@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes: Counter[str] = Counter()
     faults = []
     began = time.monotonic()
-    # A run that is ended early tells what it has found.
+    # A run that is ended early reports what it has found.
     with suppress(KeyboardInterrupt):
         for case in cases(options.seed, options.mutants):
             outcome, is_fault = run(case)

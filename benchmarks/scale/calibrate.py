@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale.calibrate
 
-Each service first gets one request at a time with pauses between them, which tells what a request costs beside its
+Each service first gets one request at a time with pauses between them, which measures what a request costs beside its
 stages, and what they take beside an idle engine. Then it has so many clients that images always wait for the engine,
-which tells how soon after a batch the next one begins, and what it takes while others are decoded. Then come Poisson
-arrivals at 75% of that rate, which tell the times of the stages as a request meets them that has to wait.
+which measures how soon after a batch the next one begins, and what it takes while others are decoded. Then come Poisson
+arrivals at 75% of that rate, which measure the stages of a request that has to wait.
 """
 
 from __future__ import annotations

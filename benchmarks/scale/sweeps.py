@@ -44,7 +44,7 @@ class Case:
 
 
 def cases(models: Mapping[str, ServiceModel], requests: int) -> Iterator[Case]:
-    """All cases; ``requests`` in each tells when a replica dies."""
+    """All cases of ``requests`` requests each; the number also sets when a replica dies."""
     bundled = models["bundled"]
     for policy in POLICIES:
         fleet = Fleet(bundled, REPLICAS, policy)

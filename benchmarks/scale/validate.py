@@ -9,7 +9,7 @@ arrivals, and the simulation the moments at which they were sent. Let the machin
 
 A shared machine is not as fast in one minute as in the next, and near the capacity one percent of that is ten of a
 latency. So the simulated times are those of the calibration times the drift: how much longer the engine took for its
-batches than in a first simulation. It is told beside the errors.
+batches than in a first simulation. The drift is printed beside the errors.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "inspect",
-        help="tell what a model directory, an ONNX file or an engine holds",
+        help="show what a model directory, an ONNX file or an engine holds",
         description="Inputs, outputs, precision, operators, attentions and how many are fused, size and FLOPs. "
         "Nothing is run, and no engine is loaded.",
     )
@@ -73,7 +73,7 @@ def directory_text(facts: DirectoryFacts) -> str:
 
 
 def graph_text(facts: GraphFacts, note: str = "", stated: str = "") -> str:
-    """A paragraph on an ONNX graph; ``stated`` is the precision that a manifest tells of it."""
+    """A paragraph on an ONNX graph; ``stated`` is the precision that a manifest gives for it."""
     count = facts.attentions
     kinds = f"{count.plain} of SAUs, {count.masked} of windows with a mask"
     precision = facts.precision or "no weights"

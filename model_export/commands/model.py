@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         f"{source.data.resolve().name}, train split",
         source.terms if args.license_note is None else args.license_note,
     )
-    exported = export_run(source, args.directory, facts, int8=not args.no_int8, tell=_tell)
+    exported = export_run(source, args.directory, facts, int8=not args.no_int8, report=_report)
     print(*map(report_text, exported.graphs), *map(graph_text, exported.int8), sep="\n")
     if exported.int8_fault is not None:
         print(f"there is no INT8 graph: {exported.int8_fault}")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> None:
         "quantize",
         help="add INT8 graphs for the CPU to a model directory",
         description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. If too few labels are equal, "
-        "the layers that hurt stay in float32, and the table that tells what each layer loses is in quantization.json. "
+        "the layers that hurt stay in float32, and the table of what each layer loses is in quantization.json. "
         "The graphs are for CPUs, and exact on all of them: weights have 7 bits, so that no sum overflows. Their uint8 "
         "activations with zero points are not what TensorRT takes. A few minutes per graph; the checkpoint is not "
         "needed.",
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
 
     settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
-    for graph in quantize(args.directory, args.calibration, settings, tell=lambda line: print(line, flush=True)):
+    for graph in quantize(args.directory, args.calibration, settings, report=lambda line: print(line, flush=True)):
         print(graph_text(graph))
     print(f"all layers: {args.directory / TABLE_NAME}")
     return 0

@@ -14,7 +14,7 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "tensorrt",
-        help="build TensorRT engines, and tell whether the attention of every SAU is fused",
+        help="build TensorRT engines, and report whether the attention of every SAU is fused",
         description="Build an engine for every input size of a model directory, for batches of 1 to 8. An SAU whose "
         "attention is not seen as one fused kernel is a warning. TensorRT builds on the GPU that will run the engine; "
         "TensorRT-RTX builds without a GPU too. Engines that fit are reused.",

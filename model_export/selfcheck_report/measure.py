@@ -24,7 +24,7 @@ class MeasuredSize:
         max_logit_error: Largest error of a logit; None where the output is labels.
         ms: Median of a batch from array to array, with the copies to and from a GPU.
         images_per_s: Images per second at that time.
-        device_ms: Median of the network alone on a GPU; None for engines that cannot tell it.
+        device_ms: Median of the network alone on a GPU; None for engines that cannot measure it.
     """
 
     batch_size: int

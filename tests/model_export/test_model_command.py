@@ -85,7 +85,7 @@ def test_a_run_is_found_with_its_data_and_terms(run: Path, data: Path) -> None:
 
 def test_a_run_without_a_checkpoint_or_data_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "data.txt").unlink()
-    with pytest.raises(DatasetError, match="does not tell the folder of its data; name it with --data"):
+    with pytest.raises(DatasetError, match="does not state the folder of its data; name it with --data"):
         find_run(run)
     with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
         find_run(tmp_path)

@@ -71,7 +71,7 @@ def test_classes_that_are_not_shown_and_a_small_val_are_warned_of() -> None:
     found = list(warnings(labelled([0, 1], [255, 255]), labelled([0, 0])))
     assert found == [
         "train has no pixel of pole: what is not shown cannot be learned",
-        "val has no pixel of sky: nothing tells how well it is learned",
+        "val has no pixel of sky: nothing shows how well it is learned",
         "val has 1 image: differences of its mIoU are mostly chance",
     ]
     assert list(warnings(labelled([0, 1, 2]), labelled(*[[0, 1, 2]] * 10))) == []

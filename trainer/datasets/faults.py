@@ -65,7 +65,7 @@ def faults(inspected: Inspected) -> list[Fault]:
 
 def _missing_splits(inspected: Inspected) -> Iterator[Fault]:
     others = [name for name in inspected.reports if name not in (TRAIN, VAL)]
-    for split, why in ((TRAIN, "there is nothing to learn from"), (VAL, "nothing tells how well it learns")):
+    for split, why in ((TRAIN, "there is nothing to learn from"), (VAL, "nothing shows how well it learns")):
         if split not in inspected.reports:
             there = f"; there is: {', '.join(inspected.reports)}" if inspected.reports else ""
             yield Fault(f"there is no {split} split, so that {why}{there}", _mend_split(inspected.root, split, others))

@@ -24,7 +24,7 @@ def find(spec: FolderSpec, folders: SplitFolders) -> Files:
     images = _below(folders.images, IMAGE_EXTENSIONS, spec.image_suffix)
     labels = _below(folders.labels, LABEL_EXTENSIONS, spec.label_suffix)
     if folders.labels != folders.images or spec.label_suffix:
-        # Taken for labels too, so that reading them tells why they are none.
+        # These count as labels too, so that reading them reports why they are none.
         labels |= _without_better(_below(folders.labels, LOSSY_EXTENSIONS, spec.label_suffix), labels)
     both = images & labels
     if len(spec.image_suffix) > len(spec.label_suffix):

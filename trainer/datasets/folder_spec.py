@@ -1,4 +1,4 @@
-"""``classes.json``: what a folder of one's own images and labels tells of itself; ``folder`` shows the format."""
+"""``classes.json``: the description of a folder of your own images and labels; ``folder`` shows the format."""
 
 from __future__ import annotations
 

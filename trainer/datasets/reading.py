@@ -83,7 +83,7 @@ def decode_image(path: Path, data: bytes) -> DecodedImage:
 def orientation(path: Path, data: bytes | None = None) -> int:
     """EXIF orientation 1..8 of an image file, or of its bytes, from its header; 1 where it has none.
 
-    HEIF, which turns its pixels itself, and what cannot be read have none: ``read_image`` tells of the latter.
+    HEIF, which turns its pixels itself, and unreadable files have none: ``read_image`` reports the latter.
     """
     try:
         with opened(path, data) as image:

@@ -18,7 +18,7 @@ _CONTENT = re.compile(r"[_ -]?(images?|imgs?|photos?|masks?|labels?|annot(ations
 
 
 def folder_split(name: str) -> str | None:
-    """The split that a folder's name tells, also beside a word for its content, as in ``train_images``."""
+    """The split that a folder's name states, also beside a word for its content, as in ``train_images``."""
     return split_of(name) or split_of(_CONTENT.sub("", name))
 
 

@@ -1,10 +1,10 @@
 """First weights of the decode head that a short training needs; inference does not know of them.
 
-The released code tells no initialisation. With PyTorch's own the head stands at 56.3 mIoU after 450 steps of seed 0 of
+The released code states no initialisation. With PyTorch's own the head reaches 56.3 mIoU after 450 steps of seed 0 of
 ``benchmarks.accuracy.compare``, below plain heads; two of its boxes start badly. Ghost upsampling scrambles the coarse
 stages, and Feature Reconstruction halves the effective rank of the features that it gets. Both get a start that keeps
 what comes in; neither changes the network. Together with the rates of ``trainer.schedule`` and the losses of
-``trainer.losses`` the same head stands at 61.4.
+``trainer.losses`` the same head reaches 61.4.
 """
 
 from __future__ import annotations

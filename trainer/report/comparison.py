@@ -21,7 +21,7 @@ from trainer.run_folder import BEST, LOG
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """A run as its folder tells it.
+    """A run as its folder describes it.
 
     Attributes:
         name: Its folder, as it was given.

@@ -93,7 +93,7 @@ def report_folder(run: Path, data: Path | None, split: str, output: Path | None,
     model, entries = _load_best(run)
     root = data_of(run) if data is None else data
     if root is None:
-        raise ReportError(f"{run} does not tell the folder of its data; name it with --data")
+        raise ReportError(f"{run} does not state the folder of its data; name it with --data")
     dataset = open_dataset(choose_dataset(root, stated=entries["dataset"]), root, split)
     best = (model.to("cuda" if torch.cuda.is_available() else "cpu"), entries)
     path = output or run / REPORT
@@ -188,7 +188,7 @@ def _load_best(run: Path) -> tuple[ECENet, dict[str, Any]]:
     model, entries = load_model_and_entries(path)
     missing = [key for key in ("dataset", "input_size") if key not in entries]
     if missing or not isinstance(model, ECENet):
-        raise ReportError(f"{path} does not tell its {' and '.join(missing)}; ecenet-train has not written it")
+        raise ReportError(f"{path} does not state its {' and '.join(missing)}; ecenet-train has not written it")
     return model, entries
 
 

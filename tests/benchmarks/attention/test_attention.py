@@ -149,7 +149,7 @@ def test_the_report_of_the_builder_is_read() -> None:
 
 
 def test_a_report_without_memory_is_an_error() -> None:
-    with pytest.raises(KernelError, match="told no memory"):
+    with pytest.raises(KernelError, match="reported no memory"):
         read_report(Plan(b"", REPORT))
 
 

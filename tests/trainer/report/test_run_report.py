@@ -277,7 +277,7 @@ def test_the_command_takes_the_data_that_the_run_names(
     run: Path, tiny_camvid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(run)]) == 1
-    assert "does not tell the folder of its data; name it with --data" in capsys.readouterr().err
+    assert "does not state the folder of its data; name it with --data" in capsys.readouterr().err
     (run / "data.txt").write_text(f"{tiny_camvid}\n")
     assert main([str(run)]) == 0
     assert "tiny on camvid, val" in (run / "report.html").read_text(encoding="utf-8")
@@ -346,4 +346,4 @@ def test_a_checkpoint_that_does_not_tell_its_dataset_ends_with_a_sentence(
 ) -> None:
     save_checkpoint(run / "best.pt", tiny_model.config, tiny_model.state_dict())
     assert main([str(run), "--data", str(tiny_camvid)]) == 1
-    assert "best.pt does not tell its dataset and input_size" in capsys.readouterr().err
+    assert "best.pt does not state its dataset and input_size" in capsys.readouterr().err

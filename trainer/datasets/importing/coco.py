@@ -130,7 +130,7 @@ def _numbers(where: str, values: list[Any], count: int) -> list[float]:
 
 
 def _file_split(path: Path) -> str | None:
-    """The split that a file's name tells, as ``instances_val2017.json``."""
+    """The split that a file's name states, as ``instances_val2017.json``."""
     return next((split for part in re.split(r"[._-]", path.stem) if (split := split_of(part))), None)
 
 

@@ -57,7 +57,7 @@ class Collector:
         self._left_out_in: dict[str, Path] = {}
 
     def category(self, name: str, color: Color | None = None) -> str:
-        """Note a class, and its colour where it is the first one that is told; gives the name back."""
+        """Note a class, and its colour if none is known yet; returns the name."""
         known = self._categories.get(name)
         if known is None or known.color is None:
             self._categories[name] = Category(name, color)
@@ -94,7 +94,7 @@ class Collector:
             layers: The lowest first.
             source: The file that holds the annotation.
             size: (height, width) that the annotation is for.
-            split: The split, where the annotation tells it; else the folders of the image and of ``source`` do.
+            split: The split, where the annotation states it; else the folders of the image and of ``source`` do.
 
         Raises:
             ImportingError: The image has an annotation already.

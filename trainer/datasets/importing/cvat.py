@@ -150,7 +150,7 @@ def _below(files: ImageFiles, root: Path, source: Source) -> list[tuple[Path, Pa
 
 
 def _listed_splits(root: Path) -> dict[str, str]:
-    """The split of each image as the lists in ``ImageSets/Segmentation`` tell; CVAT's default is none."""
+    """The split of each image in the lists of ``ImageSets/Segmentation``; CVAT's default is none."""
     lists = files_below(root / "ImageSets" / "Segmentation", (".txt",))
     named = [(split, path) for path in lists if (split := split_of(path.stem))]
     return {line.strip(): split for split, path in named for line in path.read_text(encoding="utf-8-sig").splitlines()}

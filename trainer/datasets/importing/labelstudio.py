@@ -113,7 +113,7 @@ def _paths(url: str) -> Iterator[str]:
 
 
 def stated_size(task: Fields) -> Size | None:
-    """The image's (height, width) as its regions tell it."""
+    """The image's (height, width) as its regions state it."""
     for result in _results(task) or ():
         size = result.size("original_height", "original_width")
         if size is not None:

@@ -2,7 +2,7 @@
 
 The packing is that of thi.ng/rle-pack (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack), most
 significant bit first: 32 bits with the number of values, 5 with the bits per value less one, four times 4 with the bits
-of a run's length less one; then runs: one bit that tells whether the values are equal, two with the choice of the
+of a run's length less one; then runs: one bit that states whether the values are equal, two with the choice of the
 length's bits, the length less one, and one value or each of them.
 """
 

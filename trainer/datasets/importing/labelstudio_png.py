@@ -1,7 +1,7 @@
 """Label Studio's "Brush labels to PNG": a folder of masks, one for each stroke.
 
 A mask is ``task-TASK-annotation-ANNOTATION-by-USER-TAG-LABEL-NUMBER.png``, 0 and 255 of the image's size. The names do
-not tell the image: the JSON export of the same project beside them does, or images named ``TASK.jpg`` or
+not name the image: the JSON export of the same project beside them does, or images named ``TASK.jpg`` or
 ``task-TASK.jpg``.
 """
 

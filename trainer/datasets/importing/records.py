@@ -51,7 +51,7 @@ class AnnotatedImage:
         image: The file, or the bytes of one that the export embeds.
         layers: What is drawn, the lowest first.
         source: The file that holds the annotation.
-        size: (height, width) that the annotation was made for, where the tool tells.
+        size: (height, width) that the annotation was made for, where the tool states it.
         split: The split that the export puts it in.
     """
 

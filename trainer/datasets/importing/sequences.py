@@ -1,7 +1,7 @@
-"""Sequences of images, as far as their names tell.
+"""Sequences of images, as far as their names show them.
 
 Frames are numbered: ``drive1_000017``, ``clip_mp4-3``, ``seq2/0017``. Names that only count photos, as cameras give
-them (``IMG_0017``, ``0017``), tell of none.
+them (``IMG_0017``, ``0017``), show none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Name(NamedTuple):
 
 
 def sequences(names: Sequence[str]) -> list[str] | None:
-    """The sequence of each image; None where the names tell of no sequences.
+    """The sequence of each image; None where the names show no sequences.
 
     They do where at least two sequences have several frames, and these are at least half of the images. A single
     sequence counts where its name speaks of frames; it is cut into runs of frames that follow each other.
@@ -51,7 +51,7 @@ def sequences(names: Sequence[str]) -> list[str] | None:
 
 
 def _parsed(name: str) -> _Name | None:
-    """Folder and prefix of a numbered frame, and its number; None for names that tell of no sequence."""
+    """Folder and prefix of a numbered frame, and its number; None for names that show no sequence."""
     path = PurePosixPath(name)
     found = _NUMBERED.match(original_stem(path.name))
     if found is None:

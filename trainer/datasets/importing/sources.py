@@ -118,7 +118,7 @@ def missing_image(reference: str, source: Path) -> str:
 
 
 def path_split(name: str) -> str | None:
-    """The split that a folder of a path tells: train, val or test."""
+    """The split that a folder of a path names: train, val or test."""
     parts = PurePosixPath(name.replace("\\", "/")).parts[:-1]
     return next((split for part in parts if (split := folder_split(part))), None)
 

@@ -63,7 +63,7 @@ def split_images(items: Sequence[Item], share: float, by: str = "auto") -> Split
     Args:
         items: The images.
         share: Of val, 0..1, among the images that the export puts in train or nowhere; not used where it has a val.
-        by: ``sequence``, ``class``, or ``auto``: by sequence where the names tell of several.
+        by: ``sequence``, ``class``, or ``auto``: by sequence where the names show several.
 
     Raises:
         ImportingError: The export puts the same content in two splits.
@@ -85,10 +85,10 @@ def split_images(items: Sequence[Item], share: float, by: str = "auto") -> Split
 def _choose_val(items: Sequence[Item], share: float, by: str) -> tuple[list[int], str]:
     groups = sequences([item.name for item in items]) if by != "class" else None
     if groups is None and by == "sequence":
-        raise ImportingError("the names of the images tell of no sequences; split by class")
+        raise ImportingError("the names of the images show no sequences; split by class")
     units = _units(items, groups)
     val = _stratified(units, share * len(items), share)
-    how = "whole sequences, as the names tell of them" if groups else "stratified by class"
+    how = "whole sequences, as the names show them" if groups else "stratified by class"
     return [index for unit in val for index in unit.members], how
 
 

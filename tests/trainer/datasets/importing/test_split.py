@@ -26,7 +26,7 @@ def photos(count: int) -> list[str]:
 def test_sequences_stay_whole() -> None:
     names = [f"drive{drive}_{frame:05}" for drive in range(5) for frame in range(8)]
     split = split_images(items(names), 0.2)
-    assert split.how == "whole sequences, as the names tell of them"
+    assert split.how == "whole sequences, as the names show them"
     sides = {(name.split("_")[0], side) for name, side in zip(names, split.of, strict=True)}
     assert len(sides) == 5
     assert split.of.count("val") == 8
@@ -154,7 +154,7 @@ def test_one_video_is_cut_into_runs_of_frames() -> None:
 
 
 def test_splitting_by_sequence_needs_some() -> None:
-    with pytest.raises(ImportingError, match="the names of the images tell of no sequences; split by class"):
+    with pytest.raises(ImportingError, match="the names of the images show no sequences; split by class"):
         split_images(items(photos(5)), 0.2, "sequence")
 
 
