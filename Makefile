@@ -97,7 +97,7 @@ attack: $(DEV_VENV)/.installed  ## every known attack on a service, with a norma
 soak: $(DEV_VENV)/.installed  ## good, bad, slow and leaving clients; ARGS="--requests 100000 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.soak $(ARGS)
 
-chaos: $(DEV_VENV)/.installed  ## faults of processes, signals, handles and the log; ARGS="--faults 100 --seed 1"
+chaos: $(DEV_VENV)/.installed  ## faults of processes, disk, clock, log, signals and limits; ARGS="--faults 100 --seed 1"
 	$(DEV_VENV)/bin/python -m benchmarks.reliability.chaos $(ARGS)
 
 .PHONY: coverage mutation

@@ -23,6 +23,7 @@ logger = logging.getLogger("service")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, serve until a signal, and end the process."""
+    _open_missing_streams()
     # Until uvicorn takes over; process 1 of a container has no default for it and would ignore it.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
     # It asks to look for models again, which the start does anyway.
@@ -48,6 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.critical(message)
         message = ""
     leave(status, message)
+
+
+def _open_missing_streams() -> None:
+    """Let input, output and errors that the caller has closed lead nowhere: a socket would get their number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def _explain_engine(settings: Settings) -> tuple[int, str]:

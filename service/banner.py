@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from service.release import release
@@ -47,7 +49,17 @@ def announce(settings: Settings, lines: str) -> None:
         # The address; the rest is for newcomers.
         logger.info(lines.splitlines()[0])
     else:
+        _print(lines)
+
+
+def _print(lines: str) -> None:
+    """Print to standard output; where that fails, it leads nowhere from now on."""
+    try:
         print(lines, flush=True)  # noqa: T201
+    except OSError as error:
+        logger.warning("standard output cannot be written: %s", error)
+        # What its buffer still holds would fail again with each flush.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def banner(settings: Settings, model: ServedModel, bound: tuple[str, int]) -> str:

@@ -1,6 +1,7 @@
 """A log handler that never waits for its reader: lines that nobody reads are dropped and counted.
 
-A blocking write to a full pipe would hold the handler's lock, and with it every thread that logs.
+A blocking write to a full pipe would hold the handler's lock, and with it every thread that logs. Lines that cannot be
+written, to a full disk or to a reader that has left, are dropped and counted too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class PipeHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.dropped = 0
         self.on_drop: Callable[[], None] = lambda: None
+        self._reason = ""
         self._is_line_open = False
         self._poll: select.poll | None = None
         try:
@@ -54,14 +56,20 @@ class PipeHandler(logging.StreamHandler[TextIO]):
             if self._write(text.encode(errors="backslashreplace")[:_MAX_LINE_BYTES]):
                 self.dropped = 0
             else:
-                self.dropped += 1
-                self.on_drop()
+                self._drop("nobody read them")
+        except OSError as error:
+            self._drop(error.strerror or type(error).__name__)
         except Exception:
             self.handleError(record)
 
+    def _drop(self, reason: str) -> None:
+        self._reason = reason
+        self.dropped += 1
+        self.on_drop()
+
     def _notice(self) -> str:
-        text = "%d lines of the log were dropped: nobody read them"
-        notice = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self.dropped,), None)
+        text = "%d lines of the log were dropped: %s"
+        notice = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self.dropped, self._reason), None)
         return self.format(notice)
 
     def _write(self, content: bytes) -> bool:

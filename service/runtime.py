@@ -20,6 +20,7 @@ from service.inference.decoder_pool import DecoderPool
 from service.inference.forecast import Forecast
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
+from service.lack_of_memory import lack_of_memory_told
 from service.lifecycle import Lifecycle, State
 from service.logs import watch_drops
 from service.metrics import Metrics
@@ -280,6 +281,11 @@ class _ContextThreads(ThreadPoolExecutor):
     """A pool whose jobs see the context variables of the caller that submits them, as with ``asyncio.to_thread``."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run ``fn`` in a thread, in a copy of the caller's context."""
+        """Run ``fn`` in a thread, in a copy of the caller's context; without memory for it it fails with a 503."""
         context = copy_context()
-        return super().submit(lambda: context.run(fn, *args, **kwargs))
+
+        def run() -> T:
+            with lack_of_memory_told():
+                return context.run(fn, *args, **kwargs)
+
+        return super().submit(run)

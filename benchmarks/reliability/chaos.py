@@ -2,11 +2,12 @@
 
     make chaos ARGS="--faults 50 --seed 1"
 
-A service with two workers is served to clients that know the right answers. Meanwhile its processes are killed,
-stopped and continued, left without file handles, and their log is not read; they are sent SIGHUP while the model's
-folder is there, gone, or has a manifest that is cut off. A request may be refused with 503 or 504, or lose its
-connection. The exit status is 1 if an answer is wrong, if the service does not come back after
-a fault, or if a place is not given back at the end.
+A service with two workers is served to clients that know the right answers. Meanwhile its processes are killed, asked
+to end, stopped and continued, left without file handles, memory or files, and their log is not read; the clock jumps by
+days; SIGHUP comes while the model's folder is there, gone, or has a manifest that is cut off. Where this process may
+mount a file system, the disk of the engine's and the model's folder is full for a while. At the end the reader of the
+log leaves. A request may be refused with 503 or 504, or lose its connection. The exit status is 1 if an answer is
+wrong, if the service does not come back after a fault, or if a place is not given back at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -31,12 +33,14 @@ import httpx
 
 from benchmarks.processes import unwinding_on_sigterm
 from benchmarks.reliability.attack import Target, children, serving
+from benchmarks.reliability.faults import JumpingClock, jumping_clock, small_disk
 from benchmarks.reliability.soak import label_of, pictures
 from tests.support.brightness_model import LEVELS, write_brightness_model
 
 _PLACES = 64
 _BACK_WITHIN_S = 120.0
 _STOP_S = 1.0
+_LOOK_S = 0.05
 Fault = Callable[["Chaos", Random], Awaitable[None]]
 
 
@@ -48,10 +52,14 @@ class Chaos:
         wrong: Descriptions of answers that are not right.
         is_log_read: False while nobody reads the log.
         folder: The model's.
+        disk: File system of the model's and the engine's folder that can be filled; None without one.
+        clock: Moves the clock of all processes.
     """
 
-    def __init__(self, target: Target, folder: Path) -> None:
+    def __init__(self, target: Target, folder: Path, disk: Path | None, clock: JumpingClock) -> None:
         self.folder = folder
+        self.disk = disk
+        self.clock = clock
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.is_log_read = threading.Event()
@@ -136,6 +144,16 @@ async def kill_engine(chaos: Chaos, random: Random) -> None:
     _signal(random, chaos.processes("ecenet engine"), signal.SIGKILL)
 
 
+async def end_worker(chaos: Chaos, random: Random) -> None:
+    """Ask a worker to end, as somebody might who takes it for the service."""
+    _signal(random, chaos.processes("ecenet worker"), random.choice((signal.SIGTERM, signal.SIGINT)))
+
+
+async def end_engine(chaos: Chaos, random: Random) -> None:
+    """Ask the engine process to end."""
+    _signal(random, chaos.processes("ecenet engine"), signal.SIGTERM)
+
+
 async def stop_worker(chaos: Chaos, random: Random) -> None:
     """Let a worker stand still, as on a host without memory."""
     await _stand_still(random, chaos.processes("ecenet worker"))
@@ -153,15 +171,38 @@ async def hang_up(chaos: Chaos, random: Random) -> None:
 
 async def take_handles(chaos: Chaos, random: Random) -> None:
     """Leave a worker without file handles for a while."""
-    workers = chaos.processes("ecenet worker")
-    if not workers:
+    await _limit(chaos, random, resource.RLIMIT_NOFILE, lambda _: 10)
+
+
+async def take_memory(chaos: Chaos, random: Random) -> None:
+    """Let a worker map no more memory than it has for a while."""
+    await _limit(chaos, random, resource.RLIMIT_AS, _address_space)
+
+
+async def take_file_space(chaos: Chaos, random: Random) -> None:
+    """Let a worker write into no file, of memory or on a disk, for a while."""
+    await _limit(chaos, random, resource.RLIMIT_FSIZE, lambda _: 0)
+
+
+async def move_clock(chaos: Chaos, random: Random) -> None:
+    """Let the clock jump by days, and back."""
+    chaos.clock.move(random.uniform(-1e6, 1e6))
+    await asyncio.sleep(_STOP_S)
+    chaos.clock.move(0.0)
+
+
+async def fill_disk(chaos: Chaos, random: Random) -> None:
+    """Let the engine start, and the service look for models, while the disk is full."""
+    if chaos.disk is None:
         return
-    worker = random.choice(workers)
-    with suppress(ProcessLookupError):
-        before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
-        resource.prlimit(worker, resource.RLIMIT_NOFILE, (10, before[1]))
-        await asyncio.sleep(_STOP_S)
-        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+    filling = chaos.disk / "filling"
+    with suppress(OSError), filling.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+    await kill_engine(chaos, random)
+    await hang_up(chaos, random)
+    await chaos.until_ready()
+    filling.unlink()
 
 
 async def leave_log_unread(chaos: Chaos, random: Random) -> None:  # noqa: ARG001  like the others
@@ -195,27 +236,45 @@ async def cut_manifest(chaos: Chaos, random: Random) -> None:
 FAULTS: dict[str, Fault] = {
     "worker killed": kill_worker,
     "engine killed": kill_engine,
+    "worker asked to end": end_worker,
+    "engine asked to end": end_engine,
     "worker stands still": stop_worker,
     "engine stands still": stop_engine,
     "models looked for": hang_up,
     "model's folder gone": take_folder,
     "manifest cut off": cut_manifest,
+    "disk full": fill_disk,
+    "clock jumps": move_clock,
     "no file handles": take_handles,
+    "no memory": take_memory,
+    "no file space": take_file_space,
     "log unread": leave_log_unread,
 }
+
+
+def choose(random: Random, number: int) -> list[str]:
+    """Names of so many faults."""
+    return random.choices(list(FAULTS), k=number)
 
 
 async def run(options: argparse.Namespace) -> int:
     """Serve, make faults under load, and print a report as JSON; gives the exit status."""
     random = Random(options.seed)
     read, write = os.pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        model = write_brightness_model(Path(folder) / "brightness")
+    has_reader_left = threading.Event()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        small_disk(Path(folder) / "disk") as disk,
+        jumping_clock(Path(folder) / "clock") as clock,
+    ):
+        place = disk or Path(folder)
+        model = write_brightness_model(place / "brightness")
         arguments = ["--model-dir", str(model), "--engine", "onnxruntime", "--workers", "2", "--log-level", "debug"]
+        arguments += ["--engine-dir", str(place / "engines"), "--state-dir", str(place / "state")]
         async with serving([*arguments, *options.arguments], log=write) as target:
             os.close(write)
-            chaos = Chaos(target, model)
-            reader = threading.Thread(target=_read_log, args=(read, chaos.is_log_read), daemon=True)
+            chaos = Chaos(target, model, disk, clock)
+            reader = threading.Thread(target=_read_log, args=(read, chaos.is_log_read, has_reader_left), daemon=True)
             reader.start()
             began = time.monotonic()
             clients = asyncio.create_task(chaos.clients(options.clients, options.seed))
@@ -223,10 +282,14 @@ async def run(options: argparse.Namespace) -> int:
             chaos.end()
             await clients
             problems += await chaos.check_places()
+            has_reader_left.set()
+            await asyncio.to_thread(reader.join)
+            problems += await chaos.check_places()
             seconds = time.monotonic() - began
     report = {
         "seed": options.seed,
         "seconds": round(seconds),
+        "disk": "filled" if disk else "no file system can be mounted here",
         "faults": dict(sorted(made.items())),
         "requests": dict(sorted(chaos.outcomes.items())),
         "problems": [*chaos.wrong, *problems][:20],
@@ -238,7 +301,7 @@ async def run(options: argparse.Namespace) -> int:
 async def _make_faults(chaos: Chaos, random: Random, number: int) -> tuple[Counter[str], list[str]]:
     """Make faults one after the other; half of them when the service has come back from the last."""
     made: Counter[str] = Counter()
-    for name in (random.choice(list(FAULTS)) for _ in range(number)):
+    for name in choose(random, number):
         await asyncio.sleep(random.uniform(0.1, 0.5))
         await FAULTS[name](chaos, random)
         made[name] += 1
@@ -252,10 +315,32 @@ async def _make_faults(chaos: Chaos, random: Random, number: int) -> tuple[Count
     return made, []
 
 
-def _read_log(descriptor: int, may_read: threading.Event) -> None:
-    while may_read.wait() and os.read(descriptor, 1 << 16):
-        pass
+def _read_log(descriptor: int, may_read: threading.Event, has_left: threading.Event) -> None:
+    """Read what may be read, and close the descriptor when the reader leaves."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while not has_left.is_set():
+        if may_read.wait(_LOOK_S) and poll.poll(_LOOK_S * 1000) and not os.read(descriptor, 1 << 16):
+            break
     os.close(descriptor)
+
+
+async def _limit(chaos: Chaos, random: Random, kind: int, value: Callable[[int], int]) -> None:
+    """Lower a limit of a worker for a while."""
+    workers = chaos.processes("ecenet worker")
+    if not workers:
+        return
+    worker = random.choice(workers)
+    with suppress(ProcessLookupError, FileNotFoundError):
+        before = resource.prlimit(worker, kind)
+        resource.prlimit(worker, kind, (value(worker), before[1]))
+        await asyncio.sleep(_STOP_S)
+        resource.prlimit(worker, kind, before)
+
+
+def _address_space(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
 
 
 async def _stand_still(random: Random, processes: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -79,6 +80,37 @@ def test_a_line_that_was_cut_ends_before_the_next(pipe: tuple[int, TextIO]) -> N
     logger.info("c")
     assert os.read(reading, PIPE_BYTES).decode().splitlines()[-1] == "c"
     assert second
+
+
+def test_lines_that_a_full_disk_does_not_take_are_counted(
+    pipe: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reading, stream = pipe
+    logger, handler = logger_of(stream)
+    told: list[None] = []
+    handler.on_drop = lambda: told.append(None)
+    with monkeypatch.context() as full, Path("/dev/full").open("w", encoding="utf-8") as disk:
+        full.setattr(handler, "_descriptor", disk.fileno())
+        for _ in range(3):
+            logger.info("lost")
+    assert handler.dropped == len(told) == 3
+    logger.info("there is space again")
+    assert os.read(reading, PIPE_BYTES).decode().splitlines() == [
+        "3 lines of the log were dropped: No space left on device",
+        "there is space again",
+    ]
+    assert handler.dropped == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_are_counted_when_the_reader_has_left() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        logger, handler = logger_of(stream)
+        for _ in range(3):
+            logger.info("lost")
+        assert handler.dropped == 3
 
 
 def test_a_slow_reader_gets_every_line(pipe: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,12 @@ def test_a_short_soak_leaves_nothing_behind(workers: str, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_a_short_chaos_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
-    assert chaos.main(["--faults", "10", "--seed", "4"]) == 0
+def test_a_short_chaos_of_every_fault_ends_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chaos, "choose", lambda _random, number: list(chaos.FAULTS)[:number])
+    assert chaos.main(["--faults", str(len(chaos.FAULTS)), "--seed", "4"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert sum(report["faults"].values()) == 10
+    assert report["faults"] == dict.fromkeys(sorted(chaos.FAULTS), 1)
+    assert report["problems"] == []
     assert report["requests"]["200"] > 64

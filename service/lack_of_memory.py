@@ -1,0 +1,34 @@
+"""An allocation that fails is a state of this process, not a fault of the image: 503, and a retry may succeed."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import NotAnImage, Overloaded
+
+
+@contextmanager
+def lack_of_memory_told() -> Iterator[None]:
+    """Raise ``Overloaded`` for an allocation that fails.
+
+    Pillow raises ``MemoryError`` for some corrupt files too, which the codec tells as ``NotAnImage``. That counts as a
+    lack of memory only where the address space of this process is limited.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise _lack_of_memory() from error
+    except NotAnImage as error:
+        if isinstance(error.__cause__, MemoryError) and _is_limited():
+            raise _lack_of_memory() from error
+        raise
+
+
+def _lack_of_memory() -> Overloaded:
+    return Overloaded("there is no memory left for this image beside the others", retry_after_s=1)
+
+
+def _is_limited() -> bool:
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
