@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_missing_streams()
     # Until uvicorn takes over; process 1 of a container has no default for it and would ignore it.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
-    # It asks to look for models again, which the start does anyway.
+    # It asks for a new search for models, which the start does anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # After the signals, which come when they want.
     from service.command_line import describe, read_command_line  # noqa: PLC0415

@@ -22,7 +22,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket bound to an address, not listening yet.
 
     Raises:
-        OSError: The address does not exist or is taken.
+        OSError: The address does not exist or is in use.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -134,7 +134,7 @@ def _metavar(name: str, annotation: Any) -> str:
 
 
 def _explain(entry: ErrorDetails, sources: Mapping[str, str]) -> str:
-    """One sentence of one validation error: option, variable, value, what was expected; of several settings, that."""
+    """One validation error as a sentence: option, variable, value and rule; for several settings only the rule."""
     reason = entry["msg"].removeprefix("Value error, ")
     if not entry["loc"]:
         return reason

@@ -1,6 +1,6 @@
 """Freed memory goes back to the system when a process has become idle, and every ten seconds of a busy one.
 
-glibc keeps what was freed in each arena. After a burst of large images that is most of the process, and a process that
+glibc keeps freed memory in each arena. After a burst of large images that is most of the process, and a process that
 is never idle would keep the most of all its bursts. ``malloc_trim`` gives the free pages of all arenas back, but those
 at the end of an arena only for the main one. glibc makes an arena for each thread, and keeps up to 64 MiB at the end of
 each once a block of 32 MiB has been freed. So a worker has the main arena alone. Its threads rarely wait for each
@@ -52,7 +52,7 @@ async def trim_when_idle(
     interval_s: float = _INTERVAL_S,
     busy_interval_s: float = _BUSY_INTERVAL_S,
 ) -> None:
-    """Trim in a thread when work has ended, and now and then while it goes on; runs until it is cancelled.
+    """Trim in a thread when work has ended, and at intervals while it continues; runs until it is cancelled.
 
     Args:
         in_flight: Requests inside this process.

@@ -1,7 +1,7 @@
 """Log lines for people or for machines, from this package and all libraries alike.
 
 A line that belongs to a request carries its id, from whichever module it comes. Nothing that a client sends can begin a
-line of its own or steer a terminal: JSON escapes control characters by itself, and the console format does as well.
+line of its own or steer a terminal: JSON escapes control characters, and so does the console format.
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ def watch_drops(on_drop: Callable[[], None]) -> None:
 
 
 def configure_logging(log_level: LogLevel, log_format: LogFormat) -> None:
-    """Send what this process and its libraries log, warnings too, to standard error, in place of what was set."""
+    """Send all logs and warnings of this process and its libraries to standard error, replacing earlier settings."""
     logging.basicConfig(level=log_level.upper(), handlers=[make_handler(log_format, sys.stderr)], force=True)
     logging.captureWarnings(True)
     if log_level == "info":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    # Odd metadata in a client's file is no news of this process, and what is in files is not for logs.
+    # Odd metadata in a client's file says nothing about this process, and contents of files do not belong in logs.
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("python_multipart").setLevel(max(logging.INFO, logging.getLogger().level))

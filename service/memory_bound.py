@@ -22,7 +22,7 @@ _DECODE_PROCESS_BYTES = 64 << 20
 _ANSWER_BYTES_PER_PIXEL = 4
 # Two numbers of up to 8 characters, brackets and commas, and the corner's share of its ring.
 _ANSWER_BYTES_PER_CORNER = 24
-# A body is there twice while its pieces are joined, and once more while a JSON's base64 is decoded.
+# A body exists twice while its pieces are joined, and once more while a JSON's base64 is decoded.
 _BODY_COPIES = 2
 
 

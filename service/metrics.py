@@ -1,4 +1,4 @@
-"""Metrics of the process, in a registry of their own, with all label sets from the start.
+"""Metrics of the process, in their own registry, with all label sets from the start.
 
 A counter that first appears with its first event has no earlier value for ``rate()`` to start from.
 """

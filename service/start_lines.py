@@ -1,4 +1,4 @@
-"""Help for the first minute: a command that works as it stands, and what holds a port that is taken."""
+"""Help for the first minute: a command to try, and the process that holds a port in use."""
 
 from __future__ import annotations
 

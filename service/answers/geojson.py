@@ -15,7 +15,7 @@ from service.model_directory.manifest import ClassInfo, Manifest
 
 
 def encode_contours(labels: NDArray[np.uint8], manifest: Manifest, tolerance: float = 0) -> bytes:
-    """A ``FeatureCollection`` with one ``MultiPolygon`` for each class that is there, ordered by id.
+    """A ``FeatureCollection`` with one ``MultiPolygon`` for each class present, ordered by id.
 
     Args:
         labels: (H, W) uint8; pixels whose id is no class are left out.

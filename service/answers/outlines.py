@@ -41,7 +41,7 @@ class Outline:
 
 
 def outlines(labels: NDArray[np.uint8], manifest: Manifest, tolerance: float, answer_format: str) -> list[Outline]:
-    """Find the regions of all classes, the largest first, so that small ones lie on top where a tool draws them.
+    """Find the regions of all classes, the largest first, so that tools draw small ones on top.
 
     Args:
         labels: (H, W) uint8; pixels whose id is no class are left out.

@@ -13,8 +13,8 @@ from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, TIME
 INTERRUPTED = 130
 
 _EPILOG = """\
-The result of street.jpg is DIR/street.jpg.labels.png, or what the format ends with. Results that are there already are
-skipped, so the same command goes on where it was stopped; --overwrite makes them again.
+The result of street.jpg is DIR/street.jpg.labels.png, or what the format ends with. Existing results are skipped,
+so the same command continues where it was stopped; --overwrite makes them again.
 
 examples:
   ecenet-segment photos/ -o labels/
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Segment what the command line names.
 
     Returns:
-        0 if every result is there, 1 if one is missing, 130 after Ctrl-C.
+        0 if every result exists, 1 if one is missing, 130 after Ctrl-C.
     """
     parser = _parser()
     args = parser.parse_args(arguments)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return serve_label_studio(args) if args.label_studio else segment(args)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from here\n")
+        sys.stderr.write("stopped; run the same command again to continue\n")
         return INTERRUPTED
 
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "images", type=Path, nargs="*", metavar="IMAGE", help="image file, video file, or folder of images"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="make results again that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="make existing results again")
     parser.add_argument("--concurrency", type=_positive, default=4, metavar="N", help="images at once. Default: 4.")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_parameters(parser.add_argument_group("result, as in POST /segment"))

@@ -1,4 +1,4 @@
-"""The clients. What is said and waited for is one script; ``Client`` and ``AsyncClient`` only play it."""
+"""The clients. One script holds requests and waits; ``Client`` and ``AsyncClient`` only run it."""
 
 from __future__ import annotations
 

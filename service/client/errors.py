@@ -3,7 +3,7 @@
 ClientError
 ├── Unreachable         no answer came: no connection, a broken one, or too late
 ├── Refused             the service answered with an error, mostly a problem document (RFC 9457)
-└── UnexpectedAnswer    it answered 200, but not with what was asked for
+└── UnexpectedAnswer    it answered 200, but not in the requested form
 """
 
 # ruff: noqa: N818 - named after the condition, as the service's errors are
@@ -22,7 +22,7 @@ class Unreachable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """An answer that is not what was asked for."""
+    """An answer that has not the requested form."""
 
 
 class ModelUnusable(ClientError):

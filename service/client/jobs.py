@@ -71,8 +71,8 @@ class Failure:
 def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tuple[list[Job], list[Failure]]:
     """The jobs for files and, with everything below them, folders.
 
-    The result of a file lies in ``output``; that of an image in a folder at the same place below ``output``. Images
-    that are results of this command are not taken from folders. What is named twice is done once.
+    The result of a file goes to ``output``; that of an image in a folder to the same place below ``output``. Images
+    that are results of this command are skipped in folders. A path named twice is done once.
 
     Returns:
         Jobs, no two with one target; and what cannot be done.

@@ -16,7 +16,7 @@ Format = Literal[
 
 
 class Parameters(TypedDict, total=False):
-    """Parameters of ``POST /segment`` besides the format; what is left out is the service's default.
+    """Parameters of ``POST /segment`` besides the format; omitted ones have the service's defaults.
 
     Attributes:
         model: Name of the model.

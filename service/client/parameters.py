@@ -1,4 +1,4 @@
-"""A request as it is sent: the bytes of the image, and the query."""
+"""The parts of a request: the bytes of the image, and the query."""
 
 from __future__ import annotations
 

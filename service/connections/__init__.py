@@ -1,1 +1,1 @@
-"""Connections: how many there may be, and how large and how slow what comes and goes on them."""
+"""Connections: limits of their number, and of the size and speed of their requests and answers."""

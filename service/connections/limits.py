@@ -1,4 +1,4 @@
-"""The limits of a connection, and what is said where one is exceeded."""
+"""The limits of a connection, and the answers to requests that exceed one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ConnectionLimits:
         header_timeout_s: Seconds from the opening of a connection, or from the first byte of a further request, until
             the headers have arrived.
         min_bytes_per_s: Bytes per second of a body or of an answer, as a mean of each ``transfer_grace_s``.
-        transfer_grace_s: Seconds after which the rate is looked at.
+        transfer_grace_s: Seconds after which the rate is checked.
         max_unsent_bytes: Bytes of answers that clients have not read, over all connections; beyond them the answer that
             has waited longest is given up.
         of_process: Open connections of one process, which the file handles limit; None if they do not.

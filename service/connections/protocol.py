@@ -96,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The headers of a request are there."""
+        """The headers of a request have arrived."""
         if self._is_refused:
             return
         self._stop_timer()
@@ -115,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._end_pipeline()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body is there."""
+        """A piece of the body has arrived."""
         if self._is_refused:
             return
         self._bytes_without_body = 0
@@ -163,7 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _check_body(self) -> None:
-        """Let the body go on if enough of it has arrived; while it is not read, its client is not at fault."""
+        """Let the body continue if enough of it has arrived; while it is not read, its client is not at fault."""
         expected = self._guard.limits.min_bytes_per_s * self._guard.limits.transfer_grace_s
         is_waiting = self.flow.read_paused or self.cycle.waiting_for_100_continue
         is_slow = self._body_bytes < expected and not is_waiting
@@ -174,7 +174,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._body_watch.start()
 
     def _check_answer(self) -> None:
-        """Let the answer go on if enough of it has been read."""
+        """Let the answer continue if enough of it has been read."""
         expected = self._guard.limits.min_bytes_per_s * self._guard.limits.transfer_grace_s
         unsent, before = self.unsent_bytes, self._unsent_before
         self._unsent_before = unsent

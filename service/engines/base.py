@@ -25,10 +25,10 @@ class Engine(Protocol):
 
     Attributes:
         name: Runtime, e.g. ``onnxruntime``.
-        graph: What it was made from: input size, precision, and the form of its output.
+        graph: The graph it was made from: input size, precision, and the form of its output.
         num_classes: K.
         max_batch_size: Largest B that it takes, or that pays.
-        warm_up_sizes: Batch sizes whose first run is dearer than the next.
+        warm_up_sizes: Batch sizes whose first run takes longer than the next.
     """
 
     @property
@@ -60,10 +60,10 @@ class Engine(Protocol):
 
 @runtime_checkable
 class DirectEngine(Protocol):
-    """An engine that takes images from where they lie, puts outputs where they are wanted, and copies beside its runs.
+    """An engine that reads images in place, writes outputs where they are wanted, and copies beside its runs.
 
     Attributes:
-        batches_at_once: Batches that it takes at once, each in a thread of its own: while one runs, the copies of the
+        batches_at_once: Batches that it takes at once, each in its own thread: while one runs, the copies of the
             others are made.
     """
 
@@ -79,7 +79,7 @@ class DirectEngine(Protocol):
         ...
 
     def pin(self, memory: Rows) -> None:
-        """Let the device copy from and to the memory of an image or an output by itself, for as long as it exists."""
+        """Let the device access the memory of an image or an output directly, for as long as it exists."""
         ...
 
 

@@ -37,7 +37,7 @@ def choose_runtime(wanted: EngineName, obstacle_of: Callable[[RuntimeName], str 
 
     Args:
         wanted: A runtime, or ``auto``.
-        obstacle_of: Why a runtime cannot be used, or None; not asked of those behind the one that is taken.
+        obstacle_of: Why a runtime cannot be used, or None; not asked about those after the chosen one.
 
     Raises:
         EngineError: The runtime that was asked for cannot be used, or none can; another is never taken in its place.

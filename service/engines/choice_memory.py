@@ -41,7 +41,7 @@ def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: Eng
 
 
 def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial]:
-    """What is kept of these candidates, or nothing; a file that cannot be understood is nothing."""
+    """The stored trials of these candidates, or none; an unreadable file counts as none."""
     path = folder / f"{key}.json"
     try:
         with path.open("rb") as file:
@@ -56,7 +56,7 @@ def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list
 
 
 def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:
-    """Keep what was measured, in one step; a folder that cannot be written is a warning."""
+    """Store a measurement, in one step; a folder that cannot be written causes a warning."""
     text = json.dumps([asdict(trial) for trial in trials], indent=2)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ def available_cpus(root: Path = Path("/")) -> int:
     A quota is rounded down: one thread too many is throttled, and the others wait for it at every layer.
 
     Args:
-        root: Where ``proc`` and ``sys`` are; tests put files of their own there.
+        root: Folder of ``proc`` and ``sys``; tests use their own.
     """
     allowed = len(os.sched_getaffinity(0))
     return max(1, min([allowed, *(int(quota) for quota in _quotas(root))]))

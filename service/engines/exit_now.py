@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 def exit_now(status: int) -> NoReturn:
-    """Say what is still to be said, and end without Python's teardown, whatever the threads do."""
+    """Flush logs and streams, and end without Python's teardown, whatever the threads do."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -146,7 +146,7 @@ class _Buffers:
         return rows
 
     def time(self) -> float:
-        """Milliseconds of a run on the images that are there."""
+        """Milliseconds of a run on the images in the buffers."""
         started = time.perf_counter()
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
@@ -203,7 +203,7 @@ def load_session(graph: Path, num_threads: int) -> onnxruntime.InferenceSession:
 
 
 def preload_libraries() -> str:
-    """Load CUDA and cuDNN as pip installed them, where the dynamic linker does not look; gives what was not found.
+    """Load CUDA and cuDNN as pip installed them, where the dynamic linker does not search; gives what was not found.
 
     ONNX Runtime prints what it misses. As the end of a sentence: empty, or the lines in brackets.
     """

@@ -109,7 +109,7 @@ def tensors(nodes: Iterable[Any]) -> list[Tensor]:
 
 
 def _shares(graph: Path, num_threads: int, num_streams: int) -> list[onnxruntime.InferenceSession]:
-    """A session for each of several streams; those of one thread share theirs, which has no threads of its own."""
+    """A session for each of several streams; those of one thread share theirs, which starts no threads."""
     if num_streams == 1:
         return []
     if num_threads == 1:

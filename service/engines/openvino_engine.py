@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: batches of any size, image by image.
 
-A graph whose batch is one is what it compiles best. With the bundled model on two cores a free batch took 1.1 times as
+It compiles graphs whose batch is one best. With the bundled model on two cores a free batch took 1.1 times as
 long and twice the memory, and two images together saved nothing. So rows of a batch are those of single calls, exactly.
 """
 

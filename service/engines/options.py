@@ -1,4 +1,4 @@
-"""The engine that a caller wants: runtime, arithmetic, size, threads, and where TensorRT's engines lie."""
+"""The engine that a caller wants: runtime, arithmetic, size, threads, and the folder of TensorRT's engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EngineOptions:
         num_streams: Runs at once on a CPU, each with its share of the threads; an image alone gets all of them.
         max_batch_size: Images of one run at the most; None for what the runtime and the graph allow.
         engine_dir: Folder of TensorRT engines; None for ``engines`` in the model directory.
-        engine_file: A TensorRT engine that the caller trusts; None to look for one in ``engine_dir``.
+        engine_file: A TensorRT engine that the caller trusts; None to search ``engine_dir``.
         build_engine: Whether a TensorRT engine that is missing is built.
         measure: Whether ``auto`` measures what is at hand (``service.engines.measured_choice``), or takes runtimes and
             precisions in a fixed order.

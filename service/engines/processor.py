@@ -26,7 +26,7 @@ def processor(root: Path = Path("/")) -> str:
     """Architecture, name and instructions, e.g. ``x86_64 AMD EPYC: avx2 avx512_vnni``.
 
     Args:
-        root: Where ``proc`` is; tests put files of their own there.
+        root: Folder of ``proc``; tests use their own.
     """
     try:
         lines = (root / "proc/cpuinfo").read_text().splitlines()

@@ -13,7 +13,7 @@ from service.engines.base import Engine, EngineError
 from service.engines.runtimes import PrecisionName, RuntimeName
 from service.engines.streams import concurrent_runs
 
-# Of each kind of run in one round. Other work on the machine comes and goes: rounds that lie apart meet it less often.
+# Of each kind of run in one round. Other work on the machine varies: rounds that are spread out meet it less often.
 _BUDGET_S = 0.1
 # Several runs at once cost memory: they must save this share of each image's time.
 _LEAST_GAIN = 0.05

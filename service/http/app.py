@@ -60,7 +60,7 @@ _PREFLIGHT_AGE_S = 600
 
 
 def create_app(settings: Settings, engine: Engine | None = None, manifest: Manifest | None = None) -> FastAPI:
-    """The application; its lifespan loads the models, and stops what it started.
+    """The application; its lifespan loads the models, and stops everything that it started.
 
     Args:
         settings: How to run.

@@ -99,7 +99,7 @@ def is_management(path: str) -> bool:
 
 
 def sent_key(headers: Headers) -> bytes:
-    """The key of a request; ``X-API-Key`` comes first, as a gateway may use ``Authorization`` for itself."""
+    """The key of a request; ``X-API-Key`` comes first, as a gateway may use ``Authorization``."""
     key = headers.get("x-api-key", "")
     if not key:
         scheme, _, credentials = headers.get("authorization", "").partition(" ")

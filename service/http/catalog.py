@@ -1,4 +1,4 @@
-"""HTTP: what is served, as lists for people and programs."""
+"""HTTP: lists of the models and their labels, for people and programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def labels(request: Request, model: ModelName = None) -> Labels:
 async def models(runtime: RuntimeOf) -> Models:
     """Name, version and input size of every model, what runs it, and the formats that it can answer."""
     if not runtime.models.models:
-        runtime.pipeline()  # raises what is the matter
+        runtime.pipeline()  # raises the reason
     default = runtime.models.default
     return Models(models=[_served_model(model, default) for model in runtime.models.models])
 

@@ -69,7 +69,7 @@ def answer_content() -> dict[str, Any]:
 
 
 def many_images_content() -> dict[str, Any]:
-    """``content`` of an answer of ``POST /segment/batch``: an image and what is none, in both envelopes."""
+    """``content`` of an answer of ``POST /segment/batch``: an image and a file that is none, in both envelopes."""
     parts, boundary = _example_parts(), "ecenet-4f6c1c0e"
     message = b"".join(head(boundary, part) + part.content + b"\r\n" for part in parts) + end(boundary)
     listing = index([index_entry(part) for part in parts])

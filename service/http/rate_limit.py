@@ -36,7 +36,7 @@ class RateLimit:
         rate = self._buckets.rate_per_s
         return RateLimited(
             f"the key of {owner} may send {rate:g} requests a second, {self._buckets.burst} at once; "
-            f"the next is taken in {wait_s:.3g} s",
+            f"try again in {wait_s:.3g} s",
             headers={"Retry-After": str(math.ceil(wait_s))},
             extra={"limit": rate, "unit": "requests per second", "retry_after_s": round(wait_s, 3)},
         )

@@ -83,7 +83,7 @@ class RequestContext:
 
 
 def _answers_an_image(path: str, state: RequestState, status: int) -> bool:
-    """Decide if an exchange counts as the answer to an image; a request of many images counts each by itself."""
+    """Decide if an exchange counts as the answer to an image; a request of many images counts each one separately."""
     is_refused = path == MANY_IMAGES_PATH and status >= HTTPStatus.BAD_REQUEST
     return path == SEGMENT_PATH or state.answer_format is not None or is_refused
 

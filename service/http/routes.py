@@ -1,4 +1,4 @@
-"""HTTP: paths, headers, bodies. What is behind them is in ``pipeline`` and ``runtime``."""
+"""HTTP: paths, headers, bodies. ``pipeline`` and ``runtime`` do the work behind them."""
 
 from __future__ import annotations
 

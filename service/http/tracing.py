@@ -22,7 +22,7 @@ _SERVER_ERROR = 500
 class Tracing:
     """ASGI middleware behind ``RequestContext``; health checks are not traced.
 
-    Its spans have a child for each stage. What was done for one image of many is below a child of its own.
+    Its spans have a child for each stage. The stages of one image of many are below that image's own child.
     """
 
     def __init__(self, app: ASGIApp, *, provider: TracerProvider) -> None:

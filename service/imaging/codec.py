@@ -82,7 +82,7 @@ _STRIP_PIXELS = 1 << 20
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG whose EXIF block Pillow leaves alone: it would look for the resolution, and warn of corrupt blocks."""
+    """A JPEG whose EXIF block Pillow leaves alone: it would read the resolution from it, and warn of corrupt blocks."""
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()

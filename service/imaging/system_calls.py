@@ -1,6 +1,6 @@
 """System calls that a process which decodes images does not need: programs, sockets, and the memory of others.
 
-A filter of seccomp makes them fail with EPERM. It is a list of what is forbidden, not of what is allowed, so that a new
+A filter of seccomp makes them fail with EPERM. It lists forbidden calls, not allowed ones, so that a new
 release of a decoder's library keeps working. ``linux/seccomp.h`` and ``linux/bpf_common.h`` have the numbers.
 """
 

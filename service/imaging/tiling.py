@@ -1,7 +1,7 @@
 """Large images by overlapping windows at their own resolution: blended logits, and labels written band by band.
 
 Windows lie on the grid of the logits' cells, so nothing is resized before labels are made. Bands run along the image's
-longer side: what is held besides image and labels is one row of windows across the shorter side, whatever the size.
+longer side: besides image and labels it holds only one row of windows across the shorter side, whatever the size.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def plan_tiles(size: Size, window: Size, stride: int, overlap: float = OVERLAP) 
 
 
 def cut(pixels: Pixels, tile: Tile, window: Size) -> Pixels:
-    """The window of an image (H, W, 3), (height, width, 3); beyond the image its border pixels go on."""
+    """The window of an image (H, W, 3), (height, width, 3); beyond the image its border pixels repeat."""
     (height, width), (top, left) = window, (tile.top, tile.left)
     inside = pixels[top : top + height, left : left + width]
     missing = (height - inside.shape[0], width - inside.shape[1])
@@ -132,7 +132,7 @@ class Mosaic:
         self._cells[:, 1:, start : start + len(across)] += oriented * (along[:, None] * across)
 
     def finish(self, band: int) -> None:
-        """Paint the rows of a band that the next does not reach, and go on to that one.
+        """Paint the rows of a band that the next does not reach, and continue with that one.
 
         Raises:
             ValueError, MemoryError: Logits that a paint refuses.
@@ -177,7 +177,7 @@ def _starts(cells: int, window: int, overlap: float) -> tuple[int, ...]:
 def _shares(starts: tuple[int, ...], window: int) -> list[NDArray[np.float32]]:
     """Weights of each window's cells along a side; those of one cell over all windows add up to 1.
 
-    They fall linearly from the middle of a window to its borders, where it sees least of what is around.
+    They fall linearly from the middle of a window to its borders, where it sees least of the surroundings.
     """
     ramp = np.minimum(np.arange(window), np.arange(window)[::-1]) + 1.0
     total = np.zeros(starts[-1] + window)

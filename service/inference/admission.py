@@ -4,7 +4,7 @@ One bound over all stages, taken before the body is read, keeps memory bounded a
 here is a 503: this process cannot take the request now, another may, and load balancers try the next one. 429 is left
 to the limits of a single client, which no other process would lift.
 
-A request is also refused if its time would be over before the engine has done what is ahead of it: refused at once it
+A request is also refused if its time would be over before the engine has done the work ahead of it: refused at once it
 costs nothing, and its client may try elsewhere. Admitted, it would wait and expire, and so would those behind it.
 """
 
@@ -326,7 +326,7 @@ class Admission:
             )
 
     def _check_time(self, ticket: Ticket) -> None:
-        """Refuse a request that cannot be answered in time behind what is ahead of it.
+        """Refuse a request that cannot be answered in time behind the work ahead of it.
 
         With nothing ahead it is admitted in any case: the estimate may be wrong, and nobody has to wait for it.
         """

@@ -257,7 +257,7 @@ class Batcher:
         return True
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more, finish the rest within ``timeout_s``, then fail what is left with ``Draining``."""
+        """Accept nothing more, finish queued work within ``timeout_s``, then fail the remainder with ``Draining``."""
         self._accepting = False
         self._changed.set()
         with suppress(TimeoutError):
@@ -319,7 +319,7 @@ class Batcher:
         return not self._accepting or self._queue[0].window_end <= _now() or not self._expects_more()
 
     def _take(self) -> list[Work]:
-        """Take the next batch from the queue, oldest first, without unwanted work and what it would be too late for."""
+        """Take the next batch from the queue, oldest first, without images that are unwanted or would be late."""
         start = self.free_at
         batch: list[Work] = []
         left_out: list[Work] = []
@@ -379,7 +379,7 @@ class Batcher:
         self._answer(wanted, started, ended)
 
     def _still_in_time(self, batch: Sequence[Work]) -> list[Work]:
-        """Drop from a batch what is not wanted any more, or will not be done in time now that it has its place."""
+        """Drop images from a batch that nobody wants any more, or that would be late in this place."""
         start = self._engine_free_at
         wanted = self._wanted(batch, start)
         kept = in_time(wanted, start, self._times.safe)

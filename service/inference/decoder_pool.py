@@ -40,7 +40,7 @@ class _Process:
     connection: socket.socket
 
     def close(self) -> int:
-        """End it, if it has not ended by itself; gives the signal that ended it, or 0."""
+        """End it, if it is still running; gives the signal that ended it, or 0."""
         self.connection.close()
         self.popen.kill()
         return max(0, -self.popen.wait())

@@ -36,7 +36,7 @@ def line_s(images: int, *, free_s: float, max_batch_size: int, first_s: float, f
         free_s: Seconds until the engine takes the next batch.
         max_batch_size: Most images of a batch.
         first_s: Time of a batch of one image.
-        full_s: Time of a full batch; those between are taken from a straight line.
+        full_s: Time of a full batch; those between are interpolated linearly.
     """
     full, rest = divmod(images, max_batch_size)
     rest_s = first_s + (full_s - first_s) * (rest - 1) / (max_batch_size - 1) if rest else 0.0

@@ -23,7 +23,7 @@ class BatchRow:
     """One image's row of a batch.
 
     Attributes:
-        output: Output of the engine: logits (K, h, w) float32, or labels (h, w) uint8. It lies in the slot of the
+        output: Output of the engine: logits (K, h, w) float32, or labels (h, w) uint8. It is in the slot of the
             image, and is valid until the slot is given back.
         queued: Time of ``run``, by ``time.perf_counter``.
         started: Start of the batch.

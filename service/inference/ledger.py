@@ -1,4 +1,4 @@
-"""Counts of what is inside the service, kept within limits; in this process, or over all of its processes."""
+"""Counts of requests and pixels inside the service, kept within limits; in this process, or over all processes."""
 
 from __future__ import annotations
 

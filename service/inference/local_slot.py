@@ -1,4 +1,4 @@
-"""Slots of an engine in this process: each image has memory of its own."""
+"""Slots of an engine in this process: each image has its own memory."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class LocalSlot:
         return await self._batcher.submit(self.image, deadline, on_start=on_start)
 
     def hold(self, job: Future[Any]) -> None:
-        """Nothing to do: each image has memory of its own."""
+        """Nothing to do: each image has its own memory."""

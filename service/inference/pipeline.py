@@ -195,7 +195,7 @@ class Pipeline:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            if slot is not None:  # the thread goes on, and so does its use of the slot
+            if slot is not None:  # the thread continues and still uses the slot
                 slot.hold(future)
             raise
 
@@ -255,7 +255,7 @@ class Pipeline:
     def _begin(
         self, data: bytes, options: AnswerOptions, ticket: Ticket, known: Collection[str], slot: Slot
     ) -> EncodedAnswer | tuple[str, tuple[int, int]]:
-        """Give the answer that is there, or fill the slot and give the answer's tag and the size of the image."""
+        """Give the cached answer, or fill the slot and give the answer's tag and the size of the image."""
         with ticket.stage("decode"):
             tag = self._tag(data, options)
             if (answer := self._answered(tag, known)) is not None:

@@ -19,7 +19,7 @@ def decompress(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
 
     Raises:
         UnsupportedMedia: Neither gzip, deflate nor none.
-        BadRequest: The body is not in that encoding, cut off, or goes on after its end.
+        BadRequest: The body is not in that encoding, is cut off, or continues after its end.
         PayloadTooLarge: It is larger than ``max_bytes``.
     """
     encoding = content_encoding.strip().lower()
@@ -37,7 +37,7 @@ def decompress(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
     if not decoder.eof:
         raise BadRequest(f"the body in the content encoding {encoding} is cut off")
     if decoder.unused_data:
-        raise BadRequest(f"the body goes on for {len(decoder.unused_data)} bytes after the end of its {encoding} data")
+        raise BadRequest(f"the body has {len(decoder.unused_data)} bytes after the end of its {encoding} data")
     return data
 
 

@@ -27,7 +27,7 @@ async def run_inference(
     label_size: tuple[int, int],
     tickets: Sequence[Ticket],
 ) -> list[EncodedRow]:
-    """Run images, in their order, and encode what was asked for.
+    """Run images, in their order, and encode the requested outputs.
 
     Args:
         pipeline: Where they run.

@@ -28,7 +28,7 @@ class _Parameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     def refuse(self, owner: str, *names: str) -> None:
-        """Refuse extensions that would change where tensors lie or what they hold.
+        """Refuse extensions that would change where tensors are stored or what they hold.
 
         Raises:
             BadRequest: One of ``names`` is among the parameters.

@@ -63,7 +63,7 @@ class EngineInfo:
     """An engine's manifest.
 
     Attributes:
-        key: What it depends on.
+        key: Everything that it depends on.
         sha256: SHA-256 of the engine file.
         input_size: (height, width) in pixels of its input ``images``, (B, height, width, 3) uint8.
         precision: Arithmetic of the graph that it was built from.
@@ -185,7 +185,7 @@ def find_engine(folder: Path, graph: GraphInfo, machine: Machine) -> EngineInfo:
 
 
 def find_built(folder: Path, key: EngineKey) -> EngineInfo | None:
-    """The engine of exactly this key, if it is there, is unchanged and was built by this installation."""
+    """The engine of exactly this key, if it exists, is unchanged and was built by this installation."""
     path = folder / (key.digest() + ENGINE_SUFFIX)
     if not path.is_file() or not path.with_suffix(".json").is_file():
         return None

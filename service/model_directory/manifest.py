@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class ManifestError(ValueError):
-    """A model directory that cannot be used; the text names the file, the value and what was expected."""
+    """A model directory that cannot be used; the text names the file, the value and the expectation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class GraphInfo:
 
     @property
     def output_size(self) -> Size:
-        """(h, w) of the output in cells; a rest that is no whole cell has a cell of its own."""
+        """(h, w) of the output in cells; a remainder of less than a cell gets its own."""
         height, width = self.input_size
         return -(-height // self.output_stride), -(-width // self.output_stride)
 
@@ -210,7 +210,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def read_manifest_alone(directory: Path) -> Manifest:
-    """Read the manifest of a model directory; the files that it names are not looked at.
+    """Read the manifest of a model directory; the files that it names are not read.
 
     Raises:
         ManifestError: No manifest, one that cannot be read, or see ``parse_manifest``.
@@ -231,7 +231,7 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     """Build a manifest from decoded JSON.
 
     Raises:
-        ManifestError: The text names ``source``, the field and what was expected.
+        ManifestError: The text names ``source``, the field and the expectation.
     """
     if not isinstance(raw, dict):
         raise ManifestError(f"{source}: expected an object, got {type(raw).__name__}")

@@ -122,7 +122,7 @@ class Catalog(Generic[ModelT]):
                 raise EngineDown(f"{model.manifest.name}: {model.queue.down}", retry_after_s=1)
 
     def unknown(self, name: str, what: str) -> UnknownModel | NotReady:
-        """The error for a name; ``what`` goes on from "model 'NAME'"."""
+        """The error for a name; ``what`` continues "model 'NAME'"."""
         served = [model.manifest.name for model in self.models]
         names = ", ".join(map(repr, served)) or "none"
         return UnknownModel(

@@ -1,4 +1,4 @@
-"""Changes of the served models, one after the other; a change goes on if its caller is cancelled."""
+"""Changes of the served models, one after the other; a change continues if its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChangeQueue:
         self._is_closed = False
 
     async def run(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make a change after those before it; it goes on if the caller is cancelled.
+        """Make a change after those before it; it continues if the caller is cancelled.
 
         Raises:
             Draining: The queue is closed, or this change was cancelled.

@@ -99,12 +99,12 @@ class ModelEntry:
         self.chosen_over = newest
 
     def forget_others(self, versions: Sequence[FoundModel]) -> None:
-        """Drop what is known of versions that are no longer there."""
+        """Forget versions that no longer exist."""
         there = {entry.version for entry in versions}
         self.failures = {version: reason for version, reason in self.failures.items() if version in there}
 
     def candidates(self, versions: Sequence[FoundModel]) -> Sequence[FoundModel]:
-        """Of the versions that are there, newest first, those to try in place of what serves, in that order."""
+        """The existing versions to try in place of the one that serves, newest first."""
         if self.is_unloaded:
             return []
         serving = self.serving

@@ -1,4 +1,4 @@
-"""The engines that the models of some settings get, and what was measured to choose them."""
+"""The engines that the models of some settings get, and the measurements behind the choice."""
 
 from __future__ import annotations
 

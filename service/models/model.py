@@ -1,4 +1,4 @@
-"""One version of a model that serves: its engine with a thread of its own, and the line before it."""
+"""One version of a model that serves: its engine with its own thread, and the queue before it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Host(Protocol):
         """Wait until no request is inside that ``model`` has to answer; there will be no new one."""
 
     def models_changed(self) -> None:
-        """A model serves, or serves no longer; or its engine has gone down or come up."""
+        """A model serves, or serves no longer; or its engine has gone down or up."""
 
 
 class Model:
@@ -87,7 +87,7 @@ class Model:
             batch_seconds=loaded.seconds,
             trace=host.batch_trace,
         )
-        # In a context of its own: what it logs does not belong to the request that has the model loaded.
+        # In its own context: its log lines do not belong to the request that has the model loaded.
         Context().run(self.queue.start)
 
     @property
@@ -120,7 +120,7 @@ class Model:
 
 
 async def load_model(source: ModelSource, found: FoundModel, host: Host, metrics: ModelMetrics) -> Model:
-    """Load a version in a thread of its own, let it prove itself, and make it ready to serve.
+    """Load a version in its own thread, check it, and make it ready to serve.
 
     Cancelled, or after ``load_timeout_s``, it leaves the thread to finish, and what that loads is closed.
 

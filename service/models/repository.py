@@ -27,10 +27,10 @@ class Repository(Catalog[Model]):
     """Finds, loads, switches and unloads models."""
 
     def __init__(self, source: ModelSource, host: Host, metrics: Metrics, default: str | None = None) -> None:
-        """Look at what is there; ``start`` loads.
+        """List the versions in the folder; ``start`` loads.
 
         Raises:
-            ManifestError: There is no model, or one version is there twice.
+            ManifestError: There is no model, or one version exists twice.
             SettingsError: No model is called ``default``.
         """
         found = by_name(source.find(), {})
@@ -81,11 +81,11 @@ class Repository(Catalog[Model]):
 
         Args:
             name: Of the model.
-            version: The one to load; the newest that is there if not given.
+            version: The one to load; the newest in the folder if not given.
 
         Raises:
             UnknownModel: There is no such model or version.
-            LoadFailure: It cannot be served; what served before goes on.
+            LoadFailure: It cannot be served; the old version goes on serving.
             Draining: See ``close``.
         """
         return await self._changes.run(lambda: self._load(name, version))
@@ -102,9 +102,9 @@ class Repository(Catalog[Model]):
     async def rescan(self) -> str:
         """Follow what has changed on disk, and give a summary.
 
-        New models and newer versions are loaded, what is no longer there is unloaded. A model for which a version was
+        New models and newer versions are loaded, removed ones are unloaded. A model for which a version was
         chosen by ``load`` keeps it until a version comes that is newer than all that were there then; one that was
-        unloaded stays so. Where nothing of the new works, what serves goes on.
+        unloaded stays so. Where no new version works, the old one goes on serving.
 
         Raises:
             Draining: See ``close``.
@@ -112,7 +112,7 @@ class Repository(Catalog[Model]):
         return await self._changes.run(self._rescan)
 
     async def index(self) -> list[IndexEntry]:
-        """Every version that is there or serves, and what is known of it."""
+        """Every version that exists or serves, and its state."""
         try:
             found = await self._scan()
         except LoadFailure:
@@ -121,7 +121,7 @@ class Repository(Catalog[Model]):
         return [line for entry in entries for line in entry.index(found.get(entry.name, []))]
 
     def close(self) -> None:
-        """Change nothing more: a load that goes on is given up, and the next one raises ``Draining``."""
+        """Change nothing more: a running load is given up, and the next one raises ``Draining``."""
         self._changes.close()
 
     async def stop(self) -> None:

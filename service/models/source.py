@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A version of a model that is there, not loaded.
+    """A version of a model in the folder, not loaded.
 
     Attributes:
         name: By its manifest; that of its folder where the manifest cannot be read.
@@ -143,7 +143,7 @@ def model_source(settings: Settings) -> ModelFolder:
 
 
 def _model_directories(root: Path) -> list[Path]:
-    """Each once, also where links lead to it; what is hidden is nobody's model, such as Kubernetes' ``..data``."""
+    """Each once, also where links lead to it; hidden entries are no models, such as Kubernetes' ``..data``."""
     if (root / MANIFEST_NAME).is_file():
         return [root]
     manifests = [*root.glob(f"*/{MANIFEST_NAME}"), *root.glob(f"*/*/{MANIFEST_NAME}")]
@@ -178,7 +178,7 @@ def _joined(found: Iterable[FoundModel]) -> list[FoundModel]:
 
 
 def by_name(entries: Iterable[FoundModel], owners: Mapping[Path, str]) -> VersionsByName:
-    """Sort what was found.
+    """Sort the found versions.
 
     Args:
         entries: Each version once.

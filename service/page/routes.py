@@ -37,7 +37,7 @@ class PageFiles(StaticFiles):
 
 
 def add_pages(app: FastAPI) -> None:
-    """Add ``/``, ``/docs`` and their files to ``app``, which must have been made without a ``/docs`` of its own."""
+    """Add ``/``, ``/docs`` and their files to ``app``, which must have been made without its own ``/docs``."""
     page = Template((_FOLDER / "index.html").read_text(encoding="utf-8"))
     docs = (_FOLDER / "docs.html").read_text(encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Counts in shared memory: one page per process, which alone writes it; every process reads all pages.
 
 The supervisor creates the pages before it forks. A process that takes the place of one that died opens the same page
-and goes on with its counts. The memory is an anonymous mapping: it ends with the last process, and nothing is on disk.
+and continues its counts. The memory is an anonymous mapping: it ends with the last process, and nothing is on disk.
 
 A page has a header (number of entries, epoch), an array of float64 values, and a log of entries. An entry names a
 series or a histogram and owns the next values of the array. It is written before the header counts it, and has a

@@ -1,7 +1,7 @@
 """Small messages between two processes over a Unix socket that keeps their borders (``SOCK_SEQPACKET``).
 
 A message is a kind, which is one byte, fields, and at most one file descriptor. Nothing is pickled: fields are packed
-numbers, or JSON. What is too long for a packet goes in a file in memory, of which the packet has the descriptor.
+numbers, or JSON. A message too long for a packet goes in a file in memory, of which the packet has the descriptor.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def read_json(fields: bytes, descriptor: int) -> Any:
 
 
 def sealed_memory(name: str, content: bytes = b"", size: int | None = None) -> int:
-    """The descriptor of a file in memory of a fixed size, which nobody can cut under the feet of whoever maps it.
+    """The descriptor of a file in memory of a fixed size, which nobody can truncate while another process maps it.
 
     Args:
         name: For ``/proc``.

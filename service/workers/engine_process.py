@@ -55,7 +55,7 @@ class EngineProcess:
         read_caller: Callable[[bytes], Any] = lambda _: None,
         describe: Callable[[Model], str] = lambda _: "",
     ) -> None:
-        """Look at what is there; ``run`` loads and serves.
+        """List the versions in the folder; ``run`` loads and serves.
 
         Args:
             settings: How to run.
@@ -272,7 +272,7 @@ class EngineProcess:
         self.models_changed()
 
     async def _watch(self) -> None:
-        """Tell workers of engines that go down or come up, and end with one that stays down."""
+        """Notify workers of engines that go down or up, and end with one that stays down."""
         down_since: dict[int, float] = {}
         loop = asyncio.get_running_loop()
         while True:

@@ -117,7 +117,7 @@ class RemoteQueue:
             self._channel.send(Kind.WAKE, MODEL.pack(self._model))
 
     def succeed(self, slot: int, generation: int, started: float, ended: float) -> None:
-        """Take the news that the output of a slot is there."""
+        """Receive the message that the output of a slot is ready."""
         self._slots[slot].answer(generation, (started, ended))
 
     def fail(self, slot: int, generation: int, error: ServiceError) -> None:
@@ -201,7 +201,7 @@ class RemoteSlot:
 
     @property
     def output(self) -> Rows:
-        """The output, once it is there."""
+        """The output, once it is ready."""
         return self._queue.region.output(self._number)
 
     async def run(self, deadline: float, *, on_start: Callable[[], None] = lambda: None) -> BatchRow:

@@ -1,6 +1,6 @@
 """The counts of connections of all workers, in shared memory; see ``service.connections.counts``.
 
-Each worker writes a row of its own: its connections, its unread bytes, and its connections by client. A client is
+Each worker writes its own row: its connections, its unread bytes, and its connections by client. A client is
 counted at two places that hashes of its address choose; the smaller sum over all rows is its number of connections, or
 a little more if others share both places (a count-min sketch). The row of a worker that was killed is cleared by the
 next one of its number.
@@ -34,7 +34,7 @@ class SharedConnections:
 
     @classmethod
     def create(cls, rows: int) -> SharedConnections:
-        """Counts of so many workers, with the row of the first; memory is taken for what is used."""
+        """Counts of so many workers, with the row of the first; memory is allocated as it is used."""
         size = rows * _COLUMNS * 8
         descriptor = sealed_memory("connections", size=size)
         return cls(descriptor, memoryview(mmap.mmap(descriptor, size)).cast("q"), 0)

@@ -1,6 +1,6 @@
 """The counts of all workers in shared memory; see ``service.inference.ledger``.
 
-Each process has a row of its own, so that what a killed worker had inside can be taken out again.
+Each process has its own row, so that the counts of a killed worker can be taken out again.
 """
 
 from __future__ import annotations

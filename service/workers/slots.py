@@ -65,7 +65,7 @@ class Layout:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the region. Memory is taken for those pages alone that are used."""
+        """Bytes of the region. Memory is allocated only for pages that are used."""
         return self.images_at + self.slots * (self.image_bytes + self.output_bytes)
 
 
@@ -107,7 +107,7 @@ class Region:
         return self._outputs[slot]
 
     def pin(self, slot: int) -> None:
-        """Let the engine's device copy from and to a slot by itself, from its first use on."""
+        """Let the engine's device access a slot directly, from its first use on."""
         if self._pin is not None and slot in self._unpinned:
             self._unpinned.discard(slot)
             self._pin(self.image(slot))

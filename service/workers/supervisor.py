@@ -29,7 +29,7 @@ _MAX_ENGINE_STARTS = 3
 _STEADY_S = 60.0
 # A worker that ends at once is not started anew at once, so that a loop of crashes leaves the CPU to others.
 _MIN_WORKER_INTERVAL_S = 0.5
-# Beyond the drain, for processes that do not end by themselves.
+# Beyond the drain, for processes that do not end on their own.
 _KILL_AFTER_S = 5.0
 _TICK_S = 0.1
 
@@ -249,7 +249,7 @@ class Supervisor:
                 self._start_worker(worker)
 
     def _stop(self, status: int, message: str = "") -> None:
-        """Let the workers answer what is inside, then end all processes."""
+        """Let the workers answer the requests inside, then end all processes."""
         if self._is_stopping:
             return
         self._is_stopping = True

@@ -69,7 +69,7 @@ class WorkerLink:
 
     @property
     def is_open(self) -> bool:
-        """True while the worker is there."""
+        """True while the worker runs."""
         return self._channel.is_open
 
     @property

@@ -58,11 +58,11 @@ class BuildOptions:
     """Options of a build.
 
     Attributes:
-        runtime: ``auto`` takes TensorRT where it and a GPU are there, else TensorRT-RTX.
+        runtime: ``auto`` takes TensorRT where it and a GPU are present, else TensorRT-RTX.
         sizes: (height, width) of inputs in pixels; empty for all of the model directory.
         precision: Of the graphs; fp32 is refused, since TensorRT does not fuse its attention.
         max_batch_size: Largest batch of the engines, 1 or more.
-        force: Build again what is there.
+        force: Build existing engines again.
         require_fused: Keep an engine only if the attention of every SAU is seen to be fused in it. Otherwise one that
             is not, or whose kernels have unknown names, is a warning: the golden outputs decide whether it serves.
 
@@ -91,7 +91,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """An engine that is there after a build.
+    """An engine that exists after a build.
 
     Attributes:
         info: Its manifest, with the path.
@@ -135,7 +135,7 @@ def build_engines(
     options: BuildOptions | None = None,
     progress: Progress = lambda _: None,
 ) -> list[EngineReport]:
-    """Build what is missing of a model directory's engines. What is there, of the same key and unchanged, is reused.
+    """Build the missing engines of a model directory. Existing ones, of the same key and unchanged, are reused.
 
     Args:
         model_dir: The model directory.
@@ -266,7 +266,7 @@ class _Build:
         self.progress = progress
 
     def report(self) -> EngineReport:
-        """The engine that is there, or a new one."""
+        """The existing engine, or a new one."""
         found = None if self.options.force else self._built()
         if found is not None:
             return EngineReport(found, self.graph, found.path.stat().st_size)
@@ -292,7 +292,7 @@ class _Build:
         return find_built(self.folder, self._key(False)) if fused is None and not self.options.require_fused else fused
 
     def _fusion(self, plan: Plan, attentions: AttentionNodes) -> Fusion:
-        """The fused attentions of an engine; what is not seen as fused is a warning, or an error where it has to be.
+        """The fused attentions of an engine; others cause a warning, or an error where fusion is required.
 
         Names of kernels differ between versions and GPUs of TensorRT, so they alone are no reason not to serve.
         """

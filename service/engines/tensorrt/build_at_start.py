@@ -1,4 +1,4 @@
-"""A TensorRT engine that is missing, built at the start in a process of its own.
+"""A missing TensorRT engine, built at the start in its own process.
 
 The memory of the build is given back with that process, nothing that it does can hold up the health checks, and it ends
 with the service, whatever ends that.
@@ -92,7 +92,7 @@ def build_command(model_dir: Path, folder: Path, options: BuildOptions) -> list[
 
 
 def run_build(command: Sequence[str], longest_silence_s: float = _LONGEST_SILENCE_S) -> None:
-    """Run a build to its end; what it says is logged, and after each silence that it goes on.
+    """Run a build to its end; its output is logged, and after each silence a line that it continues.
 
     Raises:
         EngineError: It failed; the text has its reason.

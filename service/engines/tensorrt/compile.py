@@ -75,7 +75,7 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
     Args:
         trt: The package ``tensorrt`` or ``tensorrt_rtx``.
         graph: A serialised ONNX graph; the first axis of every input is the batch and free.
-        machine: What is built for.
+        machine: The machine that the engine is built for.
         profile: Least, best and largest batch.
         timing_cache: Measurements of an earlier build by the same version on the same GPU.
 
@@ -157,7 +157,7 @@ def _config(trt: Any, builder: Any, network: Any, machine: Machine, profile: Pro
 def profiles_of(machine: Machine, profile: Profile) -> list[Profile]:
     """The optimisation profiles of a build, each as least, best and largest batch.
 
-    TensorRT chooses kernels for the best batch of a profile, so each prepared size gets one of its own. TensorRT-RTX
+    TensorRT chooses kernels for the best batch of a profile, so each prepared size gets its own. TensorRT-RTX
     chooses where the engine runs, by the shapes that come.
     """
     if machine.runtime == "tensorrt-rtx":
@@ -176,7 +176,7 @@ def set_timing_cache(config: Any, machine: Machine, content: bytes | None) -> bo
     if machine.runtime == "tensorrt-rtx":
         return False
     cache = config.create_timing_cache(content or b"")
-    # One of another GPU or driver is refused, and a damaged one gives none: what it held is measured anew.
+    # One of another GPU or driver is refused, and a damaged one gives none: its timings are measured again.
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     return True

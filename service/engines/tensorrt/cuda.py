@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that an engine makes, each checked; what is allocated is freed by its owner.
+"""The few calls of the CUDA runtime that an engine makes, each checked; the owner of an allocation frees it.
 
 Work on a stream is asynchronous: the copies below, and whatever else is put on it, are done after ``wait``.
 """
@@ -73,7 +73,7 @@ def device_memory(owner: ExitStack, size: int) -> int:
 
 
 def pinned_array(owner: ExitStack, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """An array in page-locked memory, which the GPU copies from and to by itself. Gone once its owner is closed."""
+    """An array in page-locked memory, which the GPU accesses directly. Gone once its owner is closed."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     address = int(call("cudaHostAlloc", size, cuda_runtime().cudaHostAllocDefault))
     owner.callback(_release, "cudaFreeHost", address)
@@ -82,7 +82,7 @@ def pinned_array(owner: ExitStack, shape: Sequence[int], dtype: DTypeLike) -> ND
 
 
 def pin(memory: NDArray[Any]) -> None:
-    """Lock the pages of memory that is there already until it is gone, so that the GPU copies from and to it itself.
+    """Lock the pages of existing memory until it is freed, so that the GPU accesses it directly.
 
     Raises:
         EngineError: CUDA does not take it. Copies are right all the same, and slower.
@@ -111,12 +111,12 @@ def record(event: Any, stream: Any) -> None:
 
 
 def follow(stream: Any, event: Any) -> None:
-    """Let what is put on a stream from here on begin after an event that is on another one."""
+    """Make later work of a stream begin after an event of another stream."""
     call("cudaStreamWaitEvent", stream, event, cuda_runtime().cudaEventWaitDefault)
 
 
 def wait(event: Any) -> None:
-    """Sleep until an event has happened; errors of the work before it come up here."""
+    """Sleep until an event has happened; errors of the work before it are raised here."""
     call("cudaEventSynchronize", event)
 
 

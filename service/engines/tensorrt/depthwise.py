@@ -1,7 +1,7 @@
 """Depthwise convolutions as TensorRT-RTX runs them without copies. Changes the graph that it is given.
 
 TensorRT-RTX 1.7 has kernels for groups of eight channels. It pads groups of one by repeating the input eight times in
-memory; the same convolution written in groups of eight, whose other factors are 0, it runs as it is.
+memory; the same convolution written in groups of eight, whose other factors are 0, it runs unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.BF
 def group_depthwise(graph: onnx.GraphProto) -> int:
     """Write depthwise convolutions of constant float weights in groups of eight channels; gives how many.
 
-    Those whose channels eight does not divide stay as they are. The results are the same: what is added is 0.
+    Those whose channels eight does not divide stay unchanged. The results are equal: the added factors are 0.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     changed = 0

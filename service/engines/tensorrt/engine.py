@@ -52,7 +52,7 @@ class TensorRtEngine:
 
         Args:
             info: The engine.
-            graph: What it was built from.
+            graph: The graph it was built from.
             num_classes: K.
             max_batch_size: Largest batch to prepare for; the profile's if not given.
 
@@ -172,7 +172,7 @@ class TensorRtEngine:
                     lane.copy_out(outputs, self._streams)
                 lane.wait()
             except EngineError:
-                with suppress(EngineError):  # what is on the streams all the same uses the memory of the caller
+                with suppress(EngineError):  # queued work still uses the caller's memory
                     self._wait_for_streams(lane)
                 raise
 
@@ -237,7 +237,7 @@ class TensorRtEngine:
             raise EngineError(f"{self.name} refuses the input shape {shape}: {self._errors()}")
 
     def _allocate(self, owner: ExitStack) -> None:
-        """Streams, lanes, and pinned memory for images that lie elsewhere."""
+        """Streams, lanes, and pinned memory for images that are stored elsewhere."""
         batch = self.max_batch_size
         self._streams = Streams.create(owner)
         self._images = cuda.pinned_array(owner, (batch, *self.graph.input_size, 3), np.uint8)
@@ -311,7 +311,7 @@ def _check_all(what: str, arrays: Sequence[NDArray[Any]], batch: NDArray[Any]) -
 
 
 def _load(info: EngineInfo) -> tuple[Any, Any, Any]:
-    """Package, runtime and deserialised engine of an engine file. What is in the file is executed."""
+    """Package, runtime and deserialised engine of an engine file. The file's content is executed."""
     try:
         plan = info.read()
         trt = runtime_module(info.key.machine.runtime)

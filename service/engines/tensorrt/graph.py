@@ -1,4 +1,4 @@
-"""The copy of an ONNX graph that TensorRT builds from; the graph in the model directory stays as it is."""
+"""The copy of an ONNX graph that TensorRT builds from; the graph in the model directory stays unchanged."""
 
 from __future__ import annotations
 

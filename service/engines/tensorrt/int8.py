@@ -1,6 +1,6 @@
 """INT8 graphs as TensorRT takes them: steps symmetric around 0, and float biases. Changes the graph that it is given.
 
-``ecenet-export quantize`` writes what CPUs are fast with: uint8 steps with a zero point of their own, int32 biases.
+``ecenet-export quantize`` writes the form that is fast on CPUs: uint8 steps with zero points, int32 biases.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from service.engines.tensorrt import cuda
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Streams of an engine: copies to the GPU, networks and copies back of consecutive batches go on side by side."""
+    """Streams of an engine: copies to the GPU, networks and copies back of consecutive batches run side by side."""
 
     copies_in: Any
     networks: Any
@@ -68,7 +68,7 @@ class Lane:
         cuda.record(self._done, streams.copies_out)
 
     def wait(self) -> None:
-        """Sleep until the outputs are there."""
+        """Sleep until the outputs are ready."""
         cuda.wait(self._done)
 
     def wait_for(self, stream: Any) -> None:

@@ -57,7 +57,7 @@ class AttentionNodes:
     Attributes:
         saus: Names of the ``Attention`` nodes of SAUs, which have no mask.
         windows: Names of those of the backbone's windows, which have one.
-        in_pieces: Attentions that are no node of their own but products around a softmax; taken as those of SAUs.
+        in_pieces: Attentions that are not one node but products around a softmax; they count as SAUs'.
     """
 
     saus: tuple[str, ...]

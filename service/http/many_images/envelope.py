@@ -76,7 +76,7 @@ def content_headers(envelope: Envelope, boundary: str) -> dict[str, str]:
 
 
 def stream(envelope: Envelope, boundary: str, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes]:
-    """Give the bytes of the answer, those of a part as soon as it is there; never holds more than one part."""
+    """Give the bytes of the answer, those of a part as soon as it is ready; never holds more than one part."""
     return _stream_zip(_files(parts)) if envelope is Envelope.ZIP else _stream_multipart(boundary, parts)
 
 
@@ -108,7 +108,7 @@ class _Sink:
         """Do nothing: there is nothing to close."""
 
     def take(self) -> bytes:
-        """Give what was written since the last call."""
+        """Give the bytes written since the last call."""
         data = b"".join(self._written)
         self._written.clear()
         return data
@@ -145,7 +145,7 @@ async def _stream_multipart(boundary: str, parts: AsyncIterator[Part]) -> AsyncG
 def head(boundary: str, part: Part) -> bytes:
     """Make the header of a part.
 
-    The parameter ``name`` is the image's name as it was sent, ``Status`` the status of its own answer.
+    The parameter ``name`` is the image's name in the request, ``Status`` the status of its own answer.
     """
     headers = {
         "Status": str(part.status),

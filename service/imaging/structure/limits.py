@@ -14,7 +14,7 @@ class Limit:
     Attributes:
         format: Format of the file, or "any".
         value: Largest number.
-        unit: What is counted, in the plural.
+        unit: Noun for the counted things, in the plural.
         reason: Cost that grows with it, and what honest files have.
     """
 

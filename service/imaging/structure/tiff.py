@@ -78,12 +78,12 @@ class _Reader:
         """The tags of a directory, those behind the end of the file left out.
 
         Raises:
-            NotAnImage: It lies behind the end of the file.
+            NotAnImage: It is beyond the end of the file.
             PayloadTooLarge: More tags or values than allowed.
             struct.error: The file ends within its header.
         """
         if place > len(self.data):
-            raise NotAnImage("the TIFF image is truncated or corrupt: a directory lies behind its end")
+            raise NotAnImage("the TIFF image is truncated or corrupt: a directory is beyond its end")
         header = self._order + ("Q" if self._is_big else "H")
         (count,) = struct.unpack_from(header, self.data, place)
         TIFF_TAGS.check(count)

@@ -251,7 +251,7 @@ def test_ctrl_c_leaves_whole_results_and_the_next_call_goes_on(
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=HANG_S)
     assert process.returncode == INTERRUPTED
-    assert told.endswith("stopped; the same command goes on from here\n")
+    assert told.endswith("stopped; run the same command again to continue\n")
     assert "Traceback" not in told
     assert results(out) == {"a.jpg.labels.png": "done"}
     echo.release.set()

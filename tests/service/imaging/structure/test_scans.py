@@ -450,7 +450,7 @@ def test_tags_of_a_tiff_are_bounded_in_all_directories() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (big_tiff("<")[:8] + b"\xff" * 8 + big_tiff("<")[16:], "a directory lies behind its end"),
+        (big_tiff("<")[:8] + b"\xff" * 8 + big_tiff("<")[16:], "a directory is beyond its end"),
         (tiff_small(t256=("I", 0)), "it has no size"),
         (tiff_small(t257=("I", 0)), "it has no size"),
         (tiff_small(t278=("I", 0)), "its strips or tiles have 16x0 pixels"),
