@@ -25,7 +25,7 @@ class EngineOptions:
         engine_dir: Folder of TensorRT engines; None for ``engines`` in the model directory.
         engine_file: A TensorRT engine that the caller trusts; None to search ``engine_dir``.
         build_engine: Whether a TensorRT engine that is missing is built.
-        measure: Whether ``auto`` measures what is at hand (``service.engines.measured_choice``), or takes runtimes and
+        measure: Whether ``auto`` measures what it finds (``service.engines.measured_choice``), or takes runtimes and
             precisions in a fixed order.
         cache_dir: Folder of OpenVINO's compiled graphs; None to compile at every start.
     """

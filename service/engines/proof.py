@@ -23,7 +23,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
 
     The largest batch of a CPU is shared out over all streams.
 
-    Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is dearer. Of an
+    Gives the seconds of a batch by its size. On a CPU they are those of the first run of a size, which is slower. Of an
     engine with streams the largest size alone is given: that it pays was measured, and first runs would not show it.
 
     An engine whose directory has no golden inputs is warmed up on black images, and the log says so.

@@ -1,4 +1,4 @@
-"""The images of one request through the pipeline: each is a submission of its own, so they batch with everybody's."""
+"""The images of one request through the pipeline: each is submitted separately, so all requests share batches."""
 
 from __future__ import annotations
 

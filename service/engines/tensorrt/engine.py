@@ -124,7 +124,7 @@ class TensorRtEngine:
             self._run(images[run.start : run.stop], outputs[run.start : run.stop], run.size)
 
     def pin(self, memory: Rows) -> None:
-        """See ``DirectEngine``. Memory that cannot be pinned is a warning: the driver copies it by way of its own."""
+        """See ``DirectEngine``. Memory that cannot be pinned causes a warning: the driver then copies it twice."""
         try:
             cuda.pin(memory)
         except EngineError as error:
