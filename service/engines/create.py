@@ -92,7 +92,7 @@ def runtime_obstacle(runtime: RuntimeName, model_dir: Path, manifest: Manifest, 
     if runtime == "onnxruntime":
         return cpu_obstacle()
     if runtime == "onnxruntime-cuda":
-        return cuda.gpu_obstacle() or cuda_obstacle()  # in this order: the second imports onnxruntime
+        return cuda_obstacle() or cuda.gpu_obstacle()
     try:
         _find_engine(runtime, model_dir, manifest, options)
     except EngineError as error:

@@ -23,7 +23,8 @@ from service.engines.create import build_if_wanted, create_engine, is_decided, r
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
 from service.engines.proof import prove_engine
-from service.engines.runtimes import CPU_RUNTIMES, RUNTIMES
+from service.engines.runtimes import CPU_RUNTIMES, RUNTIMES, RuntimeName
+from service.engines.tensorrt.cuda import gpu_obstacle
 from service.engines.trial import Candidate, Timing, Trial, best_trial, quickest, time_engine
 from service.model_directory.engine_store import EngineStoreError, state_folder
 from service.model_directory.manifest import Manifest
@@ -145,12 +146,17 @@ def _candidates(model_dir: Path, manifest: Manifest, options: EngineOptions) -> 
         for precision in measured_precisions(manifest, runtime, options.input_size):
             candidate = Candidate(runtime, precision)
             is_installed = runtime in CPU_RUNTIMES and find_spec(runtime) is not None
-            reason = None if is_installed else _obstacle(candidate, model_dir, manifest, options)
+            reason = None if is_installed else _no_gpu(runtime) or _obstacle(candidate, model_dir, manifest, options)
             if reason is None:
                 candidates.append(candidate)
             else:
                 passed_over.append(Trial(candidate, None, reason))
     return candidates, passed_over
+
+
+def _no_gpu(runtime: RuntimeName) -> str | None:
+    """The reason against ONNX Runtime on a GPU that needs no import of it, or None."""
+    return gpu_obstacle() if runtime == "onnxruntime-cuda" else None
 
 
 def _obstacle(candidate: Candidate, model_dir: Path, manifest: Manifest, options: EngineOptions) -> str | None:
