@@ -1,6 +1,6 @@
 """Writes the PrometheusRule of Kubernetes from the rules that Prometheus reads: ``python k8s/prometheus_rule.py``.
 
-The rules are kept in ``docker/observability/rules.yaml`` alone; a test says so when what was written is not of them.
+The rules are kept in ``docker/observability/rules.yaml`` alone; a test fails when the written file differs from them.
 """
 
 from __future__ import annotations

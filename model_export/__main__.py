@@ -1,4 +1,4 @@
-"""``ecenet-export``: turn a checkpoint into the model directory that the service reads, and prove what it holds."""
+"""``ecenet-export``: turn a checkpoint into the model directory that the service reads, and verify its content."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def with_command(arguments: list[str]) -> list[str]:
-    """The arguments with the command ``model`` where a path stands in place of a command."""
+    """The arguments with the command ``model`` where a path replaces the command."""
     names = {module.__name__.rpartition(".")[2] for module in COMMANDS}
     is_path = bool(arguments) and not arguments[0].startswith("-") and arguments[0] not in names
     return [model.NAME, *arguments] if is_path and _looks_like_a_path(arguments[0]) else arguments
@@ -46,7 +46,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-export",
-        description="Turn a checkpoint into the model directory that ecenet-serve reads, and prove what it holds.",
+        description="Turn a checkpoint into the model directory that ecenet-serve reads, and verify its content.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

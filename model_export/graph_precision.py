@@ -20,7 +20,7 @@ def to_fp16(model: onnx.ModelProto, *, half_logits: bool = False) -> onnx.ModelP
     Operators stay in float32 that have no fp16 form.
 
     Args:
-        model: The graph; uint8 images and labels stay as they are.
+        model: The graph; uint8 images and labels stay unchanged.
         half_logits: Whether logits are float16, as the last convolution computes them, and not cast to float32.
     """
     from onnxruntime.transformers import float16  # noqa: PLC0415

@@ -38,7 +38,7 @@ _PRECISIONS: Mapping[int, str] = {
 
 
 class InspectionError(ValueError):
-    """A file that cannot be inspected; the text names it and what is wrong."""
+    """A file that cannot be inspected; the text names the file and the fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def inspect_directory(directory: Path) -> DirectoryFacts:
 
 
 def inspect_graph(path: Path) -> GraphFacts:
-    """Inspect an ONNX file; weights in external files need only be there.
+    """Inspect an ONNX file; files with external weights need only exist.
 
     Raises:
         InspectionError: No ONNX, a part of one, or external data that is missing or too short.
@@ -234,7 +234,7 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _check_external(path: Path, model: onnx.ModelProto) -> set[Path]:
-    """The files that hold weights of a graph, once they are there and long enough."""
+    """The files that hold weights of a graph, once they exist and are long enough."""
     files = set()
     for tensor in model.graph.initializer:
         if not uses_external_data(tensor):

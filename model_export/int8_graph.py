@@ -1,6 +1,6 @@
 """A float32 graph in INT8 with QDQ nodes, for ONNX Runtime on a CPU; which of its layers, is the caller's choice.
 
-Activations are uint8 with a zero point of their own, weights int8 per output channel: what the CPU's kernels are made
+Activations are uint8 with a zero point each, weights int8 per output channel: the form that the CPU's kernels are made
 for, and not what TensorRT takes. The rest of the graph, attention above all, stays in float32.
 
 Weights use 7 of the 8 bits, -64..64. Processors without VNNI add two products of an activation and a weight in 16 bits
@@ -60,7 +60,7 @@ class QuantizableGraph:
         ]
 
     def quantize(self, layers: Collection[Layer]) -> onnx.ModelProto:
-        """A copy with these layers in INT8, one or more, and with them what lies between them."""
+        """A copy with these layers in INT8, one or more, and with them everything between them."""
         from onnxruntime.quantization import QDQQuantizer, QuantType  # noqa: PLC0415
 
         quantizer = QDQQuantizer(

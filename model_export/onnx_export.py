@@ -132,7 +132,7 @@ def export_onnx(
         count: How many to compare on.
 
     Returns:
-        What was written, and how well it agrees.
+        A report on the written graphs and their agreement.
 
     Raises:
         ExportError: The directory holds a model already, no size is known, or a graph lacks an attention.

@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 class FlopsError(ValueError):
-    """A graph whose operations cannot be counted; the text names the node and what is missing."""
+    """A graph whose operations cannot be counted; the text names the node and the missing fact."""
 
 
 def count_flops(model: onnx.ModelProto) -> int:

@@ -52,7 +52,7 @@ def find_pixel_input(graph: onnx.GraphProto) -> PixelInput | None:
 def feed_pixels(graph: onnx.GraphProto, pixels: PixelInput) -> None:
     """Quantised by the range of ``pixels``, the result of the normalisation is the image: let the image take its place.
 
-    A graph whose first layer is not INT8 stays as it is.
+    A graph whose first layer is not INT8 stays unchanged.
     """
     quantizers = [node for node in graph.node if pixels.tensor in node.input]
     if [node.op_type for node in quantizers] != ["QuantizeLinear"]:

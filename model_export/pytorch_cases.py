@@ -35,7 +35,7 @@ class Pictures:
     """The source of images.
 
     Attributes:
-        name: What they are, for people.
+        name: A name for people.
         count: How many.
         read: Gives them one by one; generated ones have the input's size.
     """

@@ -55,7 +55,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedGraph:
-    """An INT8 graph, and what was found on the way to it.
+    """An INT8 graph, and the measurements behind it.
 
     Attributes:
         source: The float32 graph.
@@ -85,13 +85,13 @@ def quantize(
     """Add an INT8 graph to a model directory for each of its float32 graphs, and write ``quantization.json``.
 
     Args:
-        directory: A model directory; its checkpoint need not be there.
+        directory: A model directory; its checkpoint need not exist.
         calibration: Folder of PNG or JPEG images, like those that the model will see.
         settings: See there.
         report: Called with a line on each step; there are minutes between them.
 
     Raises:
-        QuantizationError: No float32 graph, an INT8 graph that is there already, too few images, or a bound that is not
+        QuantizationError: No float32 graph, an existing INT8 graph, too few images, or a bound that is not
             reached. As with every error, the directory stays as it was.
         ManifestError: The directory is no model directory.
         ValueError: A setting out of range, or images that cannot be read.
@@ -117,7 +117,7 @@ def int8_name(size: Size) -> str:
 
 
 def table_rows(graph: QuantizedGraph) -> list[dict[str, Any]]:
-    """The sensitivity table: per layer, the worst first, what it loses alone, and what it was left in.
+    """The sensitivity table: per layer, the worst first, its loss alone, and its precision in the graph.
 
     Empty where no layer had to be left in float32.
     """

@@ -16,7 +16,7 @@ class QuantizeSettings:
         count: Calibration images at most, taken evenly from all; every fourth is held out to measure on.
         min_equal_labels: Share of labels, 0..1, that shall be those of the float32 graph. On CamVid 99.5% went with 0.2
             points of mIoU, so the default leaves room within half a point.
-        force: Replace INT8 graphs that are there.
+        force: Replace existing INT8 graphs.
     """
 
     sizes: tuple[Size, ...] = ()

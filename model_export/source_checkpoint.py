@@ -1,4 +1,4 @@
-"""The checkpoint that a model directory was exported from: it need not be there, and must not have changed."""
+"""The checkpoint that a model directory was exported from: it may be missing, but must not have changed."""
 
 from __future__ import annotations
 

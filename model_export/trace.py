@@ -23,7 +23,7 @@ NUM_SAUS = NUM_STAGES - 1
 
 
 class ExportError(RuntimeError):
-    """A model that cannot be exported, or a graph that is not what it has to be."""
+    """A model that cannot be exported, or a graph without the expected form."""
 
 
 def trace(exportable: Exportable, size: Size) -> onnx.ModelProto:
@@ -59,7 +59,7 @@ def check_graph(model: onnx.ModelProto) -> Counter[str]:
         How many nodes there are of each operator.
 
     Raises:
-        ExportError: The number of SAUs with an ``Attention`` of their own is not that of the network, or a batch norm
+        ExportError: The number of SAUs with their own ``Attention`` is not that of the network, or a batch norm
             is left.
     """
     onnx.checker.check_model(model)

@@ -88,14 +88,14 @@ def _chains(graph: onnx.GraphProto) -> Iterator[_Chain]:
 
 
 def _forget_types(graph: onnx.GraphProto, chain: _Chain) -> None:
-    """Take out the stored shapes of what lies inside a chain."""
+    """Remove the stored shapes of tensors inside a chain."""
     inside = (chain.first.output[0], chain.reshape.output[0])
     for value in [value for value in graph.value_info if value.name in inside]:
         graph.value_info.remove(value)
 
 
 def _set_shape(graph: onnx.GraphProto, reshape: onnx.NodeProto, shape: list[int]) -> None:
-    """Give a reshape a shape of its own: others may read that which it had."""
+    """Give a reshape its own shape tensor: other nodes may read the shared one."""
     name = f"{reshape.name}_merged_shape"
     graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(shape)], shape))
     reshape.input[1] = name

@@ -1,7 +1,7 @@
 """Every runtime on every graph of a model directory, image by image, against PyTorch's answers.
 
 What PyTorch answers is the caller's: computed (``model_export.pytorch_cases``), or stored at the export. Nothing here
-needs PyTorch, so that a machine that only serves can verify what it serves.
+needs PyTorch, so that a machine that only serves can verify its model.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Row:
 
     Attributes:
         runtime: What ran.
-        graph: What it ran.
+        graph: The graph it ran.
         images: How many images it was compared on.
         agreement: Largest logit error, and share of equal labels over all images; None if it failed.
         miou: Of the runtime, 0..1; None without labels.
@@ -110,7 +110,7 @@ def fault_of(graph: GraphInfo, agreement: Agreement, miou_lost: float | None = N
     """A sentence about the first value beyond the bounds, or None; NaN is beyond.
 
     Args:
-        graph: Has bounds of its own.
+        graph: The graph, which may have its own bounds.
         agreement: On all images.
         miou_lost: In points (percent); with labels, the bounds of the whole export hold too.
     """

@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[ECENet, bool]:
         start_ghost_bilinear(model.decode_head)
     drawn = _lateral_weights(model)
     logger.info(initialise(model, section.pretrained))
-    return model.train(), torch.equal(_lateral_weights(model), drawn)  # a backbone's file leaves the head as it is
+    return model.train(), torch.equal(_lateral_weights(model), drawn)  # a backbone's file leaves the head unchanged
 
 
 def _lateral_weights(model: ECENet) -> Tensor:
@@ -136,7 +136,7 @@ def _on_this_device(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
 
 
 def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_changes: bool) -> dict[str, Any]:
-    """Read a checkpoint that a run of this configuration may go on from.
+    """Read a checkpoint that a run of this configuration may resume from.
 
     Raises:
         CheckpointError: It cannot be read.

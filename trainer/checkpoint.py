@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any],
     except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as a RuntimeError
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise CheckpointError(f"{path} cannot be written: {error}; what was there before is untouched") from error
+        raise CheckpointError(f"{path} cannot be written: {error}; the earlier file is unchanged") from error
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ CONFIG_DIR = Path(__file__).parent / "configs"
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the text names the key and what was expected."""
+    """A configuration that cannot be used; the text names the key and the expectation."""
 
 
 class TrainConfig(Section):
@@ -150,7 +150,7 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(mistake: ErrorDetails) -> str:
-    """A mistake with its key, its value and what was expected."""
+    """A mistake with its key, its value and the expectation."""
     name = _dotted(mistake["loc"])
     if mistake["type"] == "extra_forbidden":
         return f"unknown key {name}; did you mean {_nearest(mistake['loc'])}?"

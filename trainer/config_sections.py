@@ -59,7 +59,7 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Data, augmentation, and how the val split is looked at.
+    """Data, augmentation, and the evaluation of the val split.
 
     Attributes:
         dataset: Name of the dataset, e.g. ``camvid``.
@@ -71,8 +71,8 @@ class DataSection(Section):
         jitter: Largest relative change of brightness, contrast and saturation, 0..1.
         gamma: Range of a random exponent of the pixel values, taken from 0 to 1, drawn log-uniformly: above 1 darkens
             towards dusk, below 1 brightens.
-        tint: Largest relative change of red, green and blue, each for itself, 0..1: other light, other cameras.
-        class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image, 0..1: rare
+        tint: Largest relative change of red, green and blue, each separately, 0..1: other light, other cameras.
+        class_views: Chance that a view is around a pixel of a class drawn evenly from those of the image, 0..1: rare
             classes are seen more often.
         class_mix: Chance that half of the classes of another image's view are laid over a view, 0..1.
         evaluation: ``whole`` images, or windows that ``slide``.
@@ -150,7 +150,7 @@ class LossWeights(Section):
         dice: Weight of its dice term.
         diversity: Weight of the diversity loss.
         diversity_form: ``scale-free`` for the peaks of channels at one amplitude, ``released`` for those of the
-            channels as they are, which a larger amplitude alone lowers without end.
+            unscaled channels, which a larger amplitude alone lowers without end.
         presence: Weight of the cross entropy of each present class's embedding against its class; not in the release.
         class_balance: Whether the cross entropy weighs classes by 1 / ln(1.1 + share of pixels), as ENet does.
     """

@@ -98,7 +98,7 @@ def import_parser() -> argparse.ArgumentParser:
         "--only", default="", metavar="NAMES", help="classes to keep, with commas between; the others are unlabelled"
     )
     parser.add_argument(
-        "--images", type=Path, nargs="+", default=[], metavar="FOLDER", help="where images lie that the export lacks"
+        "--images", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders of images that the export lacks"
     )
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="classes of masks: classes.json, class_dict.csv, labelmap.txt, ..."
@@ -121,7 +121,7 @@ def check_parser() -> argparse.ArgumentParser:
         "dataset", nargs="?", metavar="KIND", help="kind of dataset, e.g. camvid (default: what the folder looks like)"
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
-    parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that are there)")
+    parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that exist)")
     parser.add_argument(
         "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"
     )

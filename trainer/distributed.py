@@ -33,7 +33,7 @@ class Ranks:
     Attributes:
         rank: Its number, from 0; rank 0 writes the files.
         world_size: How many there are.
-        device: What it computes on.
+        device: The device it computes on.
     """
 
     rank: int
@@ -109,7 +109,7 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or (device == "auto" and not gpus):
         return torch.device("cpu")
     if local_rank >= gpus:
-        raise ConfigError(f"process {local_rank} of this node wants a GPU of its own, but the node has {gpus}")
+        raise ConfigError(f"process {local_rank} of this node needs its own GPU, but the node has {gpus}")
     return torch.device("cuda", local_rank)
 
 

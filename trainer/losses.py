@@ -48,7 +48,7 @@ def criterion(
     With several processes ``mean_over_ranks`` averages the counts, so that the mean of all ranks' losses, and of their
     gradients, is that of one process with all images.
 
-    The auxiliary masks stand at stride 4 and are compared there, with every fourth label; they hold no finer detail.
+    The auxiliary masks have stride 4 and are compared there, with every fourth label; they hold no finer detail.
 
     ``host_labels`` are the labels on the CPU, where the loader had them: with them nothing here waits for a GPU.
     """
@@ -200,7 +200,7 @@ def mask_loss(
 
 
 def diversity_loss(peaks: Tensor, channels: int) -> Tensor:
-    """``1 - sum(peaks) / channels``: 0 where every channel of a stage has a peak of its own, near 1 where all agree."""
+    """``1 - sum(peaks) / channels``: 0 where every channel of a stage has its own peak, near 1 where all agree."""
     return 1 - peaks.sum(1).mean() / channels
 
 

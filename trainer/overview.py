@@ -63,7 +63,7 @@ def _images(train: SegmentationDataset, repeat: int | None) -> str:
 
 
 def _terms(pretrained: str) -> Iterator[str]:
-    """A line on the terms of the bundled weights, which what is trained from them inherits."""
+    """A line on the terms of the bundled weights, which models trained from them inherit."""
     if pretrained == BUNDLED:
         yield f"terms of the bundled weights: {bundled_terms()}; model.pretrained=imagenet starts without them"
 

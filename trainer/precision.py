@@ -1,4 +1,4 @@
-"""Mixed precision: which pays where, and what is left out of it on CPUs."""
+"""Mixed precision: which type pays where, and the operations excluded on CPUs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _float_class(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
 
 
 def at_least_float(x: Tensor) -> Tensor:
-    """Half precision as float32, wider types as they are."""
+    """Half precision as float32, wider types unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -73,8 +73,8 @@ class Run:
         config: Its configuration.
         folder: Its files.
         ranks: Its processes.
-        train: What it learns from.
-        val: What it is evaluated on.
+        train: The training data.
+        val: The data it is evaluated on.
         state: The network and all that changes with it.
         settings: How a step is done.
         load: Loads the batches of an epoch.
@@ -115,7 +115,7 @@ def train(
         config: The configuration.
         data: Folder of the dataset.
         output: Folder of the run.
-        resume: Whether to go on from ``last.pt``; its weights become those of an unbroken run, bit for bit on a CPU.
+        resume: Whether to resume from ``last.pt``; its weights become those of an unbroken run, bit for bit on a CPU.
         accept_changes: Whether the configuration may differ from the one that the run began with.
         on_log: Called by the first process after each step and each evaluation.
 
@@ -196,7 +196,7 @@ def _start_from_views(run: Run) -> None:
 
 
 def _introduce(run: Run) -> None:
-    """Tell what the run does and how long it takes, and warn of what it cannot do.
+    """Log the run's plan and expected time, and warn of what it cannot learn or measure.
 
     Raises:
         ConfigError: No pixel to learn from has a label.
@@ -277,7 +277,7 @@ def _asked_to_stop(run: Run, stop: StopRequest) -> bool:
 
 
 def _stopped(run: Run, stop: StopRequest) -> StoppedError:
-    return StoppedError(f"stopped after step {run.state.step}, as asked; --resume goes on from there", stop.number)
+    return StoppedError(f"stopped after step {run.state.step}, as asked; --resume continues from there", stop.number)
 
 
 def _remaining_batches(run: Run, epoch: int) -> DataLoader[Batch]:

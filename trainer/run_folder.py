@@ -36,7 +36,7 @@ class RunFolder:
         self.path, self.keep = path, keep
 
     def check(self, *, resume: bool) -> None:
-        """Refuse to write over a run, or to go on from none.
+        """Refuse to write over a run, or to resume from none.
 
         Raises:
             ConfigError: The folder holds a run already and ``resume`` is off, or the other way round.
@@ -57,7 +57,7 @@ class RunFolder:
     def save(
         self, config: ModelConfig, weights: Mapping[str, Any], training: Mapping[str, Any], entries: Mapping[str, Any]
     ) -> None:
-        """Write a checkpoint that a run resumes from, point ``last.pt`` to it, and remove what is too old.
+        """Write a checkpoint that a run resumes from, point ``last.pt`` to it, and remove the oldest ones.
 
         Raises:
             CheckpointError: It cannot be written; the checkpoints before it stay.

@@ -26,7 +26,7 @@ def score(args: argparse.Namespace) -> None:
     """Evaluate as the command line asks, and print the table; see ``trainer.evaluate``.
 
     Raises:
-        ModelError, PredictionModeError, DatasetError, ManifestError, EngineError: What is asked cannot be done.
+        ModelError, PredictionModeError, DatasetError, ManifestError, EngineError: The request cannot be met.
     """
     mode = _mode(args)
     if args.update_manifest:

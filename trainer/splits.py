@@ -1,4 +1,4 @@
-"""The two splits that a run uses: what it learns from, and what it is evaluated on."""
+"""The two splits that a run uses: one to learn from, one to be evaluated on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.transforms import Augmentation
 logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 10
-"""Below these, a folder without val is evaluated on what it learns from: no image can be spared."""
+"""Below these, a folder without val is evaluated on its training images: no image can be spared."""
 
 # Evaluation is at the images' own size, so large ones are read again each time.
 MAX_CACHED_VAL_BYTES = 256 << 20

@@ -16,7 +16,7 @@ class StoppedError(RuntimeError):
     """A run that was asked to stop; its last checkpoint holds the last step that it did.
 
     Args:
-        text: What was done, and how to go on.
+        text: The last step, and how to continue.
         number: The signal that asked.
     """
 

@@ -25,7 +25,7 @@ def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 class _SynchronisedForward:
     """Mixed into a batch norm: in training it sees its input normalised by the statistics of all ranks.
 
-    What the module does after its normalisation (timm's has an activation) stays as it is: the affine part runs with a
+    What the module does after its normalisation (timm's has an activation) stays unchanged: the affine part runs with a
     mean of 0 and a variance of 1.
     """
 

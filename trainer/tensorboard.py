@@ -30,10 +30,10 @@ def evaluation_values(scores: Scores, classes: Sequence[ClassInfo]) -> dict[str,
 
 
 class TensorBoard:
-    """Writes the events of one run; on resuming it goes on in the same folder, and no step appears twice.
+    """Writes the events of one run; on resuming it continues in the same folder, and no step appears twice.
 
     Args:
-        folder: Where the event files lie.
+        folder: Folder of the event files.
         resume_step: Steps done when this process began; what an earlier process wrote of later steps is void.
         every: Steps between two entries of ``step``.
 
@@ -89,7 +89,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write pending events and close the file."""
         self._writer.close()
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:

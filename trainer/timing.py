@@ -29,7 +29,7 @@ def time_steps(
     ranks: Ranks,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Seconds of a step, as all ranks do it together; the state is what it was before.
+    """Seconds of a step, as all ranks do it together; the state is restored.
 
     The first step is left out where there are more: it allocates, and compiles if asked.
 

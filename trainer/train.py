@@ -62,7 +62,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train",
-        description="Train ECENet; it leaves checkpoints from which --resume goes on.",
+        description="Train ECENet; it leaves checkpoints from which --resume continues.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,8 +78,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, help="folder for checkpoints, log and report (default: runs/NAME of the data)"
     )
     resume = parser.add_mutually_exclusive_group()
-    resume.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
-    resume.add_argument("--auto-resume", action="store_true", help="go on if there is a checkpoint, else start")
+    resume.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    resume.add_argument("--auto-resume", action="store_true", help="continue if there is a checkpoint, else start")
     parser.add_argument(
         "--patience",
         type=int,

@@ -50,7 +50,7 @@ def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
 
 
 def _configuration(args: argparse.Namespace, resumed: Path | None) -> TrainConfig:
-    """The configuration that is named, or the one that fits a folder of data; a run goes on by its own."""
+    """The configuration that is named, or the one that fits a folder of data; a resumed run keeps its own."""
     patience = [] if args.patience is None else [f"runtime.patience={args.patience}"]
     overrides = [*args.set, *patience]
     if not _is_data(args.config):

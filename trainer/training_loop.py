@@ -1,4 +1,4 @@
-"""The training loop over an epoch, as plain functions of what they use."""
+"""The training loop over an epoch, as plain functions."""
 
 from __future__ import annotations
 

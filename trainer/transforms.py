@@ -23,9 +23,9 @@ class Augmentation:
         scale: Range of the random scale, drawn log-uniformly.
         jitter: Largest relative change of brightness, contrast and saturation.
         gamma: Range of a random exponent of the pixel values, drawn log-uniformly; above 1 darkens.
-        tint: Largest relative change of red, green and blue, each for itself.
+        tint: Largest relative change of red, green and blue, each separately.
         flip: Chance of a horizontal flip.
-        class_views: Chance that a view lies around a pixel of a class drawn evenly from those of the image.
+        class_views: Chance that a view is around a pixel of a class drawn evenly from those of the image.
         keep_ratio: Whether at scale 1 the image's short side is that of ``input_size``, its ratio kept.
     """
 
@@ -40,7 +40,7 @@ class Augmentation:
     tint: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A view of ``crop_size``; what lies outside the image is grey and ignored."""
+        """A view of ``crop_size``; pixels outside the image are grey and ignored."""
         image, labels = self._scaled_crop(sample, rng)
         image = _jitter(image, self.jitter, rng)
         if self.gamma != (1, 1):

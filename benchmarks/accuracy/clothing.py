@@ -33,7 +33,7 @@ def convert(source: Path, output: Path, long_side: int = LONG_SIDE) -> int:
     Args:
         source: The data set's folder.
         output: The folder to write; it must not exist.
-        long_side: Pixels of the longer side of what is written.
+        long_side: Pixels of the longer side of written images.
 
     Raises:
         DatasetError: A file is missing or is not as published.

@@ -72,7 +72,7 @@ class Point:
 
 
 def model_directory(checkpoint: Path, data: Path, work: Path) -> Path:
-    """The checkpoint's graphs of all sizes in float32 and INT8; written unless they are there."""
+    """The checkpoint's graphs of all sizes in float32 and INT8; written unless they exist."""
     directory = work / "model"
     if not directory.exists():
         export_onnx(checkpoint, directory, ModelFacts("model", "1"), GraphForms(SIZES), images=data)

@@ -59,7 +59,7 @@ class Experiment:
 
 
 def run_missing(experiments: Iterable[Experiment], splits: Splits, *, commit: str) -> None:
-    """Every run that is neither finished nor in another process's hands, in turn; one that was stopped goes on."""
+    """Every run that is neither finished nor in another process's hands, in turn; one that was stopped resumes."""
     for experiment in experiments:
         path = experiment.path
         with lock(path) as free:

@@ -15,7 +15,7 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> int:
     """Operations of a forward pass in eval mode on one image of ``size`` (height, width).
 
     Convolutions and matrix products count, element-wise operations do not. A copy on the ``meta`` device is counted, so
-    that nothing is computed; a model that is there already takes no memory at all. Attention runs as its two products:
+    that nothing is computed; an existing model takes no memory at all. Attention runs as its two products:
     the counter knows no formula for the CPU's fused operator and would leave it out.
     """
     network = copy.deepcopy(model).to("meta").eval().requires_grad_(False)

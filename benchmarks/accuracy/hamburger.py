@@ -1,7 +1,7 @@
 """SegNeXt's decoder, "LightHam": Guo et al., NeurIPS 2022; its matrix decomposition: Geng et al., ICLR 2021.
 
 A feature is written as a product of R bases and their coefficients, all of them not negative. A few multiplicative
-updates find both. The product has rank R: what is left is what positions all over the image share.
+updates find both. The product has rank R: it keeps what positions all over the image share.
 """
 
 from __future__ import annotations

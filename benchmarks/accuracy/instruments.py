@@ -51,7 +51,7 @@ def effective_rank(feature: Tensor) -> float:
 
 
 def variance_inside_cells(feature: Tensor, factor: int) -> float:
-    """The share of a feature's variance that lies inside of cells of ``factor`` pixels, 0..1, for (B, C, H, W)."""
+    """The share of a feature's variance inside cells of ``factor`` pixels, 0..1, for (B, C, H, W)."""
     height, width = (side // factor * factor for side in feature.shape[2:])
     feature = feature[..., :height, :width]
     means = F.avg_pool2d(feature, factor).repeat_interleave(factor, 2).repeat_interleave(factor, 3)

@@ -101,7 +101,7 @@ class Part:
 
 
 def hold_out_ends(dataset: SegmentationDataset, share: float = 0.2) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """A dataset in two: its rest, and the last images of each drive, which lie together in time."""
+    """A dataset in two: all but the last images of each drive, and those, which are close in time."""
     drives = [sequence_of(pair) for pair in dataset.pairs]
     ends = {
         index

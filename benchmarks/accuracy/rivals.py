@@ -148,7 +148,7 @@ def dilate(backbone: ConvBackbone, name: str) -> ConvBackbone:
 
 
 class _FCN8(RivalHead):
-    """Classifies three stages, not one: the convolved coarsest, and both before it as they are."""
+    """Classifies three stages, not one: the convolved coarsest, and both before it unchanged."""
 
     def __init__(self, in_channels: Sequence[int], num_classes: int) -> None:
         convolutions = nn.Sequential(

@@ -49,7 +49,7 @@ def _seconds(model: ECENet, image: Tensor) -> float:
 
 
 def measure(names: Sequence[str], size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Times of networks, and what they were measured with: the content of ``speed.json``."""
+    """Times of networks, and the conditions of measurement: the content of ``speed.json``."""
     models = {name: _network(name) for name in names}
     seconds = fastest_passes(models, size, rounds)
     return {

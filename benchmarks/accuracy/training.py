@@ -1,4 +1,4 @@
-"""One run of the comparison: a variant's first weights, its training, and the checkpoints that let it go on."""
+"""One run of the comparison: a variant's first weights, its training, and the checkpoints from which it resumes."""
 
 from __future__ import annotations
 
@@ -123,11 +123,11 @@ def train(
 
     Args:
         state: As ``initial_state`` gives it.
-        dataset: What is learned from.
+        dataset: The training data.
         variant: Gives the loss.
         recipe: The rest.
         seed: Of views and dropout.
-        checkpoint: Written every ``CHECKPOINT_STEPS`` steps, and where training goes on from if it is there.
+        checkpoint: Written every ``CHECKPOINT_STEPS`` steps, and resumed from if it exists.
     """
     curve = Curve(f"{variant}, seed {seed}", recipe.steps)
     if checkpoint is not None and checkpoint.exists():

@@ -53,7 +53,7 @@ def with_finest_mask(model: ECENet) -> ECENet:
 
 
 class _FinestMask:
-    """Adds the finest mask of a pass to its auxiliary ones; a copy of the model gets a copy of its own."""
+    """Adds the finest mask of a pass to its auxiliary ones; a copy of the model gets its own copy."""
 
     def __init__(self, model: ECENet) -> None:
         self._mask: Tensor | None = None

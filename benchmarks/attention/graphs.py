@@ -48,7 +48,7 @@ class Case:
 
 
 class Attention(nn.Module):
-    """Query (B, C, H, W), key and value (B, K, C) to what is gathered (B, H·W, C) and the masks (B, K, H, W)."""
+    """Query (B, C, H, W), key and value (B, K, C) to the gathered values (B, H·W, C) and the masks (B, K, H, W)."""
 
     def __init__(self, form: Form, num_heads: int) -> None:
         super().__init__()

@@ -99,5 +99,5 @@ def memory_growth(graph: Path, threads: int) -> int:
         reason = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
         raise MeasureError(f"the memory of {graph} could not be measured: {reason}")
     report: dict[str, Any] = json.loads(done.stdout)
-    # A small graph may fit memory that is there already: a page, so that ratios exist.
+    # A small graph may fit into memory already allocated: count at least a page, so that ratios exist.
     return max(int(report["peak"]) - int(report["before"]), mmap.PAGESIZE)

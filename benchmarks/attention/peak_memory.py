@@ -1,4 +1,4 @@
-"""Runs a graph in a process of its own and prints its resident memory in bytes, before and at the peak, as JSON.
+"""Runs a graph in its own process and prints its resident memory in bytes, before and at the peak, as JSON.
 
 python -m benchmarks.attention.peak_memory GRAPH THREADS
 """

@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention.run
 
-See README.md for what is measured. The tables go to standard output.
+README.md describes the measurements. The tables go to standard output.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class SleepingEngine:
     """Sleeps as a GPU runs; implements ``service.engines.base.Engine`` and ``DirectEngine``.
 
     A GPU's copy engine brings images and outputs without the CPU. So images are not read, and the logits, the same for
-    every image, are written to a slot when it is used for the first time and lie there from then on.
+    every image, are written to a slot when it is used for the first time and stay there.
     """
 
     name = "sleeping"

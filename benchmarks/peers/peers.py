@@ -36,7 +36,7 @@ class Peer:
     Attributes:
         name: As it is called.
         requirement: What pip installs beside this project; none for this service itself.
-        module: What is run in ``benchmarks.peers.servers``.
+        module: The module of ``benchmarks.peers.servers`` to run.
         path: Where it takes images.
         arguments: Of the module, with ``{port}``.
         base_python: The interpreter that its environment is made of.
@@ -58,7 +58,7 @@ class Peer:
         return environments / self.module / "bin/python" if self.requirement else Path(sys.executable)
 
     def install(self, environments: Path) -> None:
-        """Make its environment, unless it is there: one each, as their dependencies contradict each other.
+        """Make its environment, unless it exists: one each, as their dependencies contradict each other.
 
         Raises:
             CalledProcessError: uv failed; it says why.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.run --environments DIR
 
-Each server has an environment of its own in DIR, which is made the first time (some 1.5 GB in all). Every round starts
+Each server has its own environment in DIR, which is made the first time (some 1.5 GB in all). Every round starts
 every server anew with each engine. ``python -m benchmarks.peers.table`` puts ``results.json`` into the README.
 """
 
@@ -33,7 +33,7 @@ CLIENTS = {"sleeping": (1, 8, 32), "bundled": (1, 8)}
 def measure(
     peer: Peer, engine_name: EngineName, environments: Path, seconds: float
 ) -> tuple[list[Steady], Faults | None]:
-    """One start of a server; faults are looked at with the engine that sleeps.
+    """One start of a server; faults are tested with the engine that sleeps.
 
     Raises:
         PeerError: It did not start.

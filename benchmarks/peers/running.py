@@ -27,7 +27,7 @@ _NUM_IMAGES = 16
 
 
 class PeerError(RuntimeError):
-    """A server that did not start; the text holds the end of what it said."""
+    """A server that did not start; the text holds the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)

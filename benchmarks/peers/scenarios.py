@@ -28,7 +28,7 @@ class Exchange:
     """A request and its answer.
 
     Attributes:
-        latency_s: Until the whole answer was there.
+        latency_s: Seconds until the whole answer had arrived.
         status: Of the answer; 0 if none came.
         is_right: Whether it was the label map of this image, byte for byte.
     """

@@ -110,7 +110,7 @@ class Batcher:
                 yield self._env.timeout(self._handoff_seconds(size))
 
     def _engine(self, seconds: float) -> Generator[Event, None, None]:
-        """Run for so long, and for the delays that come up meanwhile."""
+        """Run for so long, and for the delays that occur meanwhile."""
         self._runs, self._delay_s = True, seconds
         while self._delay_s:
             seconds, self._delay_s = self._delay_s, 0.0

@@ -36,7 +36,7 @@ from benchmarks.scale.subject import SUBJECTS, RunningService, SubjectError, run
 
 # Between the starts of two requests that are to be alone, in times of one: as long as the caches need to forget.
 _PAUSE = 3
-# Clients per largest batch: the next batch is there when one ends, but is not always full, and sizes differ.
+# Clients per largest batch: the next batch is ready when one ends, but is not always full, and sizes differ.
 _CROWDS = (1.25, 1.75)
 # Enough images have to wait, and the queue does not grow.
 _LOAD = 0.75

@@ -69,10 +69,10 @@ class Calibration:
 
 
 def fit_costs(measured: Measured, limits: Limits) -> Costs:
-    """Costs by what was measured of a service with these limits.
+    """Costs from the measurements of a service with these limits.
 
     Raises:
-        CalibrationError: A load without an answer, or without what it was for.
+        CalibrationError: A load without an answer, or without the measurement it was made for.
     """
     alone, typical = _answered(measured.alone), _answered(measured.typical)
     waited = [exchange for exchange in typical if exchange.stages_s["queue"] > limits.window_s + _BUSY_S]

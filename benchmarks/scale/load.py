@@ -20,7 +20,7 @@ class Exchange:
 
     Attributes:
         sent_s: When it was sent, in seconds from the start.
-        latency_s: Until the whole answer was there.
+        latency_s: Seconds until the whole answer had arrived.
         status: Of the answer.
         stages_s: Seconds of the service's stages, by ``Server-Timing``; empty for a refusal.
     """
@@ -67,7 +67,7 @@ async def _saturate(url: str, image: bytes, clients: int, seconds: float) -> lis
 
 
 def _session() -> aiohttp.ClientSession:
-    # Lighter than httpx: the client's own work, on the same cores, should be no part of what is measured.
+    # Lighter than httpx: the client's own work, on the same cores, should be no part of the measurement.
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(_TIMEOUT_S))
 
 

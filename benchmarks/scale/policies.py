@@ -13,7 +13,7 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
 def make_policy(name: PolicyName, random: Random) -> Policy:
-    """A policy with a state of its own."""
+    """A policy with state."""
     if name == "random":
         return lambda candidates, _: random.choice(candidates)
     if name == "power-of-two":

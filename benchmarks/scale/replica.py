@@ -114,7 +114,7 @@ class Replica:
         Args:
             threads: The threads.
             visit: Who waits.
-            seconds: For how long it is used; asked when it is there.
+            seconds: Gives for how long it is used; called when it is free.
         """
         with threads.request() as thread:
             yield thread

@@ -75,7 +75,7 @@ class RecordedEngine:
 
 
 def make_engine(name: str, settings: Settings) -> tuple[Engine, Manifest]:
-    """The engine of a name, and what it runs.
+    """The engine of a name, and the manifest of its model.
 
     Raises:
         EngineError: The bundled model cannot be run.

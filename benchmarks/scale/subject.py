@@ -1,4 +1,4 @@
-"""The services that are measured: how each is started, what is sent to it, and what its engine did."""
+"""The measured services: how each is started, which images it gets, and what its engine did."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunningService:
 
     Attributes:
         url: Where it listens.
-        limits: What it was started with.
+        limits: The limits it was started with.
         image: The JPEG to send.
         batches_path: The file in which its engine's batches are written down.
         pid: Of its process.
@@ -72,7 +72,7 @@ class RunningService:
 
 
 def limits_of(name: SubjectName) -> Limits:
-    """Settings: for the bundled model those that it chooses for itself on a CPU."""
+    """Settings: for the bundled model those that the service chooses on a CPU."""
     threads = available_cpus()
     if name == "bundled":
         return Limits(codec_threads=threads, max_batch_size=1, window_s=0.0)
@@ -80,7 +80,7 @@ def limits_of(name: SubjectName) -> Limits:
 
 
 def image_of(name: SubjectName) -> bytes:
-    """The example street: as it is, or so small that the CPU is hardly used beside an engine that sleeps."""
+    """The example street: unchanged, or so small that the CPU is hardly used beside an engine that sleeps."""
     if name == "bundled":
         return _STREET.read_bytes()
     small = io.BytesIO()

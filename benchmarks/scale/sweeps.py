@@ -27,7 +27,7 @@ class Case:
     """One simulation.
 
     Attributes:
-        sweep: What it is part of.
+        sweep: The sweep it is part of.
         line: Which line of the plot, or row of the table.
         load: Mean arrivals over ``capacity_per_s``.
         capacity_per_s: What ``load`` refers to.

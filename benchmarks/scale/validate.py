@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale.validate
 
-What was measured goes to validation.json, where a service that was not measured keeps its rows.
+Results go to validation.json; services that were not measured keep their rows there.
 
 Before each share of its capacity a service is calibrated by other arrivals (see calibrate.py). Then it gets Poisson
 arrivals, and the simulation the moments at which they were sent. Let the machine do nothing else meanwhile.
@@ -163,7 +163,7 @@ def latency_ms(latencies_s: NDArray[np.float64]) -> dict[str, float]:
 
 
 def write_validation(path: Path, measured_by: Origin, by_service: Mapping[str, Sequence[Comparison]]) -> None:
-    """Put services into the file; others that are there stay."""
+    """Put services into the file; its other services stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, rows in by_service.items():
         known[name] = {"origin": asdict(measured_by), "rows": [asdict(row) | {"errors": row.errors()} for row in rows]}

@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Inspect, and print what was found."""
+    """Inspect, and print the result."""
     from model_export.inspection import inspect_directory, inspect_engine, inspect_graph  # noqa: PLC0415
 
     path: Path = args.path

@@ -58,12 +58,12 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="HEIGHTxWIDTH of the input of a graph to quantise, more than once for several; default: all",
     )
-    parser.add_argument("--force", action="store_true", help="replace INT8 graphs that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing INT8 graphs")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantise, and print what was found."""
+    """Quantise, and print the result."""
     from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
 
     settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def graph_text(graph: QuantizedGraph) -> str:
-    """Lines on a graph: what it keeps of the labels, its speed, and its layers."""
+    """Lines on a graph: its share of equal labels, its speed, and its layers."""
     info, choice, timing = graph.info, graph.choice, graph.timing
     rows = graph.ranking[:_PRINTED_LAYERS]
     table = [

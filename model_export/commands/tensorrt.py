@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
         "--runtime",
         choices=["auto", "tensorrt", "tensorrt-rtx"],
         default="auto",
-        help="default: auto, which takes TensorRT where it and a GPU are there, else TensorRT-RTX",
+        help="default: auto, which takes TensorRT where it and a GPU are present, else TensorRT-RTX",
     )
     parser.add_argument(
         "--engine-dir",
@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--precision", choices=["fp16", "int8"], default="fp16", help="of the graphs (default: fp16)")
     parser.add_argument("--max-batch-size", type=int, default=8, help="largest batch of the engines (default: 8)")
-    parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--force", action="store_true", help="build existing engines again")
     parser.add_argument(
         "--require-fused", action="store_true", help="fail where an SAU's attention is not one fused kernel"
     )

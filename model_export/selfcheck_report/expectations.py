@@ -19,8 +19,8 @@ class Expectation:
     """One expectation.
 
     Attributes:
-        text: What is expected.
-        found: What was found.
+        text: The expectation.
+        found: The finding.
         held: None where it does not apply, or could not be measured.
     """
 

@@ -1,4 +1,4 @@
-"""The service under load: a process of its own on a free port, and clients that each wait for their answer.
+"""The service under load: a separate process on a free port, and clients that each wait for their answer.
 
 A client is a connection with one request after the other, in plain HTTP/1.1, which costs the machine little beside
 what it measures.

@@ -59,7 +59,7 @@ def selfcheck_report(directory: Path, settings: Mapping[str, Any], plan: Plan) -
     Args:
         directory: The model directory.
         settings: Settings beside those of the environment, by their names.
-        plan: What is measured.
+        plan: The measurements to make.
 
     Raises:
         ManifestError, GoldenError: The directory cannot be used. What fails after that is in the report.

@@ -85,7 +85,7 @@ def test_the_commands_of_the_page_lead_from_an_export_to_an_answer(tmp_path: Pat
     write_export(tmp_path / "export", 15, (60, 90))
     imported, checked, trained, exported, serve, ask = commands()
     assert "my-data: train 12 images, val 3 images" in finished(imported, tmp_path)
-    assert "no problem: every file is there and can be used" in finished(checked, tmp_path)
+    assert "no problem: every file exists and can be used" in finished(checked, tmp_path)
     text = finished(trained, tmp_path)
     assert "12 images to learn from, 3 to evaluate on, 4 classes (folder)" in text
     assert "warning: val has 3 images" in text

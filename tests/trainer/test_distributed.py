@@ -69,7 +69,7 @@ def test_a_rank_alone_adds_nothing() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
     assert choose_device("auto", 0) == CPU
-    with pytest.raises(ConfigError, match="wants a GPU of its own, but the node has 0"):
+    with pytest.raises(ConfigError, match="needs its own GPU, but the node has 0"):
         choose_device("cuda", 0)
 
 

@@ -30,7 +30,7 @@ def test_a_sound_dataset_is_counted(tiny_camvid: Path, tmp_path: Path, capsys: p
     assert "train: 8 images, all 64x48; 0.5 % of the pixels are void" in text
     assert "val: 2 images" in text
     assert "no test split here" in text
-    assert "no problem: every file is there and can be used" in text
+    assert "no problem: every file exists and can be used" in text
     report = json.loads((tmp_path / "out" / "data.json").read_text(encoding="utf-8"))
     assert (report["dataset"], report["problems"], len(report["classes"])) == ("camvid", 0, 11)
     train = report["splits"]["train"]

@@ -140,7 +140,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step(workers: str, tin
     _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 143
     done = read_entries(run / "last.pt")["steps_done"]
-    assert f"stopped after step {done}, as asked; --resume goes on from there" in errors
+    assert f"stopped after step {done}, as asked; --resume continues from there" in errors
     assert (run / "last.pt").resolve().name == f"step-{done:08}.pt"
 
 

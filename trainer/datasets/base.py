@@ -56,16 +56,16 @@ class SegmentationDataset(Protocol):
 
 
 class PairedFiles(ABC):
-    """A split of a dataset that lies in files; a subclass says how they are found and coded.
+    """A split of a dataset in files; a subclass says how they are found and coded.
 
     Attributes:
-        missing: A sentence for each file that should be there and is not.
+        missing: A sentence for each missing file.
         splits: The splits that a published dataset has.
         upright: Whether images and labels are turned by the image's EXIF orientation.
 
     Args:
         where: What the split is called in errors.
-        files: Its pairs and what is missing.
+        files: Its pairs and the missing files.
         incomplete: Take the complete pairs where files are missing, instead of raising.
 
     Raises:
@@ -96,7 +96,7 @@ class PairedFiles(ABC):
 
     @abstractmethod
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
-        """The class indices (H, W) of a label file, checked, as they are stored."""
+        """The class indices (H, W) of a label file, checked, without a turn."""
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         """The label map (H, W) alone, checked and turned as the image is."""
@@ -141,7 +141,7 @@ class PublishedDataset(PairedFiles):
 
     Attributes:
         splits: All datasets call two ``train`` and ``val``.
-        tops: Where in ``root`` the dataset may lie, the likeliest first.
+        tops: Folders in ``root`` that may hold the dataset, the likeliest first.
         coding: What the ids in its label files stand for.
     """
 
@@ -166,7 +166,7 @@ class PublishedDataset(PairedFiles):
 
     @classmethod
     def top(cls, root: Path, split: str) -> Path:
-        """The folder in ``root`` where the dataset lies.
+        """The folder in ``root`` that holds the dataset.
 
         Raises:
             MissingFileError: The split is in none.

@@ -29,7 +29,7 @@ class Fault:
     """A fault of a dataset as a whole.
 
     Attributes:
-        text: What is wrong.
+        text: A sentence on the fault.
         mend: What to write or run against it.
     """
 
@@ -154,7 +154,7 @@ def _mend_unseen(inspected: Inspected) -> str:
 
 
 def _same_images(inspected: Inspected) -> Iterator[Fault]:
-    """Images that lie in two splits."""
+    """Images that are in two splits."""
     paths = {
         name: {digest: str(inspected.datasets[name].pairs[index][0]) for index, digest in report.digests.items()}
         for name, report in inspected.reports.items()

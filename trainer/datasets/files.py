@@ -1,4 +1,4 @@
-"""Search for the files of a split, pairing, and the list of what is missing."""
+"""Search for the files of a split, pairing, and the list of missing files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pair = tuple[Path, Path]
 
 
 class Files(NamedTuple):
-    """The complete pairs of a split, and a sentence for each file that should be there and is not."""
+    """The complete pairs of a split, and a sentence for each missing file."""
 
     pairs: tuple[Pair, ...]
     missing: tuple[str, ...] = ()
@@ -24,9 +24,9 @@ def files_in(folder: Path, ending: str, *, below: str = "") -> dict[str, Path]:
     """The files of a folder with an ending, in any case, by their path below it without that; none that is hidden.
 
     Args:
-        folder: Where they lie.
+        folder: Folder of the files.
         ending: Of their names, with the extension.
-        below: ``*/`` if they lie in its folders.
+        below: ``*/`` if they are in its subfolders.
 
     Raises:
         DatasetError: The folder does not exist, or two files differ in the case of the ending only.
@@ -53,7 +53,7 @@ def by_key(keyed: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def match(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> Files:
-    """Pair images with labels of the same key, in the keys' order; ``where`` the labels lie is for the text."""
+    """Pair images with labels of the same key, in the keys' order; ``where`` names the labels' folder in the text."""
     pairs = tuple((images[key], labels[key]) for key in sorted(images.keys() & labels.keys()))
     unlabelled = [f"{images[key]} has no label in {where}" for key in sorted(images.keys() - labels.keys())]
     unused = [f"{labels[key]} has no image" for key in sorted(labels.keys() - images.keys())]
@@ -81,7 +81,7 @@ def read_list(path: Path) -> list[str]:
     """The lines of a list file, without blank ones.
 
     Raises:
-        DatasetError: The file is missing or no UTF-8 text, or a line is there twice.
+        DatasetError: The file is missing or no UTF-8 text, or a line occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a byte order mark first

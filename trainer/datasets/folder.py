@@ -1,4 +1,4 @@
-"""Images and labels of one's own: a folder with ``classes.json``.
+"""Your own images and labels: a folder with ``classes.json``.
 
 .. code-block:: json
 
@@ -34,9 +34,9 @@ An image's label has the same path and name below its folder; folders may be nes
 JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, and HEIC with the extra ``heif``. Labels are PNG, BMP or TIFF; in a folder that
 holds both, a PNG without suffix is a label. Hidden files are left out.
 
-Images and labels are turned upright by the images' EXIF orientation, as the service turns what it gets: labels of the
+Images and labels are turned upright by the images' EXIF orientation, as the service turns its images: labels of the
 size of the stored image are turned with it, all others are upright already, as annotation tools write them.
-``"exif": false`` leaves both as they are stored, for labels that were drawn on the stored pixels of photos that are
+``"exif": false`` leaves both unturned, for labels that were drawn on the stored pixels of photos that are
 square or upside down.
 """
 

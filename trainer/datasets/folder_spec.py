@@ -61,7 +61,7 @@ def read_spec(root: Path) -> FolderSpec:
     """Read and check ``classes.json``.
 
     Raises:
-        DatasetError: The text names the file, the key, the value and what was expected.
+        DatasetError: The text names the file, the key, the value and the expectation.
     """
     path = root / SPEC_NAME
     try:

@@ -20,7 +20,7 @@ class InMemory:
 
     Args:
         dataset: The dataset.
-        useful_size: Samples are kept no larger than this; as they are if not given.
+        useful_size: Samples are kept no larger than this; unchanged if not given.
     """
 
     def __init__(self, dataset: SegmentationDataset, useful_size: UsefulSize = lambda *size: size) -> None:

@@ -73,7 +73,7 @@ class SplitReport:
         sizes: Number of images of each (height, width).
         pixels: (256,) int64, pixels of each class index and of ``IGNORE_INDEX``.
         present: (256,) int64, images that hold each.
-        problems: What is wrong, each once, in the order of the files.
+        problems: Sentences on the problems, each once, in the order of the files.
         healthy: Indices of the pairs without a problem.
         void: Indices of the pairs whose labels are void all over.
         turned: Indices of the pairs whose image was turned by its EXIF orientation.
@@ -127,7 +127,7 @@ def inspect_split(
     """Read every file of a split, past those that are broken.
 
     Args:
-        dataset: A split, opened with ``incomplete``, so that what is missing is reported too.
+        dataset: A split, opened with ``incomplete``, so that missing files are reported too.
         workers: Number of threads that read.
         progress: Gets the pairs as they come in, and how many there will be, and hands them on.
     """

@@ -25,12 +25,12 @@ MENDS = {
 
 
 def as_text(reports: Reports, classes: Sequence[ClassInfo], faults: Sequence[Fault] = ()) -> str:
-    """A line per split, a table of the classes, what is worth a look, then every problem and fault."""
+    """A line per split, a table of the classes, remarks, then every problem and fault."""
     looks = (*_absent(reports, classes), *_void(reports), *_turned(reports))
     blocks = (_split_lines(reports), _table(reports, classes), looks, _problems(reports), _faults(faults))
     text = "\n\n".join("\n".join(lines) for block in blocks if (lines := list(block)))
     total = sum(len(report.problems) for report in reports.values()) + len(faults)
-    return f"{text}\n{plural(total, 'problem') if total else 'no problem: every file is there and can be used'}"
+    return f"{text}\n{plural(total, 'problem') if total else 'no problem: every file exists and can be used'}"
 
 
 def as_dict(reports: Reports, classes: Sequence[ClassInfo], faults: Sequence[Fault] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Several datasets as one training split, each with a weight of its own."""
+"""Several datasets as one training split, each with its own weight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Mixed:
     """The images of several datasets in one epoch.
 
     A part of n images with weight w has round(n · w) places in an epoch. It fills them from an endless sequence of
-    shuffled passes, which goes on from epoch to epoch. So all images of a part are seen equally often, up to one.
+    shuffled passes, which continues from epoch to epoch. So all images of a part are seen equally often, up to one.
 
     Args:
         parts: Datasets of equal classes, and their weights.

@@ -53,7 +53,7 @@ def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
 
     Args:
         path: The file.
-        upright: Turn the image by its EXIF orientation, as the service does; else pixels are as they are stored.
+        upright: Turn the image by its EXIF orientation, as the service does; else pixels stay as stored.
 
     Raises:
         DatasetError: The file is missing, broken, or no image.
@@ -100,7 +100,7 @@ def _orientation(image: Image.Image) -> int:
         try:
             exif.load(block)
         except BROKEN:
-            return UPRIGHT  # the service, too, takes an image with a broken EXIF block as it is
+            return UPRIGHT  # the service, too, does not turn an image with a broken EXIF block
     value = exif.get(ExifTags.Base.Orientation, UPRIGHT)
     return value if value in range(1, 9) else UPRIGHT
 

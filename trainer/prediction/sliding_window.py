@@ -1,6 +1,6 @@
 """Logits of an image of any size from windows: the sliding-window inference of mmsegmentation, as in the release.
 
-Windows lie a stride apart, the last of a row or column ends with the image, and logits are averaged where windows
+Windows are a stride apart, the last of a row or column ends with the image, and logits are averaged where windows
 overlap. A side that is smaller than the window makes the window smaller.
 """
 

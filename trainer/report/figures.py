@@ -86,7 +86,7 @@ def _cycle(count: int) -> list[str]:
 
 
 def _inline(svg: str, label: str) -> str:
-    """The element alone, without style sheets, fonts and idle ids of its own, so that several can share a page."""
+    """The element alone, without its own style sheets, fonts and idle ids, so that several can share a page."""
     svg = svg[svg.index("<svg") :].replace(_FOREGROUND, "currentColor")
     svg = re.sub(r"<style.*?</style>| xmlns(:xlink)?=\"[^\"]*\"| font-family: [^;]*;", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'#([\w.-]+)[")]', svg))

@@ -41,7 +41,7 @@ def photo_uri(image: NDArray[np.uint8]) -> str:
 
 
 def backdrop_uri(image: NDArray[np.uint8]) -> str:
-    """The image in grey and coarse, to lie below ``errors_uri``."""
+    """The image in grey and coarse, as a background of ``errors_uri``."""
     return _uri(_shrink_photo(image).convert("L"), "JPEG", quality=60, optimize=True)
 
 

@@ -31,7 +31,7 @@ class Bar(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A class that is taken for another, in how many of its pixels, and which share of them that is."""
+    """A class mistaken for another, in how many of its pixels, and in which share of them."""
 
     label: ClassInfo
     prediction: ClassInfo
@@ -117,7 +117,7 @@ def shown_ids(chosen: Iterable[Example]) -> set[int]:
 
 
 def settings(tables: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Nested tables of settings as text, a table per section, and one without a name for what is in none."""
+    """Nested tables of settings as text, a table per section, and one without a name for top-level keys."""
     loose = {key: value for key, value in tables.items() if not isinstance(value, Mapping)}
     sections = {**({"": loose} if loose else {}), **{k: v for k, v in tables.items() if isinstance(v, Mapping)}}
     return {name: {key: _value(value) for key, value in rows.items()} for name, rows in sections.items()}

@@ -48,7 +48,7 @@ PACKAGES = ("ecenet", "torch", "timm", "numpy", "pillow")
 
 
 class ReportError(ValueError):
-    """A run that cannot be reported on; the text names the file and what it lacks."""
+    """A run that cannot be reported on; the text names the file and the missing part."""
 
 
 def report_run(

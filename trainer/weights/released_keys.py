@@ -66,7 +66,7 @@ class ReleasedWeights:
 def released_weights(state: Mapping[str, Tensor]) -> ReleasedWeights:
     """Sort the keys of a released state dict, and give the weights their names.
 
-    Names without ``backbone.`` and ``decode_head.`` are taken for those of the decode head alone.
+    Names without ``backbone.`` and ``decode_head.`` count as those of the decode head alone.
 
     Raises:
         StateDictError: Two keys stand for the same tensor.

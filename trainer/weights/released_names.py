@@ -78,7 +78,7 @@ def patch_order(name: str, tensor: Tensor) -> Tensor:
     """Reorder the four neighbours of patch merging: (channel, kh, kw) in the release, (kw, kh, channel) in timm.
 
     Args:
-        name: Of a tensor of the Swin backbone; those of other layers are given back as they are.
+        name: Of a tensor of the Swin backbone; those of other layers are returned unchanged.
         tensor: (..., 4 C), in the release's order.
     """
     if ".downsample." not in name:

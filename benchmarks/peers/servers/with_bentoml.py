@@ -34,7 +34,7 @@ class EngineService:
     @bentoml.api(
         batchable=MAX_BATCH_SIZE > 1,
         max_batch_size=max(2, MAX_BATCH_SIZE),
-        # What it thinks will take longer it refuses. How long it waits for more images is its own choice.
+        # It refuses requests that it expects to take longer, and chooses how long it waits for more images.
         max_latency_ms=60_000,
     )
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -44,7 +44,7 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
 
     Args:
         export: The export.
-        unlabelled: What unlabelled pixels become: ``background``, a class of its own, or ``void``, which no loss
+        unlabelled: What unlabelled pixels become: ``background``, a separate class, or ``void``, which no loss
             counts.
         only: The classes to keep, all if empty; the others count as unlabelled.
 

@@ -40,7 +40,7 @@ class Source:
 
 
 class Collector:
-    """Classes, images and what was left out of them.
+    """Classes, images and the shapes left out.
 
     Args:
         source: The export.
@@ -64,7 +64,7 @@ class Collector:
         return name
 
     def leave_out(self, source: Path, why: str) -> None:
-        """Count a shape that is not drawn; ``why`` goes on a sentence, as ``has no area``."""
+        """Count a shape that is not drawn; ``why`` continues a sentence, as ``has no area``."""
         self._left_out[why] += 1
         self._left_out_in.setdefault(why, source)
 
@@ -87,7 +87,7 @@ class Collector:
         size: tuple[int, int] | None = None,
         split: str | None = None,
     ) -> None:
-        """Note an image file with what is drawn on it.
+        """Note an image file with the shapes drawn on it.
 
         Args:
             image: The file.

@@ -60,7 +60,7 @@ class Options:
         share: Of val, 0..1.
         by: ``sequence``, ``class`` or ``auto``.
         exif: Whether EXIF orientations are applied.
-        incomplete: Import what is there where files are missing or broken.
+        incomplete: Import the remainder where files are missing or broken.
         workers: Threads that read and draw.
     """
 
@@ -84,7 +84,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An image whose label map lies in a file."""
+    """An image whose label map is in a file."""
 
     image: AnnotatedImage
     item: Item
@@ -100,7 +100,7 @@ def convert(kind: str, source: Source, output: Path, options: Options, progress:
         source: The export.
         output: The folder to write; it must be new or empty.
         options: How.
-        progress: Gets the images as they are drawn, and how many there will be, and hands them on.
+        progress: Gets the iterator of images and their number, and gives back an iterator.
 
     Raises:
         DatasetError: The export cannot be read, lacks files, or makes no data set.
@@ -134,7 +134,7 @@ def _why(export: Export) -> str:
 def _draw_all(
     export: Export, table: ClassTable, folder: Path, options: Options, progress: Progress
 ) -> tuple[list[_Entry], list[str]]:
-    """Every image's label map in a file; and what was left out."""
+    """Every image's label map in a file, and the shapes left out."""
     bare = [image.name for image in export.images if not image.layers]
     images = [image for image in export.images if image.layers or options.unlabelled == "background"]
     taken: set[str] = set()

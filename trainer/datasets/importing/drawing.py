@@ -65,7 +65,7 @@ def draw(image: AnnotatedImage, ids: Mapping[str, int], unlabelled: int, *, exif
 def _frame(
     image: AnnotatedImage, path: Path, upright: tuple[int, int], applied: int | None, turn: int
 ) -> tuple[tuple[int, int], int]:
-    """(height, width) that the layers are drawn on, and the turn that makes them lie as the image will."""
+    """(height, width) that the layers are drawn on, and the turn that aligns them with the image."""
     stored = upright[::-1] if turn in SIDEWAYS else upright
     wanted = upright if applied is not None else stored
     if image.size in (None, wanted):

@@ -1,4 +1,4 @@
-"""Values of an annotation file, each checked as it is taken out; an error names the file, the key and the value."""
+"""Values of an annotation file, each checked when it is read; an error names the file, the key and the value."""
 
 from __future__ import annotations
 

@@ -108,6 +108,6 @@ def _color_name(color: Color, colors: Iterable[Color]) -> str:
 def _check_count(path: Path, values: set[int] | set[Color]) -> None:
     if len(values) > MAX_UNNAMED:
         raise ImportingError(
-            f"{path} brings the masks to {len(values)} different values, at most {MAX_UNNAMED} are taken for classes: "
+            f"{path} brings the masks to {len(values)} different values, at most {MAX_UNNAMED} can be classes: "
             "are they smoothed, or compressed with loss? Name the classes with --classes FILE if there are as many"
         )

@@ -1,6 +1,6 @@
 """Folders of images and masks: PNG, BMP or TIFF of values, of 0 and 255, or of colours.
 
-Masks lie in folders named as ``masks``, ``labels``, ``annotations``, ``gt`` or ``train_masks``, or their names end with
+Masks are in folders named as ``masks``, ``labels``, ``annotations``, ``gt`` or ``train_masks``, or their names end with
 ``_mask``, ``_label``, ``_gt`` or ``_seg``. A mask belongs to the image of the same path and name otherwise.
 """
 

@@ -1,4 +1,4 @@
-"""Names of images: what tools add to them, and what they become in a data set."""
+"""Names of images: the parts that tools add, and the names in a data set."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class AnnotatedImage:
     Attributes:
         name: Its path as the tool knows it.
         image: The file, or the bytes of one that the export embeds.
-        layers: What is drawn, the lowest first.
+        layers: The drawn shapes, the lowest first.
         source: The file that holds the annotation.
         size: (height, width) that the annotation was made for, where the tool states it.
         split: The split that the export puts it in.
@@ -69,9 +69,9 @@ class Export:
 
     Attributes:
         categories: Its classes, in the tool's order.
-        images: Its images that are there.
-        missing: A sentence for each file that should be there and is not.
-        notes: Sentences on what was left out, and why.
+        images: Its existing images.
+        missing: A sentence for each missing file.
+        notes: Sentences on omissions, and why.
         unlabelled: The class that stands for unlabelled pixels, where the export names one.
         is_dense: Whether the export gives every pixel a class, so that nothing is unlabelled but ``unlabelled``.
     """

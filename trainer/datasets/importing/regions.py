@@ -26,7 +26,7 @@ class Region(Protocol):
     """An area of an image."""
 
     def paint(self, labels: Labels, value: int) -> None:
-        """Set ``labels``, (H, W), to ``value`` inside the region; what lies outside of the image is left out."""
+        """Set ``labels``, (H, W), to ``value`` inside the region; pixels outside the image are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Polygon:
 
     Attributes:
         outer: Its corners; fewer than three have no area.
-        holes: Corners of what is cut out.
+        holes: Corners of the areas cut out.
         corners_are_pixels: Whether corners are the indices of pixels, which belong to the polygon, and not places
             between them.
     """

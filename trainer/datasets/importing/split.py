@@ -1,7 +1,7 @@
 """Split into train and val: the export's own, by whole sequences, or stratified by class.
 
 Stratified is greedy, as in Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-Label Data" (2011): from
-the rarest class on, an image goes to where most of its class are still wanted. The same content never lies in two
+the rarest class on, an image goes to where most of its class are still wanted. The same content is never in two
 splits.
 """
 
@@ -202,7 +202,7 @@ def _refuse_same(items: Sequence[Item], splits: Sequence[str]) -> None:
             same.append(f"{items[first].name} in {splits[first]} and {item.name} in {splits[index]}")
     if same:
         raise ImportingError(
-            f"the same image lies in two splits, so that val would test what was learned: {summary(same)}; "
+            f"the same image is in two splits, so that val would test what was learned: {summary(same)}; "
             "remove one of each"
         )
 

@@ -1,7 +1,7 @@
-"""Writes what was imported as a folder that ``trainer.datasets.folder`` reads.
+"""Writes the imported images and labels as a folder that ``trainer.datasets.folder`` reads.
 
-``classes.json``, ``images/SPLIT/NAME`` as they are in the export, bit for bit, and ``labels/SPLIT/NAME.png``: PNGs of
-ids with the classes' colours as their palette. The folder appears when all of it is there.
+``classes.json``, ``images/SPLIT/NAME`` as in the export, bit for bit, and ``labels/SPLIT/NAME.png``: PNGs of
+ids with the classes' colours as their palette. The folder appears when it is complete.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ImportingError: There is a folder of this name that is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ImportingError(f"{folder} is there already and not empty; name another folder, or remove it")
+        raise ImportingError(f"{folder} exists and is not empty; name another folder, or remove it")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -58,7 +58,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], table: ClassTable) -> No
 
 
 def write_image(path: Path, image: AnnotatedImage) -> None:
-    """Write the file of an image as it is."""
+    """Write the file of an image unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image.image, bytes):
         path.write_bytes(image.image)

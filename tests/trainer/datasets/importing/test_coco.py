@@ -249,7 +249,7 @@ def test_an_image_without_shapes_is_background_or_left_out(workshop: Workshop, d
     assert dataset.splits == {"train": ["a"]}
     assert "note: 1 image without a shape, void all over, and left out: b.jpg" in dataset.output
     (workshop.output / "x").mkdir()
-    assert "is there already and not empty" in workshop.run("coco")[2]
+    assert "exists and is not empty" in workshop.run("coco")[2]
     workshop.output = workshop.output.with_name("other")
     dataset = workshop.convert("coco")
     assert dataset.drawn("b") == drawing()

@@ -114,9 +114,7 @@ def test_equal_images_in_two_splits_of_the_export_are_refused(workshop: Workshop
     annotate(workshop, "train/a", "valid/b")
     shutil.copy(workshop.root / "train/a.jpg", workshop.root / "valid/b.jpg")
     error = workshop.refused("labelme")
-    assert (
-        "the same image lies in two splits, so that val would test what was learned: a in train and b in val" in error
-    )
+    assert "the same image is in two splits, so that val would test what was learned: a in train and b in val" in error
 
 
 def test_equal_images_never_come_apart(workshop: Workshop) -> None:

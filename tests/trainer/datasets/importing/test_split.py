@@ -72,9 +72,7 @@ def test_equal_images_stay_together() -> None:
 def test_equal_images_in_two_splits_of_the_export_are_refused() -> None:
     found = items(["a", "b", "c"], splits=["train", "val", "val"])
     found[2] = Item("c", b"a", frozenset({0}), "val")
-    with pytest.raises(
-        ImportingError, match=r"the same image lies in two splits.*: a in train and c in val; remove one"
-    ):
+    with pytest.raises(ImportingError, match=r"the same image is in two splits.*: a in train and c in val; remove one"):
         split_images(found, 0.2)
 
 
