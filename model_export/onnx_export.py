@@ -214,7 +214,7 @@ class _Export:
 
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """A folder whose files move into ``directory`` once all are there, the manifest last; else nothing is left."""
+    """A folder whose files move into ``directory`` once all are written, the manifest last; if one fails, none is."""
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".export-", dir=directory))

@@ -173,7 +173,7 @@ class RuntimeSection(Section):
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a GPU.
         workers: Processes per rank that prepare batches; 0 for none. If absent 1 on a CPU, which computes with all its
             cores, and with a GPU the rank's share of the CPUs but one, 1 to 16.
-        channels_last: Whether features lie with their channels together, which convolutions like best.
+        channels_last: Whether features are stored with their channels together (NHWC), fastest for convolutions.
         gradient_checkpointing: Whether the backbone's activations are computed again for the gradient: slower, smaller.
         compile: Whether the network goes through ``torch.compile``.
         evaluate_every: Epochs between evaluations of the val split.

@@ -80,7 +80,7 @@ def import_parser() -> argparse.ArgumentParser:
         type=_share,
         default=0.2,
         metavar="SHARE",
-        help="share of the images for val, 0 to below 1, where the export has no val of its own (default: 0.2)",
+        help="share of the images for val, 0 to below 1, where the export has no val split (default: 0.2)",
     )
     parser.add_argument(
         "--by",
@@ -103,7 +103,7 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="classes of masks: classes.json, class_dict.csv, labelmap.txt, ..."
     )
-    parser.add_argument("--no-exif", action="store_true", help="shapes were drawn on pixels as they are stored")
+    parser.add_argument("--no-exif", action="store_true", help="shapes were drawn on photos not turned by EXIF")
     parser.add_argument("--incomplete", action="store_true", help="leave out missing and broken files, and name them")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="threads (default: one per CPU)")
     return parser

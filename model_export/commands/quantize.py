@@ -81,7 +81,7 @@ def graph_text(graph: QuantizedGraph) -> str:
         f"{damage.changed_labels:9.3%}  {'fp32' if damage.layer in choice.floats else 'int8'}  {damage.layer.weight}"
         for damage in rows
     ]
-    head = ["  labels that change when a layer alone is int8, what it runs in, and its weight:"] if rows else []
+    head = ["  labels that change when a layer alone is int8, its precision here, and its weight:"] if rows else []
     return "\n".join(
         [
             f"{info.file}: input {format_size(info.input_size)}, {info.output}, {len(choice.floats)} of "

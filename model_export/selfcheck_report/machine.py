@@ -1,4 +1,4 @@
-"""Facts on the machine: processor, GPU, driver, and versions of what runs the model. Nothing has to be there."""
+"""Facts on the machine: processor, GPU, driver, and versions of the model's packages. All may be missing."""
 
 from __future__ import annotations
 

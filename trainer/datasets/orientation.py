@@ -1,6 +1,6 @@
 """EXIF orientations 1..8 as turns of arrays.
 
-Photos are stored as the sensor lies and turned by whoever shows them, annotation tools and the service among them. So
+Photos are stored as the sensor is held and turned by programs that show them, annotation tools and the service too. So
 an image and its labels are both turned upright.
 """
 

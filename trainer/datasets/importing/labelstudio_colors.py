@@ -1,4 +1,4 @@
-"""Colours of Label Studio's labels: its exports have none, but its labelling configuration may lie beside them."""
+"""Colours of Label Studio's labels: its exports have none, but its labelling configuration may be beside them."""
 
 from __future__ import annotations
 
