@@ -48,7 +48,7 @@ def test_a_body_that_grows_beyond_the_limit_is_refused_before_it_has_grown() -> 
         (PLAIN, "not in the content encoding gzip"),
         (b"", "is cut off"),
         (gzip.compress(PLAIN, mtime=0)[:-1], "is cut off"),
-        (gzip.compress(PLAIN, mtime=0) + b"xyz", "goes on for 3 bytes"),
+        (gzip.compress(PLAIN, mtime=0) + b"xyz", "has 3 bytes after the end"),
         (zlib.compress(PLAIN), "not in the content encoding gzip"),
     ],
 )
