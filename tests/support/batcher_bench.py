@@ -236,7 +236,9 @@ class _BenchHost:
     """An engine process with one model; see ``EngineHost``."""
 
     def __init__(self, batcher: Batcher) -> None:
-        graph = SimpleNamespace(input_size=(4, 4), output="logits", output_shape=lambda *_: (1, 1, 1, 1))
+        graph = SimpleNamespace(
+            input_size=(4, 4), output="logits", logits_type="float32", output_shape=lambda *_: (1, 1, 1, 1)
+        )
         manifest = SimpleNamespace(num_classes=1)
         self._model: Any = SimpleNamespace(queue=batcher, graph=graph, manifest=manifest, engine=None)
 
