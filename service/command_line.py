@@ -24,9 +24,9 @@ _UNITS = frozenset({"bytes", "pixels", "s", "ms", "port"})
 _MASK = "**********"
 
 _HELP_EPILOG = """\
-Each option is also an environment variable, --max-batch-size is ECENET_MAX_BATCH_SIZE, and a key of the file,
-max_batch_size. The command line wins over the environment, the environment over the file. ECENET_API_KEYS has no
-option, as everybody on a machine can read command lines.
+Each option is also an environment variable (--max-batch-size is ECENET_MAX_BATCH_SIZE) and a key of the settings file
+(max_batch_size). The command line overrides the environment, which overrides the file. ECENET_API_KEYS has no option,
+because every user of a machine can read command lines.
 
 example:
   ecenet-serve --port 8000 &
@@ -40,7 +40,7 @@ class CommandLine:
 
     Attributes:
         settings: The effective settings.
-        sources: Where each that is not a default is from, by field name.
+        sources: The source of each setting that is not a default, by field name.
         print_settings: Whether they are to be printed, and nothing else.
         explain_engine: Whether the choice of the engine is to be printed, and nothing else.
     """
@@ -84,7 +84,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> CommandLine:
 
 
 def describe(command_line: CommandLine) -> str:
-    """The effective settings, a line each with the source behind it: a settings file, but for masked secrets."""
+    """The effective settings as lines of a settings file, each with its source; secrets are masked."""
     lines = [_assignment(name, getattr(command_line.settings, name)) for name in Settings.model_fields]
     width = max(len(line) for line in lines)
     sources = [command_line.sources.get(name, "default") for name in Settings.model_fields]
@@ -102,12 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help=f"Settings file, TOML; {CONFIG_VARIABLE} if not given.")
     parser.add_argument(
-        "--print-settings", action="store_true", help="Print the effective settings and where each is from, and end."
+        "--print-settings", action="store_true", help="Print the effective settings with their sources, and exit."
     )
     parser.add_argument(
         "--explain-engine",
         action="store_true",
-        help="Print the runtimes and precisions at hand with their measured times, and which serves, and end.",
+        help="Print the available runtimes and precisions with their measured times and the one that serves, and exit.",
     )
     for name, field in Settings.model_fields.items():
         if is_secret(name):

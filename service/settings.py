@@ -1,4 +1,4 @@
-"""One immutable set of settings, the environment (``ECENET_...``) over defaults; ``command_line`` reads the rest."""
+"""One immutable set of settings: the environment (``ECENET_...``) over defaults; ``command_line`` adds the others."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, protected_namespaces=()
     )
 
-    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")] = 8000
+    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 means every address.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")] = 8000
     workers: Annotated[
         int | None,
         Field(
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         Field(
             ge=1 << 28,
             le=1 << 44,
-            description="Bytes of address space of a worker at most: an allocation beyond them fails, and with it the "
+            description="Largest address space of a worker in bytes; an allocation beyond it fails, and with it the "
             "request. Default: no limit.",
         ),
     ] = None
@@ -71,15 +71,15 @@ class Settings(BaseSettings):
     precision: Annotated[
         PrecisionName,
         Field(
-            description="Arithmetic of the graph; auto takes the fastest one that agrees with PyTorch; bf16 needs "
-            "OpenVINO. A named one is not measured."
+            description="Arithmetic of the graph; auto takes the fastest that agrees with PyTorch. A named one is used "
+            "without a measurement. bf16 needs OpenVINO."
         ),
     ] = "auto"
     exact: Annotated[
         bool,
         Field(
-            description="auto computes in float32 with the first usable runtime: answers depend on no measurement. An "
-            "INT8 or bf16 graph changes up to 1% of the labels."
+            description="Let auto compute in float32 with the first usable runtime, so that answers depend on no "
+            "measurement. An INT8 or bf16 graph may change up to 1% of the labels."
         ),
     ] = False
     input_size: Annotated[
@@ -107,8 +107,8 @@ class Settings(BaseSettings):
     build_engine: Annotated[
         bool,
         Field(
-            description="Build a missing TensorRT engine into engine_dir at start; auto then takes TensorRT or "
-            "the start fails."
+            description="Build a missing TensorRT engine into engine_dir at the start. auto then uses TensorRT, or the "
+            "start fails."
         ),
     ] = False
     state_dir: Annotated[
@@ -119,11 +119,11 @@ class Settings(BaseSettings):
         ),
     ] = None
     max_image_bytes: Annotated[
-        int, Field(ge=1024, le=1 << 30, description="Bytes of an image file at most; a larger file gets 413.")
+        int, Field(ge=1024, le=1 << 30, description="Largest image file in bytes; a larger one gets 413.")
     ] = 20 * 1024 * 1024
     max_image_pixels: Annotated[
         int,
-        Field(ge=1, le=1 << 30, description="Pixels (width x height) of an image at most; a larger image gets 413."),
+        Field(ge=1, le=1 << 30, description="Largest image in pixels (width x height); a larger one gets 413."),
     ] = 50_000_000
     max_decode_s: Annotated[
         float,
@@ -143,19 +143,19 @@ class Settings(BaseSettings):
         ),
     ] = 0
     max_images_per_request: Annotated[
-        int, Field(ge=1, le=10_000, description="Images of one request to /segment/batch at most; more get 400.")
+        int, Field(ge=1, le=10_000, description="Most images in one request to /segment/batch; more get 400.")
     ] = 64
     max_many_images_bytes: Annotated[
         int,
-        Field(ge=1024, le=1 << 34, description="Bytes of one request to /segment/batch at most; more get 413."),
+        Field(ge=1024, le=1 << 34, description="Largest request to /segment/batch in bytes; a larger one gets 413."),
     ] = 64 * 1024 * 1024
     many_images_memory_bytes: Annotated[
         int,
         Field(
             ge=1024,
             le=1 << 36,
-            description="Bytes of images and answers of all requests to /segment/batch together; a request "
-            "beyond them gets 503. A single request may always use max_many_images_bytes.",
+            description="Bytes of images and answers that all requests to /segment/batch hold together; one more "
+            "request gets 503. A single request may always use max_many_images_bytes.",
         ),
     ] = 256 * 1024 * 1024
     max_batch_size: Annotated[
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=256,
-            description="Images of one model run at most. Default: chosen from the timings of the warm-up.",
+            description="Most images in one model run. Default: chosen from the timings of the warm-up.",
         ),
     ] = None
     batch_window_ms: Annotated[
@@ -171,23 +171,21 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1000,
-            description="Milliseconds that a batch waits for more images, from its oldest one. Default: chosen "
+            description="Milliseconds that a batch waits for more images, counted from its oldest. Default: chosen "
             "from the timings of the warm-up.",
         ),
     ] = None
     max_requests_in_flight: Annotated[
         int,
-        Field(
-            ge=1, le=10_000, description="Requests in the service at most, in all stages together; one more gets 503."
-        ),
+        Field(ge=1, le=10_000, description="Most requests in the service at once, in all stages; one more gets 503."),
     ] = 64
     max_pixels_in_flight: Annotated[
         int,
         Field(
             ge=1,
             le=1 << 40,
-            description="Decoded pixels of all requests in the service at most; one image more gets 503. A "
-            "single image may always have max_image_pixels.",
+            description="Most decoded pixels of all requests in the service; one more image gets 503. A single image "
+            "may always have max_image_pixels.",
         ),
     ] = 400_000_000
     max_connections: Annotated[
@@ -195,7 +193,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=1_000_000,
-            description="Open connections at most; one more gets 503. File handles may lower the limit.",
+            description="Most open connections; one more gets 503. The limit of file handles may lower it.",
         ),
     ] = 2048
     max_connections_per_client: Annotated[
@@ -203,7 +201,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=1_000_000,
-            description="Open connections of one client address at most; one more gets 503. Default: half of "
+            description="Most open connections of one client address; one more gets 503. Default: half of "
             "max_connections.",
         ),
     ] = None
@@ -225,8 +223,8 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds from a request's arrival to its answer at most; then 504. The header "
-            "X-Request-Timeout-Ms overrides it.",
+            description="Seconds from a request's arrival to its answer; then 504. The header X-Request-Timeout-Ms "
+            "overrides it.",
         ),
     ] = 30.0
     max_request_timeout_s: Annotated[
@@ -234,7 +232,7 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds that X-Request-Timeout-Ms may ask for at most. Default: request_timeout_s.",
+            description="Most seconds that X-Request-Timeout-Ms may ask for. Default: request_timeout_s.",
         ),
     ] = None
     engine_timeout_s: Annotated[
@@ -242,7 +240,7 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds of one model run at most; then /readyz is 503 and all waiting requests fail. "
+            description="Seconds for one model run; then /readyz is 503 and all waiting requests fail. "
             "Default: 10 times the slowest warm-up run, at least 10.",
         ),
     ] = None
@@ -251,8 +249,8 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=86_400,
-            description="Seconds of loading and proving a model at most, the build of its engine included; then"
-            " the start or the change fails, and the version that serves continues.",
+            description="Seconds to load and check a model, the build of its engine included; then the start or the "
+            "change fails, and the version that serves continues.",
         ),
     ] = 1200.0
     drain_timeout_s: Annotated[
@@ -284,7 +282,7 @@ class Settings(BaseSettings):
         Field(description="File of API keys, one a line, # for comments; a change takes effect within a second."),
     ] = None
     rate_limit_per_s: Annotated[
-        float | None, Field(gt=0, le=1e6, description="Requests per second of each API key at most; more get 429.")
+        float | None, Field(gt=0, le=1e6, description="Most requests per second of each API key; more get 429.")
     ] = None
     rate_limit_burst: Annotated[
         int | None,
@@ -297,7 +295,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[
         tuple[str, ...] | None,
         NoDecode,
-        Field(description="Origins of web pages that may call the service, separated by commas; * is every origin."),
+        Field(description="Origins of web pages that may call the service, separated by commas; * allows all."),
     ] = None
     tls_cert: Annotated[
         Path | None, Field(description="Certificate chain, PEM; with it the service speaks HTTPS only.")
@@ -345,7 +343,7 @@ class Settings(BaseSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key belong together; one of them is missing")
         if self.speed and self.input_size is not None:
-            raise ValueError("--speed names an input size, as --input-size does; leave out one")
+            raise ValueError("--speed and --input-size both choose an input size; leave out one")
         if self.rate_limit_burst is not None and self.rate_limit_per_s is None:
             raise ValueError("--rate-limit-burst needs --rate-limit-per-s")
         if self.rate_limit_per_s is not None and self.api_keys is None and self.api_keys_file is None:

@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "inspect",
         help="show what a model directory, an ONNX file or an engine holds",
-        description="Inputs, outputs, precision, operators, attentions and how many are fused, size and FLOPs. "
+        description="Show inputs, outputs, precision, operators, attentions and how many are fused, size and FLOPs. "
         "Nothing is run, and no engine is loaded.",
     )
     parser.add_argument("path", type=Path, metavar="DIR|FILE", help="a model directory, an .onnx or an .engine file")

@@ -17,17 +17,17 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         NAME,
-        help="all of it from a training run; the word 'model' may be left out",
-        description="Export a training run in fp32, fp16 and INT8, calibrated on the images that it learned from, with "
-        "golden outputs of PyTorch, and verify every graph on the labelled images of val.",
+        help="do all of this for a training run; the word 'model' may be omitted",
+        description="Export a training run in fp32, fp16 and INT8, calibrated on its training images, with golden "
+        "outputs of PyTorch, and verify every graph on the labelled images of val.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or a checkpoint")
     parser.add_argument("-o", "--directory", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--data", type=Path, help="folder of the dataset (default: the one of the run)")
+    parser.add_argument("--data", type=Path, help="folder of the dataset (default: the run's)")
     parser.add_argument("--name", help="model name (default: the directory's)")
     parser.add_argument("--version", default="1.0.0", help="version of the weights (default: 1.0.0)")
     parser.add_argument("--license-note", help="terms of weights and data (default: the terms of the first weights)")
-    parser.add_argument("--no-int8", action="store_true", help="leave the INT8 graph out")
+    parser.add_argument("--no-int8", action="store_true", help="write no INT8 graph")
     parser.set_defaults(command=run)
 
 

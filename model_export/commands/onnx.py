@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
         choices=["fp32", "fp16"],
         action="append",
         default=[],
-        help="arithmetic, more than once for both; default: fp32. TensorRT fuses attention in fp16",
+        help="arithmetic; repeat it for both; default: fp32. TensorRT fuses attention in fp16",
     )
     parser.add_argument(
         "--output", choices=["logits", "labels"], default="logits", help="labels: the argmax is part of the graph"
@@ -45,19 +45,19 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--labels-at",
         choices=list(_STRIDES),
-        help="labels of every pixel of the input, or of every cell of 4x4 pixels (default: image)",
+        help="image: a label for each pixel of the input; cells: for each cell of 4x4 pixels (default: image)",
     )
     parser.add_argument("--name", help="model name; default: the directory's")
     parser.add_argument("--version", default="1.0.0", help="version of the weights (default: 1.0.0)")
-    parser.add_argument("--data-note", default="", help="what the weights were trained on; default: the checkpoint's")
+    parser.add_argument("--data-note", default="", help="training data of the weights; default: the checkpoint's")
     parser.add_argument("--license-note", default="", help="terms of weights and data")
     parser.add_argument(
         "--images",
         type=Path,
-        help="image, folder of images, or dataset to compare on, of which two are kept as golden inputs; default: "
-        "generated ones",
+        help="image, folder of images, or dataset to compare on; two images become golden inputs; default: generated "
+        "images",
     )
-    parser.add_argument("--count", type=int, default=4, help="how many images to compare on (default: 4)")
+    parser.add_argument("--count", type=int, default=4, help="number of images to compare on (default: 4)")
     parser.set_defaults(command=run)
 
 

@@ -1,4 +1,4 @@
-"""``ecenet-export remove``: take graphs out of a model directory that nobody will serve."""
+"""``ecenet-export remove``: remove graphs that nobody will serve from a model directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "remove",
-        help="take graphs out of a model directory",
+        help="remove graphs from a model directory",
         description="Take graphs out of a model directory, which then is smaller: the float32 graph of an input size "
         "that is served in INT8 alone, for instance. The first graph stays, as it is the default.",
     )

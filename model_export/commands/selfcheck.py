@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> None:
         "directory", type=Path, nargs="?", help="model directory (default: that of ECENET_MODEL_DIR, else the bundled)"
     )
     parser.add_argument("--engine", choices=ENGINE_NAMES, help="runtime; default: auto")
-    parser.add_argument("--precision", choices=PRECISION_NAMES, help="of the graph; default: auto")
+    parser.add_argument("--precision", choices=PRECISION_NAMES, help="precision of the graph; default: auto")
     parser.add_argument("--size", type=size_argument, help="HEIGHTxWIDTH of the graph; default: the model's first")
     parser.add_argument("--engine-dir", type=Path, help="folder of engines; default: engines in the directory")
     parser.add_argument("--engine-file", type=Path, help="an engine built elsewhere, which you trust")
@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> None:
         "--report",
         type=Path,
         metavar="FOLDER",
-        help="also measure the service under load, and write machine, engine, times and what was expected into "
+        help="also measure the service under load, and write machine, engine, times and expectations into "
         "selfcheck.json and selfcheck.html of this folder",
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of load per number of clients (default: 5)")

@@ -59,7 +59,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="model directory")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--images", type=Path, help="image or folder of images; default: generated ones")
-    images.add_argument("--data", type=Path, help="folder of a dataset with labels, as ecenet-evaluate takes it")
+    images.add_argument("--data", type=Path, help="folder of a dataset with labels, as for ecenet-evaluate")
     parser.add_argument(
         "--dataset",
         metavar="KIND",
@@ -69,8 +69,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="the weights for PyTorch; default: the manifest's, if they are still there. Without them, the outputs of "
-        "PyTorch that were stored at the export are taken",
+        help="weights for PyTorch; default: the manifest's, if they still exist. Without them, the comparison uses the "
+        "outputs of PyTorch stored at the export",
     )
     parser.add_argument("--count", type=_positive, help=f"how many images (default: {_DEFAULT_COUNT}; all with --data)")
     parser.add_argument(
@@ -78,7 +78,7 @@ def add_parser(commands: Commands) -> None:
         choices=RUNTIMES,
         action="append",
         default=[],
-        help="runtime to verify, an error if it is not here; more than once for several; default: all that are here",
+        help="runtime to verify, an error if it cannot be used; repeat it for several; default: all that can be used",
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, action="append", default=[], help="graphs of this precision only"

@@ -13,7 +13,7 @@ from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, TIME
 INTERRUPTED = 130
 
 _EPILOG = """\
-The result of street.jpg is DIR/street.jpg.labels.png, or what the format ends with. Existing results are skipped,
+The result of street.jpg is DIR/street.jpg.labels.png, or has its format's ending. Existing results are skipped,
 so the same command continues where it was stopped; --overwrite makes them again.
 
 examples:
@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "images", type=Path, nargs="*", metavar="IMAGE", help="image file, video file, or folder of images"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="make existing results again")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--concurrency", type=_positive, default=4, metavar="N", help="images at once. Default: 4.")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     _add_parameters(parser.add_argument_group("result, as in POST /segment"))
     _add_service(parser.add_argument_group("service"))
     _add_label_studio(parser.add_argument_group("drafts for Label Studio, in place of images"))
@@ -66,26 +66,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_parameters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--format", choices=get_args(Format), default="labels", help="Default: labels.")
-    group.add_argument("--model", metavar="NAME", help="which of the models; the service's default if not given")
-    group.add_argument("--palette", choices=["classes", "none"], help="of labels: the classes' colours, or grey")
-    group.add_argument("--alpha", type=float, metavar="0..1", help="of overlay: weight of the colours")
-    group.add_argument("--classes", metavar="NAMES", help="keep only these: names or ids, separated by commas")
+    group.add_argument("--model", metavar="NAME", help="name of the model. Default: the service's.")
+    group.add_argument("--palette", choices=["classes", "none"], help="for labels: colours of the classes, or grey")
+    group.add_argument("--alpha", type=float, metavar="0..1", help="for overlay: weight of the colours")
+    group.add_argument("--classes", metavar="NAMES", help="keep only these classes: names or ids, separated by commas")
     group.add_argument("--size", choices=["input", "model"], help="of the result: the image's, or the model's input's")
-    group.add_argument("--mode", choices=["resize", "tile"], help="tile: overlapping windows, for large images")
-    group.add_argument("--background", metavar="COLOR", help="behind transparent pixels")
-    group.add_argument("--rle", action="store_const", const=True, help="of json: masks as run lengths")
-    group.add_argument("--simplify", type=float, metavar="PIXELS", help="of polygons: drop corners as near as this")
-    group.add_argument("--name", help="of labelme, coco, labelstudio: the image's path or address in the tool")
+    group.add_argument("--mode", choices=["resize", "tile"], help="tile: overlapping windows for large images")
+    group.add_argument("--background", metavar="COLOR", help="colour behind transparent pixels")
+    group.add_argument("--rle", action="store_const", const=True, help="for json: add the masks as run lengths")
+    group.add_argument("--simplify", type=float, metavar="PIXELS", help="drop corners of polygons within this distance")
+    group.add_argument("--name", help="for labelme, coco, labelstudio: the image's path or URL in the tool")
 
 
 def _add_service(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--url", help="running service; without one the model runs in this process")
+    group.add_argument("--url", help="running service; without it the model runs in this process")
     group.add_argument("--model-dir", type=Path, metavar="DIR", help="model, or folder of models, to run here")
-    group.add_argument("--retries", type=_count, default=5, metavar="N", help="further tries per image. Default: 5.")
+    group.add_argument("--retries", type=_count, default=5, metavar="N", help="retries of each image. Default: 5.")
     group.add_argument(
         "--timeout-s", type=float, default=TIMEOUT_S, metavar="S", help=f"wait for an answer. Default: {TIMEOUT_S:g}."
     )
-    group.add_argument("--request-timeout-ms", type=_positive, metavar="MS", help="time that the service is given")
+    group.add_argument("--request-timeout-ms", type=_positive, metavar="MS", help="time limit for the service")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key; else {API_KEY_VARIABLE}")
 
 
@@ -98,7 +98,7 @@ def _add_label_studio(group: argparse._ArgumentGroup) -> None:
         type=_address,
         default=("127.0.0.1", 9090),
         metavar="HOST:PORT",
-        help="where it asks. Default: 127.0.0.1:9090.",
+        help="address that Label Studio calls. Default: 127.0.0.1:9090.",
     )
 
 

@@ -140,5 +140,5 @@ def test_engines_are_measured_unless_answers_shall_be_exact(
 
 def test_the_smallest_input_is_asked_for_by_speed() -> None:
     assert [Settings(speed=speed).engine_options.speed for speed in (False, True)] == [False, True]
-    with pytest.raises(ValueError, match="--speed names an input size, as --input-size does; leave out one"):
+    with pytest.raises(ValueError, match="--speed and --input-size both choose an input size; leave out one"):
         Settings(speed=True, input_size=(32, 64))
