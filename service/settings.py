@@ -130,8 +130,8 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=3600,
-            description="Seconds of CPU to decode an image of an unusual structure at most, and one more for every 25 "
-            "million pixels; a slower image gets 413.",
+            description="CPU seconds to decode an image of an unusual structure, plus one for every 25 million pixels; "
+            "a slower image gets 413.",
         ),
     ] = 2.0
     cache_bytes: Annotated[
@@ -207,15 +207,15 @@ class Settings(BaseSettings):
     ] = None
     header_timeout_s: Annotated[
         float,
-        Field(gt=0, le=3600, description="Seconds for the headers of a request to arrive; then 408, and it is closed."),
+        Field(gt=0, le=3600, description="Seconds for the headers of a request to arrive; a slower client gets 408."),
     ] = 10.0
     keep_alive_timeout_s: Annotated[
         int,
         Field(
             ge=1,
             le=86_400,
-            description="Seconds that an idle connection stays open; longer than a load balancer keeps its own (60 s "
-            "is common), or it sends requests into closed ones.",
+            description="Seconds that an idle connection stays open. Keep it above a load balancer's own timeout (60 s "
+            "is common), or the balancer sends requests into closed connections.",
         ),
     ] = 75
     request_timeout_s: Annotated[

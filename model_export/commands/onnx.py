@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
         type=size_argument,
         action="append",
         default=[],
-        help="HEIGHTxWIDTH of the input in pixels, more than once for several graphs, the first is the default one; "
+        help="HEIGHTxWIDTH of the input in pixels; repeat it for several graphs, of which the first is the default; "
         "default: the checkpoint's",
     )
     parser.add_argument(

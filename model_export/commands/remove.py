@@ -15,8 +15,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "remove",
         help="remove graphs from a model directory",
-        description="Take graphs out of a model directory, which then is smaller: the float32 graph of an input size "
-        "that is served in INT8 alone, for instance. The first graph stays, as it is the default.",
+        description="Remove graphs from a model directory to make it smaller, such as the float32 graph of an input "
+        "size that is served in INT8 only. The first graph stays, because it is the default.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory")
     parser.add_argument("files", nargs="+", metavar="FILE", help="name of a graph's file in it")

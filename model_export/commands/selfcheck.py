@@ -36,7 +36,9 @@ def add_parser(commands: Commands) -> None:
         help="also measure the service under load, and write machine, engine, times and expectations into "
         "selfcheck.json and selfcheck.html of this folder",
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of load per number of clients (default: 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds of load for each number of clients (default: 5)"
+    )
     parser.set_defaults(command=run)
 
 

@@ -53,8 +53,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
         help="compare every runtime on every graph of a model directory with PyTorch",
-        description="Largest logit error, share of equal labels, and mIoU where labels are given, of every runtime "
-        "that is here on every graph, against PyTorch on the same images. Exit status 1 beyond the bounds.",
+        description="Measure the largest logit error, the share of equal labels, and with labels the mIoU, of every "
+        "usable runtime on every graph, against PyTorch on the same images. The exit status is 1 beyond the bounds.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="model directory")
     images = parser.add_mutually_exclusive_group()
@@ -72,7 +72,9 @@ def add_parser(commands: Commands) -> None:
         help="weights for PyTorch; default: the manifest's, if they still exist. Without them, the comparison uses the "
         "outputs of PyTorch stored at the export",
     )
-    parser.add_argument("--count", type=_positive, help=f"how many images (default: {_DEFAULT_COUNT}; all with --data)")
+    parser.add_argument(
+        "--count", type=_positive, help=f"number of images (default: {_DEFAULT_COUNT}; all with --data)"
+    )
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,

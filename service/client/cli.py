@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.add_argument("--concurrency", type=_positive, default=4, metavar="N", help="images at once. Default: 4.")
+    parser.add_argument(
+        "--concurrency", type=_positive, default=4, metavar="N", help="images in flight at once. Default: 4."
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     _add_parameters(parser.add_argument_group("result, as in POST /segment"))
     _add_service(parser.add_argument_group("service"))
@@ -70,7 +72,9 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--palette", choices=["classes", "none"], help="for labels: colours of the classes, or grey")
     group.add_argument("--alpha", type=float, metavar="0..1", help="for overlay: weight of the colours")
     group.add_argument("--classes", metavar="NAMES", help="keep only these classes: names or ids, separated by commas")
-    group.add_argument("--size", choices=["input", "model"], help="of the result: the image's, or the model's input's")
+    group.add_argument(
+        "--size", choices=["input", "model"], help="size of the result: the image's or the model input's"
+    )
     group.add_argument("--mode", choices=["resize", "tile"], help="tile: overlapping windows for large images")
     group.add_argument("--background", metavar="COLOR", help="colour behind transparent pixels")
     group.add_argument("--rle", action="store_const", const=True, help="for json: add the masks as run lengths")
@@ -80,18 +84,28 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
 
 def _add_service(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--url", help="running service; without it the model runs in this process")
-    group.add_argument("--model-dir", type=Path, metavar="DIR", help="model, or folder of models, to run here")
+    group.add_argument(
+        "--model-dir", type=Path, metavar="DIR", help="model, or folder of models, to run in this process"
+    )
     group.add_argument("--retries", type=_count, default=5, metavar="N", help="retries of each image. Default: 5.")
     group.add_argument(
-        "--timeout-s", type=float, default=TIMEOUT_S, metavar="S", help=f"wait for an answer. Default: {TIMEOUT_S:g}."
+        "--timeout-s",
+        type=float,
+        default=TIMEOUT_S,
+        metavar="S",
+        help=f"seconds to wait for an answer. Default: {TIMEOUT_S:g}.",
     )
     group.add_argument("--request-timeout-ms", type=_positive, metavar="MS", help="time limit for the service")
-    group.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key; else {API_KEY_VARIABLE}")
+    group.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"file with the API key; else {API_KEY_VARIABLE}"
+    )
 
 
 def _add_label_studio(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--label-studio", metavar="URL", help=f"answer this Label Studio; its token is in {LABEL_STUDIO_VARIABLE}"
+        "--label-studio",
+        metavar="URL",
+        help=f"serve drafts to this Label Studio, with the token in {LABEL_STUDIO_VARIABLE}",
     )
     group.add_argument(
         "--listen",
