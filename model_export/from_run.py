@@ -62,7 +62,7 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
     """
     checkpoint = run / BEST if run.is_dir() else run
     if not checkpoint.is_file():
-        raise CheckpointError(f"{checkpoint} does not exist: {run} is no run that has been evaluated")
+        raise CheckpointError(f"{checkpoint} does not exist: {run} is not a run that has been evaluated")
     data = data_of(checkpoint.parent) if data is None else data
     if data is None:
         raise DatasetError(f"{checkpoint.parent} does not state the folder of its data; name it with --data")

@@ -136,7 +136,7 @@ def export_onnx(
 
     Raises:
         ExportError: The directory holds a model already, no size is known, or a graph lacks an attention.
-        CheckpointError: The file is no whole network.
+        CheckpointError: The file is not a whole network.
         AgreementError: A graph does not agree with PyTorch. As with every error, nothing is left behind.
     """
     forms = forms or GraphForms()

@@ -87,7 +87,7 @@ def load_exportable(checkpoint: Path, manifest: Manifest) -> Exportable:
     """The network of a checkpoint, which has to have as many classes as the manifest.
 
     Raises:
-        CheckpointError: The file is no whole network, or one of other classes.
+        CheckpointError: The file is not a whole network, or one of other classes.
     """
     model = load_model(checkpoint)
     if not isinstance(model, ECENet):

@@ -173,7 +173,7 @@ def read_settings_file(path: Path, names: Collection[str]) -> dict[str, Any]:
         names: Keys that it may have.
 
     Raises:
-        SettingsError: No such file, not TOML, or keys that are no settings; the text names the nearest that is one.
+        SettingsError: No such file, not TOML, or keys that are not settings; the text names the nearest that is one.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

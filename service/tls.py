@@ -12,7 +12,7 @@ def check_tls(settings: Settings) -> None:
     """Check that certificate and key can be used, if they are set.
 
     Raises:
-        SettingsError: A file that cannot be read, is no PEM, has a passphrase, or a key of another certificate.
+        SettingsError: A file that cannot be read, is not PEM, has a passphrase, or a key of another certificate.
     """
     certificate, key = settings.tls_cert, settings.tls_key
     if certificate is None or key is None:

@@ -42,8 +42,8 @@ CHECK_EPILOG = """example:
   ecenet-train data check folder my-data --split train val --output sheet.png --json data.json
 
 The exit status is 1 if a file is missing or cannot be used, and if the dataset cannot train well: no val split, labels
-that are void all over, a class that train does not show, masks of 0 and 255 of which 255 is no class, the same image in
-two splits. Each is named, with what mends it.
+that are void all over, a class that train does not show, masks of 0 and 255 of which 255 is not a class, the same image
+in two splits. The report names each fault and its remedy.
 """
 
 

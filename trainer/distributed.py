@@ -147,7 +147,8 @@ def rank_batches(order: list[int], *, batch_size: int, parts: int, ranks: Ranks)
     size, rest = divmod(batch_size, parts * ranks.world_size)
     if rest or not size:
         raise ConfigError(
-            f"schedule.batch_size {batch_size} is no multiple of schedule.accumulate {parts} x {ranks.world_size} ranks"
+            f"schedule.batch_size {batch_size} is not a multiple of schedule.accumulate {parts} x "
+            f"{ranks.world_size} ranks"
         )
     steps = len(order) // batch_size
     starts = range(ranks.rank * size, steps * batch_size, ranks.world_size * size)

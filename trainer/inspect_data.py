@@ -101,7 +101,7 @@ def sheet_file(output: Path) -> Path:
     """
     path = output / SHEET_NAME if output.is_dir() or not output.suffix else output
     if path.suffix.lower() not in SHEET_FORMATS:
-        raise DatasetError(f"{output} is no picture file; its ending should be one of {', '.join(SHEET_FORMATS)}")
+        raise DatasetError(f"{output} is not a picture file; its ending should be one of {', '.join(SHEET_FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

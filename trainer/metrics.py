@@ -69,7 +69,7 @@ class Counts:
         """Add the label map (H, W) of an image and its prediction.
 
         Raises:
-            ValueError: The shapes differ, or a value is no class.
+            ValueError: The shapes differ, or a value is not a class.
         """
         if labels.shape != predictions.shape:
             raise ValueError(f"labels have shape {labels.shape}, predictions {predictions.shape}")

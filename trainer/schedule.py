@@ -59,7 +59,7 @@ def parameter_groups(
     if classifier_lr_multiple is None:
         classifier_lr_multiple = classifier_multiple(model.config.channels)
     if layer_decay != 1 and not isinstance(model.backbone, SwinBackbone):
-        raise ConfigError(f"schedule.layer_decay is {layer_decay}, expected 1: the backbone is no transformer")
+        raise ConfigError(f"schedule.layer_decay is {layer_decay}, expected 1: the backbone is not a transformer")
     depth = sum(model.config.depths)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -60,7 +60,7 @@ class TensorBoard:
         """Write each loss term, the learning rate, the gradient's norm before clipping, and the rate.
 
         Args:
-            step: Optimiser's steps done, from 1; those that are no multiple of ``every`` are passed over.
+            step: Optimiser's steps done, from 1; those that are not a multiple of ``every`` are passed over.
             losses: The weighted terms by name.
             lr: Base learning rate of this step.
             grad_norm: None if it was not computed.

@@ -32,7 +32,7 @@ PREFETCHED = 4  # batches of each worker that wait for the step: views differ in
 
 
 class DivergedError(RuntimeError):
-    """A loss or gradient that is no number; the weights of the last checkpoint are the last good ones."""
+    """A loss or gradient that is not a number; the weights of the last checkpoint are the last good ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,14 +276,14 @@ def _refuse_infinite(values: Tensor, step: int, *, scaled: bool) -> None:
     """Check loss terms and, behind them, the gradient's norm, all on the CPU; fp16 may overflow in the norm.
 
     Raises:
-        DivergedError: One is no number.
+        DivergedError: One is not a number.
     """
     *losses, norm = values.tolist()
     if not np.isfinite(losses).all():
         terms = ", ".join(f"{name} {term:g}" for name, term in zip(Losses._fields, losses, strict=True))
-        raise DivergedError(f"the loss is no number at step {step}: {terms}")
+        raise DivergedError(f"the loss is not a number at step {step}: {terms}")
     if not np.isfinite(norm) and not scaled:
-        raise DivergedError(f"the gradient is no number at step {step}: its norm is {norm:g}")
+        raise DivergedError(f"the gradient is not a number at step {step}: its norm is {norm:g}")
 
 
 def _step_seed(*parts: int) -> int:

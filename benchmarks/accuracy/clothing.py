@@ -74,7 +74,7 @@ def _variable(path: Path, name: str) -> NDArray[Any]:
         content: Mapping[str, NDArray[Any]] = importlib.import_module("scipy.io").loadmat(path)
         return content[name]
     except (ValueError, KeyError, OSError) as error:
-        raise UnreadableFileError(f"{path} is no MATLAB file with the variable {name!r}: {error}") from error
+        raise UnreadableFileError(f"{path} is not a MATLAB file with the variable {name!r}: {error}") from error
 
 
 def _shrunk(

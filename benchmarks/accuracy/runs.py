@@ -50,7 +50,7 @@ def read_run(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-        raise RunError(f"{path} is no file of a run: it has no configuration")
+        raise RunError(f"{path} is not a file of a run: it has no configuration")
     return content
 
 

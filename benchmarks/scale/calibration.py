@@ -156,7 +156,7 @@ def read_calibration(path: Path = FILE) -> Calibration:
             models={name: _model(model) for name, model in content["models"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(f"{path} is no calibration: {error}") from error
+        raise CalibrationError(f"{path} is not a calibration: {error}") from error
 
 
 def _model(content: Mapping[str, Mapping[str, object]]) -> ServiceModel:

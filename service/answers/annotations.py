@@ -28,7 +28,7 @@ def encode_annotations(labels: NDArray[np.uint8], manifest: Manifest, options: A
     """Write the regions of a label map in the form of the tool that ``options.format`` names.
 
     Args:
-        labels: (H, W) uint8; pixels whose id is no class are left out.
+        labels: (H, W) uint8; pixels whose id is not a class are left out.
         manifest: The classes.
         options: Format, tolerance, and name of the image.
 

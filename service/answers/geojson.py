@@ -18,7 +18,7 @@ def encode_contours(labels: NDArray[np.uint8], manifest: Manifest, tolerance: fl
     """A ``FeatureCollection`` with one ``MultiPolygon`` for each class present, ordered by id.
 
     Args:
-        labels: (H, W) uint8; pixels whose id is no class are left out.
+        labels: (H, W) uint8; pixels whose id is not a class are left out.
         manifest: For names and colours.
         tolerance: See ``simplify``.
     """

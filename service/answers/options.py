@@ -78,7 +78,7 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         graph: The graph that serves; it decides which formats are available.
 
     Raises:
-        InvalidParameter: An unknown class, a background that is no colour, or a format or mode that the graph cannot
+        InvalidParameter: An unknown class, a background that is not a colour, or a format or mode that the graph cannot
             give.
         NotAcceptable: See ``negotiate``.
     """

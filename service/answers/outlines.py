@@ -44,7 +44,7 @@ def outlines(labels: NDArray[np.uint8], manifest: Manifest, tolerance: float, an
     """Find the regions of all classes, the largest first, so that tools draw small ones on top.
 
     Args:
-        labels: (H, W) uint8; pixels whose id is no class are left out.
+        labels: (H, W) uint8; pixels whose id is not a class are left out.
         manifest: The classes.
         tolerance: See ``simplify``.
         answer_format: Name of the format, for errors.

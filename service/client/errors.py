@@ -30,7 +30,7 @@ class ModelUnusable(ClientError):
 
 
 class UnreadableVideo(ClientError):
-    """A file that is no video, or a broken one."""
+    """A file that is not a video, or a broken one."""
 
 
 class MissingExtra(ClientError):
@@ -44,7 +44,7 @@ class Refused(ClientError):
         status: HTTP status.
         type: Stable name of the kind of problem, e.g. ``not-an-image``; ``about:blank`` where the answer has none.
         title: The kind of problem in words.
-        detail: This occurrence, with value and limit; the start of the body where it is no problem document.
+        detail: This occurrence, with value and limit; the start of the body where it is not a problem document.
         request_id: Under which the service's log has it, if the answer says so.
         members: All members of the problem document.
     """

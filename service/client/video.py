@@ -85,7 +85,7 @@ async def segment_video(
         on_frame: Called after each frame.
 
     Raises:
-        ClientError: PyAV is missing, the file is no video, or the service refuses a frame.
+        ClientError: PyAV is missing, the file is not a video, or the service refuses a frame.
     """
     partial = job.target.with_name(f".partial-{job.target.name}")
     job.target.parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, as long as the bytes that are no body stay within ``MAX_HEADER_BYTES``."""
+        """Parse, as long as the bytes that are not body stay within ``MAX_HEADER_BYTES``."""
         if self._is_refused:
             return
         self._has_received = True

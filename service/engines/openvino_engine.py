@@ -135,7 +135,7 @@ def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
     """The graph for one image, once it is what the manifest says.
 
     Raises:
-        EngineError: It is no graph, or another one.
+        EngineError: It is not a graph, or another one.
     """
     try:
         model = _core(_openvino()).read_model(path)

@@ -34,9 +34,9 @@ def parse_json_image(body: bytes) -> bytes:
     """The image file in a JSON body.
 
     Raises:
-        BadRequest: The body is no JSON, or has too many members.
+        BadRequest: The body is not JSON, or has too many members.
         PayloadTooLarge: It has too many values.
-        InvalidParameter: Another key, no ``image`` or one that is no text, an address, or text that is no base64.
+        InvalidParameter: Another key, no ``image`` or one that is not text, an address, or text that is not base64.
     """
     check_json(body, _MAX_VALUES, "send {'image': ...} alone")
     image = _decode_usual(body)
@@ -115,7 +115,7 @@ def _decode(text: str, payload: str) -> bytes:
 
 def _fault(entry: ErrorDetails) -> ServiceError:
     if entry["type"] == "json_invalid":
-        return BadRequest(f"the body is no JSON: {entry['ctx']['error']}")
+        return BadRequest(f"the body is not JSON: {entry['ctx']['error']}")
     key = str(entry["loc"][0]) if entry["loc"] else ""
     value = entry["input"]
     match entry["type"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _SMOOTHING = 0.2
-# A batch counts as at most so many times slower than expected: one pause of the machine is no slow engine.
+# A batch counts as at most so many times slower than expected: one pause of the machine does not make the engine slow.
 _MOST_TIMES_SLOWER = 2.0
 # Mean deviations between the expected time and a safe one.
 _SAFE_DEVIATIONS = 2.0

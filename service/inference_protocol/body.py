@@ -45,7 +45,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryvie
     """The JSON and the binary data of a decompressed body; all is JSON where no length was sent.
 
     Raises:
-        BadRequest: The length is no number, or larger than the body.
+        BadRequest: The length is not a number, or larger than the body.
     """
     if header_length is None:
         return body, memoryview(b"")

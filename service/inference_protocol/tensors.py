@@ -38,7 +38,7 @@ def pixels_from_json(name: str, data: list[Any], shape: Sequence[int]) -> NDArra
     """The UINT8 tensor ``name`` of ``shape`` from lists nested like it, or from one flat list.
 
     Raises:
-        BadRequest: Another number of elements or nesting, or an element that is no integer of 0..255.
+        BadRequest: Another number of elements or nesting, or an element that is not an integer of 0..255.
     """
     flat = _flatten(name, data, shape)
     if (found := set(map(type, flat))) - {int}:
@@ -78,7 +78,7 @@ def byte_strings_from_json(name: str, data: list[Any], count: int) -> list[bytes
     """The ``count`` elements of the BYTES tensor ``name``, in base64.
 
     Raises:
-        BadRequest: Another number of elements, or one that is no base64.
+        BadRequest: Another number of elements, or one that is not base64.
     """
     if len(data) != count:
         raise BadRequest(f"input '{name}' has {len(data)} elements in its data, expected {count} by its shape")

@@ -31,13 +31,13 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file; a pipe or a device is not opened for reading, which could wait for ever.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or has more bytes.
+        OSError: It cannot be read, is not a regular file, or has more bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - of a descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(f"it has {max(status.st_size, len(content))} bytes, at most {max_bytes} are accepted")

@@ -30,7 +30,7 @@ class FoundModel:
 
     Attributes:
         name: By its manifest; that of its folder where the manifest cannot be read.
-        version: Likewise; empty where there is no folder for it.
+        version: Likewise; empty where there is not a folder for it.
         directories: Where it is. More than one is an error, see ``problem``.
         manifest: As it was when it was found; None if it cannot be read.
         problem: Why it cannot be served, one sentence; empty where nothing is known against it.
@@ -143,7 +143,7 @@ def model_source(settings: Settings) -> ModelFolder:
 
 
 def _model_directories(root: Path) -> list[Path]:
-    """Each once, also where links lead to it; hidden entries are no models, such as Kubernetes' ``..data``."""
+    """Each once, also where links lead to it; hidden entries are not models, such as Kubernetes' ``..data``."""
     if (root / MANIFEST_NAME).is_file():
         return [root]
     manifests = [*root.glob(f"*/{MANIFEST_NAME}"), *root.glob(f"*/*/{MANIFEST_NAME}")]

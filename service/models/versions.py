@@ -1,4 +1,4 @@
-"""The order of versions: 1.10.0 is newer than 1.9.0, and both are newer than anything that is no number."""
+"""The order of versions: 1.10.0 is newer than 1.9.0, and both are newer than anything that is not a number."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def check_sealed(descriptor: int, size: int) -> None:
     try:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError as error:
-        raise ValueError("a descriptor is no file in memory") from error
+        raise ValueError("a descriptor is not a file in memory") from error
     found = os.fstat(descriptor).st_size
     if seals & _SEALS != _SEALS or found != size:
         raise ValueError(f"a file in memory has {found} bytes and seals {seals}, expected {size} and {_SEALS}")

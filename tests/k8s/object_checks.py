@@ -159,7 +159,7 @@ def disruption(objects: Objects) -> Iterator[str]:
             yield f"{name_of(budget)} has bounds {bounds}"
         for value in bounds.values():
             if not isinstance(value, int) and not re.fullmatch(r"[1-9][0-9]?%", value):
-                yield f"{name_of(budget)}: {value!r} is no number and no share"
+                yield f"{name_of(budget)}: {value!r} is neither a number nor a share"
         if bounds.get("maxUnavailable") == 0:
             yield f"{name_of(budget)} blocks every drain"
         if isinstance(bounds.get("maxUnavailable"), int):

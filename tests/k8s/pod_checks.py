@@ -83,7 +83,7 @@ def _without_cpu(amounts: dict[str, str]) -> dict[str, str]:
 
 def _cpu_fits(pod: Pod, request: str, limit: str) -> Iterator[str]:
     if quantity(limit) % 1:
-        yield f"{pod.name}: {limit} cores are no whole number of threads"
+        yield f"{pod.name}: {limit} cores are not a whole number of threads"
     if not quantity(limit) / 2 <= quantity(request) <= quantity(limit):
         yield f"{pod.name}: asks for {request} cores of {limit}"
 
@@ -160,9 +160,9 @@ def settings(objects: Objects) -> Iterator[str]:
     for pod in pods(objects):
         for container in pod.containers:
             names = {entry["name"] for entry in container.get("env", []) if entry["name"].startswith(ENV_PREFIX)}
-            yield from (f"{pod.name}: {name} is no setting" for name in sorted(names - _KNOWN))
+            yield from (f"{pod.name}: {name} is not a setting" for name in sorted(names - _KNOWN))
     for pod, _container, variables in serving(objects):
-        yield from (f"{pod.name}: {name} is no setting" for name in sorted(set(variables) - _KNOWN))
+        yield from (f"{pod.name}: {name} is not a setting" for name in sorted(set(variables) - _KNOWN))
         try:
             settings_of(variables)
         except ValidationError as error:

@@ -97,7 +97,7 @@ def quantity(text: str) -> float:
     """``512Mi`` as bytes, ``500m`` as 0.5."""
     match = re.fullmatch(r"([0-9.]+)(m|k|M|G|Ki|Mi|Gi|Ti|)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no quantity")
+        raise ValueError(f"{text!r} is not a quantity")
     number, unit = match.groups()
     return float(number) / 1000 if unit == "m" else float(number) * _UNITS[unit]
 

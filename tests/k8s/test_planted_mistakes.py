@@ -258,7 +258,7 @@ MISTAKES: tuple[tuple[Check, Build, Mutate, str], ...] = (
         at("Deployment", "template.spec.volumes.0", {"name": "cache", "hostPath": {"path": "/var/cache"}}),
         "hostPath",
     ),
-    (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE", "32"), "ECENET_MAX_QUEUE is no setting"),
+    (pod_checks.settings, CPU, setting("ECENET_MAX_QUEUE", "32"), "ECENET_MAX_QUEUE is not a setting"),
     (pod_checks.settings, CPU, setting("ECENET_MAX_REQUESTS_IN_FLIGHT", "0"), "max_requests_in_flight"),
     (pod_checks.settings, KSERVE, at("ServingRuntime", "containers.0.env.0.name", "ECENET_MODELS"), "no setting"),
     (pod_checks.volumes, CPU, at("Deployment", f"{CONTAINER}.volumeMounts.1.name", "temp"), "mounts of"),

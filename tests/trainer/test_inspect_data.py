@@ -85,11 +85,11 @@ def test_a_split_that_does_not_open_is_a_problem_beside_the_others(
 
 def test_what_cannot_be_opened_is_one_sentence(tiny_camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, expected in (
-        (["camvid", "absent"], "absent is no folder; it should hold the dataset camvid"),
+        (["camvid", "absent"], "absent is not a folder; it should hold the dataset camvid"),
         (["camvit", str(tiny_camvid)], "dataset 'camvit' is unknown; did you mean 'camvid'?"),
         (["camvid", str(tiny_camvid), "--split", "vall"], "split of camvid 'vall' is unknown; did you mean 'val'?"),
         (["voc", str(tiny_camvid)], "train.txt does not exist; it belongs to the layout of voc"),
-        (["camvid", str(tiny_camvid), "--output", "sheet.txt"], "sheet.txt is no picture file"),
+        (["camvid", str(tiny_camvid), "--output", "sheet.txt"], "sheet.txt is not a picture file"),
     ):
         assert main(arguments) == 1
         written = capsys.readouterr()

@@ -339,7 +339,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
     )
     assert status == 1
     message = capsys.readouterr().err
-    assert "is no number at step" in message
+    assert "is not a number at step" in message
     step = int(message.split("at step ")[1].split(":")[0])
     content = read_checkpoint(run / "last.pt")
     assert content["steps_done"] == step
@@ -353,7 +353,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
         ("model.name=ecenet-huge", "'ecenet-huge' is unknown"),
         ("schedule.precision=fp8", "precision is 'fp8'"),
         ("schedule.batch_size=9", "batch_size is 9"),
-        ("schedule.accumulate=3", "batch_size 2 is no multiple of schedule.accumulate 3"),
+        ("schedule.accumulate=3", "batch_size 2 is not a multiple of schedule.accumulate 3"),
         ("data.dataset=camvit", "camvid"),
         ("model.pretrained=absent.pth", "absent.pth"),
     ],

@@ -157,7 +157,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(tiny_model: ECENet, 
     state = state_of(tiny_model)
     tiny_model.decode_head.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weight_of(tiny_model).clone()
-    with pytest.raises(DivergedError, match="gradient is no number at step 0"):
+    with pytest.raises(DivergedError, match="gradient is not a number at step 0"):
         train(state, [batch_of(CamVid(tiny_camvid, "val"), [0, 1])])
     assert torch.equal(weight_of(tiny_model), before)
 
@@ -240,7 +240,7 @@ def test_a_fault_is_told_with_its_step_when_the_values_are_read(tiny_model: ECEN
     )
     steps = train_steps(state, [batch] * 4, StepSettings(LossWeights(), read_every=2), ALONE)
     assert [values.step for values in next(steps)] == [1, 2]
-    with pytest.raises(DivergedError, match="gradient is no number at step 2"):
+    with pytest.raises(DivergedError, match="gradient is not a number at step 2"):
         next(steps)
 
 

@@ -80,7 +80,7 @@ def _mend_split(root: Path, split: str, others: Sequence[str]) -> str:
 
 
 def _binary_masks(inspected: Inspected) -> Iterator[Fault]:
-    """Masks of 0 and 255 where 255 is no class."""
+    """Masks of 0 and 255 where 255 is not a class."""
     folders = {name: dataset for name, dataset in inspected.datasets.items() if isinstance(dataset, Folder)}
     for name, dataset in folders.items():
         found = inspected.reports[name]

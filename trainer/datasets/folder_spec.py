@@ -188,7 +188,7 @@ def _is_int(value: Any, largest: int) -> bool:
 
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise DatasetError(f"{what} is {value!r}, expected a text")
+        raise DatasetError(f"{what} is {value!r}, expected text")
     return value
 
 

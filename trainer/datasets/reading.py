@@ -169,7 +169,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except DatasetError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableFileError(f"{path} cannot be read: it is no image") from None
+        raise UnreadableFileError(f"{path} cannot be read: it is not an image") from None
     except BROKEN as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
 

@@ -61,7 +61,7 @@ def guess_dataset(root: Path) -> str:
         DatasetError: It holds none.
     """
     if not root.is_dir():
-        raise MissingFileError(f"{root} is no folder; it should hold a dataset")
+        raise MissingFileError(f"{root} is not a folder; it should hold a dataset")
     for name, kind in DATASETS.items():
         try:
             if kind.splits_in(root):
@@ -113,5 +113,5 @@ def _kind(name: str, root: Path | None = None) -> type[PublishedDataset | Folder
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     if root is not None and not root.is_dir():
-        raise MissingFileError(f"{root} is no folder; it should hold the dataset {name}")
+        raise MissingFileError(f"{root} is not a folder; it should hold the dataset {name}")
     return DATASETS[name]

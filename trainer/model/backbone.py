@@ -113,7 +113,7 @@ class _WindowMasks:
 
     def get(self, like: Tensor, *, rows: int, columns: int, window_size: int, shift: int) -> Tensor:
         """The mask for ``rows`` times ``columns`` windows, on the device and in the type of a tensor."""
-        if torch.compiler.is_compiling():  # what a compiler or an export traces is no tensor to keep
+        if torch.compiler.is_compiling():  # what a compiler or an export traces is not a tensor to keep
             return shifted_window_mask(rows, columns, window_size, shift, like.device).to(like.dtype)
         key = (rows, columns, window_size, shift, like.device, like.dtype)
         if key not in self._masks:
@@ -127,7 +127,7 @@ class _WindowMasks:
 class _WindowShift:
     """Shifted window attention of one block: pads to full windows, then rolls, masked on the padded size.
 
-    timm rolls before it pads; the two differ wherever a stage is no multiple of the window. A plain callable and no
+    timm rolls before it pads; the two differ wherever a stage is not a multiple of the window. A plain callable and no
     module, so that the block keeps its parameters and its state dict.
     """
 

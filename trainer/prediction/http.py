@@ -21,7 +21,7 @@ _PARAMETERS = ("background", "mode", "model")
 
 
 class ServiceError(ValueError):
-    """A service that cannot be reached, or whose answer is no label map; the text names the URL."""
+    """A service that cannot be reached, or whose answer is not a label map; the text names the URL."""
 
 
 def is_url(source: str) -> bool:

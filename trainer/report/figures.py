@@ -46,7 +46,7 @@ def curves_svg(curves: Mapping[str, Series], *, label: str, percent: bool = Fals
     """One panel of curves over epochs.
 
     Args:
-        curves: By name; points that are no finite number leave a gap.
+        curves: By name; points that are not finite leave a gap.
         label: What the panel shows; the vertical axis and the picture's name for screen readers.
         percent: Whether the values are shares 0..1, to be shown times 100.
 

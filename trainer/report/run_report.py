@@ -152,7 +152,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a run's ``log.jsonl`` by epoch; of an epoch that was done twice, the last.
 
     Raises:
-        ReportError: The file is missing or empty, or a line is no entry; the text names the line.
+        ReportError: The file is missing or empty, or a line is not an entry; the text names the line.
     """
     if not path.is_file():
         raise ReportError(f"{path} does not exist; {path.parent} holds no training run")
@@ -168,7 +168,7 @@ def _parse_entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ReportError(f"{path} line {number} is no JSON: {error}; the line is {line[:60]!r}") from error
+        raise ReportError(f"{path} line {number} is not JSON: {error}; the line is {line[:60]!r}") from error
     if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
         raise ReportError(f"{path} line {number} is {line[:60]!r}, expected an object with a whole number 'epoch'")
     for key, value in entry.items():
@@ -182,7 +182,7 @@ def _load_best(run: Path) -> tuple[ECENet, dict[str, Any]]:
     """The best network of a run, and what its checkpoint says besides the weights."""
     path = run / BEST
     if not run.is_dir():
-        raise ReportError(f"{run} is no folder of a training run")
+        raise ReportError(f"{run} is not a folder of a training run")
     if not path.is_file():
         raise ReportError(f"{path} does not exist: the run has not been evaluated yet")
     model, entries = load_model_and_entries(path)

@@ -36,7 +36,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
     Raises:
         AverageError: Fewer than two checkpoints, ones of different networks, classes or input sizes, or an output that
             exists.
-        CheckpointError: A file is no checkpoint of ours, or cannot be written.
+        CheckpointError: A file is not one of our checkpoints, or cannot be written.
     """
     from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint  # noqa: PLC0415
 

@@ -90,8 +90,8 @@ def import_weights(
         size: (height, width) in pixels that the model is to be served at; by default 640x640, the authors' crop.
 
     Raises:
-        ImportWeightsError: The output exists, the file holds no whole network, a weight is no number, or the classes do
-            not fit.
+        ImportWeightsError: The output exists, the file holds no whole network, a weight is not a number, or the classes
+            do not fit.
         StateDictError: Missing, extra or misshapen keys, or two names of one tensor; the text lists them all.
         DatasetError: The dataset is unknown, or the ``classes.json`` is not valid.
         CheckpointError: The file cannot be read.

@@ -54,7 +54,7 @@ def read_mindspore_checkpoint(path: Path) -> dict[str, Tensor]:
     """Parameter names and tensors of a MindSpore checkpoint, as stored.
 
     Raises:
-        ValueError: The file is no such message, or a tensor has an unknown type or too few bytes.
+        ValueError: The file is not such a message, or a tensor has an unknown type or too few bytes.
     """
     content = path.read_bytes()
     if content[-_CHECKSUM_BYTES:].startswith(_CHECKSUM_MARK):

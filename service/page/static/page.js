@@ -192,7 +192,7 @@ function tooLarge(text) {
   return new Problem(text, { type: "payload-too-large", status: 413 });
 }
 
-/** The upright picture; the service reads what the browser cannot, such as TIFF, and what is no image it explains. */
+/** The upright picture; the service reads what the browser cannot, such as TIFF, and explains what is not an image. */
 async function readPhoto(picture, options) {
   try {
     picture.seen = picture.blob;

@@ -58,8 +58,8 @@ def test_photos_become_a_data_set_of_the_comparison(published: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("label_list.mat", r"label_list\.mat is no MATLAB file with the variable 'label_list'"),
-        ("annotations/pixel-level/0003.mat", r"0003\.mat is no MATLAB file with the variable 'groundtruth'"),
+        ("label_list.mat", r"label_list\.mat is not a MATLAB file with the variable 'label_list'"),
+        ("annotations/pixel-level/0003.mat", r"0003\.mat is not a MATLAB file with the variable 'groundtruth'"),
     ],
 )
 def test_another_file_is_named(

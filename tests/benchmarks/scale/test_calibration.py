@@ -120,7 +120,7 @@ def test_calibration_survives_its_file(tmp_path: Path) -> None:
 def test_other_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(CalibrationError, match=r"calibration\.json is no calibration"):
+    with pytest.raises(CalibrationError, match=r"calibration\.json is not a calibration"):
         read_calibration(path)
 
 

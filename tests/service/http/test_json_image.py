@@ -70,7 +70,7 @@ def test_wrong_values_are_named(sent: bytes, reason: str) -> None:
     "sent", [b"", b"{", b'{"image": "QUJD"', b"\xff\xfe", b'{"image": "\xff"}', b"[" * 100_000, b"{'image': 1}"]
 )
 def test_what_is_no_json_is_told(sent: bytes) -> None:
-    with pytest.raises(BadRequest, match="the body is no JSON") as caught:
+    with pytest.raises(BadRequest, match="the body is not JSON") as caught:
         parse_json_image(sent)
     assert caught.value.status == 400
 
@@ -103,7 +103,7 @@ def test_escapes_of_any_kind_are_undone() -> None:
 
 
 def test_control_characters_within_a_text_are_no_json() -> None:
-    with pytest.raises(BadRequest, match="the body is no JSON: control character"):
+    with pytest.raises(BadRequest, match="the body is not JSON: control character"):
         parse_json_image(b'{"image": "' + TEXT.encode() + b"\n" + b'"}')
 
 

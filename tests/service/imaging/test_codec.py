@@ -1,4 +1,4 @@
-"""Images of every kind in, PNG out: pixel values, limits, and answers to bytes that are no image."""
+"""Images of every kind in, PNG out: pixel values, limits, and answers to bytes that are not an image."""
 
 from __future__ import annotations
 

@@ -127,5 +127,5 @@ def test_golden_inputs_without_end_are_refused(tmp_path: Path, monkeypatch: pyte
 def test_a_pipe_in_place_of_golden_inputs_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "golden.npz")
     manifest = Manifest("m", "1", "none", CLASSES, (LOGITS_GRAPH,), FileInfo("golden.npz", "0" * 64))
-    with pytest.raises(GoldenError, match="it is no regular file"):
+    with pytest.raises(GoldenError, match="it is not a regular file"):
         read_golden(tmp_path, manifest, SIZE)

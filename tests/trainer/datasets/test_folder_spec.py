@@ -62,7 +62,7 @@ def test_folders_of_a_split_have_defaults(describe: Describe) -> None:
             "key of class 2 'colour' is unknown; did you mean 'c",
         ),
         ({"classes": [*TWO, {"name": "c"}]}, "class 'c' has no 'color'"),
-        ({"classes": [*TWO, {"color": [1, 2, 3]}]}, "name of class 2 is None, expected a text"),
+        ({"classes": [*TWO, {"color": [1, 2, 3]}]}, "name of class 2 is None, expected text"),
         ({"classes": [*TWO, {"name": " ", "color": [1, 2, 3]}]}, "class 2 has no name"),
         (
             {"classes": [*TWO, {"name": "c", "color": [1, 2, 256]}]},
@@ -78,8 +78,8 @@ def test_folders_of_a_split_have_defaults(describe: Describe) -> None:
         ({"encoding": "color"}, "encoding 'color' is unknown; did you mean 'colors'"),
         ({"splits": ["train"]}, r"'splits' is \['train'\], expected an object"),
         ({"splits": {"train": {"label": "x"}}}, "key of split 'train' 'label' is unknown; did you mean 'labels'"),
-        ({"splits": {"train": {"images": 3}}}, "images is 3, expected a text"),
-        ({"label_suffix": 1}, "label_suffix is 1, expected a text"),
+        ({"splits": {"train": {"images": 3}}}, "images is 3, expected text"),
+        ({"label_suffix": 1}, "label_suffix is 1, expected text"),
     ],
 )
 def test_faults_are_named(describe: Describe, keys: dict[str, Any], expected: str) -> None:

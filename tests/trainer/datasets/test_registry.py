@@ -105,7 +105,7 @@ def test_an_unknown_split_is_an_error_that_lists_the_splits(tiny_camvid: Path) -
 
 
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="absent is no folder; it should hold the dataset voc"):
+    with pytest.raises(DatasetError, match="absent is not a folder; it should hold the dataset voc"):
         open_dataset("voc", tmp_path / "absent", "train")
 
 

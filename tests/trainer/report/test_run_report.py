@@ -297,7 +297,7 @@ def test_the_command_takes_another_split_and_file(run: Path, tiny_camvid: Path, 
     [
         ("", "log.jsonl is empty"),
         ("\n\n", "log.jsonl is empty"),
-        ('{"epoch": 1}\n{"epoch": 2, "lo', "line 2 is no JSON"),
+        ('{"epoch": 1}\n{"epoch": 2, "lo', "line 2 is not JSON"),
         ("[1, 2]\n", "line 1 is '[1, 2]', expected an object"),
         ('{"loss": 1}\n', "expected an object with a whole number 'epoch'"),
         ('{"epoch": 1, "val_miou": "high"}\n', "line 1 has val_miou 'high', expected a number"),
@@ -320,7 +320,7 @@ def test_of_an_epoch_done_twice_the_last_counts(tmp_path: Path) -> None:
     [
         ("log.jsonl", "log.jsonl does not exist"),
         ("best.pt", "best.pt does not exist: the run has not been evaluated yet"),
-        ("", "is no folder of a training run"),
+        ("", "is not a folder of a training run"),
     ],
 )
 def test_a_run_that_lacks_something_ends_with_a_sentence(

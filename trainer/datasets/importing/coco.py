@@ -42,7 +42,7 @@ def _coco_files(path: Path) -> list[tuple[Path, Any]]:
         content = read_json(path)
         missing = KEYS - as_object(str(path), content).values.keys()
         if missing:
-            raise ImportingError(f"{path} has no {', '.join(map(repr, sorted(missing)))}; it is no COCO file")
+            raise ImportingError(f"{path} has no {', '.join(map(repr, sorted(missing)))}; it is not a COCO file")
         return [(path, content)]
     contents = [(file, read_json(file)) for file in files_below(path, (".json",))]
     found = [(file, content) for file, content in contents if isinstance(content, dict) and content.keys() >= KEYS]

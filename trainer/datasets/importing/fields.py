@@ -39,7 +39,7 @@ class Fields:
         """A text that is not blank."""
         value = self.values.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise self.wrong(key, "a text")
+            raise self.wrong(key, "text")
         return value.strip()
 
     def whole(self, key: str, low: int = 0) -> int:

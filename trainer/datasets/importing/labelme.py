@@ -106,11 +106,11 @@ def _mask(fields: Fields) -> NDArray[np.bool_]:
         with Image.open(io.BytesIO(_bytes(fields, "mask"))) as image:
             return np.asarray(image.convert("L")) > 0
     except BROKEN as error:
-        raise ImportingError(f"{fields.where}: 'mask' is no image: {error}") from error
+        raise ImportingError(f"{fields.where}: 'mask' is not an image: {error}") from error
 
 
 def _bytes(fields: Fields, key: str) -> bytes:
     try:
         return base64.b64decode(fields.text(key), validate=True)
     except binascii.Error as error:
-        raise ImportingError(f"{fields.where}: '{key}' is no base64: {error}") from error
+        raise ImportingError(f"{fields.where}: '{key}' is not base64: {error}") from error

@@ -34,7 +34,7 @@ def read_labelstudio_json(source: Source) -> Export:
     """Read the tasks of an export.
 
     Raises:
-        DatasetError: There is no JSON of tasks, or one is not in Label Studio's form.
+        DatasetError: There is not JSON of tasks, or one is not in Label Studio's form.
     """
     collector = Collector(source)
     found = [(path, tasks) for path in json_files(source.path) if (tasks := tasks_of(path))]
@@ -158,7 +158,7 @@ def _shapes(task: Fields, collector: Collector, path: Path) -> list[Shape] | Non
         if region is None:
             if _label(result) and number not in seen:
                 kind = result.values.get("type")
-                collector.leave_out(path, f"{kind} is no polygon, rectangle, ellipse, brush or bitmask")
+                collector.leave_out(path, f"{kind} is not a polygon, rectangle, ellipse, brush or bitmask")
         elif label is None:
             collector.leave_out(path, "no label")
         elif number is None or number not in seen:

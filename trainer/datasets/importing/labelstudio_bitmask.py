@@ -50,7 +50,7 @@ def bitmask(value: Fields) -> Bitmask:
     """The bitmask of a region's value.
 
     Raises:
-        ImportingError: It is no PNG as a data URL.
+        ImportingError: It is not a PNG as a data URL.
     """
     url = value.text(KEY)
     if not url.startswith(_PREFIX):
@@ -58,4 +58,4 @@ def bitmask(value: Fields) -> Bitmask:
     try:
         return Bitmask(base64.b64decode(url.removeprefix(_PREFIX), validate=True), value.where)
     except binascii.Error as error:
-        raise ImportingError(f"{value.where}: '{KEY}' is no base64: {error}") from error
+        raise ImportingError(f"{value.where}: '{KEY}' is not base64: {error}") from error

@@ -52,7 +52,7 @@ def unpack(packed: list[Any], expected: int, where: str) -> NDArray[np.uint8]:
         ImportingError: There are not ``expected`` values of 8 bits or fewer, or they end too soon.
     """
     if not all(type(byte) is int and 0 <= byte < 256 for byte in packed):
-        raise ImportingError(f"{where}: 'rle' holds values that are no bytes, expected 0..255")
+        raise ImportingError(f"{where}: 'rle' holds values that are not bytes, expected 0..255")
     bits = _Bits(np.unpackbits(np.array(packed, np.uint8)), where)
     count = bits.read(32) if len(packed) * 8 >= _HEADER_BITS else 0
     if count != expected:

@@ -18,7 +18,7 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 VOC_VOID = (224, 224, 192)
 BACKGROUND, FOREGROUND = "background", "foreground"
 MAX_UNNAMED = 100
-"""More different values than these are no classes, but shades, unless a list names them."""
+"""More different values than these are shades, not classes, unless a list names them."""
 
 
 def coding_of(masks: Sequence[Path], listed: Sequence[ListedClass] | None) -> Coding:

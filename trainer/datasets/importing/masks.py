@@ -91,4 +91,4 @@ def _refuse_lossy(masks: Iterable[Path]) -> None:
         if path.suffix.lower() in LOSSY_EXTENSIONS:
             raise lossy_label(path)
         if path.suffix.lower() not in LABEL_EXTENSIONS:
-            raise ImportingError(f"{path} is no mask; masks are one of {', '.join(LABEL_EXTENSIONS)}")
+            raise ImportingError(f"{path} is not a mask; masks are one of {', '.join(LABEL_EXTENSIONS)}")

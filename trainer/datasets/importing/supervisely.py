@@ -114,7 +114,7 @@ def _bitmap(fields: Fields) -> Bitmap:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             return Bitmap(_inside(image), (x, y))
     except (*BROKEN, binascii.Error) as error:
-        raise ImportingError(f"{fields.where}: 'data' is no PNG in zlib in base64: {error}") from error
+        raise ImportingError(f"{fields.where}: 'data' is not a PNG in zlib in base64: {error}") from error
 
 
 def _inside(image: Image.Image) -> NDArray[np.bool_]:

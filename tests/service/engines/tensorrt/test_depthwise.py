@@ -66,7 +66,7 @@ def test_the_result_is_the_same(kernel: int, stride: int) -> None:
 
 def test_what_is_no_depthwise_convolution_of_eights_stays() -> None:
     computed = graph()
-    computed.graph.node[1].input[1] = "computed"  # weights that are no constant, as those of INT8
+    computed.graph.node[1].input[1] = "computed"  # weights that are not constant, as those of INT8
     for model in (graph(channels=20), computed):
         weights = model.graph.node[1].input[1]
         assert group_depthwise(model.graph) == 0

@@ -492,7 +492,7 @@ def test_missing_file_is_told(bench: Bench) -> None:
 def test_tensorrt_itself_takes_the_logger_and_its_reason_reaches_the_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real package, which refuses a file that is no engine, with or without a GPU."""
+    """The real package, which refuses a file that is not an engine, with or without a GPU."""
     monkeypatch.setattr(tensorrt_engine, "runtime_module", lambda _: trt)
     monkeypatch.setattr(tensorrt_log, "runtime_module", lambda _: trt)
     bench.info = replace(bench.info, key=replace(bench.info.key, machine=Machine("tensorrt-rtx", "1")))

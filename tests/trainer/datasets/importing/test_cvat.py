@@ -102,7 +102,7 @@ def test_subsets_are_splits_and_folders_stay(workshop: Workshop) -> None:
             "'width' is '0', expected a whole",
         ),
         ('<polygon label="car" points="1,1;2,2"/>', "'points' is [['1', '1'], ['2', '2']], expected 3 or more"),
-        ('<polygon points="1,1;2,2;3,3"/>', "'label' is missing, expected a text"),
+        ('<polygon points="1,1;2,2;3,3"/>', "'label' is missing, expected text"),
         ('<box label="car" xtl="1" ytl="x" xbr="2" ybr="2"/>', "'ytl' is 'x', expected a number within"),
         ('<ellipse label="car" cx="1" cy="1" rx="1e300" ry="2"/>', "'rx' is '1e300', expected a number within"),
     ],

@@ -145,9 +145,9 @@ def test_an_image_without_json_is_told(workshop: Workshop) -> None:
         (labelme(shape("car", [[1, 2], [3, 4]])), "'points' is [[1, 2], [3, 4]], expected 3 or more pairs of numbers"),
         (labelme(shape("car", [[1e300, 2], [3, 4], [5, 6]])), "expected numbers within -100000..100000"),
         (labelme(shape("car", SQUARE, "star")), "'shape_type' is 'star', expected one of"),
-        (labelme(shape(" ", SQUARE)), "shapes[0]: 'label' is ' ', expected a text"),
-        (labelme(shape("car", SQUARE[:2], "mask", mask="?")), "shapes[0]: 'mask' is no base64"),
-        (labelme(shape("car", SQUARE[:2], "mask", mask="AAAA")), "shapes[0]: 'mask' is no image"),
+        (labelme(shape(" ", SQUARE)), "shapes[0]: 'label' is ' ', expected text"),
+        (labelme(shape("car", SQUARE[:2], "mask", mask="?")), "shapes[0]: 'mask' is not base64"),
+        (labelme(shape("car", SQUARE[:2], "mask", mask="AAAA")), "shapes[0]: 'mask' is not an image"),
         ([1], "is [1], expected an object"),
     ],
 )

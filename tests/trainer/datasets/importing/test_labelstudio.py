@@ -104,7 +104,7 @@ def test_a_bitmask_gives_every_pixel_back(workshop: Workshop) -> None:
     ("url", "message"),
     [
         (bitmask_url(np.ones((3, 4), bool)), f"the bitmask is 4x3 pixels, its image {WIDTH}x{HEIGHT}"),
-        ("data:image/png;base64,####", "'imageDataURL' is no base64"),
+        ("data:image/png;base64,####", "'imageDataURL' is not base64"),
         ("data:image/png;base64,AAAA", "'imageDataURL' holds a PNG that cannot be read"),
         ("https://example.org/a.png", "expected a PNG that begins with data:image/png;base64,"),
     ],
@@ -157,7 +157,7 @@ def test_relations_and_key_points_are_not_drawn(workshop: Workshop, drawing: Dra
     dataset = workshop.convert("labelstudio")
     assert dataset.drawn("a") == drawing(("c", 2, 2, 8, 8))
     assert "1 shape left out" in dataset.output
-    assert "keypointlabels is no polygon, rectangle, ellipse, brush or bitmask" in dataset.output
+    assert "keypointlabels is not a polygon, rectangle, ellipse, brush or bitmask" in dataset.output
 
 
 def test_json_min_is_read_too(workshop: Workshop, drawing: Draw) -> None:
@@ -227,7 +227,7 @@ def test_predictions_are_no_labels(workshop: Workshop) -> None:
             region("brushlabels", "car", format="rle", rle=[0, 0, 0]),
             "'rle' holds 0 values, expected 768: 4",
         ),
-        (region("brushlabels", "car", format="rle", rle=[300]), "'rle' holds values that are no bytes"),
+        (region("brushlabels", "car", format="rle", rle=[300]), "'rle' holds values that are not bytes"),
         (region("polygonlabels", "car", points=[[1, "x"], [1, 2], [3, 4]]), "'points' is [[1, 'x'], [1, 2], [3, 4]]"),
     ],
 )

@@ -195,7 +195,7 @@ def test_a_folder_without_masks_says_how_they_are_told(workshop: Workshop) -> No
         ("c.csv", "name,r,g,b\ncar,1\n", "row 0 has 2 cells, expected 4"),
         ("c.txt", "", "names no class"),
         ("c.txt", "car 1 2 300\n", "line 1 has '300', expected a whole number within 0..255"),
-        ("c.json", '{"classes": [{"color": "#ffffff"}]}', "class 0: 'name' is missing, expected a text"),
+        ("c.json", '{"classes": [{"color": "#ffffff"}]}', "class 0: 'name' is missing, expected text"),
         ("c.json", '[{"name": "car", "color": "reddish"}]', "class 0 has the colour 'reddish', expected '#rrggbb'"),
     ],
 )

@@ -120,11 +120,11 @@ def test_older_annotations_lack_the_images_extension(workshop: Workshop, drawing
         (polygon("car", [[0, 0]] * 3, [[1]]), "interior[0] is [[1]], expected 1 or more pairs of numbers"),
         (
             thing("car", "bitmap", bitmap={"data": "####", "origin": [0, 0]}),
-            "'data' is no PNG in zlib in base64",
+            "'data' is not a PNG in zlib in base64",
         ),
         (
             thing("car", "bitmap", bitmap={"data": "AAAA", "origin": [0, 0]}),
-            "'data' is no PNG in zlib in base64",
+            "'data' is not a PNG in zlib in base64",
         ),
         (thing("car", "star", points={}), "'geometryType' is 'star', expected one of polygon, bitmap"),
     ],
