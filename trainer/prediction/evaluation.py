@@ -40,7 +40,7 @@ def evaluate(
 
     Raises:
         EvaluationError: The predictor fails on an image with ``ValueError``, or its answer has another size or ids that
-            are no class.
+            are not a class.
     """
     counts = Counts.zeros(len(dataset.classes), boundary=boundary)
     for index in progress(range(len(dataset)) if indices is None else indices):
