@@ -27,7 +27,7 @@ def lack_of_memory_told() -> Iterator[None]:
 
 
 def _lack_of_memory() -> Overloaded:
-    return Overloaded("there is no memory left for this image beside the others", retry_after_s=1)
+    return Overloaded("the service has not enough free memory for this image now", retry_after_s=1)
 
 
 def _is_limited() -> bool:

@@ -81,7 +81,7 @@ class ModelFamilies:
         )
         self.unfused_attentions = Gauge(
             "ecenet_engine_unfused_attentions",
-            "Attentions of a TensorRT engine that are not seen as fused; such an engine may be slow.",
+            "Attentions of a TensorRT engine that are not recognised as fused; such an engine may be slow.",
             ["model"],
             registry=registry,
         )

@@ -17,11 +17,11 @@ USAGE = """usage: ecenet-train data import EXPORT --from TOOL -o FOLDER
        ecenet-train data check [KIND] ROOT
 
   import   make a dataset of what an annotation tool exports
-  check    look through a dataset: counts, class shares, broken files, what would not train, a contact sheet
+  check    look through a dataset: counts, class shares, broken files, faults, a contact sheet
 
 Each has its own --help. Without a command, the arguments are those of check.
 """
-IMPORT_EPILOG = """what each tool calls the export:
+IMPORT_EPILOG = """name of the export in each tool:
   coco         COCO JSON: a file, or a folder with annotations and images
   labelme      the folder with a .json file per image
   labelstudio  JSON or JSON_MIN; or "Brush labels to PNG" with the JSON export beside the masks
@@ -30,7 +30,7 @@ IMPORT_EPILOG = """what each tool calls the export:
   supervisely  "Supervisely JSON": the folder of the project
   masks        folders of images and masks: values, 0 and 255, or colours
 
-EXPORT may be the .zip or .tar that the tool gave.
+EXPORT may be the .zip or .tar of the tool.
 
 example:
   ecenet-train data import export.zip --from cvat -o my-data --split 0.2
@@ -68,12 +68,12 @@ def import_parser() -> argparse.ArgumentParser:
     """Options and arguments of ``import``."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train data import",
-        description="Make a dataset of what an annotation tool exports.",
+        description="Make a dataset from the export of an annotation tool.",
         epilog=IMPORT_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("export", type=Path, metavar="EXPORT", help="the export: a folder, a file or an archive")
-    parser.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool")
+    parser.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="annotation tool")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the dataset; new or empty")
     parser.add_argument(
         "--split",
@@ -92,7 +92,7 @@ def import_parser() -> argparse.ArgumentParser:
         "--unlabelled",
         choices=UNLABELLED,
         default=UNLABELLED[0],
-        help="what unlabelled pixels become: a class, or nothing that counts (default: background)",
+        help="meaning of unlabelled pixels: a class of their own, or ignored (default: background)",
     )
     parser.add_argument(
         "--only", default="", metavar="NAMES", help="classes to keep, with commas between; the others are unlabelled"
@@ -118,7 +118,7 @@ def check_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "dataset", nargs="?", metavar="KIND", help="kind of dataset, e.g. camvid (default: what the folder looks like)"
+        "dataset", nargs="?", metavar="KIND", help="kind of dataset, e.g. camvid (default: detected from the folder)"
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
     parser.add_argument("--split", nargs="+", metavar="S", help="splits to read (default: all that exist)")
@@ -126,7 +126,7 @@ def check_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"
     )
     parser.add_argument("--samples", type=_positive, default=12, help="images on the contact sheet (default: 12)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
     parser.add_argument(
         "--workers", type=_positive, default=os.cpu_count() or 1, help="threads that read (default: one per CPU)"
     )

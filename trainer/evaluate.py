@@ -64,7 +64,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-evaluate",
-        description="mIoU, accuracy and IoU per class of a model on a labelled dataset.",
+        description="Measure mIoU, accuracy and IoU per class of a model on a labelled dataset.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

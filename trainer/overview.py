@@ -98,7 +98,7 @@ def warnings(train: SegmentationDataset, val: SegmentationDataset) -> Iterator[s
     """
     unseen = unseen_classes(train)
     if len(unseen) == len(train.classes):
-        raise ConfigError("no label of train holds a class, so that there is nothing to learn; see data check")
+        raise ConfigError("no label of train has a class, so there is nothing to learn; run ecenet-train data check")
     if unseen:
         yield f"train has no pixel of {_names(unseen)}: what is not shown cannot be learned"
     unmeasured = [info for info in unseen_classes(val) if info not in unseen]

@@ -75,7 +75,7 @@ def _val(name: str, root: Path, train: PairedFiles) -> PairedFiles:
             f"{root} has no val split, so that nothing shows how well it learns; to see what mends it: "
             f"ecenet-train data check {root}"
         )
-    logger.warning("warning: there is no val split; the scores are those of the images that are learned")
+    logger.warning("warning: there is no val split; the scores are those of the training images")
     return train
 
 

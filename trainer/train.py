@@ -62,7 +62,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train",
-        description="Train ECENet; it leaves checkpoints from which --resume continues.",
+        description="Train ECENet, and write checkpoints from which --resume continues.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,7 +70,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "config",
         type=Path,
         metavar="DATA|CONFIG",
-        help="a folder of data, whose size decides on the settings; or a TOML file, or the name of one that comes with "
+        help="a folder of data, from which the settings follow; or a TOML file, or the name of one that comes with "
         "the package",
     )
     parser.add_argument("--data", type=Path, help="folder of the dataset, for a configuration")

@@ -88,14 +88,14 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         media_type, answer_format = query.answer_format.media_type, query.answer_format
     if answer_format not in available_formats(graph):
         raise InvalidParameter(
-            f"format={answer_format} needs scores: {graph.file} gives labels without scores; serve a graph exported "
+            f"format={answer_format} needs scores: {graph.file} gives labels alone; serve a graph exported "
             "with --output logits",
             extra={"parameter": "format", "value": str(answer_format)},
         )
     classes = _classes(query.classes, manifest)
     if answer_format is AnswerFormat.CUTOUT and classes is None:
         raise InvalidParameter(
-            "format=cutout needs classes, those that stay in the picture; this model has: "
+            "format=cutout needs the parameter classes: the classes that stay in the picture; this model has: "
             f"{', '.join(info.name for info in manifest.classes)}",
             extra={"parameter": "classes", "value": None},
         )

@@ -50,7 +50,7 @@ def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s cannot be used, engines are measured again: %s", path, error)
+        logger.warning("%s cannot be read, so engines are measured again: %s", path, error)
         return []
     return trials if [trial.candidate for trial in trials] == list(candidates) else []
 
@@ -64,7 +64,7 @@ def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:
             file.write(text)
         Path(file.name).replace(folder / f"{key}.json")
     except OSError as error:
-        logger.warning("the choice of the engine is not kept, the next start measures again: %s", error)
+        logger.warning("the choice of the engine cannot be stored, so the next start measures again: %s", error)
 
 
 def _trial(entry: Any) -> Trial:

@@ -62,7 +62,7 @@ class Authentication:
         key = sent_key(headers)
         if not key:
             raise Unauthorized(
-                "an API key is needed, as Authorization: Bearer KEY or as X-API-Key: KEY",
+                "an API key is required, as Authorization: Bearer KEY or as X-API-Key: KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         owner = self._keys.owner(key)
@@ -111,7 +111,7 @@ def warn_if_open(settings: Settings, keys: ApiKeys) -> None:
     """Log a warning if other machines can use the service without a key."""
     if not keys.are_set and not is_loopback(settings.host):
         logger.warning(
-            "listening on %s without API keys: every client that reaches the port can use the service; "
+            "listening on %s without API keys: every client that can reach the port can use the service; "
             "--api-keys-file or ECENET_API_KEYS sets keys",
             settings.host,
         )

@@ -268,7 +268,7 @@ class Admission:
         """
         with self._lock:  # a ticket that leaves meanwhile would not give them back
             if not ticket.is_open:
-                raise DeadlineExceeded("the request has left before its pixels were counted")
+                raise DeadlineExceeded("the request ended before its pixels were counted")
             if self._ledger.add_within("pixels", pixels, self._max_pixels, alone=True):
                 ticket.pixels += pixels
                 return

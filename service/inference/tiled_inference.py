@@ -92,7 +92,7 @@ class TiledInference:
         if needed_s > _TOLERANCE * left_s:
             # No 504: proxies and clients would retry in vain.
             raise InvalidParameter(
-                f"mode=tile takes too long: {plan.num_windows} windows take about {needed_s:.0f} s, and "
+                f"mode=tile takes too long: {plan.num_windows} windows take about {needed_s:.0f} s, but only "
                 f"{max(0.0, left_s):.0f} s of the request's time are left; ask for more with X-Request-Timeout-Ms, or "
                 "use mode=resize",
                 extra={"parameter": "mode", "value": "tile", "limit": round(left_s, 1), "unit": "seconds"},

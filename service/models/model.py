@@ -107,7 +107,7 @@ class Model:
 
     @property
     def unfused_attentions(self) -> int:
-        """Attentions of the engine that are not seen as fused."""
+        """Attentions of the engine that are not recognised as fused."""
         return unfused_attentions(self.engine)
 
     async def stop(self) -> None:

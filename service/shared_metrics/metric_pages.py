@@ -89,7 +89,7 @@ class MetricPage:
     def _append_aside(self, metric: str, labels: Labels, count: int) -> memoryview[float]:
         if not self._full:
             self._full = True
-            logger.error("the page of the metrics is full: from %s on, new series count this process alone", metric)
+            logger.error("the shared page of metrics is full: from %s on, new series count this process alone", metric)
         values = memoryview(bytearray(8 * count)).cast("d")
         self._slots.setdefault(metric, {})[labels] = values
         return values

@@ -22,7 +22,7 @@ class ModelNews:
         engine_name: The runtime that it runs on.
         max_batch_size: Most images of a batch.
         down: Reason why its engine does not work; empty while it works.
-        unfused_attentions: Attentions of its engine that are not seen as fused.
+        unfused_attentions: Attentions of its engine that are not recognised as fused.
     """
 
     number: int

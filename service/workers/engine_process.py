@@ -295,7 +295,7 @@ class EngineProcess:
                     lambda: len(self._links) >= workers and all(link.applied >= serial for link in self._links)
                 )
         except TimeoutError:
-            logger.warning("a worker has not taken the news of the models for %g s", _APPLY_TIMEOUT_S)
+            logger.warning("a worker has not acknowledged the change of models for %g s", _APPLY_TIMEOUT_S)
 
     async def _until(self, is_reached: Callable[[], bool]) -> None:
         """Wait for a state that only a link can bring."""

@@ -172,7 +172,7 @@ class Supervisor:
         for worker in range(self._wanted, wanted):
             self._start_worker(worker)
         if wanted > self._wanted:
-            logger.info("%d workers, as the engine takes %.0f images/s", wanted, images_per_s)
+            logger.info("%d workers, because the engine runs %.0f images/s", wanted, images_per_s)
             self._wanted = wanted
 
     def _start_engine(self) -> None:

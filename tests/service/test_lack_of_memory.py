@@ -24,7 +24,7 @@ def corrupt(cause: Exception) -> NotAnImage:
 
 def test_a_failed_allocation_is_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     set_limit(monkeypatch, NO_LIMIT)
-    with pytest.raises(Overloaded, match="there is no memory left") as caught, lack_of_memory_told():
+    with pytest.raises(Overloaded, match="not enough free memory") as caught, lack_of_memory_told():
         raise MemoryError
     assert caught.value.headers == {"Retry-After": "1"}
 

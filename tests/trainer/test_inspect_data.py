@@ -226,7 +226,7 @@ def test_a_folder_without_val_fails_and_the_split_that_is_there_is_named(mine: M
     mine.add("test", "b", HALVES)
     status, text = mine.check()
     assert status == 1
-    assert "there is no val split, so that nothing shows how well it learns; there is: test, train" in text
+    assert "there is no val split, so nothing shows how well it learns; there is: test, train" in text
     assert f"mv '{mine.root}/images/test' '{mine.root}/images/val'" in mended(text, "there is no val split")
     assert mine.check("--split", "train")[0] == 0
 
@@ -341,7 +341,7 @@ def test_faults_are_in_the_json(mine: Mine, tmp_path: Path) -> None:
     assert report["problems"] == 1
     assert report["faults"] == [
         {
-            "text": "there is no val split, so that nothing shows how well it learns; there is: train",
+            "text": "there is no val split, so nothing shows how well it learns; there is: train",
             "mend": f"ecenet-train data import '{mine.root}' --from masks -o FOLDER --split 0.2",
         }
     ]

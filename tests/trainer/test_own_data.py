@@ -123,5 +123,5 @@ def test_one_image_or_a_few_of_all_kinds_train(
     with caplog.at_level(logging.INFO):
         assert main([str(odd_photos), "-o", str(tmp_path / "run"), "--threads", "1", *options]) == 0
     assert f"{len(kept)} image{'s' * (len(kept) > 1)} to learn from, each seen 4 times an epoch" in caplog.text
-    assert "there is no val split; the scores are those of the images that are learned" in caplog.text
+    assert "there is no val split; the scores are those of the training images" in caplog.text
     assert read_entries(tmp_path / "run" / "best.pt")["steps_done"] == len(kept)

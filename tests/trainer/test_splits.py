@@ -92,7 +92,7 @@ def test_a_few_images_without_val_are_evaluated_on_with_a_warning(
     with caplog.at_level(logging.WARNING):
         train, val = open_splits(DataSection(dataset="folder"), write_folder(tmp_path / "data", train=1))
     assert train.pairs == val.pairs
-    assert "there is no val split; the scores are those of the images that are learned" in caplog.text
+    assert "there is no val split; the scores are those of the training images" in caplog.text
 
 
 def test_many_images_without_val_end_the_run(tmp_path: Path) -> None:

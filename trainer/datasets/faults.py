@@ -68,7 +68,7 @@ def _missing_splits(inspected: Inspected) -> Iterator[Fault]:
     for split, why in ((TRAIN, "there is nothing to learn from"), (VAL, "nothing shows how well it learns")):
         if split not in inspected.reports:
             there = f"; there is: {', '.join(inspected.reports)}" if inspected.reports else ""
-            yield Fault(f"there is no {split} split, so that {why}{there}", _mend_split(inspected.root, split, others))
+            yield Fault(f"there is no {split} split, so {why}{there}", _mend_split(inspected.root, split, others))
 
 
 def _mend_split(root: Path, split: str, others: Sequence[str]) -> str:

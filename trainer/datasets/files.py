@@ -47,7 +47,7 @@ def by_key(keyed: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for key, path in sorted(keyed):
         if key in files:
-            raise DatasetError(f"{files[key]} and {path} have one name; which of them counts?")
+            raise DatasetError(f"{files[key]} and {path} have the same name; remove one of the two")
         files[key] = path
     return files
 

@@ -50,7 +50,7 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, nargs="+", help="the run's folder, which holds log.jsonl and best.pt")
-    parser.add_argument("--data", type=Path, help="folder of the dataset (default: the one of the run)")
+    parser.add_argument("--data", type=Path, help="folder of the dataset (default: the run's)")
     parser.add_argument(
         "--output", type=Path, help=f"where to write (default: report.html of the run; of several {COMPARISON})"
     )

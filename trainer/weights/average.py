@@ -87,10 +87,12 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train average",
-        description="The mean of the weights of runs that trained on from the same weights, as one checkpoint.",
+        description="Average the weights of runs that started from the same weights, into one checkpoint.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sources", type=Path, nargs="+", metavar="checkpoint", help="two or more, of one network")
+    parser.add_argument(
+        "sources", type=Path, nargs="+", metavar="checkpoint", help="two or more checkpoints of one network"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     return parser

@@ -39,7 +39,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="the MindSpore checkpoint, or a torch file with the same keys")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--dataset", help="dataset of the classes (default: the one with as many classes)")
+    classes.add_argument("--dataset", help="dataset that names the classes (default: the one with as many classes)")
     classes.add_argument(
         "--classes", type=Path, help="classes.json with names and colours of the classes, in place of --dataset"
     )

@@ -164,7 +164,7 @@ def _release(name: str, handle: Any) -> None:
     try:
         call(name, handle)
     except EngineError as error:
-        logger.warning("not freed: %s", error)
+        logger.warning("a CUDA resource could not be freed: %s", error)
 
 
 def cuda_runtime() -> Any:

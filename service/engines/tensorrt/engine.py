@@ -67,7 +67,7 @@ class TensorRtEngine:
         self.unfused_attentions = info.attentions - info.fused_attentions
         if self.unfused_attentions:
             counts = (self.unfused_attentions, info.attentions)
-            logger.warning("%d of %d attentions of %s are not seen as fused: it may be slow", *counts, info.path)
+            logger.warning("%d of %d attentions of %s are not recognised as fused: it may be slow", *counts, info.path)
         self._closed = False
         cuda.use_gpu()
         with ExitStack() as owner:

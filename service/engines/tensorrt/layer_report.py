@@ -89,7 +89,7 @@ class Fusion:
 
     @property
     def fault(self) -> str | None:
-        """The attentions of SAUs that are not seen as one kernel, as a clause, or None."""
+        """The attentions of SAUs that are not recognised as one kernel, as a clause, or None."""
         if self.fused_saus >= self.saus:
             return None
         rest = self.saus - self.fused_saus - len(self.unfused)

@@ -88,8 +88,8 @@ class Room:
         memory = self._memory
         if memory.held > self.held and memory.held + num_bytes > memory.max_bytes:
             raise Overloaded(
-                f"requests of many images hold {memory.held} bytes; with the {num_bytes} of this one they would hold "
-                f"more than {memory.max_bytes}",
+                f"requests of many images hold {memory.held} bytes; with the {num_bytes} of this one they would exceed "
+                f"the limit of {memory.max_bytes}",
                 retry_after_s=memory.images * self._seconds_per_image,
                 extra={"value": memory.held + num_bytes, "limit": memory.max_bytes, "unit": "bytes"},
             )

@@ -99,7 +99,7 @@ def test_full_queue_is_refused_with_the_time_it_needs(play: Play) -> None:
             bench.submit(number)
         await bench.settle()
         bench.batcher.seconds_per_image = 1.4
-        with pytest.raises(Overloaded, match="6 images wait for the model already") as refusal:
+        with pytest.raises(Overloaded, match="6 images are waiting for the model, which is the limit") as refusal:
             await bench.submit(9)
         assert refusal.value.headers["Retry-After"] == "10"  # the one that runs, and 6
         bench.engine.run()

@@ -124,7 +124,7 @@ class Collector:
         known = self._images.get(key)
         if known is not None:
             both = f"{known.source} and {image.source}" if known.source != image.source else f"{image.source}, twice"
-            raise ImportingError(f"{image.name} is annotated in {both}; which of them counts?")
+            raise ImportingError(f"{image.name} is annotated in {both}; remove one of the two")
         self._images[key] = image
 
     def _note_on(self, why: str, count: int) -> str:

@@ -91,7 +91,7 @@ def test_what_cannot_be_freed_is_logged_and_the_rest_is_freed(calls: Calls, capl
         cuda.new_event(owner)
     assert calls.names[-1] == "cudaStreamDestroy"
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.WARNING, "not freed: cudaEventDestroy gave cudaErrorMemoryAllocation")
+        (logging.WARNING, "a CUDA resource could not be freed: cudaEventDestroy gave cudaErrorMemoryAllocation")
     ]
 
 

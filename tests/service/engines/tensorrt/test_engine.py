@@ -122,7 +122,7 @@ def test_attentions_that_are_not_seen_as_fused_are_a_warning_and_no_error(
     engine = bench.load()
     assert unfused_attentions(engine) == 0
     engine.close()
-    assert "not seen as fused" not in caplog.text
+    assert "not recognised as fused" not in caplog.text
     bench.info = replace(bench.info, fused_attentions=1)
     engine = bench.load()
     assert unfused_attentions(engine) == 2
