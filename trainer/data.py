@@ -95,7 +95,7 @@ def import_parser() -> argparse.ArgumentParser:
         help="meaning of unlabelled pixels: a class of their own, or ignored (default: background)",
     )
     parser.add_argument(
-        "--only", default="", metavar="NAMES", help="classes to keep, with commas between; the others are unlabelled"
+        "--only", default="", metavar="NAMES", help="classes to keep, separated by commas; others are unlabelled"
     )
     parser.add_argument(
         "--images", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders of images that the export lacks"
@@ -113,7 +113,7 @@ def check_parser() -> argparse.ArgumentParser:
     """Options and arguments of ``check``."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train data check",
-        description="Counts, sizes, class shares, every broken file and every fault of a dataset, and a contact sheet.",
+        description="Report sizes, class shares, broken files and faults of a dataset, and write a contact sheet.",
         epilog=CHECK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

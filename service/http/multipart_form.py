@@ -86,7 +86,7 @@ class _Form:
         name = self._wanted.decode()
         if not self._files:
             found = [found.decode(errors="replace") for found in self._names]
-            raise InvalidParameter(f"form field '{name}' is missing; there are {found}: -F {name}=@photo.png sends it")
+            raise InvalidParameter(f"form field '{name}' is missing, found {found}; -F {name}=@photo.png sends it")
         files = []
         for file_name, content in self._files:
             if file_name is None:

@@ -274,8 +274,8 @@ class Admission:
                 return
         inside = self.pixels
         raise PixelsOverloaded(
-            f"the images in the service have {inside} pixels; with the {pixels} of this one they would have "
-            f"more than {self._max_pixels}",
+            f"the images in the service have {inside} pixels; with the {pixels} of this one they would "
+            f"exceed the limit of {self._max_pixels}",
             retry_after_s=self._forecast.ahead_s(self._ledger.total("expected")),
             extra={"value": inside + pixels, "limit": self._max_pixels, "unit": "pixels"},
         )

@@ -235,7 +235,8 @@ class Batcher:
             raise EngineDown(self.down, retry_after_s=1)
         if len(self._queue) >= self._max_queued_images:
             wait_s = self.backlog * self.seconds_per_image
-            raise Overloaded(f"{self._max_queued_images} images wait for the model already", retry_after_s=wait_s)
+            detail = f"{self._max_queued_images} images are waiting for the model, which is the limit"
+            raise Overloaded(detail, retry_after_s=wait_s)
         row = asyncio.get_running_loop().create_future()
         if caller is None and self._trace is not None:
             caller = self._trace.caller()

@@ -44,15 +44,15 @@ def argument_parser() -> argparse.ArgumentParser:
     """Give the command's options and arguments."""
     parser = argparse.ArgumentParser(
         prog="ecenet-train report",
-        description="One HTML file on a training run: curves, classes, confusion, best and worst images. On several "
-        "runs: their curves and classes side by side, as they were evaluated while they were trained.",
+        description="Write one HTML file on a training run: curves, classes, confusion, best and worst images; on "
+        "several runs: their curves and classes side by side, as they were evaluated while they were trained.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, nargs="+", help="the run's folder, which holds log.jsonl and best.pt")
     parser.add_argument("--data", type=Path, help="folder of the dataset (default: the run's)")
     parser.add_argument(
-        "--output", type=Path, help=f"where to write (default: report.html of the run; of several {COMPARISON})"
+        "--output", type=Path, help=f"file to write (default: report.html of the run; for several runs {COMPARISON})"
     )
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
     return parser

@@ -219,7 +219,7 @@ async def test_pixels_of_all_inside_are_bounded() -> None:
     admission, observer = make(capacity=3, max_pixels=1000, seconds_per_image=1.5)
     async with admission.permit() as first, admission.permit() as second:
         admission.count_pixels(first, 600)
-        with pytest.raises(PixelsOverloaded, match=r"have 600 pixels; with the 401 .* more than 1000") as refusal:
+        with pytest.raises(PixelsOverloaded, match=r"have 600 pixels; with the 401 .* the limit of 1000") as refusal:
             async with admission.permit() as third:
                 admission.count_pixels(third, 401)
         assert refusal.value.headers["Retry-After"] == "5"  # three inside, 1.5 s each
