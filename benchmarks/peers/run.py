@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.peers.peers import PEERS, Peer
+from benchmarks.peers.peers import OURS, PEERS, Peer
 from benchmarks.peers.running import PeerError, exam_of, running
 from benchmarks.peers.scenarios import Faults, Steady, faults, steady
 from benchmarks.peers.work import ENGINES, EngineName
@@ -27,7 +27,7 @@ from benchmarks.scale.calibrate import origin
 
 RESULTS = Path(__file__).with_name("results.json")
 # Clients at the same time.
-CLIENTS = {"sleeping": (1, 8, 32), "bundled": (1, 8)}
+CLIENTS = {"sleeping": (1, 8, 32), "bundled": (1, 8), "measured": (1, 8)}
 
 
 def measure(
@@ -82,7 +82,8 @@ def _turns(peers: Sequence[Peer], rounds: int) -> Iterable[tuple[int, EngineName
         turn = number % len(peers)
         for engine_name in ENGINES:
             for peer in (*peers[turn:], *peers[:turn]):
-                yield number, engine_name, peer
+                if engine_name != "measured" or peer is OURS:
+                    yield number, engine_name, peer
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from benchmarks.scale.readme import filled, origin_text
 
 README = Path(__file__).with_name("README.md")
 Rows = Sequence[Mapping[str, Any]]
+_ENGINE_NOTES: Mapping[EngineName, str] = {"measured": ", with the engine that it chooses"}
 
 
 def parts(results: Path = RESULTS) -> dict[str, str]:
@@ -27,21 +28,26 @@ def parts(results: Path = RESULTS) -> dict[str, str]:
     versions = ", ".join(f"`{requirement}`" for requirement in content["requirements"].values() if requirement)
     return {
         "sleeping": load_table(content["load"], "sleeping"),
-        "bundled": load_table(content["load"], "bundled"),
+        "bundled": load_table(content["load"], "bundled", "measured"),
         "faults": faults_table(content["faults"]),
         "origin": f"{origin_text(Origin(**content['origin']))} {versions}.",
     }
 
 
-def load_table(rows: Rows, engine_name: EngineName) -> str:
-    """A row per server; images a second and latencies at each number of clients, then the costs at the middle one."""
-    clients = CLIENTS[engine_name]
+def load_table(rows: Rows, *engine_names: EngineName) -> str:
+    """A row per server; images a second and latencies at each number of clients, then the costs at the middle one.
+
+    Servers with the first engine come first, then those with the second.
+    """
+    clients = CLIENTS[engine_names[0]]
     crowd = clients[1]
     of_peer: dict[str, dict[int, Steady]] = {}
-    for row in rows:
-        if row["engine"] == engine_name:
-            steady = Steady(**{key: value for key, value in row.items() if key not in {"engine", "peer"}})
-            of_peer.setdefault(row["peer"], {})[int(steady.clients)] = steady
+    for engine_name in engine_names:
+        for row in rows:
+            if row["engine"] == engine_name:
+                steady = Steady(**{key: value for key, value in row.items() if key not in {"engine", "peer"}})
+                name = row["peer"] + _ENGINE_NOTES.get(engine_name, "")
+                of_peer.setdefault(name, {})[int(steady.clients)] = steady
     heads = [f"images/s, {_clients(count)}" for count in clients]
     heads += [f"p50 / p99, {_clients(count)}" for count in clients]
     lines = [_line(["server", *heads, "CPU per image", "memory"]), _line(["---", *["---:"] * (len(heads) + 2)])]
@@ -50,7 +56,7 @@ def load_table(rows: Rows, engine_name: EngineName) -> str:
         latencies = [f"{loads[count].p50_ms:.0f} / {loads[count].p99_ms:.0f} ms" for count in clients]
         costs = [f"{loads[crowd].cpu_ms:.1f} ms", f"{loads[crowd].memory_mib:.0f} MiB"]
         cells = [*rates, *latencies, *costs]
-        lines.append(_line([f"**{peer}**" if peer == OURS.name else peer, *cells]))
+        lines.append(_line([f"**{peer}**" if peer.startswith(OURS.name) else peer, *cells]))
     return "\n".join(lines)
 
 

@@ -1,8 +1,11 @@
 """The work that every server is given: the service's own functions around one engine, so that only the serving differs.
 
-``PEERS_ENGINE`` is ``bundled``, the bundled model on ONNX Runtime, image by image as suits a CPU, or ``sleeping``, a
-stand-in for a GPU: it takes ``FIXED_S + PER_IMAGE_S * B`` for a batch without using the CPU, and its logits are those
-of the bundled model for the example street, whatever it is given.
+``PEERS_ENGINE`` is one of
+
+- ``sleeping``, a stand-in for a GPU: it takes ``FIXED_S + PER_IMAGE_S * B`` for a batch without using the CPU, and its
+  logits are those of the bundled model for the example street, whatever it is given
+- ``bundled``, the bundled model on ONNX Runtime in float32, image by image as suits a CPU
+- ``measured``, the bundled model on the runtime and in the precision that this service chooses by measurement
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from PIL import Image
 
 from service.engines.base import Engine
 from service.engines.create import create_engine
+from service.engines.measured_choice import open_engine
 from service.engines.options import EngineOptions
 from service.errors import ServiceError
 from service.imaging.codec import decode, encode_label_png
@@ -31,7 +35,7 @@ from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import read_manifest
 from service.settings import Settings
 
-EngineName = Literal["sleeping", "bundled"]
+EngineName = Literal["sleeping", "bundled", "measured"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 FIXED_S = 0.004
 PER_IMAGE_S = 0.001
@@ -87,26 +91,29 @@ class Work:
     """The three stages of a request; a process that runs one of them only pays for no other.
 
     Attributes:
+        engine_name: An ``EngineName``.
         manifest: The model's.
     """
 
     def __init__(self, engine_name: str = "") -> None:
         """``engine_name`` is ``PEERS_ENGINE`` if not given."""
-        self._engine_name = engine_name or os.environ["PEERS_ENGINE"]
+        self.engine_name = engine_name or os.environ["PEERS_ENGINE"]
         self._model_dir = bundled_model_dir()
         self.manifest = read_manifest(self._model_dir)
 
     @property
     def max_batch_size(self) -> int:
         """Images that the engine takes at once."""
-        return max_batch_size(self._engine_name)
+        return max_batch_size(self.engine_name)
 
     @cached_property
     def engine(self) -> Engine:
         """Made where it is asked for."""
+        if self.engine_name == "measured":
+            return open_engine(self._model_dir, self.manifest, EngineOptions(measure=True))
         options = EngineOptions(engine="onnxruntime", max_batch_size=self.max_batch_size)
         engine = create_engine(self._model_dir, self.manifest, options)
-        return SleepingEngine(engine) if self._engine_name == "sleeping" else engine
+        return SleepingEngine(engine) if self.engine_name == "sleeping" else engine
 
     def prepare(self, body: bytes) -> Prepared:
         """Decode and resize.

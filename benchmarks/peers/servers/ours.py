@@ -21,11 +21,11 @@ def main() -> None:
     options = {
         "port": sys.argv[1],
         "log-level": "error",
-        "max-batch-size": work.max_batch_size,
-        "batch-window-ms": 1000 * WINDOW_S,
         # No balancer has to notice that the service stops, and no peer waits for one.
         "drain-delay-s": 0,
     }
+    if work.engine_name != "measured":  # which serves with all defaults
+        options |= {"max-batch-size": work.max_batch_size, "batch-window-ms": 1000 * WINDOW_S}
     settings = read_settings([text for option, value in options.items() for text in (f"--{option}", str(value))])
     bound = bind(settings.host, settings.port)
     # The engine is made where it runs.
