@@ -345,6 +345,25 @@ def test_avif_without_sizes_has_none() -> None:
     assert scan_isobmff(box(b"meta", ispe(10, 0))).size == (1, 1)
 
 
+@pytest.mark.parametrize("sizes", [((1000, 100), (300, 2000)), ((100, 1000), (2000, 300))])
+def test_largest_item_is_that_of_the_most_pixels(sizes: tuple[tuple[int, int], ...]) -> None:
+    items = b"".join(ispe(*size) for size in sizes)
+    width, height = sizes[1]
+    assert scan_isobmff(box(b"meta", items)).size == (width - 63, height - 63)
+    assert scan_isobmff(box(b"meta", ispe(1 << 31, 64))).size == ((1 << 31) - 63, 1)
+
+
+def test_a_box_without_a_length_goes_to_the_end() -> None:
+    free, last = box(b"free", bytes(40)), struct.pack(">I4s", 0, b"meta") + ispe(300, 200)
+    assert scan_isobmff(free + last).size == (237, 137)
+    assert scan_isobmff(struct.pack(">I4s", 0, b"free") + box(b"meta", ispe(300, 200))).size is None
+
+
+def test_a_box_of_a_huge_length_goes_to_the_end() -> None:
+    huge = struct.pack(">I4sQ", 1, b"free", (1 << 56) + 16)
+    assert scan_isobmff(huge + box(b"meta", ispe(300, 200))).size is None
+
+
 def test_boxes_are_bounded() -> None:
     free = box(b"free", b"")
     assert scan_isobmff(free * 4096 + box(b"meta", ispe(300, 200))).size == (237, 137)
