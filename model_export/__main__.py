@@ -38,7 +38,7 @@ def with_command(arguments: list[str]) -> list[str]:
 
 
 def _looks_like_a_path(text: str) -> bool:
-    """Tell a path from a mistyped command."""
+    """True for a path, False for a mistyped command."""
     return "/" in text or Path(text).exists()
 
 

@@ -6,7 +6,7 @@ at the end of an arena only for the main one. glibc makes an arena for each thre
 each once a block of 32 MiB has been freed. So a worker has the main arena alone. Its threads rarely wait for each
 other, as their buffers are few and large.
 
-Allocating images by ``mmap`` would return them at once, but then the kernel clears the pages of each image anew: three
+Allocating images by ``mmap`` would return them at once, but then the kernel clears the pages of each image again: three
 times as many page faults, and a third to a half more CPU.
 """
 
@@ -40,7 +40,7 @@ def trim() -> None:
 
 
 def collect_and_trim() -> None:
-    """Give back what only cycles of references hold, too: the traceback of a refusal may hold an image."""
+    """Also free objects that only cycles of references hold: the traceback of a refusal may hold an image."""
     gc.collect()
     trim()
 

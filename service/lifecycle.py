@@ -41,7 +41,7 @@ class Lifecycle:
         return self.state is State.READY
 
     def advance(self, state: State) -> None:
-        """Go to ``state``; being there already is fine.
+        """Go to ``state``; a repetition is allowed.
 
         Raises:
             ValueError: The step would go backwards.
@@ -51,6 +51,6 @@ class Lifecycle:
         self.state = state
 
     def fail(self, reason: str) -> None:
-        """The start failed for ``reason``, one sentence."""
+        """Note that the start failed for ``reason``, one sentence."""
         self.advance(State.FAILED)
         self.failure = reason

@@ -22,7 +22,7 @@ URL = "http://in-process"
 
 
 class LocalSettings(Settings):
-    """Settings for one's own images: the widest limits, and nothing from the environment, which speaks to servers."""
+    """Settings for the user's own images: the widest limits, and nothing from the environment, which is for servers."""
 
     max_image_bytes: int = 1 << 30
     max_image_pixels: int = 1 << 30

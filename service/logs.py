@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, logger, message and request id on a line; what belongs to an exception is indented below."""
+    """Time, level, logger, message and request id on a line; the traceback of an exception is indented below."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with everything that is not printable escaped."""
@@ -93,7 +93,7 @@ def timestamp(seconds: float) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Replace what a terminal would act upon: line ends, escape sequences, marks that turn the direction of text."""
+    r"""Replace characters that control a terminal: line ends, escape sequences, marks of text direction."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

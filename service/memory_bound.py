@@ -1,6 +1,6 @@
 """Most memory that requests can take, as a formula of the settings; ``SECURITY.md`` has its table.
 
-What a process takes without requests, and the engine's own memory, come on top: both are measured, not set. Where no
+A process without requests, and the engine's own memory, come on top: both are measured, not set. Where no
 setting limits a part, the constants below are estimates.
 """
 

@@ -1,4 +1,4 @@
-"""The processes of the service: supervisor, engine process and workers, and what each of them is made of."""
+"""The processes of the service: supervisor, engine process and workers, and the parts of each."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class _Processes:
 
 
 def _report(control: socket.socket, error: Exception) -> int:
-    """Tell the supervisor why the service cannot start; gives the exit status."""
+    """Report to the supervisor why the service cannot start; gives the exit status."""
     status = 1 if isinstance(error, ManifestError) else 2
     control.send(bytes((Control.FAILED,)) + json.dumps({"status": status, "message": str(error)}).encode())
     return status

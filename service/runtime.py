@@ -1,4 +1,4 @@
-"""All that lives as long as the process: the models, the codec threads, admission, metrics, state."""
+"""Everything that lives as long as the process: the models, the codec threads, admission, metrics, state."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Runtime:
         self._trimming = asyncio.create_task(trimming, name="trim")
 
     def begin_drain(self) -> None:
-        """Tell load balancers that the process is about to stop; requests are still served."""
+        """Let load balancers see that the process is about to stop; requests are still served."""
         self.lifecycle.advance(State.DRAINING)
         self.models.close()
 
@@ -250,7 +250,7 @@ def local_models(source: ModelSource, batch_trace: BatchTrace | None = None) -> 
 
     Args:
         source: Where the models are.
-        batch_trace: Told of each batch of the engines.
+        batch_trace: Notified of each batch of the engines.
     """
 
     def make(settings: Settings, metrics: Metrics, admission: Admission) -> Models:

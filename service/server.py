@@ -1,4 +1,4 @@
-"""uvicorn's server with our end: a drain in two steps.
+"""uvicorn's server with our own shutdown: a drain in two steps.
 
 On the first SIGTERM or SIGINT ``/readyz`` turns 503 while everything else continues for ``drain_delay_s``: a load
 balancer sees that and sends its requests elsewhere before anything is refused. Then the listening socket closes, and
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Turn unready, serve on for the delay, then close the port and answer the requests inside."""
+        """Turn unready, keep serving for the delay, then close the port and answer the requests inside."""
         settings = self._runtime.settings
         deadline = time.monotonic() + settings.drain_timeout_s
         if self._runtime.lifecycle.state is State.READY:

@@ -375,7 +375,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments over environment; pydantic-settings knows more sources, which are not wanted."""
+        """Arguments over environment; the other sources of pydantic-settings are not used."""
         return init_settings, Environment(settings_cls)
 
 

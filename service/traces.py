@@ -61,8 +61,8 @@ async def close_provider(provider: TracerProvider | None) -> None:
 class BatchSpans:
     """A span for each run of the engine, linked to the requests whose images were in it; a ``BatchTrace``.
 
-    It is a child of the first of them that is sampled, as it would otherwise be sampled by itself, and be missing where
-    it is wanted.
+    It is a child of the first of them that is sampled: with a sampling decision of its own it could be missing from the
+    traces that need it.
     """
 
     def __init__(self, provider: TracerProvider) -> None:

@@ -89,7 +89,7 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Tell a file of ``torch.save`` from others, by its first bytes.
+    """True for a file of ``torch.save``, by its first bytes.
 
     Raises:
         CheckpointError: There is no such file.

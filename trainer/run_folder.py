@@ -87,5 +87,5 @@ def data_of(run: Path) -> Path | None:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Tell a folder of a run that can be resumed."""
+    """True for a folder of a run that can be resumed."""
     return (path / LAST).exists()

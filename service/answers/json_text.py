@@ -1,4 +1,4 @@
-"""JSON of many corners in pieces: the encoder keeps the interpreter to itself while it writes one."""
+"""JSON of many corners in pieces: the encoder holds the GIL while it writes one piece."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Document = TypeVar("Document", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A segmentation; which method reads it depends on the format that was asked for.
+    """A segmentation; the requested format decides which method reads it.
 
     Attributes:
         url: Where it comes from.
@@ -119,7 +119,7 @@ class Answer:
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
-    """Milliseconds by stage of a ``Server-Timing`` header; what has no number is left out."""
+    """Milliseconds by stage of a ``Server-Timing`` header; entries without a number are left out."""
     entries = (entry.partition(";dur=") for entry in header.split(","))
     return {stage.strip(): float(number) for stage, _, number in entries if _is_number(number)}
 

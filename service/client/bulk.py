@@ -1,4 +1,4 @@
-"""Many images through a client: some at once, each result whole or not there, failures collected."""
+"""Many images through a client: several at once, each result complete or absent, failures collected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Report:
     Attributes:
         written: Results that were written.
         failures: Images without a result, and why.
-        untried: Images that were not sent, as it had become clear that none would be answered.
+        untried: Images that were not sent, because it was clear that none would be answered.
     """
 
     written: int = 0

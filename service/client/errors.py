@@ -14,7 +14,7 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """No result; the text says of what."""
+    """A request without a result; the text names it."""
 
 
 class Unreachable(ClientError):
@@ -22,7 +22,7 @@ class Unreachable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """An answer that has not the requested form."""
+    """An answer in another form than requested."""
 
 
 class ModelUnusable(ClientError):

@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file or folder that came to nothing, and why."""
+    """A file or folder without a result, and the reason."""
 
     path: Path
     reason: str
@@ -75,7 +75,7 @@ def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tu
     that are results of this command are skipped in folders. A path named twice is done once.
 
     Returns:
-        Jobs, no two with one target; and what cannot be done.
+        Jobs, no two with the same target, and failures.
     """
     jobs: dict[Path, Job] = {}
     failures: list[Failure] = []

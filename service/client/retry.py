@@ -1,4 +1,4 @@
-"""When a request is sent again, and how long is waited before: decided here, waited elsewhere."""
+"""The policy of retries: which requests to send again, and after how long; the callers do the waiting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RetryPolicy:
     Attributes:
         max_tries: Times that a request is sent.
         first_wait_s: Seconds before the second try where the service does not say; twice as many before each further.
-        max_wait_s: Longest wait before a try, in seconds; where the service asks for more, it is not waited for.
+        max_wait_s: Longest wait before a try, in seconds; if the service asks for more, there is no further try.
     """
 
     max_tries: int = 6
@@ -32,7 +32,7 @@ class RetryPolicy:
     def wait_s(self, tries: int, random: Callable[[], float]) -> float:
         """Seconds to wait after ``tries`` tries: from half of the doubled wait to all of it, by ``random`` 0..1.
 
-        So clients that were refused together do not come back together.
+        The randomness keeps clients that were refused together from coming back together.
         """
         longest = min(self.max_wait_s, self.first_wait_s * 2.0 ** (tries - 1))
         return longest * (1 + random()) / 2

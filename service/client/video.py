@@ -73,7 +73,7 @@ async def segment_video(
     on_start: Callable[[int], object],
     on_frame: Callable[[], object],
 ) -> None:
-    """Segment a video; the result is whole or not there.
+    """Segment a video; the result is complete or absent.
 
     Args:
         job: The video, and the file or folder of the result.

@@ -85,7 +85,7 @@ class ConnectionGuard:
             longest.give_up("unsent_answers")
 
     def end_unread(self, connection: Unread) -> None:
-        """The client has read it, or is gone."""
+        """Note that the client has read the answer, or is gone."""
         if connection in self._unread:
             del self._unread[connection]
             self._counts.unsent(sum(other.unsent_bytes for other in self._unread))

@@ -1,4 +1,4 @@
-"""The input and the output of a loaded graph against what the manifest says of them."""
+"""Checks of a loaded graph's input and output against the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OUTPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint
 
 
 def check_input(found: Sequence[Tensor], graph: GraphInfo) -> str:
-    """Name of the only input, once it takes the images of a graph.
+    """Name of the only input, after a check that it takes the images of a graph.
 
     Raises:
         EngineError: Another number of inputs, another type or shape, or a batch size that is fixed.
@@ -24,7 +24,7 @@ def check_input(found: Sequence[Tensor], graph: GraphInfo) -> str:
 
 
 def check_output(found: Sequence[Tensor], graph: GraphInfo, num_classes: int) -> str:
-    """Name of the only output, once it is what the manifest says.
+    """Name of the only output, after a check against the manifest.
 
     Raises:
         EngineError: See ``check_input``.
@@ -33,7 +33,7 @@ def check_output(found: Sequence[Tensor], graph: GraphInfo, num_classes: int) ->
 
 
 def _only(found: Sequence[Tensor], kind: str, dtype: str, sides: Sequence[int]) -> str:
-    """Name of the graph's only input or output, once type and shape are the manifest's.
+    """Name of the graph's only input or output, after a check of type and shape against the manifest.
 
     Sides without a fixed number, and the batch axis, must be free: their values are checked by the warm-up.
     """

@@ -117,7 +117,7 @@ class OnnxRuntimeCudaEngine:
             self._staging.put(staging)
 
     def pin(self, memory: Rows) -> None:
-        """Nothing to do: images go through memory of this engine's own."""
+        """Nothing to do: images go through the engine's own memory."""
 
     def device_milliseconds(self, size: int, repeats: int) -> list[float]:
         """Milliseconds of each run of a prepared batch size, without the copies to and from the GPU."""

@@ -132,7 +132,7 @@ def _core(openvino: Any) -> Any:
 
 
 def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
-    """The graph for one image, once it is what the manifest says.
+    """The graph for one image, after a check against the manifest.
 
     Raises:
         EngineError: It is not a graph, or another one.

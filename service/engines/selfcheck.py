@@ -1,4 +1,4 @@
-"""An engine proves itself: the golden inputs through it, at several batch sizes, against PyTorch's stored outputs."""
+"""The self-check of an engine: golden inputs at several batch sizes, compared with PyTorch's stored outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys from a file and from a setting; a changed file counts within a second, a broken one changes nothing.
+"""API keys from a file and from a setting; a changed file takes effect within a second, a broken one changes nothing.
 
 Keys are kept as SHA-256 digests. That is enough for keys that are made at random, and one that can be guessed is too
 short here.

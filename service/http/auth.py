@@ -74,7 +74,7 @@ class Authentication:
 
 
 def describe_security(document: dict[str, Any]) -> dict[str, Any]:
-    """Tell in an OpenAPI document which calls need a key, and how to send it; gives ``document``."""
+    """Describe in an OpenAPI document which calls need a key, and how to send it; gives ``document``."""
     document.setdefault("components", {})["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

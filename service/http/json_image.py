@@ -1,4 +1,4 @@
-"""An image as JSON: ``{"image": ...}`` with base64 or a data URI. What an address points to is never fetched.
+"""An image as JSON: ``{"image": ...}`` with base64 or a data URI. Addresses are never fetched.
 
 A body of the usual form is decoded in pieces, between which other threads run; any other goes through a JSON parser.
 """

@@ -29,7 +29,7 @@ class KnownQueryRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler behind a look at the known query strings."""
+        """FastAPI's handler behind a lookup of known query strings."""
         solve = super().get_route_handler()
         known: dict[bytes, SegmentQuery] = {}
 

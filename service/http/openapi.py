@@ -127,7 +127,7 @@ def add_schemas(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def leave_out_nulls(document: dict[str, Any]) -> dict[str, Any]:
-    """Take null out of the types of parameters: a query or a header cannot say it; gives ``document``."""
+    """Remove null from the types of parameters: a query or a header cannot express it; gives ``document``."""
     for path in document["paths"].values():
         for call in path.values():
             for parameter in call.get("parameters", []):

@@ -1,8 +1,8 @@
 """Rate limits over all workers: a table of buckets in shared memory.
 
 The supervisor creates the table before it forks. The owner's digest chooses a row of the table; the row holds a few
-buckets, and a new owner takes the one that was used longest ago. With fewer owners than a tenth of the buckets it is
-improbable that one is taken from an owner in need of it.
+buckets, and a new owner takes the one that was used longest ago. With fewer owners than a tenth of the buckets, an
+active owner is unlikely to lose its bucket.
 
 A record lock on the row keeps the others out. The kernel releases it when its holder dies.
 """

@@ -34,7 +34,7 @@ class Bucket:
     filled: float
 
     def take(self, now: float, rate_per_s: float, burst: int) -> tuple[Bucket, float]:
-        """The bucket with the tokens of the time since, less one if it has one; and the seconds until it has one."""
+        """The refilled bucket less one token, if it has one; and the seconds until it has one."""
         tokens = min(burst, self.tokens + (now - self.filled) * rate_per_s)
         if tokens < 1:
             return Bucket(tokens, now), (1 - tokens) / rate_per_s
@@ -55,7 +55,7 @@ class TokenBuckets:
         max_names: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``burst`` is what a bucket holds; what ``rate_per_s`` gives in one second, at least 1, if None."""
+        """``burst`` is the capacity of a bucket; None for the tokens of one second, at least 1."""
         self.rate_per_s = rate_per_s
         self.burst = default_burst(rate_per_s) if burst is None else burst
         self._max_names = max_names

@@ -62,7 +62,7 @@ async def read_images(request: Request, max_images: int, max_bytes: int, room: R
         request: Its body has not been read.
         max_images: Most images in one request.
         max_bytes: Largest body.
-        room: Told of the body's bytes.
+        room: Notified of the body's bytes.
 
     Raises:
         UnsupportedMedia: No form.

@@ -269,7 +269,7 @@ def _too_large(unit: str, value: int, limit: int, note: str = "") -> PayloadTooL
 
 @contextmanager
 def _faults_of(name: str) -> Iterator[None]:
-    """Tell what Pillow raises on a corrupt file as ``NotAnImage``; only calls into Pillow belong inside."""
+    """Turn Pillow's errors on a corrupt file into ``NotAnImage``; only calls into Pillow belong inside."""
     try:
         yield
     except Image.DecompressionBombError as error:

@@ -24,7 +24,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     """Load it.
 
     Raises:
-        ImportError: The library is not there or is for another machine; the text says how to build it.
+        ImportError: The library is missing or is for another machine; the text says how to build it.
     """
     try:
         loaded = ctypes.CDLL(str(path))

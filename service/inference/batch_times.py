@@ -34,7 +34,7 @@ class BatchTimes:
         self._deviation += _SMOOTHING * (abs(error) - self._deviation)
 
     def relax(self) -> None:
-        """Expect a little less: the engine had nothing to do, as it seemed too slow for all that waited."""
+        """Expect slightly shorter batches: the engine was idle, because it seemed too slow for all waiting images."""
         self._factor *= _RELAXATION
         self._deviation *= _RELAXATION
 

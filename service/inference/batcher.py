@@ -454,7 +454,7 @@ def _drop_reason(work: Work) -> DropReason:
 
 
 def expired() -> DeadlineExceeded:
-    """The error of an image whose time was over before its row was there."""
+    """The error of an image whose time was over before its row was ready."""
     return DeadlineExceeded("the time of the request was over before the model answered")
 
 

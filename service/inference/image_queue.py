@@ -78,7 +78,7 @@ class Slot(Protocol):
 
 
 class ImageQueue(Protocol):
-    """The line of images before the engine of one model.
+    """The queue of images before the engine of one model.
 
     Attributes:
         max_batch_size: Most images of a batch.
@@ -100,7 +100,7 @@ class ImageQueue(Protocol):
     def backlog(self) -> int: ...
 
     def line_s(self, more: int) -> float:
-        """Seconds until what waits or runs, and ``more`` images behind it, are done; 0 as long as nothing is known.
+        """Seconds until all waiting and running images, and ``more`` behind them, are done; 0 while nothing is known.
 
         From any thread.
         """
@@ -116,5 +116,5 @@ class ImageQueue(Protocol):
         ...
 
     def wake(self) -> None:
-        """React to a request for this queue that has come or left."""
+        """React to a request for this queue that has arrived or left."""
         ...

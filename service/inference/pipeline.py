@@ -82,7 +82,7 @@ class Pipeline:
     ) -> None:
         """``graph`` is the engine's: it has the size of the input and the form of the output.
 
-        Models share admission, codec threads, decoders, cache, and the lock of the image that goes through in windows.
+        Models share admission, codec threads, decoders, cache, and the lock of tiled inference.
         """
         self.manifest = manifest
         self.graph = graph
@@ -331,7 +331,7 @@ class Pipeline:
 
 
 def _segmentation(output: Rows, size: tuple[int, int], options: AnswerOptions) -> Segmentation:
-    """Make an engine's output for one image what the answer needs of it."""
+    """Turn an engine's output for one image into the segmentation that the answer needs."""
     try:
         labels = labels_of(output, size)
     except ValueError as error:

@@ -79,7 +79,7 @@ def read_inference(body: bytes, header_length: str | None, signature: Signature,
 
 
 def _max_values(signature: Signature) -> int:
-    """Values of the JSON of one image: three numbers and a list per pixel, a list per row, and what is around them."""
+    """Values of the JSON of one image: three numbers and a list per pixel, a list per row, and the outer ones."""
     height, width = signature.input_size
     return max(height * (4 * width + 1), _SMALL_JSON_VALUES) + _OTHER_VALUES
 

@@ -18,12 +18,12 @@ _PLATFORMS = {
 
 
 def server_metadata(version: str) -> ServerMetadata:
-    """The server of that release."""
+    """Metadata of the server of a release."""
     return ServerMetadata(name=SERVER_NAME, version=version, extensions=list(EXTENSIONS))
 
 
 def model_metadata(manifest: Manifest, graph: GraphInfo, engine_name: str) -> ModelMetadata:
-    """The model as an engine runs one of its graphs; an engine that the protocol has no platform for gives its name."""
+    """Metadata of the model on an engine; the engine's name where the protocol has no platform for it."""
     signature = signature_of(graph, manifest.num_classes)
     return ModelMetadata(
         name=manifest.name,

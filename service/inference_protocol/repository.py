@@ -43,7 +43,7 @@ router = APIRouter(prefix=MANAGEMENT_PATH, tags=["Open Inference Protocol v2: mo
 
 @router.post("/index", summary="All models and versions", responses=_responses(), openapi_extra=_body(IndexRequest))
 async def index(request: Request, runtime: RuntimeOf) -> list[ModelIndexEntry]:
-    """Every version that is on disk or serves, its state, and why it does not serve."""
+    """List every version on disk or in service, its state, and why it does not serve."""
     wanted = parse_message(IndexRequest, await read_body(request, _MAX_BODY_BYTES))
     entries = await runtime.models.index()
     return [_entry(entry) for entry in entries if entry.state == "READY" or not wanted.ready]
@@ -56,9 +56,9 @@ async def index(request: Request, runtime: RuntimeOf) -> list[ModelIndexEntry]:
     openapi_extra=_body(LoadRequest),
 )
 async def load(request: Request, runtime: RuntimeOf, name: Name) -> ModelIndexEntry:
-    """Load the newest version on disk, or the one that `version` names, and let it take over when it is proven.
+    """Load the newest version on disk, or the one that `version` names, and switch to it after its self-check.
 
-    No request is lost: what served before does so until then, and where the new version fails, on and on. The answer
+    No request is lost: the old version serves until then, and keeps serving if the new one fails. The answer
     comes when the version serves.
     """
     wanted = parse_message(LoadRequest, await read_body(request, _MAX_BODY_BYTES)).parameters

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files of strangers. Standard library only."""
+"""Files written in one step, and bounded reading of untrusted files. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Inputs with PyTorch's outputs, kept in the model directory, so that every engine can be proven where it runs.
 
-NumPy only: the service reads them before it says that it is ready.
+NumPy only: the service reads them before it is ready.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class GoldenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Images of one input size, and what PyTorch gives for them in float32.
+    """Images of one input size, and PyTorch's float32 outputs for them.
 
     Attributes:
         images: (n, H, W, 3) uint8, RGB.

@@ -21,7 +21,7 @@ _EXTRAS: dict[EngineRuntime, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 
 
 class MachineError(RuntimeError):
-    """A runtime or a GPU that is not there; one sentence, with what to do about it."""
+    """A missing runtime or GPU; one sentence that says what to do about it."""
 
 
 class RuntimeMissingError(MachineError):

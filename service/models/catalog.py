@@ -18,7 +18,7 @@ class ServedModel(Protocol):
         version: The manifest's.
         graph: The one of its graphs that runs.
         engine_name: The runtime that it runs on.
-        queue: The line before its engine.
+        queue: The queue before its engine.
     """
 
     @property
@@ -61,7 +61,7 @@ class Catalog(Generic[ModelT]):
     """The models of a process, by name.
 
     Attributes:
-        default: Name of the model that requests mean which name none.
+        default: Name of the model for requests that name none.
     """
 
     def __init__(self, default: str, entries: Mapping[str, CatalogEntry[ModelT]]) -> None:

@@ -45,7 +45,7 @@ class ModelEntry:
         loading: Version that is being loaded; None if none is.
         is_due: Whether it is about to be loaded for the first time.
         is_unloaded: Whether somebody has unloaded it.
-        chosen_over: The newest version that was there when somebody chose the one that serves.
+        chosen_over: The newest version that existed when somebody chose the one that serves.
         failures: Why versions could not be loaded, when that was tried last.
     """
 
@@ -94,7 +94,7 @@ class ModelEntry:
         self.chosen_over = None
 
     def choose(self, newest: str) -> None:
-        """Somebody has chosen the version that serves, while ``newest`` was there."""
+        """Note that somebody has chosen the version that serves, while ``newest`` was the newest."""
         self.newest = newest
         self.chosen_over = newest
 

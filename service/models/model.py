@@ -28,7 +28,7 @@ class Host(Protocol):
 
     Attributes:
         settings: How to run.
-        batch_trace: Told of the batches of all models, if somebody wants to know.
+        batch_trace: Notified of the batches of all models, if given.
     """
 
     @property
@@ -51,10 +51,10 @@ class Model:
     """Serves from its creation until ``stop``.
 
     Attributes:
-        found: Where it is from.
+        found: Its source.
         manifest: The model.
-        engine: What runs it.
-        queue: The line before the engine.
+        engine: The engine that runs it.
+        queue: The queue before the engine.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class Repository(Catalog[Model]):
         return await self._changes.run(lambda: self._load(name, version))
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer, until ``load``; requests inside are answered.
+        """Stop serving a model until ``load``; requests inside are answered.
 
         Raises:
             UnknownModel: There is no such model.
@@ -103,7 +103,7 @@ class Repository(Catalog[Model]):
         """Follow what has changed on disk, and give a summary.
 
         New models and newer versions are loaded, removed ones are unloaded. A model for which a version was
-        chosen by ``load`` keeps it until a version comes that is newer than all that were there then; one that was
+        chosen by ``load`` keeps it until a version appears that is newer than all that existed then; one that was
         unloaded stays so. Where no new version works, the old one goes on serving.
 
         Raises:
@@ -131,7 +131,7 @@ class Repository(Catalog[Model]):
             await model.stop()
 
     def _note_names(self, found: VersionsByName) -> None:
-        """Names that nobody knew are about to be loaded."""
+        """Note new names, which are about to be loaded."""
         for name, versions in found.items():
             entry = self._entries.setdefault(name, ModelEntry(name, is_due=True))
             entry.newest = versions[0].version

@@ -1,6 +1,6 @@
 """Sources of models: a model directory, or a folder of them, ``NAME/manifest.json`` or ``NAME/VERSION/...``.
 
-What the folders are called is up to the user: name and version are the manifest's.
+Folder names are up to the user: name and version are the manifest's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FoundModel:
         version: Likewise; empty where there is not a folder for it.
         directories: Where it is. More than one is an error, see ``problem``.
         manifest: As it was when it was found; None if it cannot be read.
-        problem: Why it cannot be served, one sentence; empty where nothing is known against it.
+        problem: Why it cannot be served, one sentence; empty if it can be.
     """
 
     name: str
@@ -54,7 +54,7 @@ VersionsByName = Mapping[str, Sequence[FoundModel]]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A version of a model whose engine has proven itself.
+    """A version of a model whose engine has passed its self-check.
 
     Attributes:
         manifest: The model.
@@ -79,7 +79,7 @@ class ModelSource(Protocol):
         ...
 
     def load(self, found: FoundModel) -> LoadedModel:
-        """Load a version that has no problem and let it prove itself; takes seconds to minutes, in a thread.
+        """Load a version that has no problem and run its self-check; takes seconds to minutes, in a thread.
 
         Raises:
             EngineError, ManifestError: It is not fit to serve.
@@ -88,7 +88,7 @@ class ModelSource(Protocol):
 
 
 class GivenModel:
-    """One model whose engine somebody has made already."""
+    """One model with a given engine."""
 
     def __init__(self, engine: Engine, manifest: Manifest) -> None:
         self._engine = engine
@@ -162,7 +162,7 @@ def _read(root: Path, directory: Path) -> FoundModel:
 
 
 def _joined(found: Iterable[FoundModel]) -> list[FoundModel]:
-    """Each version once; one that is in several places says so."""
+    """Each version once; one that is in several places has that as its problem."""
     versions: dict[tuple[str, str], FoundModel] = {}
     for entry in found:
         key = entry.name, entry.version
@@ -203,7 +203,7 @@ def refuse_duplicates(found: VersionsByName) -> None:
 
 
 def choose_default(found: VersionsByName, wanted: str | None) -> str:
-    """The wanted name, or the first; one that only a folder has, as its manifest is broken, is nobody's choice.
+    """The wanted name, or the first; a name that only a folder has, because its manifest is broken, is never chosen.
 
     Raises:
         SettingsError: There is none of the wanted name.

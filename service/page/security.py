@@ -1,4 +1,4 @@
-"""Headers by which the browser itself keeps the pages from loading or sending anything elsewhere."""
+"""Headers that make the browser keep the pages from loading or sending anything elsewhere."""
 
 from __future__ import annotations
 

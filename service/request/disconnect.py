@@ -17,7 +17,7 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     """The result of ``work``, which is cancelled as soon as the client disconnects.
 
     Raises:
-        ClientGone: The client disconnected before the result was there.
+        ClientGone: The client disconnected before the result was ready.
     """
     worker = asyncio.current_task()
     assert worker is not None

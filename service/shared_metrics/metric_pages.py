@@ -65,7 +65,7 @@ class MetricPage:
         return self._append(metric, labels, count)
 
     def repair(self) -> int:
-        """Drop what cannot be read, for the next owner of the page; gives how many entries were dropped."""
+        """Drop unreadable entries, for the next owner of the page; gives their number."""
         self._refresh()
         dropped = max(0, self._header[_ENTRIES] - self._read)
         self._header[_ENTRIES] = self._read
@@ -95,7 +95,7 @@ class MetricPage:
         return values
 
     def _refresh(self) -> None:
-        """Read the entries that have come since the last time."""
+        """Read the entries added since the last time."""
         if self._header[_EPOCH] != self._epoch:
             self._forget()
         while self._read < self._header[_ENTRIES] and self._read_entry():

@@ -144,7 +144,7 @@ def read_json(fields: bytes, descriptor: int) -> Any:
     """The value of a message from ``Channel.send_json``; closes the descriptor.
 
     Raises:
-        ValueError: It is none, or too long.
+        ValueError: It is not such a message, or too long.
     """
     if descriptor < 0:
         return json.loads(fields)

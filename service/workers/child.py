@@ -47,7 +47,7 @@ class Child:
 def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[socket.socket]) -> Child:
     """Start a process that runs ``main`` and ends with its result.
 
-    It gets no signal of the terminal, and ends with the supervisor, however that ends.
+    It gets no signal of the terminal, and ends with the supervisor in every case.
 
     Args:
         name: For the log, and for ps and top, which show 15 characters with "ecenet" before it.

@@ -1,6 +1,6 @@
-"""The engine process: all models with their engines and queues; workers send it images, and no bytes of strangers.
+"""The engine process: all models with their engines and queues; workers send it pixels, never clients' bytes.
 
-It ends when the supervisor is gone. An engine that stays down ends it too: the supervisor starts it anew.
+It ends when the supervisor is gone. An engine that stays down ends it too: the supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class EngineProcess:
             metrics: Those of this process.
             workers: Most workers, for the number of their slots.
             first_workers: Number of workers at the start.
-            batch_trace: Told of each batch.
+            batch_trace: Notified of each batch.
             read_caller: Gives the request of a submission, for ``batch_trace``.
             describe: Gives the first lines for a user, when the workers know the default model.
 
@@ -219,7 +219,7 @@ class EngineProcess:
                     region.note_times(seconds_per_image=seconds, free_at=free_at, first_s=first_s, full_s=full_s)
 
     def _obey(self, kind: int, _: bytes, descriptor: int) -> None:
-        """Do what the supervisor says."""
+        """Follow the supervisor's messages."""
         if kind == Control.WORKER:
             link = WorkerLink(socket.socket(fileno=descriptor), self, self._slots)
             self._links.add(link)
@@ -256,7 +256,7 @@ class EngineProcess:
         self.models_changed()
 
     async def _follow_hang_ups(self) -> None:
-        """Rescan after SIGHUP; those that come meanwhile are followed together."""
+        """Rescan after SIGHUP; further signals during a rescan cause one more."""
         while True:
             await self._hung_up.wait()
             self._hung_up.clear()
@@ -287,7 +287,7 @@ class EngineProcess:
                 self._finish(ENGINE_DOWN)
 
     async def _until_applied(self, workers: int = 0) -> None:
-        """Wait until all workers, and as many as given, go by the latest catalog."""
+        """Wait until all workers, and as many as given, use the latest catalog."""
         serial = self._serial
         try:
             async with asyncio.timeout(_APPLY_TIMEOUT_S):

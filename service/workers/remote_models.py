@@ -113,7 +113,7 @@ class RemoteModels(Catalog[RemoteModel]):
         return self._open.values()
 
     def check_alive(self) -> None:
-        """Nothing to check: the supervisor starts an engine process anew, and ends with it if that does not help."""
+        """Nothing to check: the supervisor restarts an engine process, and ends if that does not help."""
 
     async def connect(self) -> None:
         """Wait for the engine process's first report, so that no request precedes it; bounded if there is none."""
@@ -134,7 +134,7 @@ class RemoteModels(Catalog[RemoteModel]):
             raise self._failure
 
     def report_ready(self) -> None:
-        """Tell the supervisor that this worker answers requests."""
+        """Report to the supervisor that this worker answers requests."""
         assert self._control is not None
         self._control.send(Control.SERVING)
 
@@ -222,7 +222,7 @@ class RemoteModels(Catalog[RemoteModel]):
                 call.set_result(message["result"])
 
     def _follow(self, news: CatalogNews) -> None:
-        """Go by a new catalog."""
+        """Switch to a new catalog."""
         before = {model.number: model for model in self.models}
         self.default = news.default
         self.entries = {
@@ -272,7 +272,7 @@ class RemoteModels(Catalog[RemoteModel]):
         return RemoteModel(news.number, news.manifest, news.graph, news.engine_name, queue, news.unfused_attentions)
 
     def _show(self, before: dict[int, RemoteModel], after: dict[int, RemoteModel]) -> None:
-        """Show in the metrics what serves."""
+        """Show the models that serve in the metrics."""
         for number, model in before.items():
             if number not in after:
                 self._metrics.of_model(model.manifest.name).leave()
@@ -281,14 +281,14 @@ class RemoteModels(Catalog[RemoteModel]):
                 self._metrics.of_model(model.manifest.name).serve(model)
 
     async def _retire(self, model: RemoteModel) -> None:
-        """Tell the engine process when the last request to a version has been answered."""
+        """Notify the engine process when the last request to a version has been answered."""
         await self._admission.until_unused(model.queue)
         if self._open.get(model.number) is model:  # and not one of the next engine process
             del self._open[model.number]
             self._send(Kind.UNUSED, MODEL.pack(model.number))
 
     def _lose_engine(self) -> None:
-        """The engine process is gone: what waits for it fails; the next one has other models."""
+        """Fail everything that waits for an engine process that is gone; the next one has other models."""
         self._channel = None
         for model in self._open.values():
             model.queue.close(_GONE)

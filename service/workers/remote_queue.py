@@ -121,11 +121,11 @@ class RemoteQueue:
         self._slots[slot].answer(generation, (started, ended))
 
     def fail(self, slot: int, generation: int, error: ServiceError) -> None:
-        """Take the news that there will be no output."""
+        """Receive the message that there will be no output."""
         self._slots[slot].answer(generation, error)
 
     def close(self, reason: str) -> None:
-        """The engine process is gone: fail all that waits with ``EngineDown``, and what comes."""
+        """Note that the engine process is gone: fail waiting and new images with ``EngineDown``."""
         self.down = reason
         for slot in self._slots:
             slot.answer(slot.generation, EngineDown(reason, retry_after_s=1))
@@ -182,7 +182,7 @@ class RemoteSlot:
     It is free again when its block has ended, the engine process is done with it, and no job uses it.
 
     Attributes:
-        generation: Number of its uses; news of an earlier use are ignored.
+        generation: Number of its uses; messages about an earlier use are ignored.
     """
 
     def __init__(self, queue: RemoteQueue, number: int) -> None:

@@ -62,7 +62,7 @@ class SharedConnections:
         return self._total(_UNSENT)
 
     def clear(self) -> None:
-        """Take out what the last worker of this row had; it is gone."""
+        """Remove the counts of the last worker of this row, which is gone."""
         start = self._place(0)
         self._memory[start : start + _COLUMNS] = memoryview(bytes(8 * _COLUMNS)).cast("q")
 

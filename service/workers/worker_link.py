@@ -78,7 +78,7 @@ class WorkerLink:
         return len(self._works)
 
     def send_catalog(self, serial: int, catalog: dict[str, Any]) -> None:
-        """Tell the worker what serves."""
+        """Send the worker the models that serve."""
         self._channel.send_json(Kind.CATALOG, {"serial": serial, "catalog": catalog})
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class WorkerLink:
             current[1].row.cancel()
 
     def _answer(self, number: int, slot: int, generation: int, work: Work) -> None:
-        """Tell the worker that the output of an image is in its slot, or why there is none."""
+        """Report to the worker that the output of an image is in its slot, or why there is none."""
         del self._works[number, slot]
         self._host.queue_changed(number)
         if work.row.cancelled():
@@ -166,7 +166,7 @@ class WorkerLink:
         self._report(RESULT.pack(number, slot, generation, row.started, row.ended))
 
     def _report(self, result: bytes) -> None:
-        """Tell the worker of an output, in one message with those of the same batch."""
+        """Report an output to the worker, in one message with those of the same batch."""
         if not self._results:
             self._loop.call_soon(self._send_results)
         self._results += result

@@ -25,7 +25,7 @@ class ServiceError(ValueError):
 
 
 def is_url(source: str) -> bool:
-    """Tell the URL of a running service from a path."""
+    """True for the URL of a running service, False for a path."""
     return source.lower().startswith(("http://", "https://"))
 
 

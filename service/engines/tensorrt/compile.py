@@ -32,7 +32,7 @@ class Plan:
         layer_report: Text for ``layer_report.parse_layers``; without a layer where neither the log nor the engine
             inspector reports them.
         memory_bytes: GPU memory of activations at the largest batch; None where TensorRT does not report it.
-        timing_cache: What TensorRT measured, for the next build; None where the package keeps none.
+        timing_cache: TensorRT's measurements, for the next build; None where the package keeps none.
     """
 
     content: bytes

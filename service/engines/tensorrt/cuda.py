@@ -106,7 +106,7 @@ def copy_to_host(array: NDArray[Any], address: int, stream: Any) -> None:
 
 
 def record(event: Any, stream: Any) -> None:
-    """Put an event on a stream: it happens when all that is before it is done."""
+    """Put an event on a stream: it happens when all work before it is done."""
     call("cudaEventRecord", event, stream)
 
 
@@ -160,7 +160,7 @@ def launch(graph: Any, stream: Any) -> None:
 
 
 def _release(name: str, handle: Any) -> None:
-    """Free one thing. A failure is logged only: the rest is freed all the same, and it hides no earlier error."""
+    """Free one resource. A failure is only logged: the others are freed too, and no earlier error is hidden."""
     try:
         call(name, handle)
     except EngineError as error:

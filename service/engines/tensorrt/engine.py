@@ -217,7 +217,7 @@ class TensorRtEngine:
                     self._capture(owner, lane, size)
 
     def _capture(self, owner: ExitStack, lane: Lane, size: int) -> None:
-        """Make the network a graph. One that cannot be captured runs as before, a little slower."""
+        """Capture the network as a graph. One that cannot be captured runs without, a little slower."""
         stream = self._streams.networks
         try:
             lane.graphs[size] = cuda.capture(owner, stream, lambda: self._execute(lane, size))
@@ -231,7 +231,7 @@ class TensorRtEngine:
             raise EngineError(f"{self.name} refuses profile {index} for batches of {size}: {self._errors()}")
 
     def _set_shape(self, lane: Lane, size: int) -> None:
-        """Tell the context the batch to come; one that serves a single size knows it already."""
+        """Set the next batch's shape in the context; one that serves a single size has it already."""
         shape = (size, *self._images.shape[1:])
         if not lane.contexts[size].set_input_shape(self._names[0], shape):
             raise EngineError(f"{self.name} refuses the input shape {shape}: {self._errors()}")
@@ -270,7 +270,7 @@ class TensorRtEngine:
                 lane.contexts[size].set_device_memory(*activations)
 
     def _drop(self) -> None:
-        """Let go of what TensorRT made, the last first."""
+        """Release TensorRT's objects, the last first."""
         for lane in self._lanes:
             lane.contexts.clear()
         while self._kept:

@@ -72,6 +72,6 @@ class Lane:
         cuda.wait(self._done)
 
     def wait_for(self, stream: Any) -> None:
-        """Sleep until all that is on a stream is done."""
+        """Sleep until all work on a stream is done."""
         cuda.record(self._done, stream)
         cuda.wait(self._done)

@@ -41,7 +41,7 @@ def scan_png(data: bytes) -> Structure:
 
 
 def _parts(data: bytes) -> tuple[slice, ...] | None:
-    """The file without metadata; None if it has none. What follows a broken chunk is for the decoder to refuse."""
+    """The file without metadata; None if it has none. The decoder refuses broken chunks."""
     allowance = len(data) // _MEAN_CHUNK_BYTES
     kept, start, position, chunks = [], 0, 8, 0
     while position + _HEADER.size <= len(data):
