@@ -337,7 +337,7 @@ class Admission:
         excess_s = done_s - _SHARE_OF_TIME * left_s
         if excess_s > 0:
             raise Overloaded(
-                f"the requests ahead of it leave no time: the answer would take about {done_s:.1f} s, the request has "
+                f"behind the requests ahead of it the answer would take about {done_s:.1f} s; the request has "
                 f"{left_s:.1f} s",
                 retry_after_s=excess_s,
                 extra={"value": round(done_s, 3), "limit": round(left_s, 3), "unit": "seconds"},

@@ -78,7 +78,7 @@ def test_classes_that_are_not_shown_and_a_small_val_are_warned_of() -> None:
 
 
 def test_labels_that_are_void_all_over_end_the_run() -> None:
-    with pytest.raises(ConfigError, match="no label of train holds a class"):
+    with pytest.raises(ConfigError, match="no label of train has a class"):
         list(warnings(labelled([255, 255]), labelled([0])))
 
 

@@ -148,7 +148,7 @@ async def test_cutout_keeps_the_image_where_the_classes_are(api: Api, png: Png) 
 
 async def test_cutout_without_classes_is_answered_422(api: Api, png: Png) -> None:
     response = await api.post(png(32, 96), format="cutout")
-    problem = api.check_problem(response, 422, "invalid-parameter", "needs classes", "dark, grey, bright")
+    problem = api.check_problem(response, 422, "invalid-parameter", "needs the parameter classes", "dark, grey, bright")
     assert problem["parameter"] == "classes"
 
 

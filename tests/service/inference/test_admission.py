@@ -134,7 +134,7 @@ async def test_a_request_whose_time_is_too_short_for_those_ahead_is_refused_on_a
     admission, observer = make(capacity=10, seconds_per_image=3.0)
     model = Model(admission, 3.0)
     async with admission.permit(owner=model), admission.permit(owner=model):
-        with pytest.raises(Overloaded, match=r"would take about 9\.0 s behind .*; the request has 9\.5 s") as refusal:
+        with pytest.raises(Overloaded, match=r"behind .* would take about 9\.0 s; the request has 9\.5 s") as refusal:
             async with admission.permit(limit(9.5), owner=model):
                 pytest.fail("admitted")
         async with admission.permit(limit(10.2), owner=model):  # a tenth is for what nobody knows

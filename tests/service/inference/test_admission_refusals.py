@@ -78,7 +78,7 @@ async def test_pixels_of_a_request_add_up_and_are_all_given_back() -> None:
     assert service.pixels == 0
     assert error.value.extra == {"value": 101, "limit": 100, "unit": "pixels"}
     assert error.value.detail.endswith("with the 31 of this one they would exceed the limit of 100")
-    with pytest.raises(DeadlineExceeded, match="left before its pixels were counted"):
+    with pytest.raises(DeadlineExceeded, match="ended before its pixels were counted"):
         service.count_pixels(ticket, 1)
 
 

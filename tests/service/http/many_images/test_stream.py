@@ -86,7 +86,7 @@ class Client:
     [
         (part(b"x") * 10_000 + END, 400, "more than 64 fields 'file'"),
         (part(b"x", 'form-data; name="other"') * 10_000 + END, 400, "more than 16 fields"),
-        (part(b"x", "form-data") + END, 422, "'file' is missing; there are ['']"),
+        (part(b"x", "form-data") + END, 422, "'file' is missing, found ['']"),
         (part(b"x", 'form-data; name="file"') + END, 422, "is text, not a file"),
         (part(b"x" * 500), 400, "closing boundary is missing"),
         (part(b"x")[:-20], 400, "closing boundary is missing"),
