@@ -13,7 +13,7 @@ from service.errors import NotAnImage, Overloaded
 def lack_of_memory_told() -> Iterator[None]:
     """Raise ``Overloaded`` for an allocation that fails.
 
-    Pillow raises ``MemoryError`` for some corrupt files too, which the codec tells as ``NotAnImage``. That counts as a
+    Pillow raises ``MemoryError`` for some corrupt files too, which the codec gives as ``NotAnImage``. That counts as a
     lack of memory only where the address space of this process is limited.
     """
     try:

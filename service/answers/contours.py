@@ -83,7 +83,7 @@ def trace(labels: NDArray[np.uint8], answer_format: str = "contours") -> dict[in
 
 
 def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Rows of lattice points that are examined at once, first and last plus one: those of a whole image are many.
+    """Ranges of rows of lattice points to examine at once, which bounds the memory for large images.
 
     Args:
         height: Of the image; it has one row of points more.

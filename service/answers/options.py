@@ -88,7 +88,7 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         media_type, answer_format = query.answer_format.media_type, query.answer_format
     if answer_format not in available_formats(graph):
         raise InvalidParameter(
-            f"format={answer_format} needs scores: {graph.file} gives labels alone; serve a graph exported "
+            f"format={answer_format} needs scores: {graph.file} gives labels without scores; serve a graph exported "
             "with --output logits",
             extra={"parameter": "format", "value": str(answer_format)},
         )

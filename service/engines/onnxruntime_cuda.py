@@ -225,7 +225,7 @@ def nodes_by_provider(session: onnxruntime.InferenceSession) -> list[tuple[str, 
 
 
 def heavy_operators_elsewhere(nodes: Iterable[tuple[str, str]], provider: str) -> list[str]:
-    """Operators of weight that a session runs on another provider than the one asked for, each with its count.
+    """Costly operators that a session runs on another provider than the one asked for, each with its count.
 
     Args:
         nodes: (provider, operator) of each node.

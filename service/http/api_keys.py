@@ -34,7 +34,7 @@ class ApiKeysError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The SHA-256 of one key, and the name of its owner; an owner may have several, for a change without a break."""
+    """The SHA-256 of one key, and the name of its owner; an owner may have several, to change keys at leisure."""
 
     name: str
     digest: bytes = field(repr=False)

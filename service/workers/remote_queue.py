@@ -111,7 +111,7 @@ class RemoteQueue:
         return _SlotScope(self, deadline)
 
     def wake(self) -> None:
-        """See ``ImageQueue``: the engine process reads the number, and is woken if it waits for what will not come."""
+        """See ``ImageQueue``: the engine process reads the number, and is woken if it waits in vain."""
         self._region.expected = expected = self._expected(self)
         if not expected and self._region.is_waiting:
             self._channel.send(Kind.WAKE, MODEL.pack(self._model))

@@ -275,7 +275,7 @@ async def test_faults_of_json_bodies_are_problems(api: Api, solid: Solid) -> Non
     async def send(content: bytes) -> Any:
         return await api.http.post("/segment", content=content, headers={"Content-Type": "application/json"})
 
-    api.check_problem(await send(b"{"), 400, "bad-request", "no JSON")
+    api.check_problem(await send(b"{"), 400, "bad-request", "not JSON")
     api.check_problem(await send(b'{"image": "https://x.org/a.png"}'), 422, "invalid-parameter", "not fetched")
     api.check_problem(await send(b'{"image": "QUJD", "alpha": 1}'), 422, "invalid-parameter", "'alpha' is unknown")
     api.check_problem(await send(b'{"image": "QUJD"}'), 400, "not-an-image", "b'ABC'")
