@@ -269,7 +269,7 @@ def _dtype_name(number: int) -> str:
 
 def _precision(model: onnx.ModelProto) -> str:
     if any(node.op_type in _QUANTIZERS for node in model.graph.node):
-        return "int8"
+        return "fp8" if any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in _weights(model)) else "int8"
     elements = Counter[str]()
     for tensor in _weights(model):
         if tensor.data_type in _PRECISIONS:

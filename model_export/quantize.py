@@ -107,7 +107,7 @@ def quantize(
         quantizations = [_Quantization(directory, manifest, source, folder) for source in sources]
         graphs = [quantization.run(photos, settings, report) for quantization in quantizations]
         _write_table(folder / TABLE_NAME, graphs, settings)
-        _publish(directory, manifest, folder, graphs)
+        publish(directory, manifest, folder, [graph.info for graph in graphs], TABLE_NAME)
     return graphs
 
 
@@ -143,7 +143,7 @@ class _Quantization:
 
     def run(self, photos: Sequence[Photo], settings: QuantizeSettings, report: Report) -> QuantizedGraph:
         source = self._source
-        calibrated, held_out = _split([resize_to_input(photo.read(), source.input_size) for photo in photos])
+        calibrated, held_out = split([resize_to_input(photo.read(), source.input_size) for photo in photos])
         report(f"{source.file}: calibrating on {len(calibrated)} images")
         graph = self._calibrated(calibrated)
         expected = self._labels(self._directory, source, held_out)
@@ -214,11 +214,9 @@ class _Quantization:
         return min(agreement.equal_labels for agreement in agreements)
 
     def _measured_info(self, worst_image: float) -> GraphInfo:
-        """With the bound that engines are held to: twice the labels of the worst image may differ."""
-        margin = max(1 - worst_image, _LEAST_MARGIN)
-        bound = math.floor((worst_image - margin) * 1000) / 1000
+        """With the bound that engines are held to."""
         digest = file_sha256(self._folder / self._info.file)
-        return replace(self._info, sha256=digest, bounds=Bounds(min_equal_labels=max(bound, 0.0)))
+        return replace(self._info, sha256=digest, bounds=bounds_of(worst_image))
 
     def _timing(self, image: NDArray[np.uint8]) -> Timing:
         """In turn, so that what else runs on the machine slows both."""
@@ -241,6 +239,12 @@ class _Quantization:
     def _engine(self, folder: Path, info: GraphInfo) -> OnnxRuntimeEngine:
         """As the service would run it."""
         return OnnxRuntimeEngine(folder, self._manifest, info, num_threads=available_cpus())
+
+
+def bounds_of(worst_image: float) -> Bounds:
+    """The bounds of a graph whose worst image has this share of equal labels, 0..1: twice as many may differ."""
+    margin = max(1 - worst_image, _LEAST_MARGIN)
+    return Bounds(min_equal_labels=max(math.floor((worst_image - margin) * 1000) / 1000, 0.0))
 
 
 def _milliseconds(engine: OnnxRuntimeEngine, batch: NDArray[np.uint8]) -> float:
@@ -289,7 +293,7 @@ def spread(photos: Sequence[Photo], count: int) -> list[Photo]:
     return [photos[index * len(photos) // chosen] for index in range(chosen)]
 
 
-def _split(images: Images) -> tuple[Images, Images]:
+def split(images: Images) -> tuple[Images, Images]:
     """Those to calibrate on, and those that are held out."""
     kept = [image for index, image in enumerate(images, 1) if index % _HELD_OUT_STEP]
     return kept, images[_HELD_OUT_STEP - 1 :: _HELD_OUT_STEP]
@@ -331,13 +335,12 @@ def _graph_dict(graph: QuantizedGraph) -> dict[str, Any]:
     }
 
 
-def _publish(directory: Path, manifest: Manifest, folder: Path, graphs: Sequence[QuantizedGraph]) -> None:
-    """Move the files into the model directory, the manifest last, so that it never states a graph that is not there."""
-    new = [graph.info for graph in graphs]
+def publish(directory: Path, manifest: Manifest, folder: Path, new: Sequence[GraphInfo], *others: str) -> None:
+    """Move graphs and other files into the model directory, the manifest last: it never states what is not there."""
     replaced = {(info.input_size, info.precision) for info in new}
     kept = tuple(info for info in manifest.graphs if (info.input_size, info.precision) not in replaced)
     if len(kept) < len(manifest.graphs):  # its SHA-256 would not fit while the graph is replaced
         write_manifest(directory, replace(manifest, graphs=kept))
-    for name in (*(info.file for info in new), TABLE_NAME):
+    for name in (*(info.file for info in new), *others):
         (folder / name).replace(directory / name)
     write_manifest(directory, replace(manifest, graphs=(*kept, *new)))

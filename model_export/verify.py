@@ -30,7 +30,7 @@ from trainer.metrics import Counts
 
 # What an export may cost on labelled images: a share of equal labels, 0..1, and points (percent) of mIoU.
 MIN_EQUAL_LABELS: Mapping[Precision, float] = {"fp32": 0.999}
-MAX_MIOU_LOST: Mapping[Precision, float] = {"fp16": 0.1, "bf16": 0.3, "int8": 0.5}
+MAX_MIOU_LOST: Mapping[Precision, float] = {"fp16": 0.1, "bf16": 0.3, "int8": 0.5, "fp8": 0.5}
 
 
 class VerifyError(ValueError):

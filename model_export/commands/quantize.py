@@ -1,4 +1,4 @@
-"""``ecenet-export quantize``: INT8 graphs for the CPU beside the float32 graphs of a model directory."""
+"""``ecenet-export quantize``: INT8 or FP8 graphs beside the other graphs of a model directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "quantize",
-        help="add INT8 graphs for the CPU to a model directory",
+        help="add INT8 graphs, or FP8 graphs for TensorRT, to a model directory",
         description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. If too few labels are equal, "
         "the layers that hurt stay in float32, and the table of what each layer loses is in quantization.json. "
-        "The graphs are for CPUs, and exact on all of them: weights have 7 bits, so that no sum overflows. Their uint8 "
-        "activations with zero points are not what TensorRT takes. A few minutes per graph; the checkpoint is not "
-        "needed.",
+        "They are exact on every CPU: weights have 7 bits, so that no sum overflows. TensorRT builds from a copy with "
+        "symmetric steps. With --precision fp8, add an FP8 graph for each fp16 graph, for TensorRT on GPUs of "
+        "compute capability 8.9 or newer. A few minutes per graph; the checkpoint is not needed.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a model directory")
     parser.add_argument(
@@ -58,15 +58,34 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="HEIGHTxWIDTH of the input of a graph to quantise, more than once for several; default: all",
     )
-    parser.add_argument("--force", action="store_true", help="replace existing INT8 graphs")
+    parser.add_argument("--precision", choices=["int8", "fp8"], default="int8", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace existing graphs of the precision")
     parser.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, and print the result."""
+    settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
+    return _run_fp8(args, settings) if args.precision == "fp8" else _run_int8(args, settings)
+
+
+def _run_fp8(args: argparse.Namespace, settings: QuantizeSettings) -> int:
+    from model_export.fp8 import quantize_fp8  # noqa: PLC0415
+
+    for graph in quantize_fp8(args.directory, args.calibration, settings, lambda line: print(line, flush=True)):
+        info = graph.info
+        calibrated, held_out = graph.images
+        print(f"{info.file}: input {format_size(info.input_size)}, {info.output}, calibrated on {calibrated} images")
+        print(
+            f"  equal labels {graph.equal_labels:.3%} on {held_out} images held out, {graph.worst_image:.3%} on the "
+            f"worst image; the engine is held to {info.bounds.min_equal_labels:.1%}"
+        )
+    return 0
+
+
+def _run_int8(args: argparse.Namespace, settings: QuantizeSettings) -> int:
     from model_export.quantize import TABLE_NAME, quantize  # noqa: PLC0415
 
-    settings = QuantizeSettings(tuple(args.size), args.count, args.min_equal_labels, args.force)
     for graph in quantize(args.directory, args.calibration, settings, report=lambda line: print(line, flush=True)):
         print(graph_text(graph))
     print(f"all layers: {args.directory / TABLE_NAME}")

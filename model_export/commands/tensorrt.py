@@ -43,7 +43,12 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="HEIGHTxWIDTH of an input, more than once for several engines; default: all sizes of the directory",
     )
-    parser.add_argument("--precision", choices=["fp16", "int8"], default="fp16", help="of the graphs (default: fp16)")
+    parser.add_argument(
+        "--precision",
+        choices=["fp16", "int8", "fp8"],
+        default="fp16",
+        help="of the graphs; fp8 needs compute capability 8.9 or newer (default: fp16)",
+    )
     parser.add_argument("--max-batch-size", type=int, default=8, help="largest batch of the engines (default: 8)")
     parser.add_argument("--force", action="store_true", help="build existing engines again")
     parser.add_argument(

@@ -74,6 +74,8 @@ def precision_obstacle(runtime: RuntimeName, precision: PrecisionName) -> str | 
     """The reason why a runtime cannot compute in a precision, or None."""
     if precision == "bf16" and runtime != "openvino":
         return "it does not compute in bf16, only --engine openvino does"
+    if precision == "fp8" and runtime in ("onnxruntime", "onnxruntime-cuda"):
+        return "its optimiser changes what an FP8 graph computes; --engine tensorrt multiplies in FP8"
     return None
 
 

@@ -29,12 +29,12 @@ MAX_MANIFEST_BYTES = 1 << 20
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _MAX_NAME_LENGTH = 128
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Output = Literal["logits", "labels"]
 LogitsType = Literal["float32", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Those of files. bf16 is what a runtime makes of a float32 graph, see ``in_bf16``.
-STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 LOGITS_TYPES: tuple[LogitsType, ...] = get_args(LogitsType)
 
@@ -75,12 +75,13 @@ class Bounds:
     max_logit_error: float | None = None
 
 
-# By precision. For int8 the quantiser measures what its graph keeps, and writes its own.
+# By precision. For int8 and fp8 the quantiser measures what its graph keeps, and writes its own.
 DEFAULT_BOUNDS: Mapping[Precision, Bounds] = {
     "fp32": Bounds(0.999, 1e-3),
     "bf16": Bounds(0.98),
     "fp16": Bounds(0.99),
     "int8": Bounds(0.9),
+    "fp8": Bounds(0.9),
 }
 
 

@@ -188,8 +188,8 @@ def graphs_to_build(manifest: Manifest, sizes: tuple[Size, ...], precision: Prec
 
 
 def _command_for(precision: Precision, sizes: list[str]) -> str:
-    if precision == "int8":
-        return "write it with ecenet-export quantize DIR --calibration IMAGES"
+    if precision in ("int8", "fp8"):
+        return f"write it with ecenet-export quantize DIR --calibration IMAGES --precision {precision}"
     options = " ".join(f"--size {size}" for size in sizes)
     return (
         f"export the checkpoint again with ecenet-export onnx CHECKPOINT -o DIR {options} "
@@ -225,7 +225,9 @@ def engine_key(graph: GraphInfo, machine: Machine, profile: Profile, *, require_
 
 
 def target_machine(machine: Machine, precision: Precision) -> Machine:
-    """The target of a build. int8 excludes Turing: its graphs keep float32 products that RTX cannot run there.
+    """The target of a build, without the GPUs that cannot run it.
+
+    int8 excludes Turing: its graphs keep float32 products that RTX cannot run there. FP8 begins with Ada.
 
     Args:
         machine: The one that builds.
@@ -233,7 +235,8 @@ def target_machine(machine: Machine, precision: Precision) -> Machine:
     """
     if machine.gpu_name != ANY_GPU or precision == "fp16":
         return machine
-    capabilities = [entry for entry in machine.compute_capability.split(",") if entry != "7.5"]
+    least = 8.9 if precision == "fp8" else 8.0
+    capabilities = [entry for entry in machine.compute_capability.split(",") if float(entry) >= least]
     return replace(machine, compute_capability=",".join(capabilities))
 
 

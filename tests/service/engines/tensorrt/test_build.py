@@ -132,7 +132,7 @@ def test_every_size_has_its_graph(several: Manifest) -> None:
 def test_a_missing_graph_is_told_with_the_command_that_writes_it(several: Manifest) -> None:
     with pytest.raises(BuildError, match=r"no fp16 graph of 96x96 .*--size 96x96 --precision fp32 --precision fp16"):
         graphs_to_build(several, (), "fp16")
-    with pytest.raises(BuildError, match=r"it has 32x64 fp32, 32x64 fp16, .*ecenet-export quantize DIR --calibration"):
+    with pytest.raises(BuildError, match=r"it has 32x64 fp32, 32x64 fp16, .*--calibration IMAGES --precision int8"):
         graphs_to_build(several, ((64, 128), (96, 96)), "int8")
 
 
@@ -177,10 +177,11 @@ def test_a_new_way_to_copy_the_graph_makes_new_engines(monkeypatch: pytest.Monke
     assert engine_key(graph, L4, (1, 8, 8), require_fused=True) != before
 
 
-def test_int8_is_not_built_for_turing() -> None:
-    portable = Machine("tensorrt-rtx", "1.7", compute_capability="7.5,8.0,12.0")
+def test_int8_is_not_built_for_turing_nor_fp8_before_ada() -> None:
+    portable = Machine("tensorrt-rtx", "1.7", compute_capability="7.5,8.0,8.9,12.0")
     assert target_machine(portable, "fp16") == portable
-    assert target_machine(portable, "int8").compute_capability == "8.0,12.0"
+    assert target_machine(portable, "int8").compute_capability == "8.0,8.9,12.0"
+    assert target_machine(portable, "fp8").compute_capability == "8.9,12.0"
     turing = replace(portable, gpu_name="Tesla T4", compute_capability="7.5")
     assert target_machine(turing, "int8") == turing
 

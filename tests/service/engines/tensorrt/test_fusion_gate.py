@@ -13,11 +13,12 @@ import torch
 from onnx import TensorProto, helper
 
 from model_export.exportable import Exportable
+from model_export.fp8_graph import to_fp8, wide_inputs
 from model_export.graph_precision import to_fp16
 from model_export.trace import NUM_SAUS, trace
 from service.engines.tensorrt import compile as tensorrt_compile
-from service.engines.tensorrt.build import BuildError, BuildOptions, build_engines
-from service.engines.tensorrt.compile import Plan, compile_plan
+from service.engines.tensorrt.build import BuildError, BuildOptions, build_engines, target_machine
+from service.engines.tensorrt.compile import CompileError, Plan, compile_plan
 from service.engines.tensorrt.graph import attention_nodes, tensorrt_copy
 from service.engines.tensorrt.layer_report import (
     AttentionNodes,
@@ -27,7 +28,7 @@ from service.engines.tensorrt.layer_report import (
     count_fused,
     parse_layers,
 )
-from service.model_directory.machine import detect_builder, runtime_module
+from service.model_directory.machine import Machine, detect_builder, runtime_module
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, write_manifest
 from service.model_directory.sizes import Size
 from trainer.model.ecenet import build_model
@@ -41,11 +42,10 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECENET_STATE_DIR", str(tmp_path / "state"))
 
 
-def compiled(model: onnx.ModelProto) -> tuple[Plan, Fusion]:
+def compiled(model: onnx.ModelProto, machine: Machine | None = None) -> tuple[Plan, Fusion]:
     copy = tensorrt_copy(model, runtime="tensorrt-rtx")
-    plan = compile_plan(
-        runtime_module("tensorrt-rtx"), copy.SerializeToString(), detect_builder("tensorrt-rtx"), (1, 8, 8)
-    )
+    machine = machine or detect_builder("tensorrt-rtx")
+    plan = compile_plan(runtime_module("tensorrt-rtx"), copy.SerializeToString(), machine, (1, 8, 8))
     return plan, count_fused(parse_layers(plan.layer_report), attention_nodes(copy))
 
 
@@ -69,6 +69,20 @@ def test_every_sau_of_the_small_network_is_one_kernel() -> None:
     assert 5e7 < plan.memory_bytes < 3e8
     repeated = re.findall(r"Name: (\S*_ReshReplConcResh_\S*), LayerType", plan.layer_report)
     assert repeated == [], "TensorRT-RTX repeats the inputs of depthwise convolutions in memory"
+
+
+@pytest.mark.slow
+def test_convolutions_in_fp8_are_built_from_ada_on_and_refused_for_gpus_before() -> None:
+    half = half_graph("ecenet-lite0", 11, (64, 96))
+    wide = wide_inputs(half)
+    graph = to_fp8(half, dict.fromkeys(wide, 8.0))
+    everywhere = detect_builder("tensorrt-rtx")
+    plan, fusion = compiled(graph, target_machine(everywhere, "fp8"))
+    assert fusion.fused_saus == NUM_SAUS
+    in_fp8 = re.findall(r"LayerType: correlation, Inputs: \[ \{[^}]*Datatype: FP8", plan.layer_report)
+    assert len(in_fp8) > len(wide) / 2
+    with pytest.raises(CompileError, match="Cannot compile for target"):
+        compiled(graph, everywhere)
 
 
 @pytest.mark.slow
