@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         PrecisionName,
         Field(
             description="Arithmetic of the graph; auto takes the fastest that agrees with PyTorch. A named one is used "
-            "without a measurement. bf16 needs OpenVINO."
+            "without a measurement. bf16 needs OpenVINO, fp8 TensorRT."
         ),
     ] = "auto"
     exact: Annotated[
