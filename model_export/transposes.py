@@ -1,4 +1,4 @@
-"""Half of the transposes around a SAU's attention: one does for two between channels and heads.
+"""Half of the transposes around a SAU's attention: one replaces two between channels and heads.
 
 The attention reads and writes heads, (B, h, N, d), and the convolutions around it (B, C, N). By way of (B, N, C), as
 PyTorch traces it, a feature map is moved in memory twice in each direction. By way of (B, h, d, N), which is (B, C, N)

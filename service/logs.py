@@ -48,7 +48,7 @@ def client_of_request() -> str:
 
 
 class RequestIdFilter(logging.Filter):
-    """Notes the request on each record; a handler's filter, as a logger's does not see what comes from below."""
+    """Notes the request on each record; a handler's filter, because a logger's misses child loggers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set ``request_id``, None outside of requests, unless the record was made with one."""

@@ -18,7 +18,7 @@ def example_command(url: str) -> str:
 
 
 def taken_port(port: int, proc: Path = Path("/proc")) -> str:
-    """Say who holds a port, as far as this user may know, and how to take another one.
+    """Name the process that holds a port, as far as this user may know it, and say how to choose another.
 
     Args:
         port: The port.

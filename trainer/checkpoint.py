@@ -113,7 +113,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         detail = re.search("WeightsUnpickler error: (.*)", str(error))  # PyTorch wraps it in advice for other callers
         reason = detail[1] if detail else str(error).split("\n", 1)[0]
         raise CheckpointError(
-            f"{path} cannot be read: {reason} (a file with other objects than tensors has to be saved anew with its "
+            f"{path} cannot be read: {reason} (a file with other objects than tensors has to be saved again with its "
             "state dict alone)"
         ) from error
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Data parallel training: the ranks of a run under ``torchrun``, and the few things that they do together.
+"""Data parallel training: the ranks of a run under ``torchrun``, and their few collective operations.
 
 Without ``torchrun`` a run has one rank, and nothing here communicates.
 """
@@ -32,7 +32,7 @@ class Ranks:
 
     Attributes:
         rank: Its number, from 0; rank 0 writes the files.
-        world_size: How many there are.
+        world_size: Number of ranks.
         device: The device it computes on.
     """
 
@@ -61,7 +61,7 @@ class Ranks:
         return self.total(torch.from_numpy(counts).to(self.device)).cpu().numpy()
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -93,7 +93,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process; that of a rank at once, when it has said everything.
+    """End the process; that of a rank at once, after its output is flushed.
 
     gloo's threads live as long as the network that they serve. One that gives back a tensor while Python tears itself
     down is ended inside of C++, and the process with it: ``terminate called without an active exception``.

@@ -1,4 +1,4 @@
-"""``ecenet-train data check``: what a dataset holds, whether it can be trained with, and a contact sheet."""
+"""``ecenet-train data check``: content of a dataset, its faults, and a contact sheet."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def presence_loss(logits: Tensor, labels: Tensor, pairs: Pairs | None = None) ->
 def present_pairs(host_labels: Tensor, num_classes: int, device: torch.device) -> Pairs:
     """The (image, class) pairs that are present in labels (B, H, W) of integers on the CPU, in order, on ``device``.
 
-    Their number is the size of what is chosen by them, so that a GPU that counted them would be waited for.
+    Their number sets the size of the selected tensors; counting them on a GPU would make the host wait.
     """
     pairs = present_classes(host_labels.long(), num_classes).numpy().nonzero()
     images, classes = (torch.from_numpy(indices) for indices in pairs)

@@ -1,4 +1,4 @@
-"""The story of a training run: build, resume, epochs, evaluations, checkpoints, report."""
+"""A training run from start to end: build, resume, epochs, evaluations, checkpoints, report."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Run:
         train: The training data.
         val: The data it is evaluated on.
         state: The network and all that changes with it.
-        settings: How a step is done.
+        settings: Settings of a step.
         load: Loads the batches of an epoch.
         steps_per_epoch: Steps of an epoch.
         log: An entry per epoch done.

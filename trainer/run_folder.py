@@ -48,7 +48,7 @@ class RunFolder:
             raise ConfigError(f"there is no {last} to resume")
 
     def begin(self, config: TrainConfig, data: Path, log: Sequence[Mapping[str, Any]]) -> None:
-        """Make the folder, and write down configuration, data, and the log of what a resumed run has done."""
+        """Make the folder, and write configuration, data, and a resumed run's log so far."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / CONFIG, config.as_toml().encode())
         write_whole(self.path / DATA, f"{data.resolve()}\n".encode())

@@ -72,7 +72,7 @@ def _val(name: str, root: Path, train: PairedFiles) -> PairedFiles:
         return open_dataset(name, root, "val")
     if len(train) >= FEW_IMAGES:
         raise ConfigError(
-            f"{root} has no val split, so that nothing shows how well it learns; to see what mends it: "
+            f"{root} has no val split, so nothing shows how well it learns; for the remedy run "
             f"ecenet-train data check {root}"
         )
     logger.warning("warning: there is no val split; the scores are those of the training images")

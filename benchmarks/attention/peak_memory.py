@@ -28,7 +28,7 @@ def main() -> None:
     graph, threads = sys.argv[1:]
     session = open_session(Path(graph), int(threads))
     inputs = random_inputs(session)
-    (_PROCESS / "clear_refs").write_text("5")  # the peak starts anew
+    (_PROCESS / "clear_refs").write_text("5")  # reset the peak
     before = resident("VmRSS")
     for _ in range(_RUNS):
         session.run(None, inputs)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.feed
 
-The engine sleeps. Each round starts every arrangement anew, in another order. Figures are medians of the rounds. The
+The engine sleeps. Each round restarts every arrangement, in another order. Figures are medians of the rounds. The
 clients run on the same machine and take a part of its cores. ``--baseline`` adds the service of another checkout, with
 which the others are compared; without it they are compared with the service in one process.
 """

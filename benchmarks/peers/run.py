@@ -3,7 +3,7 @@
     python -m benchmarks.peers.run --environments DIR
 
 Each server has its own environment in DIR, which is made the first time (some 1.5 GB in all). Every round starts
-every server anew with each engine. ``python -m benchmarks.peers.table`` puts ``results.json`` into the README.
+every server again with each engine. ``python -m benchmarks.peers.table`` puts ``results.json`` into the README.
 """
 
 from __future__ import annotations

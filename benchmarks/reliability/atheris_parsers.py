@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes in Python: scans of structure, JSON, forms, bodies.
+"""Coverage-guided fuzzing of the Python code that reads untrusted bytes: scans of structure, JSON, forms, bodies.
 
     make atheris ARGS="-max_total_time=600 -seed=1"
 
 The first byte of an input chooses the reader. A fault is any exception but a refusal, and what libFuzzer finds by
-itself: ``-timeout`` and ``-rss_limit_mb`` bound each input. atheris is installed into an environment of its own.
+itself: ``-timeout`` and ``-rss_limit_mb`` bound each input. atheris is installed into its own environment.
 """
 
 from __future__ import annotations

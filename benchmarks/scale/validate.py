@@ -37,7 +37,7 @@ from benchmarks.scale.subject import SUBJECTS, Batch, RunningService, SubjectErr
 FILE = Path(__file__).parent / "validation.json"
 LARGEST_ERROR = 0.15
 _MEASURES = ("mean", "p50", "p95", "p99")
-# The simulation draws its times anew so often; the real service has one draw.
+# Draws of the simulated times; the real service has one draw.
 _RUNS = 20
 
 

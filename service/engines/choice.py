@@ -25,7 +25,7 @@ class Choice:
 
     Attributes:
         runtime: What runs the model.
-        passed_over: Runtimes that ``auto`` would have preferred, each with the sentence that speaks against it.
+        passed_over: Runtimes that ``auto`` would have preferred, each with the reason against it.
     """
 
     runtime: RuntimeName
@@ -33,7 +33,7 @@ class Choice:
 
 
 def choose_runtime(wanted: EngineName, obstacle_of: Callable[[RuntimeName], str | None]) -> Choice:
-    """The runtime that was asked for, or the fastest that nothing speaks against.
+    """The requested runtime, or the fastest without an obstacle.
 
     Args:
         wanted: A runtime, or ``auto``.

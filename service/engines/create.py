@@ -1,4 +1,4 @@
-"""The engine of a model directory: what can be used here, what is chosen of it, and why."""
+"""The engine of a model directory: the usable runtimes, the choice among them, and its reason."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
 
 
 def build_if_wanted(model_dir: Path, manifest: Manifest, options: EngineOptions) -> EngineOptions:
-    """The options, with the runtime of a TensorRT engine that is there or has been built if ``build_engine`` is set.
+    """The options, with the runtime of a TensorRT engine that exists or has been built if ``build_engine`` is set.
 
     Raises:
         EngineError: See ``create_engine``.
@@ -146,7 +146,7 @@ def _engine_folder(model_dir: Path, options: EngineOptions) -> Path:
 
 
 def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, options: EngineOptions) -> EngineRuntime:
-    """The runtime whose engine is there, or has been built: from here on no other is looked at.
+    """The runtime whose engine exists, or has been built: from here on no other is considered.
 
     Raises:
         EngineError: There is no GPU with a TensorRT, no graph to build from, or the build failed.
@@ -154,7 +154,7 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, opti
     runtime = build.usable_runtime(wanted, detect_machine)
     try:
         graphs = candidate_graphs(manifest, runtime, options.precision, options.input_size)
-        # The first that TensorRT builds: an INT8 engine that is there has to prove itself beside it.
+        # The first that TensorRT builds: an existing INT8 engine has to prove itself beside it.
         precision = next((graph.precision for graph in graphs if graph.precision != "fp32"), options.precision)
         _find_engine(runtime, model_dir, manifest, replace(options, precision=precision))
     except EngineError as error:
@@ -165,7 +165,7 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, opti
 
 
 def _first_built(folder: Path, graphs: Iterable[GraphInfo], machine: Machine) -> tuple[EngineInfo, GraphInfo]:
-    """The engine of the first graph that has one; where none has, what is said of the first."""
+    """The engine of the first graph that has one; where none has, the error for the first."""
     failures = []
     for graph in graphs:
         try:
@@ -182,7 +182,7 @@ def _check_named(
     build = "build one with ecenet-export tensorrt DIR"
     graph = next((graph for graph in manifest.graphs if graph.sha256 == info.key.graph_sha256), None)
     if graph is None:
-        raise EngineError(f"{info.path} was built from no graph of {manifest.name}; {build}")
+        raise EngineError(f"{info.path} was not built from a graph of {manifest.name}; {build}")
     if (misfit := info.key.machine.misfit(machine)) is not None:
         raise EngineError(f"{info.path} cannot be used here: {misfit}; {build}")
     if options.input_size not in (None, graph.input_size):

@@ -47,7 +47,7 @@ class MeasuredChoice:
     Attributes:
         candidate: The runtime and precision that serve.
         num_streams: Runs at once.
-        trials: All that was tried, in the order of the runtimes.
+        trials: All trials, in the order of the runtimes.
         remembered: True if an earlier start has measured it.
     """
 
@@ -98,7 +98,7 @@ def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) 
 def measured_choice(
     model_dir: Path, manifest: Manifest, options: EngineOptions, *, measure: TimeEngine = time_engine
 ) -> MeasuredChoice | None:
-    """The best of what is at hand; None if the options do not ask for a measurement, or name what is to serve.
+    """The best available engine; None if the options ask for no measurement, or name the engine.
 
     Raises:
         EngineError: Nothing can serve.
@@ -122,7 +122,7 @@ def measured_choice(
 
 
 def _still_serves(trials: Sequence[Trial], model_dir: Path, manifest: Manifest, options: EngineOptions) -> bool:
-    """True if one of the trials can serve, and nothing has come up that speaks against the best."""
+    """True if one of the trials can serve, and nothing was found that speaks against the best."""
     if not any(trial.timing for trial in trials):
         return False
     best, _ = best_trial(trials)
@@ -169,8 +169,8 @@ def _try(
 ) -> list[Trial]:
     """Compare each candidate with PyTorch, and time them in turn, round by round; a failure is its own.
 
-    Rounds lie apart, so that what else the machine does meets all alike. Each opens its engine anew: several at once
-    would take more memory than serving does.
+    Rounds are spread out, so that other work on the machine affects all alike. Each opens its engine again: several
+    at once would take more memory than serving does.
     """
     obstacles = {candidate: _obstacle(candidate, model_dir, manifest, options) for candidate in candidates}
     faults = {candidate: obstacle for candidate, obstacle in obstacles.items() if obstacle is not None}

@@ -1,7 +1,7 @@
 """Images in, images out: bytes to upright RGB, label maps and RGB to PNG.
 
 Limits are checked on the header, before a pixel is decoded. Everything here is safe in threads. Pillow's own
-``Image.open`` is passed by: it would try every plugin, and its check against decompression bombs is a process-wide
+``Image.open`` is not used: it would try every plugin, and its check against decompression bombs is a process-wide
 setting that warns or raises by size; the limit here is the caller's.
 
 Pillow warns of odd metadata in TIFF files. A process that serves images should ignore these

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class EngineStoreError(RuntimeError):
-    """No engine that may be used; the text states the reason and the command that mends it."""
+    """No engine that may be used; the text states the reason and the command that helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def read_engine_info(path: Path) -> EngineInfo:
     """The manifest of an engine file, unchecked but for its form.
 
     Raises:
-        EngineStoreError: It is missing, or is none.
+        EngineStoreError: It is missing or malformed.
     """
     source = path.with_suffix(".json")
     try:
@@ -232,7 +232,7 @@ def _parse_info(raw: Any, path: Path) -> EngineInfo:
     """An engine's manifest from decoded JSON: every field, no other, each of its type.
 
     Raises:
-        KeyError, TypeError, ValueError: It is none.
+        KeyError, TypeError, ValueError: It is malformed.
     """
     _check_names(raw, EngineInfo, without="path")
     _check_names(raw["key"], EngineKey)

@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file; a pipe or a device is not opened for reading, which could wait for ever.
+    """The content of a regular file; a pipe or a device is not opened for reading, which could wait forever.
 
     Raises:
         OSError: It cannot be read, is not a regular file, or has more bytes.

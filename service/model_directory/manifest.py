@@ -134,11 +134,11 @@ class Manifest:
         version: Version of the weights, e.g. ``1.0.0``.
         architecture: Named size of the network, e.g. ``ecenet-lite0``.
         classes: Classes in the order of the logits' channels; ids are 0..K-1.
-        graphs: The graphs; the first is the one that serves where nothing else is asked for.
+        graphs: The graphs; the first serves by default.
         golden: Inputs with PyTorch's outputs, see ``service.model_directory.golden``.
         checkpoint: The weights that the graphs come from, where they were at the export; they need not be there.
         metrics: Figures such as ``miou``, in the unit that their name states.
-        data: What the model was trained on.
+        data: Training data of the model.
         license: Terms of weights and training data.
         exporter: Versions of the packages that wrote the graphs.
         format_version: Version of this format.
@@ -163,7 +163,7 @@ class Manifest:
 
     @property
     def graph(self) -> GraphInfo:
-        """The graph that serves where nothing else is asked for."""
+        """The graph that serves by default."""
         return self.graphs[0]
 
     @property
@@ -266,7 +266,7 @@ def _check_identity(manifest: Manifest, source: str) -> None:
     name, version = manifest.name, manifest.version
     for field_name, value in (("name", name), ("version", version)):
         if not isinstance(value, str) or not value:
-            raise ManifestError(f"{source}: {field_name} is {value!r}, expected a text")
+            raise ManifestError(f"{source}: {field_name} is {value!r}, expected text")
     if len(name) > _MAX_NAME_LENGTH or not name.isprintable() or "/" in name:
         raise ManifestError(
             f"{source}: name is {name[:_MAX_NAME_LENGTH]!r}, expected up to {_MAX_NAME_LENGTH} printable characters "
@@ -302,7 +302,7 @@ def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
     """The graph of its JSON.
 
     Raises:
-        KeyError, TypeError, ValueError: It is none.
+        KeyError, TypeError, ValueError: It is malformed.
     """
     fields = {**entry, "input_size": _input_size(entry["input_size"])}
     if "bounds" in entry:

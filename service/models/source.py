@@ -30,7 +30,7 @@ class FoundModel:
 
     Attributes:
         name: By its manifest; that of its folder where the manifest cannot be read.
-        version: Likewise; empty where there is not a folder for it.
+        version: Likewise; empty without a folder of its own.
         directories: Where it is. More than one is an error, see ``problem``.
         manifest: As it was when it was found; None if it cannot be read.
         problem: Why it cannot be served, one sentence; empty if it can be.

@@ -69,7 +69,7 @@ class MetricPage:
         self._refresh()
         dropped = max(0, self._header[_ENTRIES] - self._read)
         self._header[_ENTRIES] = self._read
-        # The others read the page anew.
+        # The others read the page again.
         self._epoch = self._header[_EPOCH] = (self._header[_EPOCH] + 1) % (1 << 63)
         for index, value in enumerate(self._values[: self._values_used]):
             self._values[index] = sane(value)

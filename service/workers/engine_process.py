@@ -31,7 +31,7 @@ from service.workers.worker_link import WorkerLink
 
 logger = logging.getLogger(__name__)
 
-# Exit statuses: of a start that failed, and of an engine that should be started anew.
+# Exit statuses: of a start that failed, and of an engine that should be restarted.
 FAILED, ENGINE_DOWN = 1, 3
 # An engine that comes back within this time was stuck, not broken.
 _DOWN_FOR_S = 5.0
@@ -314,6 +314,6 @@ class EngineProcess:
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:  # a bug, which only a new process can mend
+        if not task.cancelled() and task.exception() is not None:  # a bug, which only a new process can cure
             logger.error("the engine process ends", exc_info=task.exception())
             self._finish(ENGINE_DOWN)

@@ -1,6 +1,6 @@
-"""The supervisor: owns the port and the signals, starts the engine process and the workers, and starts them anew.
+"""The supervisor: owns the port and the signals, starts the engine process and the workers, and restarts them.
 
-It runs no event loop and no thread, and reads no bytes of strangers, so that it can fork at any time and does not fail.
+It runs no event loop and no thread, and reads no untrusted bytes, so that it can fork at any time and does not fail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # Starts of an engine process that end before it serves, or soon after, one after the other; then the service ends.
 _MAX_ENGINE_STARTS = 3
 _STEADY_S = 60.0
-# A worker that ends at once is not started anew at once, so that a loop of crashes leaves the CPU to others.
+# A worker that ends at once is restarted after a pause, so that a loop of crashes leaves the CPU to others.
 _MIN_WORKER_INTERVAL_S = 0.5
 # Beyond the drain, for processes that do not end on their own.
 _KILL_AFTER_S = 5.0
@@ -255,7 +255,7 @@ class Supervisor:
         self._is_stopping = True
         self._outcome = (status, message)
         self._due.clear()
-        # Workers have the port until they have drained; with this copy it would stay open for ever.
+        # Workers have the port until they have drained; with this copy it would stay open forever.
         self._listener.close()
         self._kill_at = time.monotonic() + self._drain_timeout_s + _KILL_AFTER_S
         if self._engine is not None:

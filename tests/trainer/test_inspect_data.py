@@ -304,7 +304,7 @@ def test_masks_in_jpeg_fail_as_what_they_are(mine: Mine) -> None:
     assert status == 1
     assert "labels compressed with loss: 1" in text
     assert "labels/train/c.jpg is compressed with loss" in text
-    assert "mend: export the masks again as PNG" in text
+    assert "fix: export the masks again as PNG" in text
 
 
 def test_labels_out_of_range_fail_with_what_mends_them(mine: Mine) -> None:
@@ -312,7 +312,7 @@ def test_labels_out_of_range_fail_with_what_mends_them(mine: Mine) -> None:
     status, text = mine.check()
     assert status == 1
     assert "has label 7 in 6 of 12 pixels" in text
-    assert 'mend: in classes.json, give a class this value as its "id", or list it in "ignore"' in text
+    assert 'fix: in classes.json, give a class this value as its "id", or list it in "ignore"' in text
 
 
 def test_photos_that_exif_turns_are_counted_and_shown(mine: Mine, tmp_path: Path) -> None:

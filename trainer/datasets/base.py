@@ -157,7 +157,7 @@ class PublishedDataset(PairedFiles):
     @classmethod
     @abstractmethod
     def anchor(cls, top: Path, split: str) -> Path:
-        """The folder or list file without which a split is not there."""
+        """The folder or list file without which a split does not exist."""
 
     @classmethod
     @abstractmethod

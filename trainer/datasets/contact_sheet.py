@@ -1,4 +1,4 @@
-"""A contact sheet: images beside their labels in colour, and what the colours mean."""
+"""A contact sheet: images beside their labels in colour, over a legend of the colours."""
 
 from __future__ import annotations
 

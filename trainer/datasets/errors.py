@@ -11,7 +11,7 @@ class DatasetError(ValueError):
 
 
 class MissingFileError(DatasetError):
-    """A file or folder that the layout, a list or its counterpart demands is not there."""
+    """A file or folder that the layout, a list or its counterpart demands is missing."""
 
 
 class UnreadableFileError(DatasetError):

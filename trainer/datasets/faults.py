@@ -1,4 +1,4 @@
-"""Faults of a dataset whose files can all be read, and the line that mends each."""
+"""Faults of a dataset whose files can all be read, each with its remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Fault:
 
     Attributes:
         text: A sentence on the fault.
-        mend: What to write or run against it.
+        mend: The remedy: a line to write or a command to run.
     """
 
     text: str

@@ -106,7 +106,7 @@ def distinct(colors: tuple[tuple[Color, int], ...]) -> dict[Color, int]:
     """Class index by colour.
 
     Raises:
-        DatasetError: Two classes, or a class and what is ignored, have one colour, so that it does not tell them apart.
+        DatasetError: Two classes, or a class and an ignored value, have the same colour.
     """
     by_color: dict[Color, int] = {}
     for color, index in colors:

@@ -96,11 +96,11 @@ def _turned(reports: Reports) -> Iterator[str]:
 def _faults(faults: Sequence[Fault]) -> Iterator[str]:
     for fault in faults:
         yield fault.text
-        yield f"  mend: {fault.mend}"
+        yield f"  fix: {fault.mend}"
 
 
 def _problems(reports: Reports) -> Iterator[str]:
-    """Every problem by kind, with what helps."""
+    """Every problem by kind, with its remedy."""
     for kind in KINDS.values():
         texts = [
             f"  {name}: {it.text}" for name, report in reports.items() for it in report.problems if it.kind == kind
@@ -109,7 +109,7 @@ def _problems(reports: Reports) -> Iterator[str]:
             yield f"{kind}: {len(texts):,}"
             yield from texts
             if MENDS[kind]:
-                yield f"  mend: {MENDS[kind]}"
+                yield f"  fix: {MENDS[kind]}"
 
 
 def _split_dict(report: SplitReport, classes: Sequence[ClassInfo]) -> dict[str, Any]:

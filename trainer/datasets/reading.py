@@ -131,7 +131,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _heif_size(path: Path) -> tuple[int, int]:
-    """The size of what Pillow alone does not read; HEIF turns itself."""
+    """The size of a file that Pillow alone does not read; HEIF needs no turn."""
     try:
         width, height = read_size(path.read_bytes(), max_image_pixels=MAX_IMAGE_PIXELS)
     except DECODE_ERRORS as error:
@@ -160,7 +160,7 @@ def label_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """An image file, or its bytes, while it is read; what goes wrong with it is a ``DatasetError`` that names it."""
+    """An image file, or its bytes, while it is read; its faults raise a ``DatasetError`` that names it."""
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             yield image

@@ -26,7 +26,7 @@ from trainer.prediction.predictor import Network, Predictor, network_predictor
 
 @contextmanager
 def open_model_directory(directory: Path, mode: PredictionMode, engine_name: str) -> Iterator[OpenModel]:
-    """Open a model directory with an engine, which has to give the golden outputs first.
+    """Open a model directory with an engine, after a check with the golden inputs.
 
     Raises:
         ModelError: There is no engine of that name.

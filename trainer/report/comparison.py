@@ -1,4 +1,4 @@
-"""Runs side by side on one page: figures, curves, IoU per class, and what differs in their configurations."""
+"""Runs side by side on one page: figures, curves, IoU per class, and the differences of their configurations."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from trainer.metrics import Counts
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image of a dataset beside what a network makes of it.
+    """An image of a dataset beside a network's prediction.
 
     Attributes:
         index: Its place in the dataset.

@@ -1,4 +1,4 @@
-"""Pictures inside a page: arrays as data URIs, JPEG for photos and PNG for what has few colours."""
+"""Pictures inside a page: arrays as data URIs, JPEG for photos and PNG for images of few colours."""
 
 from __future__ import annotations
 

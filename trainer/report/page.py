@@ -1,4 +1,4 @@
-"""Content of a report's sections: what the template shows, computed from scores, log and examples."""
+"""Content of a report's sections, computed from scores, log and examples."""
 
 from __future__ import annotations
 

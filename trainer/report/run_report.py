@@ -179,7 +179,7 @@ def _parse_entry(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _load_best(run: Path) -> tuple[ECENet, dict[str, Any]]:
-    """The best network of a run, and what its checkpoint says besides the weights."""
+    """The best network of a run, and its checkpoint's other entries."""
     path = run / BEST
     if not run.is_dir():
         raise ReportError(f"{run} is not a folder of a training run")

@@ -1,6 +1,6 @@
 """Writes the Grafana dashboard of ``panels.yaml``: ``python docker/observability/grafana/make_dashboard.py``.
 
-A test says so when the file was not written anew.
+A test fails when the file is out of date.
 """
 
 from __future__ import annotations

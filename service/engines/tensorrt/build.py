@@ -290,7 +290,7 @@ class _Build:
         return engine_key(self.graph, self.machine, self.options.profile, require_fused=require_fused)
 
     def _built(self) -> EngineInfo | None:
-        """One that is fused does for those who would take another too."""
+        """A fused engine also serves builds that do not require fusion."""
         fused = find_built(self.folder, self._key(True))
         return find_built(self.folder, self._key(False)) if fused is None and not self.options.require_fused else fused
 
@@ -372,7 +372,7 @@ class _Build:
 
 @contextmanager
 def heartbeat(progress: Progress, line: str, interval_s: float = _HEARTBEAT_S) -> Iterator[None]:
-    """Tell a line at once, and again with the time since then at every interval, until the work in hand is done."""
+    """Report a line at once, and again with the elapsed time at every interval, until the work is done."""
     start = time.monotonic()
     done = threading.Event()
 

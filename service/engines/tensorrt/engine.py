@@ -262,7 +262,7 @@ class TensorRtEngine:
                 lane.contexts.update(dict.fromkeys(self.warm_up_sizes, context))
             return
         # A captured graph refers to state of its context, which another shape would change: one for each size. They
-        # never run at the same time, all on one stream, so one block of memory does for all.
+        # never run at the same time, all on one stream, so one block of memory is enough for all.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         for lane in self._lanes:
             for size in self.warm_up_sizes:
@@ -356,7 +356,7 @@ def _check_only(engine: Any, kind: str, names: Sequence[str], dtype: Any, sides:
 def _profiles(engine: Any, input_name: str, limit: int | None) -> dict[int, int]:
     """The batch sizes to prepare, ascending, each with the index of its profile.
 
-    One profile for a range of batches does for all of its sizes; several are for one size each.
+    One profile for a range of batches serves all of its sizes; several profiles serve one size each.
 
     Args:
         engine: The deserialised engine.
@@ -378,7 +378,7 @@ def _profiles(engine: Any, input_name: str, limit: int | None) -> dict[int, int]
 
 
 def _rtx_config(trt: Any, engine: Any) -> Any:
-    """TensorRT-RTX compiles kernels where it runs, and keeps a CUDA graph per shape itself: one context does for all.
+    """TensorRT-RTX compiles kernels where it runs, and keeps a CUDA graph per shape itself: one context serves all.
 
     A capture from outside could catch a kernel that is about to be replaced. Kernels are compiled at the first run of a
     size, in the warm-up, and not in the background while requests are served by slower ones.

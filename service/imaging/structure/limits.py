@@ -62,7 +62,7 @@ JPEG_FILL_RUN = Limit(
     "JPEG",
     256,
     "fill bytes in a row behind its first scan",
-    "libjpeg reads a run anew with each 64 KB that it gets, which is quadratic. Encoders write none.",
+    "libjpeg reads a run again with each 64 KB that it gets, which is quadratic. Encoders write none.",
 )
 JPEG_LATE_MARKERS = Limit(
     "JPEG",

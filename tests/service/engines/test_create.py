@@ -161,7 +161,7 @@ def test_named_engine_has_to_fit_model_and_machine(
     model_dir: Path, two_graphs: Manifest, write: Write, loaded: MagicMock
 ) -> None:
     another = write(replace(two_graphs.graph, sha256="e" * 64))
-    with pytest.raises(EngineError, match="was built from no graph of brightness; build one with ecenet-export"):
+    with pytest.raises(EngineError, match="was not built from a graph of brightness; build one with ecenet-export"):
         create_engine(model_dir, two_graphs, EngineOptions(engine_file=another.path))
     elsewhere = write(two_graphs.graph, replace(HERE, gpu_name="H100", compute_capability="9.0"))
     with pytest.raises(EngineError, match=r"cannot be used here: built on H100 \(9.0\), here is L4 \(8.9\); build one"):

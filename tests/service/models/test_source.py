@@ -81,8 +81,8 @@ def test_one_version_in_two_places_is_an_error_that_names_both(tmp_path: Path, p
         ("{", "cannot be read"),
         ("[]", "expected an object"),
         ('{"format_version": 2}', "field 'classes' is missing"),
-        ({"name": ""}, "name is '', expected a text"),
-        ({"version": 3}, "version is 3, expected a text"),
+        ({"name": ""}, "name is '', expected text"),
+        ({"version": 3}, "version is 3, expected text"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_known_by_its_folders(

@@ -34,7 +34,7 @@ class ClassTable:
     adds_background: bool = False
 
     def without_unlabelled(self) -> ClassTable:
-        """The table where every pixel has been labelled: the first class, the background, is not there."""
+        """The table where every pixel has been labelled: without the first class, the background."""
         ids = {name: index - 1 for name, index in self.ids.items() if 0 < index < IGNORE_INDEX}
         return ClassTable(self.names[1:], self.colors[1:], ids, IGNORE_INDEX)
 
@@ -70,7 +70,7 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
 
 
 def check_count(table: ClassTable, least: int = 2) -> None:
-    """Refuse fewer classes than can be told apart, and more than label files hold.
+    """Refuse fewer classes than a model can separate, and more than label files hold.
 
     Raises:
         ImportingError: There are not ``least``..255.

@@ -75,7 +75,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Result of an import: images of each split, the classes, and notes on how it came about."""
+    """Result of an import: images of each split, the classes, and notes on the conversion."""
 
     sizes: Mapping[str, int]
     classes: tuple[str, ...]

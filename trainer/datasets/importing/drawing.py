@@ -1,4 +1,4 @@
-"""An annotated image to its upright label map, with what the split has to know of it."""
+"""An annotated image to its upright label map, with the facts that the split needs."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def read_labelstudio_json(source: Source) -> Export:
     """Read the tasks of an export.
 
     Raises:
-        DatasetError: There is not JSON of tasks, or one is not in Label Studio's form.
+        DatasetError: There is no JSON of tasks, or one is not in Label Studio's form.
     """
     collector = Collector(source)
     found = [(path, tasks) for path in json_files(source.path) if (tasks := tasks_of(path))]

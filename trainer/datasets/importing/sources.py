@@ -113,7 +113,7 @@ class ImageFiles:
 
 
 def missing_image(reference: str, source: Path) -> str:
-    """The sentence for an image that an annotation file names and that is not there."""
+    """The sentence for a missing image that an annotation file names."""
     return f"{source} names the image {reference}, which is not there"
 
 

@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The split of each image, and a sentence on how it came about."""
+    """The split of each image, and a sentence on how it was chosen."""
 
     of: tuple[str, ...]
     how: str
