@@ -1,4 +1,4 @@
-"""The module that is traced: fixed names, uint8 images in, logits or labels out. It calls the model and copies none."""
+"""The traced module: fixed names, uint8 images in, logits or labels out. It calls the model and copies no code."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class _Sources(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fp8Graph:
-    """An FP8 graph, and what it keeps.
+    """An FP8 graph, and its agreement with float32.
 
     Attributes:
         info: The graph.

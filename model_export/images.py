@@ -74,7 +74,7 @@ def _learned_from(root: Path) -> list[Photo]:
 
 
 def generated_images(size: Size, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Smooth random images (H, W, 3) uint8, for want of real ones: noise at several scales."""
+    """Smooth random images (H, W, 3) uint8, in place of real ones: noise at several scales."""
     rng = np.random.default_rng(seed)
     return [_smooth_noise(size, rng) for _ in range(count)]
 

@@ -112,7 +112,7 @@ class DirectoryFacts:
     Attributes:
         directory: The folder.
         manifest: Its manifest.
-        checkpoint_fault: Why the checkpoint is not there as it was exported, or None.
+        checkpoint_fault: Why the checkpoint is missing or has changed since the export, or None.
         golden: Golden images by input size.
         graphs: Its graphs, in the manifest's order.
         engines: Its engines that have a manifest.
@@ -226,10 +226,10 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
-        raise InspectionError(f"{path} is no ONNX file, or a part of one ({error}); export it again") from error
-    # Bytes that are no ONNX, and none at all, may well be read as a model without contents.
+        raise InspectionError(f"{path} is not an ONNX file, or a part of one ({error}); export it again") from error
+    # Bytes that are not ONNX, or no bytes at all, may be read as a model without contents.
     if not (model.graph.node and model.graph.input and model.graph.output and _opset(model)):
-        raise InspectionError(f"{path} is no ONNX file, or a part of one (it has no graph); export it again")
+        raise InspectionError(f"{path} is not an ONNX file, or a part of one (it has no graph); export it again")
     return model
 
 

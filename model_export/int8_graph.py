@@ -1,4 +1,4 @@
-"""A float32 graph in INT8 with QDQ nodes, for ONNX Runtime on a CPU; which of its layers, is the caller's choice.
+"""A float32 graph in INT8 with QDQ nodes, for ONNX Runtime on a CPU; the caller chooses the layers.
 
 Activations are uint8 with a zero point each, weights int8 per output channel: the form that the CPU's kernels are made
 for, and not what TensorRT takes. The rest of the graph, attention above all, stays in float32.
@@ -37,7 +37,7 @@ class Layer:
 
 
 class QuantizableGraph:
-    """A float32 graph whose activations' ranges are known; it can be quantised again and again.
+    """A float32 graph whose activations' ranges are known; it can be quantised repeatedly.
 
     Attributes:
         layers: The layers that can be INT8, in the order of the graph.
@@ -100,7 +100,7 @@ class _Reader:
 def _calibrate(path: Path, input_name: str, images: Sequence[NDArray[np.uint8]]) -> Any:
     """Each activation's range: its smallest and its largest value, both averaged over the images.
 
-    The average, unlike the extremes over all images, does not give the steps of all to one odd pixel.
+    Unlike the extremes over all images, the average is not set by one odd pixel.
     """
     from onnxruntime.quantization import CalibrationMethod, create_calibrator  # noqa: PLC0415
 

@@ -54,7 +54,7 @@ class ModelFacts:
     Attributes:
         name: Model name.
         version: Version of the weights.
-        data: What the weights were trained on.
+        data: Training data of the weights.
         license: Terms of weights and data.
     """
 
@@ -103,7 +103,7 @@ class GraphReport:
         path: Its file.
         info: Its entry in the manifest.
         attentions: Its ``Attention`` nodes; those of Swin's windows count.
-        agreement: How well it agrees with PyTorch.
+        agreement: Its agreement with PyTorch.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Images with what PyTorch computes for them from the checkpoint, one by one."""
+"""Images with PyTorch's outputs from the checkpoint, one by one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pictures:
 
     Attributes:
         name: A name for people.
-        count: How many.
+        count: Number of images.
         read: Gives them one by one; generated ones have the input's size.
     """
 
@@ -46,7 +46,7 @@ class Pictures:
 
 
 def generated_pictures(count: int) -> Pictures:
-    """Generated images, for want of real ones."""
+    """Generated images, in place of real ones."""
 
     def read(size: Size) -> Iterator[Picture]:
         for seed in range(count):

@@ -93,7 +93,7 @@ def quantize(
     Raises:
         QuantizationError: No float32 graph, an existing INT8 graph, too few images, or a bound that is not
             reached. As with every error, the directory stays as it was.
-        ManifestError: The directory is no model directory.
+        ManifestError: The directory is not a model directory.
         ValueError: A setting out of range, or images that cannot be read.
     """
     settings = settings or QuantizeSettings()
@@ -132,7 +132,7 @@ def table_rows(graph: QuantizedGraph) -> list[dict[str, Any]]:
 
 
 class _Quantization:
-    """From one float32 graph to an INT8 graph in a folder that holds nothing of worth yet."""
+    """From one float32 graph to an INT8 graph in a temporary folder."""
 
     def __init__(self, directory: Path, manifest: Manifest, source: GraphInfo, folder: Path) -> None:
         self._directory = directory
@@ -214,12 +214,12 @@ class _Quantization:
         return min(agreement.equal_labels for agreement in agreements)
 
     def _measured_info(self, worst_image: float) -> GraphInfo:
-        """With the bound that engines are held to."""
+        """The graph's entry, with the bound that engines are held to."""
         digest = file_sha256(self._folder / self._info.file)
         return replace(self._info, sha256=digest, bounds=bounds_of(worst_image))
 
     def _timing(self, image: NDArray[np.uint8]) -> Timing:
-        """In turn, so that what else runs on the machine slows both."""
+        """Times taken in turn, so that other work on the machine slows both alike."""
         batch = image[None]
         with (
             closing(self._engine(self._directory, self._source)) as slow,
@@ -237,7 +237,7 @@ class _Quantization:
         return rows.astype(np.uint8) if info.output == "labels" else rows.argmax(1).astype(np.uint8)
 
     def _engine(self, folder: Path, info: GraphInfo) -> OnnxRuntimeEngine:
-        """As the service would run it."""
+        """The engine as the service would run it."""
         return OnnxRuntimeEngine(folder, self._manifest, info, num_threads=available_cpus())
 
 
@@ -294,7 +294,7 @@ def spread(photos: Sequence[Photo], count: int) -> list[Photo]:
 
 
 def split(images: Images) -> tuple[Images, Images]:
-    """Those to calibrate on, and those that are held out."""
+    """Images to calibrate on, and held-out images."""
     kept = [image for index, image in enumerate(images, 1) if index % _HELD_OUT_STEP]
     return kept, images[_HELD_OUT_STEP - 1 :: _HELD_OUT_STEP]
 
@@ -336,7 +336,7 @@ def _graph_dict(graph: QuantizedGraph) -> dict[str, Any]:
 
 
 def publish(directory: Path, manifest: Manifest, folder: Path, new: Sequence[GraphInfo], *others: str) -> None:
-    """Move graphs and other files into the model directory, the manifest last: it never states what is not there."""
+    """Move graphs and other files into the model directory, the manifest last: it never names a missing file."""
     replaced = {(info.input_size, info.precision) for info in new}
     kept = tuple(info for info in manifest.graphs if (info.input_size, info.precision) not in replaced)
     if len(kept) < len(manifest.graphs):  # its SHA-256 would not fit while the graph is replaced

@@ -1,4 +1,4 @@
-"""``ecenet-export inspect``: what a model directory, an ONNX file or an engine holds."""
+"""``ecenet-export inspect``: the content of a model directory, an ONNX file or an engine."""
 
 from __future__ import annotations
 

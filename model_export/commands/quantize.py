@@ -41,7 +41,7 @@ def add_parser(commands: Commands) -> None:
         "--count",
         type=int,
         default=_DEFAULTS.count,
-        help="images at most, taken evenly from all; every fourth is held out to measure on (default: %(default)s)",
+        help="most images, taken evenly from all; every fourth is held out to measure on (default: %(default)s)",
     )
     parser.add_argument(
         "--min-equal-labels",
@@ -56,9 +56,14 @@ def add_parser(commands: Commands) -> None:
         type=size_argument,
         action="append",
         default=[],
-        help="HEIGHTxWIDTH of the input of a graph to quantise, more than once for several; default: all",
+        help="HEIGHTxWIDTH of the input of a graph to quantise; repeat it for several; default: all",
     )
-    parser.add_argument("--precision", choices=["int8", "fp8"], default="int8", help="default: %(default)s")
+    parser.add_argument(
+        "--precision",
+        choices=["int8", "fp8"],
+        default="int8",
+        help="arithmetic of the new graphs (default: %(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="replace existing graphs of the precision")
     parser.set_defaults(command=run)
 

@@ -17,7 +17,7 @@ def add_parser(commands: Commands) -> None:
         help="build TensorRT engines, and report whether the attention of every SAU is fused",
         description="Build an engine for every input size of a model directory, for batches of 1 to 8. An SAU whose "
         "attention is not seen as one fused kernel is a warning. TensorRT builds on the GPU that will run the engine; "
-        "TensorRT-RTX builds without a GPU too. Engines that fit are reused.",
+        "TensorRT-RTX builds without a GPU too. Existing engines that fit are reused.",
     )
     parser.add_argument(
         "directory",
@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
         "--runtime",
         choices=["auto", "tensorrt", "tensorrt-rtx"],
         default="auto",
-        help="default: auto, which takes TensorRT where it and a GPU are present, else TensorRT-RTX",
+        help="runtime of the engine; default: auto: TensorRT where it and a GPU are present, else TensorRT-RTX",
     )
     parser.add_argument(
         "--engine-dir",
@@ -41,13 +41,13 @@ def add_parser(commands: Commands) -> None:
         type=size_argument,
         action="append",
         default=[],
-        help="HEIGHTxWIDTH of an input, more than once for several engines; default: all sizes of the directory",
+        help="HEIGHTxWIDTH of an input; repeat it for several engines; default: all sizes of the directory",
     )
     parser.add_argument(
         "--precision",
         choices=["fp16", "int8", "fp8"],
         default="fp16",
-        help="of the graphs; fp8 needs compute capability 8.9 or newer (default: fp16)",
+        help="precision of the graphs; fp8 needs compute capability 8.9 or newer (default: fp16)",
     )
     parser.add_argument("--max-batch-size", type=int, default=8, help="largest batch of the engines (default: 8)")
     parser.add_argument("--force", action="store_true", help="build existing engines again")

@@ -1,4 +1,4 @@
-"""``ecenet-export verify``: every runtime that is here against PyTorch, on the same images."""
+"""``ecenet-export verify``: every usable runtime against PyTorch, on the same images."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """A line per runtime and graph, below a head; mIoU in percent, what is lost of it in points."""
+    """A line per runtime and graph, below a head; mIoU in percent, its loss in points."""
     cells = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
@@ -158,7 +158,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _comparison(args: argparse.Namespace, manifest: Manifest) -> _Comparison:
-    """PyTorch on images, or what it gave at the export where it, or the checkpoint, is not here.
+    """PyTorch on images, or its outputs from the export where PyTorch or the checkpoint is missing.
 
     Raises:
         VerifyError: PyTorch would be needed for the images that are named.
@@ -207,7 +207,7 @@ def _pytorch_comparison(args: argparse.Namespace, manifest: Manifest, checkpoint
 
 @contextmanager
 def _progress(count: int | None) -> Iterator[Callable[[], object]]:
-    """A bar on the terminal where PyTorch takes its time; gives what is called after each image."""
+    """A progress bar on the terminal while PyTorch runs; gives the callback for each image."""
     if count is None:
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""Expectations that the documentation has of an engine and of the service, and if they held; functions of a report."""
+"""The documentation's expectations of an engine and of the service, checked against a report."""
 
 from __future__ import annotations
 
