@@ -1,4 +1,4 @@
-"""Where a graph's time goes: the share of each operator and of the dearest layers, on one thread of a CPU.
+"""Where a graph's time goes: the share of each operator and of the slowest layers, on one thread of a CPU.
 
     python -m benchmarks.layers models/ecenet-lite0-camvid/model.onnx onnxruntime
 
@@ -74,7 +74,7 @@ def openvino_layers(graph: Path, runs: int) -> list[Layer]:
 
 
 def shares(layers: list[Layer]) -> Mapping[str, float]:
-    """Share of the time by operator, 0..1, the dearest first."""
+    """Share of the time by operator, 0..1, the largest first."""
     sums: Counter[str] = Counter()
     for layer in layers:
         sums[layer.operator] += layer.milliseconds  # type: ignore[assignment]  # a Counter of floats adds up as well

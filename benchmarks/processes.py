@@ -13,13 +13,13 @@ from service.settings import ENV_PREFIX
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """That of this process without the service's settings, and with these variables."""
+    """The environment of this process without the service's settings, and with these variables."""
     return {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)} | variables
 
 
 @contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
-    """Meanwhile SIGTERM leaves every ``with`` and ``finally``, as Ctrl-C does, so that no server stays behind.
+    """Let SIGTERM unwind every ``with`` and ``finally`` of the block, as Ctrl-C does, so that no server stays behind.
 
     For the main thread alone; the exit status is 143, as a shell gives it.
     """

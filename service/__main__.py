@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
     # It asks for a new search for models, which the start does anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # After the signals, which come when they want.
+    # After the signals, which may come at any time.
     from service.command_line import describe, read_command_line  # noqa: PLC0415
     from service.logs import configure_logging  # noqa: PLC0415
     from service.settings import SettingsError, variable  # noqa: PLC0415

@@ -22,7 +22,7 @@ from service.settings import LogFormat, LogLevel
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _client: ContextVar[str] = ContextVar("client", default="")
 
-# What a record has without ``extra``, and what a formatter adds; the rest is the line's own fields.
+# Attributes of a record without ``extra``, and those that a formatter adds; all others are the line's own fields.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request_id"}
 
 

@@ -29,7 +29,7 @@ FULL_SIZE = (352, 480)
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """All that decides the result of a run, and its file."""
+    """Everything that decides the result of a run, and its file."""
 
     variant: str
     seed: int
@@ -73,7 +73,7 @@ def run_missing(experiments: Iterable[Experiment], splits: Splits, *, commit: st
 
 
 def run(experiment: Experiment, splits: Splits, commit: str) -> dict[str, Any]:
-    """Train and evaluate; gives what the run's file holds."""
+    """Train and evaluate; gives the content of the run's file."""
     training, validation = splits
     recipe = experiment.recipe
     state = initial_state(experiment.variant, training, recipe, experiment.seed)

@@ -1,4 +1,4 @@
-"""Choose the rates of each head: every one is trained at the same rates, and scored on images that only this sees.
+"""Choose the rates of each head: every one is trained at the same rates, and scored on images that nothing else uses.
 
     python -m benchmarks.accuracy.rates --data DATA/camvid --threads 1
 

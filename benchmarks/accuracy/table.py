@@ -52,7 +52,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """The tables of the heads, of changed ECENets and of the heads' classes, and a line on how they came about."""
+    """The tables of the heads, of changed ECENets and of the heads' classes, and a line on their origin."""
     parts = ["ecenet", *(name for name in VARIANTS if name not in HEADS)]
     return "\n\n".join(
         [table("Head", HEADS, runs), table("ECENet", parts, runs), classes_table(HEADS, runs), origin(runs)]
@@ -142,7 +142,7 @@ def _milliseconds(speed: Mapping[str, float], group: Sequence[Run]) -> str:
 
 
 def origin(runs: Sequence[Run]) -> str:
-    """The recipe's length, and what the runs were computed with."""
+    """The recipe's length, and the runs' hardware and software."""
     config = runs[0]["config"]
     hours = sum(run["seconds"]["training"] for run in runs) / 3600
     versions = ", ".join(sorted({f"torch {run['torch']}" for run in runs}))

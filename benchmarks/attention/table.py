@@ -16,7 +16,7 @@ _TITLES = {"attention": "Attention and masks alone", "stage": "Whole stage: SAU 
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """A table per part that was measured, a row per case, and a line that says how they came about."""
+    """A table per part that was measured, a row per case, and a line on their origin."""
     measured = {row["part"] for row in results["rows"]}
     parts = [_table(title, part, results) for part, title in _TITLES.items() if part in measured]
     return "\n\n".join([*parts, origin(results)])

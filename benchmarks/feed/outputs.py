@@ -1,4 +1,4 @@
-"""Forms of an engine's output: bytes of a slot, what of the labels and of mIoU is lost, and the time of a label map.
+"""Forms of an engine's output: bytes of a slot, the loss of labels and of mIoU, and the time of a label map.
 
     python -m benchmarks.feed.outputs --data CAMVID
 

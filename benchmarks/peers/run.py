@@ -1,4 +1,4 @@
-"""Give all servers the same work by turns, and write down what came of it.
+"""Give all servers the same work by turns, and write the results.
 
     python -m benchmarks.peers.run --environments DIR
 

@@ -50,10 +50,10 @@ class RunningPeer:
     """A server that is ready.
 
     Attributes:
-        peer: Which.
+        peer: The server.
         url: Where it takes images.
         popen: Its first process.
-        mark: What finds the others.
+        mark: The mark by which the others are found.
     """
 
     peer: Peer

@@ -108,7 +108,7 @@ class Work:
 
     @cached_property
     def engine(self) -> Engine:
-        """Made where it is asked for."""
+        """The engine, made at the first use."""
         if self.engine_name == "measured":
             return open_engine(self._model_dir, self.manifest, EngineOptions(measure=True))
         options = EngineOptions(engine="onnxruntime", max_batch_size=self.max_batch_size)

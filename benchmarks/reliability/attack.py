@@ -91,7 +91,7 @@ class Figures:
     Attributes:
         answers_ms: Milliseconds of each right answer.
         health_ms: Milliseconds of each health check.
-        wrong: What came in place of an answer.
+        wrong: Descriptions of wrong answers.
         memory_mb: Highest resident memory of the service.
     """
 
@@ -237,7 +237,7 @@ async def measure(target: Target, seconds: float, right: bytes | None) -> Figure
 
 @contextmanager
 def attacked(target: Target, name: str, clients: int) -> Iterator[None]:
-    """An attack from a process of its own, whose first requests have been answered when the body begins."""
+    """An attack from a separate process, whose first requests have been answered when the body begins."""
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     process = context.Process(target=_attack, args=(target, name, clients, begun), daemon=True)

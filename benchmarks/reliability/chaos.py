@@ -4,7 +4,7 @@
 
 A service with two workers is served to clients that know the right answers. Meanwhile its processes are killed, asked
 to end, stopped and continued, left without file handles, memory or files, and their log is not read; the clock jumps by
-days; SIGHUP comes while the model's folder is there, gone, or has a manifest that is cut off. Where this process may
+days; SIGHUP comes while the model's folder exists, is gone, or has a manifest that is cut off. Where this process may
 mount a file system, the disk of the engine's and the model's folder is full for a while. At the end the reader of the
 log leaves. A request may be refused with 503 or 504, or lose its connection. The exit status is 1 if an answer is
 wrong, if the service does not come back after a fault, or if a place is not given back at the end.
@@ -96,7 +96,7 @@ class Chaos:
                 await asyncio.sleep(0.05)
 
     async def check_places(self) -> list[str]:
-        """Tell what the service has not given back: each place is used again at once."""
+        """Report places that the service has not given back: each is used again at once."""
         before = len(self.wrong)
         async with httpx.AsyncClient(base_url=self._target.url, timeout=_BACK_WITHIN_S) as client:
             await asyncio.gather(*(self._send(client, number % len(self._pictures)) for number in range(_PLACES)))
@@ -155,17 +155,17 @@ async def end_engine(chaos: Chaos, random: Random) -> None:
 
 
 async def stop_worker(chaos: Chaos, random: Random) -> None:
-    """Let a worker stand still, as on a host without memory."""
+    """Stop a worker for a while, as on a host without memory."""
     await _stand_still(random, chaos.processes("ecenet worker"))
 
 
 async def stop_engine(chaos: Chaos, random: Random) -> None:
-    """Let the engine stand still."""
+    """Stop the engine for a while."""
     await _stand_still(random, chaos.processes("ecenet engine"))
 
 
 async def hang_up(chaos: Chaos, random: Random) -> None:
-    """Make the service look for models."""
+    """Make the service rescan its models."""
     _signal(random, [chaos.supervisor], signal.SIGHUP)
 
 
@@ -192,7 +192,7 @@ async def move_clock(chaos: Chaos, random: Random) -> None:
 
 
 async def fill_disk(chaos: Chaos, random: Random) -> None:
-    """Let the engine start, and the service look for models, while the disk is full."""
+    """Let the engine start, and the service rescan its models, while the disk is full."""
     if chaos.disk is None:
         return
     filling = chaos.disk / "filling"
@@ -213,7 +213,7 @@ async def leave_log_unread(chaos: Chaos, random: Random) -> None:  # noqa: ARG00
 
 
 async def take_folder(chaos: Chaos, random: Random) -> None:
-    """Make the service look for models while their folder is gone, and when it is back."""
+    """Make the service rescan its models while their folder is gone, and when it is back."""
     away = chaos.folder.with_suffix(".away")
     chaos.folder.rename(away)
     await hang_up(chaos, random)
@@ -223,7 +223,7 @@ async def take_folder(chaos: Chaos, random: Random) -> None:
 
 
 async def cut_manifest(chaos: Chaos, random: Random) -> None:
-    """Make the service look for models while the manifest is cut off, and when it is whole."""
+    """Make the service rescan its models while the manifest is cut off, and when it is whole."""
     manifest = chaos.folder / "manifest.json"
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[: random.randrange(len(whole))])

@@ -235,7 +235,7 @@ def table(engines: Sequence[Engine], *, seconds: float, seed: int) -> str:
 async def offer(
     url: str, image: bytes, *, per_s: float, seconds: float, deadline_s: float
 ) -> tuple[Counter[str], float]:
-    """Send an image so often, whatever becomes of it; gives the answers, and the seconds until the last."""
+    """Send an image at a rate, whatever the answers; gives these, and the seconds until the last."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     headers = {"Content-Type": "image/png", "X-Request-Timeout-Ms": str(round(deadline_s * 1000))}
     counts: Counter[str] = Counter()

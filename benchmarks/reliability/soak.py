@@ -2,7 +2,7 @@
 
     make soak ARGS="--requests 100000 --seed 1"
 
-A model whose answers can be told from the image is served with its defaults, or with the arguments behind ``--``. The
+The service has a model whose answers follow from the image, and its defaults or the arguments behind ``--``. The
 exit status is 1 if an answer is wrong, if ``/metrics`` does not have every request once, if a place is not given back,
 or if the memory that all processes hold grows by 3% or more between the second tenth of the requests and the last.
 
@@ -51,7 +51,7 @@ _STEADY_ROUNDS = 5
 
 @dataclass(slots=True)
 class Account:
-    """Requests that were sent, and what became of them.
+    """Requests that were sent, and their ends.
 
     Attributes:
         sent: Requests whose headers were sent.

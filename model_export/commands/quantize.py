@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> None:
         "quantize",
         help="add INT8 graphs, or FP8 graphs for TensorRT, to a model directory",
         description="Add an INT8 graph (QDQ) for each float32 graph of a model directory. If too few labels are equal, "
-        "the layers that hurt stay in float32, and the table of what each layer loses is in quantization.json. "
+        "the layers that hurt stay in float32, and quantization.json lists what each layer loses. "
         "They are exact on every CPU: weights have 7 bits, so that no sum overflows. TensorRT builds from a copy with "
         "symmetric steps. With --precision fp8, add an FP8 graph for each fp16 graph, for TensorRT on GPUs of "
         "compute capability 8.9 or newer. A few minutes per graph; the checkpoint is not needed.",

@@ -16,8 +16,8 @@ def add_parser(commands: Commands) -> None:
         "tensorrt",
         help="build TensorRT engines, and report whether the attention of every SAU is fused",
         description="Build an engine for every input size of a model directory, for batches of 1 to 8. An SAU whose "
-        "attention is not seen as one fused kernel is a warning. TensorRT builds on the GPU that will run the engine; "
-        "TensorRT-RTX builds without a GPU too. Existing engines that fit are reused.",
+        "attention is not recognised as one fused kernel causes a warning. TensorRT builds on the GPU that runs the "
+        "engine; TensorRT-RTX builds without a GPU too. Existing engines that fit are reused.",
     )
     parser.add_argument(
         "directory",

@@ -41,7 +41,7 @@ def segment(args: argparse.Namespace) -> int:
 
 def serve_label_studio(args: argparse.Namespace) -> int:
     """Answer Label Studio until Ctrl-C."""
-    import httpx  # noqa: PLC0415  with what follows for this option alone
+    import httpx  # noqa: PLC0415  for this option alone, with its dependencies
     import uvicorn  # noqa: PLC0415
 
     from service.client.label_studio import Images, create_backend  # noqa: PLC0415

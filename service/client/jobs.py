@@ -29,7 +29,7 @@ ENDINGS: dict[Format, str] = {
     "npy": ".npy",
     "json": ".json",
 }
-# A video is segmented where it is named itself. What comes of it are label maps in a folder, or pictures in a video.
+# A video is segmented only if it is named itself. The result is a folder of label maps, or a video of pictures.
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 VIDEO_ENDINGS: dict[Format, str] = {
     "labels": ".labels",

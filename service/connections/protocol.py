@@ -83,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._has_received = True
         if not self._in_request:
             self._start_timer()
-        # on_body sets it to 0: headers, trailers and chunk extensions are what counts.
+        # on_body sets it to 0: only headers, trailers and chunk extensions count.
         self._bytes_without_body += len(data)
         super().data_received(data if self._in_request else _without_upgrade(data))
         if self._bytes_without_body > MAX_HEADER_BYTES and not self._is_refused:

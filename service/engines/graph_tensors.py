@@ -10,7 +10,7 @@ from service.model_directory.manifest import GraphInfo
 # Name, type in ONNX's words, and shape; a side that is not fixed is a name.
 Tensor = tuple[str, str, list[int | str]]
 
-# The words for what ``output_dtype`` gives.
+# Names of the types that ``output_dtype`` gives.
 _OUTPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 
 

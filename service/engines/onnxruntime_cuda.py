@@ -37,7 +37,7 @@ _PROVIDER = "CUDAExecutionProvider"
 # float32 means float32: CUDA's default rounds the factors of products to TF32's 10 bits.
 _PROVIDER_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _WAY_OUT = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN; check the driver with nvidia-smi"
-# What the time of a network goes into. Shape arithmetic belongs on the CPU, also of a GPU's session.
+# Operators that take most of a network's time. Shape arithmetic belongs on the CPU, also of a GPU's session.
 _HEAVY_OPERATORS = frozenset({"Attention", "Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul"})
 
 
@@ -101,7 +101,7 @@ class OnnxRuntimeCudaEngine:
         Raises:
             EngineError: The engine is closed.
         """
-        buffers = self._buffers  # a call under way keeps them, whoever closes the engine meanwhile
+        buffers = self._buffers  # a running call keeps them if the engine is closed meanwhile
         if not buffers:
             raise EngineError(f"the {self.name} engine is closed")
         staging = self._staging.get()

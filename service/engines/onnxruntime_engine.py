@@ -66,7 +66,7 @@ class OnnxRuntimeEngine:
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8."""
-        streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
+        streams = self._streams  # a running call keeps it if the engine is closed meanwhile
         if streams is None:
             raise EngineError("the onnxruntime engine is closed")
         return streams.infer(images, self._run)

@@ -73,7 +73,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: The engine is closed, or images have another shape or type.
         """
-        streams = self._streams  # a call under way keeps it, whoever closes the engine meanwhile
+        streams = self._streams  # a running call keeps it if the engine is closed meanwhile
         if streams is None:
             raise EngineError("the openvino engine is closed")
         check_images(images, self.graph.input_size)
@@ -153,7 +153,7 @@ def _compile(model: Any, graph: GraphInfo, num_threads: int, num_streams: int, c
     Raises:
         EngineError: OpenVINO has no kernel for a part of it, or does not compute in the graph's precision.
     """
-    precision = "bf16" if graph.precision == "bf16" else "f32"  # of what the graph does not quantise
+    precision = "bf16" if graph.precision == "bf16" else "f32"  # for all that the graph does not quantise
     options = {
         "NUM_STREAMS": num_streams,
         "INFERENCE_NUM_THREADS": num_threads,

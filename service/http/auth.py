@@ -20,7 +20,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 # What has no images and no labels to give: health for load balancers, metrics, and pages with their documents, which a
-# browser asks for without a key. Everything else needs one, also what is added later.
+# browser asks for without a key. Everything else needs one, later additions included.
 OPEN_PATHS = frozenset(
     {"/", "/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 )

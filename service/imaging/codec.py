@@ -141,7 +141,7 @@ _FORMATS = (
 )
 FORMATS = tuple(form.name for form in _FORMATS)
 
-# The same for formats that need what not every installation has.
+# The same for formats that need optional packages.
 _OPTIONAL_FORMATS = (
     # The brand mif1 is common to both; what else the file is follows in the list of its brands.
     _Format(

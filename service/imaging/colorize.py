@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Rows that are coloured or blended in one go: what Pillow and 16-bit sums take for them is four times their memory.
+# Rows that are coloured or blended in one go: Pillow and 16-bit sums take four times their memory.
 _STRIP_ROWS = 64
 
 

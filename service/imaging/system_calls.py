@@ -16,7 +16,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 # Instructions: load a word of the call, jump if equal, jump if greater or equal, return.
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000 | errno.EPERM
-# Where the number of the call and the machine's are in what the filter sees.
+# Offsets of the call's number and the machine's in the filter's input.
 _CALL, _MACHINE = 0, 4
 # Numbers of the x32 interface, which would reach the same calls.
 _X32 = 0x40000000

@@ -35,7 +35,7 @@ from service.inference.stopwatch import WORK_STAGES, Stage, Stopwatch, WorkStage
 _BEFORE_QUEUE: frozenset[WorkStage] = frozenset({"read", "decode"})
 # A body that takes longer is not waited for: requests that arrive meanwhile are done before it.
 _READ_GRACE_S = 1.0
-# Share of a request's time that the estimate of its end may take; the rest is for what no estimate knows.
+# Share of a request's time that the estimate of its end may take; the remainder covers what no estimate knows.
 _SHARE_OF_TIME = 0.9
 _SMOOTHING = 0.1
 _AROUND_ENGINE: tuple[Stage, ...] = ("wait", "decode", "post", "encode")

@@ -33,7 +33,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Output = Literal["logits", "labels"]
 LogitsType = Literal["float32", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-# Those of files. bf16 is what a runtime makes of a float32 graph, see ``in_bf16``.
+# Precisions of files. A runtime can compute a float32 graph in bf16, see ``in_bf16``.
 STORED_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 LOGITS_TYPES: tuple[LogitsType, ...] = get_args(LogitsType)

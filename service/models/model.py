@@ -76,7 +76,7 @@ class Model:
             output_shape=engine.graph.output_shape(1, engine.num_classes)[1:],
             output_dtype=output_dtype(engine.graph),
             max_batch_size=policy.max_batch_size,
-            # One image at a time may be there in windows.
+            # One image at a time may go through in windows.
             max_queued_images=host.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
             window_s=policy.window_s,
             observer=metrics,

@@ -20,7 +20,7 @@ class Kind(IntEnum):
     UNUSED = 5
     # JSON: id, method, arguments.
     CALL = 6
-    # SERIAL of the catalog that the worker goes by now.
+    # SERIAL of the catalog that the worker uses now.
     APPLIED = 7
 
     # ``RESULT``, once or several times: the output is in the slot.

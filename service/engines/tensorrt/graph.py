@@ -14,7 +14,7 @@ from service.engines.tensorrt.int8 import adapt_int8
 from service.engines.tensorrt.layer_report import AttentionNodes
 from service.model_directory.machine import EngineRuntime
 
-# Part of an engine's key: count it up with every change to what ``tensorrt_copy`` does.
+# Part of an engine's key: increase it with every change of ``tensorrt_copy``.
 COPY_VERSION = 2
 _DECOMPOSABLE = "TRT_decomposable"
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Names may hold commas, e.g. ``PWN(PWN(a), b)``; what the line ends with are the ONNX nodes that a layer is made of.
+# Names may hold commas, e.g. ``PWN(PWN(a), b)``; the line ends with the ONNX nodes that a layer is made of.
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+),.*, Metadata: (?P<metadata>.*)$", re.MULTILINE)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 # ``_gemm_mha_v2_myl0_192``, ``fmha_v2``: scores, softmax and the product with the values in one kernel.
