@@ -28,13 +28,18 @@ class Side:
         ours, self.theirs = socket_pair()
         self.theirs.setblocking(False)
         self.expected = 0
+        self.queue: RemoteQueue
         self.channel = Channel(ours, lambda *_: None, lambda: None)
         layout = Layout(slots=2, input_size=(4, 4), output_shape=(1, 1, 1), output_dtype=np.dtype(np.float32))
         self.queue = RemoteQueue(
-            self.channel, 5, layout, max_batch_size=3, expected=lambda _: self.expected, caller=lambda: b"who"
+            self.channel, 5, layout, max_batch_size=3, expected=self._expect, caller=lambda: b"who"
         )
         kind, fields = self.sent()[0]
         assert (kind, fields) == (Kind.REGION, MODEL.pack(5))
+
+    def _expect(self, queue: RemoteQueue) -> int:
+        assert queue is self.queue
+        return self.expected
 
     def sent(self) -> list[tuple[int, bytes]]:
         """Messages to the engine process since the last call."""
@@ -129,9 +134,11 @@ def test_a_slot_is_waited_for_in_turn() -> None:
 def test_a_slot_is_waited_for_until_the_deadline() -> None:
     async def story(side: Side) -> None:
         held = [await side.queue.take(100) for _ in range(2)]
-        with pytest.raises(DeadlineExceeded):
-            await side.queue.take(30)
-        assert asyncio.get_running_loop().time() == 30
+        for deadline in (30, 40):
+            with pytest.raises(DeadlineExceeded):
+                async with side.queue.slot(deadline):
+                    pass
+            assert asyncio.get_running_loop().time() == deadline
         for slot in held:
             side.queue.give_back(slot)
         assert side.queue.free_slots == 2
@@ -147,7 +154,8 @@ def test_a_slot_that_comes_with_the_departure_is_not_lost() -> None:
         side.queue.give_back(held[0])
         waiting.cancel()
         await settle()
-        assert side.queue.free_slots == 1
+        assert await side.queue.take(100) is held[0]
+        assert side.queue.free_slots == 0
 
     play(story)
 
