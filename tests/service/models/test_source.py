@@ -108,7 +108,7 @@ def test_a_hostile_model_hides_no_other(tmp_path: Path, put: Put) -> None:
     deep, large, pipe, street = find(tmp_path)
     assert (street.name, street.problem) == ("street", "")
     assert "nested too deep" in deep.problem
-    assert "no regular file" in pipe.problem
+    assert "not a regular file" in pipe.problem
     assert "314572800 bytes" in large.problem
 
 
