@@ -99,7 +99,7 @@ def stripes(response: httpx.Response) -> list[int]:
 
 def test_tritons_client_lists_loads_and_unloads(root: Path) -> None:
     with serving(root) as (_, http), InferenceServerClient(str(http.base_url).removeprefix("http://")) as client:
-        with pytest.raises(InferenceServerException, match="API key is needed"):
+        with pytest.raises(InferenceServerException, match="API key is required"):
             client.load_model("street")
         index = client.get_model_repository_index(headers=HEADERS)
         assert [(entry["name"], entry["version"], entry["state"]) for entry in index] == [

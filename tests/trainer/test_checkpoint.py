@@ -63,7 +63,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path) -> None
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # a file of one MiB at most stands for the full disk
     try:
-        with pytest.raises(CheckpointError, match=r"model\.pt cannot be written: .*; what was there before"):
+        with pytest.raises(CheckpointError, match=r"model\.pt cannot be written: .*; the earlier file"):
             save_checkpoint(path, model.config, model.state_dict(), epochs_done=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

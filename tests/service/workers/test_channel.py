@@ -205,7 +205,7 @@ def test_memory_that_is_not_sealed_is_refused(tmp_path: Path) -> None:
     os.close(descriptor)
     with (
         (tmp_path / "file").open("wb") as file,
-        pytest.raises(ValueError, match=r"^a descriptor is no file in memory$"),
+        pytest.raises(ValueError, match=r"^a descriptor is not a file in memory$"),
     ):
         check_sealed(file.fileno(), 0)
 

@@ -176,7 +176,7 @@ def test_two_images_of_one_name_are_an_error(describe: Describe, write: Write, p
     photo(root / "images" / "train" / "a.png")
     photo(root / "images" / "train" / "a.jpg")
     write(root / "labels" / "train" / "a.png", [[0]])
-    with pytest.raises(DatasetError, match=r"a\.jpg and .*a\.png have one name"):
+    with pytest.raises(DatasetError, match=r"a\.jpg and .*a\.png have the same name"):
         open_dataset("folder", root, "train")
 
 
