@@ -106,7 +106,7 @@ coverage: $(DEV_VENV)/.installed  ## branch coverage of service/ by its tests, i
 	OMP_NUM_THREADS=1 $(DEV_VENV)/bin/python -m coverage run -m pytest -q tests/service tests/e2e $(ARGS)
 	$(DEV_VENV)/bin/python -m coverage combine -q && $(DEV_VENV)/bin/python -m coverage report --fail-under 95
 
-mutation: $(DEV_VENV)/.installed  ## mutants of admission, batcher and scans against their tests; hours; by name in ARGS="*admission*"
+mutation: $(DEV_VENV)/.installed  ## mutants of admission, batcher, seam, scans and codec against their tests; hours; by name in ARGS="*admission*"
 	$(DEV_VENV)/bin/$(PIP_INSTALL) mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(DEV_VENV)/bin/mutmut run $(ARGS) && $(DEV_VENV)/bin/mutmut results
 
