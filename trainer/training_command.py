@@ -61,7 +61,7 @@ def _configuration(args: argparse.Namespace, resumed: Path | None) -> TrainConfi
 
 
 def _is_data(path: Path) -> bool:
-    """Tell a folder of data from a configuration, whose shipped names come first."""
+    """True for a folder of data, False for a configuration, whose shipped names come first."""
     return path.is_dir() and not (CONFIG_DIR / f"{path}.toml").is_file()
 
 

@@ -87,7 +87,7 @@ class Layout:
         return patch_order(name, tensor) if self.channel_major else tensor
 
     def is_beside(self, name: str) -> bool:
-        """Tell a name of a classifier, or of another part beside the backbone, from one of the backbone."""
+        """True for a name of a classifier, or of another part beside the backbone."""
         parent = self.prefix[: self.prefix[:-1].rfind(".") + 1]
         plain = name.removeprefix(self.prefix if name.startswith(self.prefix) else parent)
         return plain in self.classifier or plain.partition(".")[0] in _HEADS

@@ -227,7 +227,7 @@ def _torch_styled(file: WeightFile) -> dict[str, Tensor]:
 
 
 def _has_other_window(name: str, table: Tensor, own: Tensor) -> bool:
-    """Tell a position table that differs from ours in its window alone."""
+    """True for a position table that differs from ours in its window alone."""
     is_table = name.endswith(_TABLE) and table.ndim == own.ndim == 2 and table.shape[1] == own.shape[1]
     return is_table and len(table) != len(own) and len(table) > 0 and math.isqrt(len(table)) ** 2 == len(table)
 

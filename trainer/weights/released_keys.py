@@ -83,7 +83,7 @@ def released_weights(state: Mapping[str, Tensor]) -> ReleasedWeights:
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Tell a MindSpore parameter of the training from one of the network."""
+    """True for a MindSpore parameter of the training, not of the network."""
     return _BOOKKEEPING.fullmatch(name) is not None
 
 
