@@ -27,7 +27,7 @@ from service.model_directory.manifest import GraphInfo, Manifest, file_sha256, r
 from service.model_directory.sizes import format_size
 
 Images = Sequence[NDArray[np.uint8]]
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class _Sources(NamedTuple):
@@ -56,7 +56,7 @@ class Fp8Graph:
 
 
 def quantize_fp8(
-    directory: Path, calibration: Path, settings: QuantizeSettings, tell: Tell = lambda _: None
+    directory: Path, calibration: Path, settings: QuantizeSettings, report: Report = lambda _: None
 ) -> list[Fp8Graph]:
     """Add an FP8 graph for each size that has a float32 and an fp16 graph.
 
@@ -64,7 +64,7 @@ def quantize_fp8(
         directory: A model directory.
         calibration: Folder of images like those that the model will see.
         settings: See there; no layer is left out to reach ``min_equal_labels``.
-        tell: Called with a line on each step.
+        report: Called with a line on each step.
 
     Raises:
         QuantizationError: No such size, an FP8 graph that is there already, too few images, or too few equal labels.
@@ -75,7 +75,7 @@ def quantize_fp8(
     sources = _sources(directory, manifest, settings)
     photos = spread(photos_in(calibration), settings.count)
     with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
-        graphs = [_fp8_graph(directory, each, Path(name), photos, tell) for each in sources]
+        graphs = [_fp8_graph(directory, each, Path(name), photos, report) for each in sources]
         for graph in graphs:
             if graph.equal_labels < settings.min_equal_labels:
                 raise QuantizationError(
@@ -86,15 +86,15 @@ def quantize_fp8(
     return graphs
 
 
-def _fp8_graph(directory: Path, sources: _Sources, folder: Path, photos: Sequence[Photo], tell: Tell) -> Fp8Graph:
+def _fp8_graph(directory: Path, sources: _Sources, folder: Path, photos: Sequence[Photo], report: Report) -> Fp8Graph:
     exact, half = sources.exact, sources.half
     calibrated, held_out = split([resize_to_input(photo.read(), exact.input_size) for photo in photos])
     info = replace(half, file=f"model-{format_size(half.input_size)}-fp8.onnx", precision="fp8")
-    tell(f"{info.file}: calibrating on {len(calibrated)} images")
+    report(f"{info.file}: calibrating on {len(calibrated)} images")
     model = onnx.load(directory / half.file)
     peaks = _peaks(directory / exact.file, wide_inputs(model), calibrated)
     onnx.save(to_fp8(model, peaks), folder / info.file)
-    tell(f"{info.file}: measuring on {len(held_out)} images")
+    report(f"{info.file}: measuring on {len(held_out)} images")
     found = _labels(folder / info.file, info, held_out, as_it_stands=True)
     equal = (found == _labels(directory / exact.file, exact, held_out)).mean((1, 2))
     worst = min(float(equal.min()), _golden_share(sources.golden, folder / info.file, info))

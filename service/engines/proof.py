@@ -34,7 +34,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
     repeats = 1 if engine.name in CPU_RUNTIMES else GPU_REPEATS
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
-        return _telling(engine, warm_up(engine, repeats))
+        return _relevant_times(engine, warm_up(engine, repeats))
     try:
         golden = read_golden(model_dir, manifest, engine.graph.input_size)
     except GoldenError as error:
@@ -51,9 +51,9 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
             batch.agreement,
             batch.milliseconds,
         )
-    return _telling(engine, {batch.batch_size: batch.milliseconds / 1000 for batch in checked})
+    return _relevant_times(engine, {batch.batch_size: batch.milliseconds / 1000 for batch in checked})
 
 
-def _telling(engine: Engine, seconds: dict[int, float]) -> dict[int, float]:
+def _relevant_times(engine: Engine, seconds: dict[int, float]) -> dict[int, float]:
     """The times from which the size of a batch is chosen."""
     return seconds if concurrent_runs(engine) == 1 else {max(seconds): seconds[max(seconds)]}
