@@ -32,7 +32,7 @@ def test_every_limit_of_a_file_has_its_row() -> None:
 def test_limits_of_a_connection_are_those_of_the_code() -> None:
     limits = ConnectionLimits(1, 1, 1)
     assert f"{MAX_HEADER_BYTES >> 10} KiB, {MAX_HEADER_FIELDS} fields" in SECURITY
-    rate = f"{limits.min_bytes_per_s:,} bytes per second, looked at every {limits.transfer_grace_s:g} s"
+    rate = f"{limits.min_bytes_per_s:,} bytes per second, checked every {limits.transfer_grace_s:g} s"
     assert rate in SECURITY
     assert f"{limits.max_unsent_bytes >> 20} MiB; then the one" in SECURITY
     assert f"read for {MAX_REFUSED_BYTES >> 20} MiB" in SECURITY
