@@ -65,6 +65,15 @@ def test_half_precision_leaves_its_argument_alone_and_sums_in_float32(exported_d
     assert {types[node.output[0]] for node in attentions} == {TensorProto.FLOAT16}
 
 
+@pytest.mark.parametrize(("half_logits", "expected"), [(False, TensorProto.FLOAT), (True, TensorProto.FLOAT16)])
+def test_half_precision_gives_logits_of_the_type_that_is_asked_for(
+    exported_dir: Path, half_logits: bool, expected: int
+) -> None:
+    graph = to_fp16(onnx.load(exported_dir / "model.onnx"), half_logits=half_logits).graph
+    types = [tensor.type.tensor_type.elem_type for tensor in (*graph.input, *graph.output)]
+    assert types == [TensorProto.UINT8, expected]
+
+
 def test_labels_are_the_argmax_of_logits_at_cells_or_pixels() -> None:
     torch.manual_seed(0)
     model = build_model("ecenet-lite0", 5)
