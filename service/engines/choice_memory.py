@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from service.engines.options import EngineOptions
@@ -60,9 +60,10 @@ def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:
     text = json.dumps([asdict(trial) for trial in trials], indent=2)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=folder, prefix=".choice-", delete=False, encoding="utf-8") as file:
-            file.write(text)
-        Path(file.name).replace(folder / f"{key}.json")
+        with TemporaryDirectory(dir=folder, prefix=".choice-") as own:
+            file = Path(own, "choice.json")
+            file.write_text(text, encoding="utf-8")
+            file.replace(folder / f"{key}.json")
     except OSError as error:
         logger.warning("the choice of the engine cannot be stored, so the next start measures again: %s", error)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 
 def exit_now(status: int) -> NoReturn:
     """Flush logs and streams, and end without Python's teardown, whatever the threads do."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed at the start is None
+        with suppress(OSError, ValueError):  # nobody reads it, its disk is full, or it is closed
+            stream.flush()
     os._exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
@@ -157,6 +158,23 @@ def test_a_folder_that_cannot_be_written_costs_the_memory_alone(
     state.write_text("a file")
     assert open_as(Stopwatch()).name == "openvino"
     assert "nothing is kept for the next start" in caplog.text
+
+
+def test_a_full_disk_costs_the_memory_alone_and_leaves_no_file(
+    open_as: Callable[[Stopwatch], Engine],
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_text(path: Path, *_: object, **__: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_text)
+        assert open_as(Stopwatch()).name == "openvino"
+    assert "No space left on device" in caplog.text
+    assert not [*state.rglob("*.json"), *state.rglob(".choice-*")]
 
 
 def test_what_differs_from_pytorch_does_not_serve(

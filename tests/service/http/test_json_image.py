@@ -102,6 +102,14 @@ def test_escapes_of_any_kind_are_undone() -> None:
     assert parse_json_image(b'{"image": "\\u0051UJD"}') == b"ABC"
 
 
+def test_a_large_text_of_an_unusual_form_is_decoded_too() -> None:
+    data = random.Random(1).randbytes(3 * PIECE_BYTES + 5)
+    text = "\\u00" + f"{ord(base64.b64encode(data)[:1]):02x}" + base64.b64encode(data).decode()[1:]
+    assert parse_json_image(f'{{"image": "{text}"}}'.encode()) == data
+    with pytest.raises(InvalidParameter, match="not base64"):
+        parse_json_image(f'{{"image": "\\u0041===={text}"}}'.encode())
+
+
 def test_control_characters_within_a_text_are_no_json() -> None:
     with pytest.raises(BadRequest, match="the body is not JSON: control character"):
         parse_json_image(b'{"image": "' + TEXT.encode() + b"\n" + b'"}')
