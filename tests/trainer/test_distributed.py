@@ -55,7 +55,7 @@ def test_ranks_and_parts_share_each_step_out() -> None:
 
 @pytest.mark.parametrize(("batch_size", "parts", "world_size"), [(8, 3, 1), (8, 1, 3), (2, 2, 2)])
 def test_a_batch_that_cannot_be_shared_out_is_refused(batch_size: int, parts: int, world_size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"batch_size {batch_size} is no .* {parts} x {world_size} ranks"):
+    with pytest.raises(ConfigError, match=rf"batch_size {batch_size} is not .* {parts} x {world_size} ranks"):
         rank_batches(list(range(16)), batch_size=batch_size, parts=parts, ranks=Ranks(0, world_size, CPU))
 
 
