@@ -2,8 +2,8 @@
 
 ``PEERS_ENGINE`` is one of
 
-- ``sleeping``, a stand-in for a GPU: it takes ``FIXED_S + PER_IMAGE_S * B`` for a batch without using the CPU, and its
-  logits are those of the bundled model for the example street, whatever it is given
+- ``sleeping``, a stand-in for a GPU: it takes ``FIXED_S + PER_IMAGE_S * B`` for a batch, and gives the same logits for
+  every image, without using the CPU
 - ``bundled``, the bundled model on ONNX Runtime in float32, image by image as suits a CPU
 - ``measured``, the bundled model on the runtime and in the precision that this service chooses by measurement
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.feed.sleeping import Sleep, SleepingEngine
 from service.engines.base import Engine
 from service.engines.create import create_engine
 from service.engines.measured_choice import open_engine
@@ -39,6 +39,7 @@ EngineName = Literal["sleeping", "bundled", "measured"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 FIXED_S = 0.004
 PER_IMAGE_S = 0.001
+_GPU_BATCH = 8
 # Of what a batch may wait for others, where that can be set.
 WINDOW_S = 0.002
 ROOT = Path(__file__).parents[2]
@@ -61,30 +62,6 @@ class Prepared:
 
     image: NDArray[np.uint8]
     size: tuple[int, int]
-
-
-class SleepingEngine:
-    """Implements ``service.engines.base.Engine``."""
-
-    name = "sleeping"
-    max_batch_size = 8
-    warm_up_sizes = (1, 8)
-
-    def __init__(self, engine: Engine) -> None:
-        """Have the real one run the street once."""
-        self.graph = engine.graph
-        self.num_classes = engine.num_classes
-        pixels = decode_limited((ROOT / "models/example/street.jpg").read_bytes())
-        self._logits = np.asarray(engine.infer(resize_to_input(pixels, engine.graph.input_size)[None])[0], np.float32)
-        engine.close()
-
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same logits for every image."""
-        time.sleep(FIXED_S + PER_IMAGE_S * len(images))
-        return np.repeat(self._logits[None], len(images), axis=0)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class Work:
@@ -111,9 +88,10 @@ class Work:
         """The engine, made at the first use."""
         if self.engine_name == "measured":
             return open_engine(self._model_dir, self.manifest, EngineOptions(measure=True))
+        if self.engine_name == "sleeping":
+            return SleepingEngine(self.manifest, Sleep(FIXED_S, PER_IMAGE_S), self.max_batch_size)
         options = EngineOptions(engine="onnxruntime", max_batch_size=self.max_batch_size)
-        engine = create_engine(self._model_dir, self.manifest, options)
-        return SleepingEngine(engine) if self.engine_name == "sleeping" else engine
+        return create_engine(self._model_dir, self.manifest, options)
 
     def prepare(self, body: bytes) -> Prepared:
         """Decode and resize.
@@ -136,7 +114,7 @@ class Work:
 
 def max_batch_size(engine_name: str) -> int:
     """Batch size at which an engine is fastest: 1 on a CPU, which gains nothing by batches."""
-    return SleepingEngine.max_batch_size if engine_name == "sleeping" else 1
+    return _GPU_BATCH if engine_name == "sleeping" else 1
 
 
 def decode_limited(body: bytes) -> NDArray[np.uint8]:
