@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.__main__ import main
+from service.engines.base import Rows
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 
 infer = OnnxRuntimeEngine.infer
 
 
-def infer_slowly(engine: OnnxRuntimeEngine, images: NDArray[np.uint8]) -> NDArray[np.float32] | NDArray[np.uint8]:
+def infer_slowly(engine: OnnxRuntimeEngine, images: NDArray[np.uint8]) -> Rows:
     time.sleep(float(os.environ["SLOW_S"]))
     return infer(engine, images)
 
