@@ -47,8 +47,8 @@ def label_map(logits: Logits, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def in_float32(logits: Logits) -> NDArray[np.float32]:
-    """Logits of any shape in float32: those in float16 as a copy, in which NaN becomes infinity."""
-    if logits.dtype == np.float32:
+    """Logits of any shape in float32: float16 as a copy, in which NaN becomes infinity; other types unchanged."""
+    if logits.dtype != np.float16:
         return cast(NDArray[np.float32], logits)
     aligned = _aligned(logits)
     values = np.empty(aligned.shape, np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -199,8 +201,9 @@ def test_a_view_of_halves_is_read_in_its_order() -> None:
     np.testing.assert_array_equal(label_map(view, (17, 9)), label_map(view.copy(), (17, 9)))
 
 
-def test_float32_logits_are_not_copied() -> None:
-    logits = np.zeros((2, 3, 3), np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f2"])
+def test_logits_of_other_types_stay_as_they_are(dtype: str) -> None:
+    logits: Any = np.zeros((2, 3, 3), dtype)
     assert in_float32(logits) is logits
 
 
