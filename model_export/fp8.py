@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model_export.fp8_graph import to_fp8, wide_inputs
 from model_export.images import Photo, photos_in
 from model_export.parity import labels_of_logits
-from model_export.quantize import bounds_of, publish, split, spread
+from model_export.quantize import bounds_of, golden_share, publish, split, spread
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import QuantizationError
 from service.engines.cpus import available_cpus
@@ -87,7 +87,7 @@ def quantize_fp8(
 
 
 def _fp8_graph(directory: Path, sources: _Sources, folder: Path, photos: Sequence[Photo], report: Report) -> Fp8Graph:
-    exact, half = sources.exact, sources.half
+    exact, half, golden = sources
     calibrated, held_out = split([resize_to_input(photo.read(), exact.input_size) for photo in photos])
     info = replace(half, file=f"model-{format_size(half.input_size)}-fp8.onnx", precision="fp8")
     report(f"{info.file}: calibrating on {len(calibrated)} images")
@@ -95,9 +95,12 @@ def _fp8_graph(directory: Path, sources: _Sources, folder: Path, photos: Sequenc
     peaks = _peaks(directory / exact.file, wide_inputs(model), calibrated)
     onnx.save(to_fp8(model, peaks), folder / info.file)
     report(f"{info.file}: measuring on {len(held_out)} images")
-    found = _labels(folder / info.file, info, held_out, as_it_stands=True)
-    equal = (found == _labels(directory / exact.file, exact, held_out)).mean((1, 2))
-    worst = min(float(equal.min()), _golden_share(sources.golden, folder / info.file, info))
+    session = _session(folder / info.file, as_it_stands=True)
+    expected = _labels(_session(directory / exact.file), exact, held_out)
+    equal = (_labels(session, info, held_out) == expected).mean((1, 2))
+    worst = float(equal.min())
+    if golden is not None:
+        worst = min(worst, golden_share(golden, info, lambda images: _run(session, images)[0]))
     info = replace(info, sha256=file_sha256(folder / info.file), bounds=bounds_of(worst))
     return Fp8Graph(info, float(equal.mean()), worst, (len(calibrated), len(held_out)))
 
@@ -109,43 +112,34 @@ def _peaks(path: Path, names: Sequence[str], images: Images) -> dict[str, float]
     session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(available_cpus()))
     peaks = dict.fromkeys(names, 0.0)
     for image in images:
-        for name, values in zip(names, _run(session, image, names), strict=True):
+        for name, values in zip(names, _run(session, image[None], names), strict=True):
             peaks[name] = max(peaks[name], float(np.abs(values).max()))
     return peaks
 
 
-def _labels(path: Path, info: GraphInfo, images: Images, *, as_it_stands: bool = False) -> NDArray[np.uint8]:
-    """Labels (n, h, w), one image at a time.
-
-    Args:
-        path: The graph.
-        info: The same.
-        images: (H, W, 3) uint8 each.
-        as_it_stands: Whether no nodes are fused: ONNX Runtime's optimiser changes what FP8 graphs compute.
-    """
+def _session(path: Path, *, as_it_stands: bool = False) -> onnxruntime.InferenceSession:
+    """Load a graph; ``as_it_stands`` without fused nodes: ONNX Runtime's optimiser changes what FP8 graphs compute."""
     options = session_options(available_cpus())
     if as_it_stands:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options)
-    rows = np.concatenate([_run(session, image, None)[0] for image in images])
+    return onnxruntime.InferenceSession(path, options)
+
+
+def _labels(session: onnxruntime.InferenceSession, info: GraphInfo, images: Images) -> NDArray[np.uint8]:
+    """Labels (n, h, w) of images (H, W, 3) uint8, one image at a time."""
+    rows = np.concatenate([_run(session, image[None])[0] for image in images])
     return rows if info.output == "labels" else labels_of_logits(rows, info)
 
 
-def _run(session: onnxruntime.InferenceSession, image: NDArray[np.uint8], names: Sequence[str] | None) -> Sequence[Any]:
-    outputs: Sequence[Any] = session.run(names, {session.get_inputs()[0].name: image[None]})
+def _run(
+    session: onnxruntime.InferenceSession, images: NDArray[np.uint8], names: Sequence[str] | None = None
+) -> Sequence[Any]:
+    outputs: Sequence[Any] = session.run(names, {session.get_inputs()[0].name: images})
     return outputs
 
 
-def _golden_share(golden: Golden | None, path: Path, info: GraphInfo) -> float:
-    """Least share of equal labels of a golden image, against PyTorch; 1 where the directory has none."""
-    if golden is None:
-        return 1.0
-    found = _labels(path, info, list(golden.images), as_it_stands=True)
-    return float((found == golden.labels[info.output_stride]).mean((1, 2)).min())
-
-
 def _sources(directory: Path, manifest: Manifest, settings: QuantizeSettings) -> list[_Sources]:
-    """What each size has.
+    """The graphs and golden inputs of each size that is to have an FP8 graph.
 
     Raises:
         QuantizationError: A size lacks one of them, or has an FP8 graph already.

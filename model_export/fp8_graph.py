@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from model_export.unused_constants import drop_unused_constants
+
 _FP8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
 _LARGEST = 448.0
 _LEAST_CHANNELS = 16
@@ -48,7 +50,7 @@ def to_fp8(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.ModelProt
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unused_constants(graph)
     onnx.checker.check_model(copy, full_check=True)
     return copy
 
@@ -97,9 +99,3 @@ def _scales(peaks: NDArray[np.float64] | np.float64) -> NDArray[np.float16]:
 
 def _constant(name: str, values: NDArray[np.generic]) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(values), name)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

@@ -23,10 +23,11 @@ from model_export.images import Photo, photos_in
 from model_export.int8_graph import Layer, QuantizableGraph
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import Choice, Damage, QuantizationError, choose_floats, rank
+from service.engines.base import Rows
 from service.engines.cpus import available_cpus
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.imaging.resize import resize_to_input
-from service.model_directory.golden import read_golden
+from service.model_directory.golden import Golden, read_golden
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
 from service.model_directory.sizes import Size, format_size
 
@@ -202,16 +203,12 @@ class _Quantization:
         return shares
 
     def _golden_share(self) -> float:
-        """Least share of equal labels of a golden image, against PyTorch; 1 where the directory has none."""
+        """As ``golden_share``; 1 where the directory has no golden inputs."""
         if self._manifest.golden is None:
             return 1.0
         golden = read_golden(self._directory, self._manifest, self._info.input_size)
         with closing(self._engine(self._folder, self._info)) as engine:
-            agreements = [
-                golden.agreement(engine.infer(golden.images[[index]]), self._info, [index])
-                for index in range(len(golden.images))
-            ]
-        return min(agreement.equal_labels for agreement in agreements)
+            return golden_share(golden, self._info, engine.infer)
 
     def _measured_info(self, worst_image: float) -> GraphInfo:
         """The graph's entry, with the bound that engines are held to."""
@@ -241,6 +238,18 @@ class _Quantization:
         return OnnxRuntimeEngine(folder, self._manifest, info, num_threads=available_cpus())
 
 
+def golden_share(golden: Golden, info: GraphInfo, infer: Callable[[NDArray[np.uint8]], Rows]) -> float:
+    """Least share of equal labels of a golden image, against PyTorch.
+
+    Args:
+        golden: The images, and PyTorch's outputs.
+        info: The graph to judge.
+        infer: Gives the graph's rows of images (1, H, W, 3) uint8.
+    """
+    rows = (infer(image[None]) for image in golden.images)
+    return min(golden.agreement(row, info, [index]).equal_labels for index, row in enumerate(rows))
+
+
 def bounds_of(worst_image: float) -> Bounds:
     """The bounds of a graph whose worst image has this share of equal labels, 0..1: twice as many may differ."""
     margin = max(1 - worst_image, _LEAST_MARGIN)
@@ -261,7 +270,7 @@ def _sources(directory: Path, manifest: Manifest, settings: QuantizeSettings) ->
     """
     floats = {graph.input_size: graph for graph in manifest.graphs if graph.precision == "fp32"}
     there = {graph.input_size: graph.file for graph in manifest.graphs if graph.precision == "int8"}
-    found = ", ".join(f"{format_size(graph.input_size)} {graph.precision}" for graph in manifest.graphs)
+    found = manifest.graph_list
     sizes = dict.fromkeys(settings.sizes or floats)
     for size in sizes:
         if size not in floats:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import onnx
 from onnx import helper, numpy_helper
 
+from model_export.unused_constants import drop_unused_constants
+
 _LAST_AXES, _MIDDLE_AXES, _LAST_OF_HEADS = [0, 2, 1], [0, 2, 1, 3], [0, 1, 3, 2]
 
 
@@ -44,7 +46,7 @@ def merge_transposes(model: onnx.ModelProto) -> None:
             _merge_before_attention(model.graph, chain, source, target)
         elif chain.orders == (_MIDDLE_AXES, _LAST_AXES):
             _merge_after_attention(model.graph, chain, source, target)
-    _drop_unused_constants(model.graph)
+    drop_unused_constants(model.graph)
 
 
 def _merge_before_attention(graph: onnx.GraphProto, chain: _Chain, source: list[int], target: list[int]) -> None:
@@ -103,9 +105,3 @@ def _set_shape(graph: onnx.GraphProto, reshape: onnx.NodeProto, shape: list[int]
 
 def _set_order(transpose: onnx.NodeProto) -> None:
     transpose.attribute[0].CopyFrom(helper.make_attribute("perm", _LAST_OF_HEADS))
-
-
-def _drop_unused_constants(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

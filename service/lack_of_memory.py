@@ -10,7 +10,7 @@ from service.errors import NotAnImage, Overloaded
 
 
 @contextmanager
-def lack_of_memory_told() -> Iterator[None]:
+def report_lack_of_memory() -> Iterator[None]:
     """Raise ``Overloaded`` for an allocation that fails.
 
     Pillow raises ``MemoryError`` for some corrupt files too, which the codec gives as ``NotAnImage``. That counts as a

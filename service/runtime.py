@@ -20,7 +20,7 @@ from service.inference.decoder_pool import DecoderPool
 from service.inference.forecast import Forecast
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
-from service.lack_of_memory import lack_of_memory_told
+from service.lack_of_memory import report_lack_of_memory
 from service.lifecycle import Lifecycle, State
 from service.logs import watch_drops
 from service.metrics import Metrics
@@ -285,7 +285,7 @@ class _ContextThreads(ThreadPoolExecutor):
         context = copy_context()
 
         def run() -> T:
-            with lack_of_memory_told():
+            with report_lack_of_memory():
                 return context.run(fn, *args, **kwargs)
 
         return super().submit(run)

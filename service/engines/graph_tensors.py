@@ -10,8 +10,8 @@ from service.model_directory.manifest import GraphInfo
 # Name, type in ONNX's words, and shape; a side that is not fixed is a name.
 Tensor = tuple[str, str, list[int | str]]
 
-# Names of the types that ``output_dtype`` gives.
-_OUTPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+# NumPy's names of types to ONNX's.
+ONNX_TYPES = {"uint8": "tensor(uint8)", "float16": "tensor(float16)", "float32": "tensor(float)"}
 
 
 def check_input(found: Sequence[Tensor], graph: GraphInfo) -> str:
@@ -29,7 +29,7 @@ def check_output(found: Sequence[Tensor], graph: GraphInfo, num_classes: int) ->
     Raises:
         EngineError: See ``check_input``.
     """
-    return _only(found, "output", _OUTPUT_TYPES[output_dtype(graph).name], graph.output_shape(1, num_classes)[1:])
+    return _only(found, "output", ONNX_TYPES[output_dtype(graph).name], graph.output_shape(1, num_classes)[1:])
 
 
 def _only(found: Sequence[Tensor], kind: str, dtype: str, sides: Sequence[int]) -> str:

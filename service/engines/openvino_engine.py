@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import EngineError, Rows, check_images, output_dtype
-from service.engines.graph_tensors import Tensor, check_input, check_output
+from service.engines.graph_tensors import ONNX_TYPES, Tensor, check_input, check_output
 from service.engines.runtimes import PrecisionName
 from service.engines.streams import Streams, threads_per_stream
 from service.model_directory.extras import install_command
 from service.model_directory.manifest import GraphInfo, Manifest
-
-_ONNX_TYPES = {"uint8": "tensor(uint8)", "float16": "tensor(float16)", "float32": "tensor(float)"}
 
 
 class OpenVinoEngine:
@@ -180,7 +178,7 @@ def _tensors(ports: Iterable[Any]) -> list[Tensor]:
 
 def _type_name(port: Any) -> str:
     name = str(port.element_type.to_dtype().name)
-    return _ONNX_TYPES.get(name, name)
+    return ONNX_TYPES.get(name, name)
 
 
 def _reason(error: RuntimeError) -> str:

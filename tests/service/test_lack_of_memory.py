@@ -7,7 +7,7 @@ import resource
 import pytest
 
 from service.errors import NotAnImage, Overloaded
-from service.lack_of_memory import lack_of_memory_told
+from service.lack_of_memory import report_lack_of_memory
 
 NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -24,14 +24,14 @@ def corrupt(cause: Exception) -> NotAnImage:
 
 def test_a_failed_allocation_is_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     set_limit(monkeypatch, NO_LIMIT)
-    with pytest.raises(Overloaded, match="not enough free memory") as caught, lack_of_memory_told():
+    with pytest.raises(Overloaded, match="not enough free memory") as caught, report_lack_of_memory():
         raise MemoryError
     assert caught.value.headers == {"Retry-After": "1"}
 
 
 def test_a_failed_allocation_of_a_decoder_is_one_where_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     set_limit(monkeypatch, (1 << 30, 1 << 30))
-    with pytest.raises(Overloaded), lack_of_memory_told():
+    with pytest.raises(Overloaded), report_lack_of_memory():
         raise corrupt(MemoryError())
 
 
@@ -41,12 +41,12 @@ def test_a_failed_allocation_of_a_decoder_is_one_where_memory_is_limited(monkeyp
 def test_a_corrupt_file_stays_one(limit: tuple[int, int], cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     set_limit(monkeypatch, limit)
     error = corrupt(cause)
-    with pytest.raises(NotAnImage) as caught, lack_of_memory_told():
+    with pytest.raises(NotAnImage) as caught, report_lack_of_memory():
         raise error
     assert caught.value is error
 
 
 def test_what_succeeds_is_left_alone() -> None:
-    with lack_of_memory_told():
+    with report_lack_of_memory():
         done = True
     assert done
