@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     state_dir: Annotated[
         Path | None,
         Field(
-            description="Folder of the key that signs engines, of measured times, and of OpenVINO's compiled graphs. "
+            description="Folder of the key that signs engines, of measured times, and of compiled graphs. "
             "Default: the user's state folder."
         ),
     ] = None

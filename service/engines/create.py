@@ -44,11 +44,8 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
     threads, streams, most = options.num_threads, options.num_streams, options.max_batch_size
     if choice.runtime == "onnxruntime-cuda":
         return OnnxRuntimeCudaEngine(model_dir, manifest, graph, num_threads=threads, max_batch_size=most)
-    if choice.runtime == "onnxruntime":
-        return OnnxRuntimeEngine(
-            model_dir, manifest, graph, num_threads=threads, num_streams=streams, max_batch_size=most
-        )
-    return OpenVinoEngine(
+    on_cpu = OnnxRuntimeEngine if choice.runtime == "onnxruntime" else OpenVinoEngine
+    return on_cpu(
         model_dir,
         manifest,
         graph,

@@ -203,7 +203,7 @@ def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> E
 def _completed(options: EngineOptions, manifest: Manifest) -> EngineOptions:
     """The options with the input size that ``speed`` stands for, and a folder of compiled graphs."""
     size = smallest_size(manifest) if options.speed and options.input_size is None else options.input_size
-    return replace(options, input_size=size, cache_dir=options.cache_dir or _state("openvino"))
+    return replace(options, input_size=size, cache_dir=options.cache_dir or _state("graphs"))
 
 
 def _state(name: str) -> Path | None:

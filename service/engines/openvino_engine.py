@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.engines.base import EngineError, Rows, check_images, output_dtype
 from service.engines.graph_tensors import ONNX_TYPES, Tensor, check_input, check_output
+from service.engines.kept_graphs import KeptGraph
 from service.engines.runtimes import PrecisionName
 from service.engines.streams import Streams, threads_per_stream
 from service.model_directory.extras import install_command
@@ -48,7 +50,7 @@ class OpenVinoEngine:
             num_threads: CPU threads of all runs together; never more than CPUs that the process may use.
             num_streams: Runs at once; see ``service.engines.streams``.
             max_batch_size: Largest batch; the number of streams if not given, as a larger one is no faster.
-            cache_dir: Folder where OpenVINO keeps compiled graphs for the next start; made if need be.
+            cache_dir: Folder of compiled graphs for the next start; None to compile at every load.
 
         Raises:
             EngineError: No openvino, a graph that it cannot load, one that the manifest does not describe, or a
@@ -60,9 +62,9 @@ class OpenVinoEngine:
         self.warm_up_sizes = sorted({1, self.max_batch_size})
         self.num_streams = num_streams
         threads_per_stream(num_threads, num_streams)
-        model = _load(model_dir / graph.file, graph, self.num_classes)
-        (alone,) = _compile(model, graph, num_threads, 1, cache_dir)
-        shares = _compile(model, graph, num_threads, num_streams, cache_dir) if num_streams > 1 else []
+        source = _Source(model_dir / graph.file, graph, self.num_classes, cache_dir)
+        (alone,) = source.compile(num_threads, 1)
+        shares = source.compile(num_threads, num_streams) if num_streams > 1 else []
         self._streams: Streams[Any] | None = Streams(alone, shares)
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
@@ -129,44 +131,66 @@ def _core(openvino: Any) -> Any:
     return openvino.Core()
 
 
-def _load(path: Path, graph: GraphInfo, num_classes: int) -> Any:
-    """The graph for one image, after a check against the manifest.
+class _Source:
+    """A graph to compile: the compiled one that is kept, or the file."""
 
-    Raises:
-        EngineError: It is not a graph, or another one.
-    """
-    try:
-        model = _core(_openvino()).read_model(path)
-    except RuntimeError as error:
-        raise EngineError(f"openvino cannot load {path}: {_reason(error)}") from error
-    check_input(_tensors(model.inputs), graph)
-    check_output(_tensors(model.outputs), graph, num_classes)
-    model.reshape([1, *graph.input_size, 3])
-    return model
+    def __init__(self, path: Path, graph: GraphInfo, num_classes: int, cache_dir: Path | None) -> None:
+        self._path = path
+        self._graph = graph
+        self._num_classes = num_classes
+        self._kept = None if cache_dir is None else KeptGraph(cache_dir, graph, "openvino", _openvino().__version__)
 
+    def compile(self, num_threads: int, num_streams: int) -> list[Any]:
+        """A request per stream; together they use the threads.
 
-def _compile(model: Any, graph: GraphInfo, num_threads: int, num_streams: int, cache_dir: Path | None) -> list[Any]:
-    """A request per stream; together they use the threads.
+        Raises:
+            EngineError: The file is not a graph, or another one; OpenVINO has no kernel for a part of it, or does not
+                compute in the graph's precision.
+        """
+        precision = "bf16" if self._graph.precision == "bf16" else "f32"  # for all that the graph does not quantise
+        options = {
+            "NUM_STREAMS": num_streams,
+            "INFERENCE_NUM_THREADS": num_threads,
+            "INFERENCE_PRECISION_HINT": precision,  # its own choice depends on the processor
+            # Replicas on one machine, each cut by its quota, would be bound to the same first CPUs.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = self._import(options) or self._compile(options)
+        found = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if found.get_type_name() != precision:
+            raise EngineError(_no_bf16(found.get_type_name()))
+        return [compiled.create_infer_request() for _ in range(num_streams)]
 
-    Raises:
-        EngineError: OpenVINO has no kernel for a part of it, or does not compute in the graph's precision.
-    """
-    precision = "bf16" if graph.precision == "bf16" else "f32"  # for all that the graph does not quantise
-    options = {
-        "NUM_STREAMS": num_streams,
-        "INFERENCE_NUM_THREADS": num_threads,
-        "INFERENCE_PRECISION_HINT": precision,  # its own choice depends on the processor
-        # Replicas on one machine, each cut by its quota, would be bound to the same first CPUs.
-        "ENABLE_CPU_PINNING": False,
-    } | ({} if cache_dir is None else {"CACHE_DIR": str(cache_dir)})
-    try:
-        compiled = _core(_openvino()).compile_model(model, "CPU", options)
-    except RuntimeError as error:
-        raise EngineError(f"openvino cannot compile {graph.file}: {_reason(error)}") from error
-    found = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if found.get_type_name() != precision:
-        raise EngineError(_no_bf16(found.get_type_name()))
-    return [compiled.create_infer_request() for _ in range(num_streams)]
+    def _import(self, options: Mapping[str, Any]) -> Any | None:
+        """The graph that is kept, ready to run, or None."""
+        if self._kept is None or (content := self._kept.read()) is None:
+            return None
+        try:
+            return _core(_openvino()).import_model(BytesIO(content), "CPU", options)
+        except RuntimeError as error:
+            self._kept.reject(_reason(error))
+            return None
+
+    def _compile(self, options: Mapping[str, Any]) -> Any:
+        """The graph of the file, compiled, and kept if there is a folder for it."""
+        try:
+            compiled = _core(_openvino()).compile_model(self._read(), "CPU", options)
+        except RuntimeError as error:
+            raise EngineError(f"openvino cannot compile {self._graph.file}: {_reason(error)}") from error
+        if self._kept is not None:
+            self._kept.write(compiled.export_model().getvalue())
+        return compiled
+
+    def _read(self) -> Any:
+        """The graph for one image, after a check against the manifest."""
+        try:
+            model = _core(_openvino()).read_model(self._path)
+        except RuntimeError as error:
+            raise EngineError(f"openvino cannot load {self._path}: {_reason(error)}") from error
+        check_input(_tensors(model.inputs), self._graph)
+        check_output(_tensors(model.outputs), self._graph, self._num_classes)
+        model.reshape([1, *self._graph.input_size, 3])
+        return model
 
 
 def _tensors(ports: Iterable[Any]) -> list[Tensor]:

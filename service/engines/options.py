@@ -27,7 +27,7 @@ class EngineOptions:
         build_engine: Whether a TensorRT engine that is missing is built.
         measure: Whether ``auto`` measures what it finds (``service.engines.measured_choice``), or takes runtimes and
             precisions in a fixed order.
-        cache_dir: Folder of OpenVINO's compiled graphs; None to compile at every start.
+        cache_dir: Folder of compiled graphs for a CPU; None to compile at every load.
     """
 
     engine: EngineName = "auto"

@@ -200,25 +200,6 @@ def test_a_run_under_way_outlives_the_close(
     np.testing.assert_array_equal(rows[0], expected)
 
 
-def test_a_compiled_graph_is_kept_for_the_next_start_and_a_broken_one_replaced(
-    tiny_model_dir: Path, images: Images, tmp_path: Path
-) -> None:
-    manifest = read_manifest(tiny_model_dir)
-    expected = load(tiny_model_dir, manifest).infer(images)
-    folder = tmp_path / "compiled"
-    load(tiny_model_dir, manifest, cache_dir=folder).close()
-    (kept,) = folder.iterdir()
-    good = kept.read_bytes()
-    np.testing.assert_array_equal(load(tiny_model_dir, manifest, cache_dir=folder).infer(images), expected)
-    for broken in (good[: len(good) // 2], b"no graph"):
-        kept.unlink()
-        kept.write_bytes(broken)
-        np.testing.assert_array_equal(load(tiny_model_dir, manifest, cache_dir=folder).infer(images), expected)
-        (replaced,) = (path.read_bytes() for path in folder.iterdir())
-        assert replaced.startswith(b"<?xml")
-        assert len(replaced) > len(good) // 2
-
-
 def test_threads_are_those_of_the_settings_and_bound_to_no_cpu(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
