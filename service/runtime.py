@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from service.answers.cache import AnswerCache
@@ -16,11 +14,11 @@ from service.errors import Draining, NotReady, Unavailable
 from service.idle_memory import trim_when_idle
 from service.inference.admission import Admission
 from service.inference.batch_observers import BatchTrace
+from service.inference.codec_threads import CodecThreads
 from service.inference.decoder_pool import DecoderPool
 from service.inference.forecast import Forecast
 from service.inference.ledger import Ledger
 from service.inference.pipeline import Pipeline
-from service.lack_of_memory import report_lack_of_memory
 from service.lifecycle import Lifecycle, State
 from service.logs import watch_drops
 from service.metrics import Metrics
@@ -35,8 +33,6 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Models(Protocol):
@@ -103,7 +99,7 @@ class Runtime:
         self.lifecycle = Lifecycle()
         self.started = asyncio.Event()
         self._default_only = default_only
-        self._codec = _ContextThreads(settings.codec_threads, thread_name_prefix="codec")
+        self._codec = CodecThreads(settings.codec_threads)
         self._admission = Admission(
             capacity=settings.max_requests_in_flight,
             max_pixels=settings.max_pixels_in_flight,
@@ -221,7 +217,7 @@ class Runtime:
         await self.models.stop()
         if self._starting is not None:
             await self._starting
-        self._codec.shutdown(wait=False, cancel_futures=True)
+        self._codec.close()
         self._decoders.close()
         self.lifecycle.advance(State.STOPPED)
 
@@ -275,17 +271,3 @@ class _LocalHost:
 
     def models_changed(self) -> None:
         """Nothing to do: requests ask the models themselves."""
-
-
-class _ContextThreads(ThreadPoolExecutor):
-    """A pool whose jobs see the context variables of the caller that submits them, as with ``asyncio.to_thread``."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run ``fn`` in a thread, in a copy of the caller's context; without memory for it it fails with a 503."""
-        context = copy_context()
-
-        def run() -> T:
-            with report_lack_of_memory():
-                return context.run(fn, *args, **kwargs)
-
-        return super().submit(run)

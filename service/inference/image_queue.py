@@ -7,7 +7,6 @@ in another. Code in front of the seam cannot tell them apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.base import Rows
+from service.inference.codec_threads import CodecJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Slot(Protocol):
         """
         ...
 
-    def hold(self, job: Future[Any]) -> None:
+    def hold(self, job: CodecJob[Any]) -> None:
         """Keep the slot from its next image until a job ends that reads or writes it, even if its caller has left."""
         ...
 

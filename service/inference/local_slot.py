@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.codec_threads import CodecJob
 from service.inference.image_queue import BatchRow
 
 if TYPE_CHECKING:
@@ -32,5 +32,5 @@ class LocalSlot:
         """See ``Slot``."""
         return await self._batcher.submit(self.image, deadline, on_start=on_start)
 
-    def hold(self, job: Future[Any]) -> None:
+    def hold(self, job: CodecJob[Any]) -> None:
         """Nothing to do: each image has its own memory."""

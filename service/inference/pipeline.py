@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -26,6 +25,7 @@ from service.imaging.resize import resize_to_input
 from service.imaging.segmentation import Segmentation, confidence_map, labels_of
 from service.imaging.tiling import TilePlan, plan_tiles
 from service.inference.admission import Admission, Ticket, TimeLimit
+from service.inference.codec_threads import CodecThreads
 from service.inference.decoder_pool import DecoderPool
 from service.inference.image_queue import BatchRow, ImageQueue, Slot
 from service.inference.tiled_inference import TiledInference
@@ -75,7 +75,7 @@ class Pipeline:
         engine_name: str,
         admission: Admission,
         queue: ImageQueue,
-        codec: Executor,
+        codec: CodecThreads,
         decoders: DecoderPool,
         cache: AnswerCache,
         tile_lock: asyncio.Lock,
@@ -187,16 +187,16 @@ class Pipeline:
         """
         submitted = time.perf_counter()
 
-        def run() -> T:
+        def work() -> T:
             ticket.stopwatch.record("wait", submitted, time.perf_counter())
             return job()
 
-        future = self._codec.submit(run)
+        running = self._codec.submit(work)
         try:
-            return await asyncio.wrap_future(future)
+            return await running.result
         except asyncio.CancelledError:
             if slot is not None:  # the thread continues and still uses the slot
-                slot.hold(future)
+                slot.hold(running)
             raise
 
     async def _segment_tiled(

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar, cast
 
@@ -17,6 +16,7 @@ from service.errors import EngineFailure, InvalidParameter
 from service.imaging.label_map import Logits, in_float32
 from service.imaging.tiling import Mosaic, Paint, Pixels, Tile, TilePlan, cut
 from service.inference.admission import Ticket
+from service.inference.codec_threads import CodecThreads
 from service.inference.image_queue import ImageQueue
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class RunInThread(Protocol):
 class TiledInference:
     """Runs images through the engine in windows."""
 
-    def __init__(self, queue: ImageQueue, codec: Executor, num_classes: int, lock: asyncio.Lock) -> None:
+    def __init__(self, queue: ImageQueue, codec: CodecThreads, num_classes: int, lock: asyncio.Lock) -> None:
         """``codec`` cuts and blends windows; ``lock`` is held by one image at a time, of any model."""
         self._queue = queue
         self._codec = codec
@@ -79,7 +79,7 @@ class TiledInference:
         ticket.enter("queue")
         started = time.perf_counter()
         try:
-            await segment_tiles(pixels, mosaic, infer=infer, run_in_thread=self._run_in_thread, max_in_flight=in_flight)
+            await segment_tiles(pixels, mosaic, infer=infer, run_in_thread=self._codec.run, max_in_flight=in_flight)
         except ValueError as error:
             raise EngineFailure(f"the model's output for this image cannot be used: {error}") from error
         finally:
@@ -97,9 +97,6 @@ class TiledInference:
                 "use mode=resize",
                 extra={"parameter": "mode", "value": "tile", "limit": round(left_s, 1), "unit": "seconds"},
             )
-
-    async def _run_in_thread(self, job: Callable[[], T], /) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._codec, job)
 
 
 async def segment_tiles(

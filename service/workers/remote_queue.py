@@ -7,7 +7,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from service.engines.base import Rows
 from service.errors import EngineDown, ServiceError
 from service.inference.batcher import expired
+from service.inference.codec_threads import CodecJob
 from service.inference.forecast import line_s
 from service.inference.image_queue import BatchRow
 from service.workers.channel import Channel
@@ -229,12 +229,11 @@ class RemoteSlot:
         on_start()
         return BatchRow(self.output, queued, started, ended)
 
-    def hold(self, job: Future[Any]) -> None:
+    def hold(self, job: CodecJob[Any]) -> None:
         """See ``Slot``."""
-        if not job.done():
+        if job.is_running:
             self._jobs += 1
-            loop = asyncio.get_running_loop()
-            job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._job_ended))
+            job.on_end(self._job_ended)
 
     def answer(self, generation: int, answer: tuple[float, float] | ServiceError) -> None:
         """Take the answer of the engine process to a use of the slot."""

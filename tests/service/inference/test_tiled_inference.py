@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -22,6 +21,7 @@ from service.imaging.label_map import label_map
 from service.imaging.tiling import Mosaic, TilePlan, plan_tiles
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.batcher import Batcher
+from service.inference.codec_threads import CodecThreads
 from service.inference.tiled_inference import TiledInference, segment_tiles
 from tests.support.api import Serving
 from tests.support.brightness_model import Infer
@@ -148,7 +148,7 @@ async def test_windows_that_would_never_be_done_in_time_are_not_begun(
 async def test_images_take_turns() -> None:
     """Those of all models, and before its turn an image is not even decoded."""
     lock = asyncio.Lock()
-    one, other = (TiledInference(cast(Batcher, None), cast(Executor, None), 3, lock) for _ in range(2))
+    one, other = (TiledInference(cast(Batcher, None), CodecThreads(1), 3, lock) for _ in range(2))
     loop = asyncio.get_running_loop()
     first, second = (Ticket(TimeLimit(100, loop.time()), loop.time) for _ in range(2))
     entered = asyncio.Event()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from functools import partial
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
 import pytest
 
 from service.errors import DeadlineExceeded, Draining, EngineDown
+from service.inference.codec_threads import CodecThreads
 from service.workers.channel import Channel, socket_pair
 from service.workers.messages import MODEL, SUBMISSION, Kind
 from service.workers.remote_queue import RemoteQueue, RemoteSlot
@@ -216,17 +218,28 @@ def test_a_failure_is_raised_and_frees_the_slot() -> None:
 
 def test_a_slot_is_held_until_its_jobs_have_ended() -> None:
     async def story(side: Side) -> None:
-        done: Future[None] = Future()
-        done.set_result(None)
-        jobs: list[Future[None]] = [Future(), Future()]
+        threads = CodecThreads(2)
+        done = threads.submit(lambda: None)
+        await done.result
+        begun, ends = Barrier(3), (Event(), Event())
+
+        def wait_for(end: Event) -> None:
+            begun.wait()
+            end.wait()
+
+        jobs = [threads.submit(partial(wait_for, end)) for end in ends]
+        begun.wait()
+        waiting = threads.submit(lambda: None)
+        waiting.result.cancel()  # no thread will run it
         async with side.queue.slot(100) as slot:
-            for job in (done, *jobs):
+            for job in (done, *jobs, waiting):
                 slot.hold(job)
-        for job, free in zip(jobs, (1, 2), strict=True):
+        for job, end, free in zip(jobs, ends, (1, 2), strict=True):
             assert side.queue.free_slots == 1
-            job.set_result(None)
-            await settle()
+            end.set()
+            await job.result
             assert side.queue.free_slots == free
+        threads.close()
 
     play(story)
 
