@@ -8,8 +8,8 @@ from service.errors import NotAnImage
 from service.imaging.structure.limits import GIF_BLOCKS
 from service.imaging.structure.structure import Structure
 
-_EXTENSION, _FRAME = b"!", b","
-_GRAPHIC_CONTROL = 0xF9
+_EXTENSION, _FRAME, _TRAILER = b"!,;"
+_GRAPHIC_CONTROL = b"!\xf9"
 _SCREEN_BYTES = 13
 _KEPT_BLOCKS = 64
 
@@ -32,7 +32,7 @@ def scan_gif(data: bytes) -> Structure:
         stored_bytes=1,
         # A frame that is to be disposed of is kept a second time.
         decoder_bytes=1.0,
-        parts=(slice(0, start), *controls, slice(frame, None)) if is_bulky else None,
+        parts=(slice(start), *controls, slice(frame, None)) if is_bulky else None,
     )
 
 
@@ -40,22 +40,20 @@ def _find_frame(data: bytes, position: int) -> tuple[int, int, list[slice]]:
     """Place of the first frame, the number of blocks before it, and its last graphic control."""
     blocks = 0
     controls: list[slice] = []
-    while position < len(data):
-        start, kind = position, data[position : position + 1]
+    while position < len(data) and (kind := data[position]) != _TRAILER:
         if kind == _FRAME:
             return position, blocks, controls
-        if kind == b";":
-            break
+        start = position
         position += 1
         blocks += 1
         if kind == _EXTENSION:
             position += 1
-            while (length := data[position] if position < len(data) else 0) > 0:
+            while position < len(data) and (length := data[position]):
                 position += 1 + length
                 blocks += 1
                 GIF_BLOCKS.check(blocks)
             position += 1
-            if data[start + 1 : start + 2] == bytes([_GRAPHIC_CONTROL]):
+            if data.startswith(_GRAPHIC_CONTROL, start):
                 controls = [slice(start, position)]
         GIF_BLOCKS.check(blocks)
     raise NotAnImage("the GIF image is truncated or corrupt: it has no frame")

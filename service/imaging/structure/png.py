@@ -32,8 +32,7 @@ def scan_png(data: bytes) -> Structure:
         shortfall = f"{len(data)} bytes cannot hold {width}x{height} pixels"
     return Structure(
         size=(width, height),
-        stored_bytes=4 if channels > 1 else max(1, depth // 8),
-        decoder_bytes=0.0,
+        stored_bytes=4 if channels > 1 else 2 if depth == 16 else 1,
         buffer_bytes=4 * row_bytes,
         shortfall=shortfall,
         parts=_parts(data),

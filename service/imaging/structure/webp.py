@@ -45,11 +45,11 @@ def _canvas(data: bytes) -> tuple[tuple[int, int] | None, bool]:
         sides = (1 + int.from_bytes(content[start : start + 3], "little") for start in (4, 7))
         return (next(sides), next(sides)), bool(content[0] & _ANIMATION)
     if kind == b"VP8L" and len(content) >= 5:
-        bits = int.from_bytes(content[1:5], "little")
+        bits = int.from_bytes(content[1:], "little")
         return ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1), False
     if kind == b"VP8 " and len(content) == 10:
-        width, height = struct.unpack_from("<HH", content, 6)
-        return (width & 0x3FFF, height & 0x3FFF), False
+        bits = int.from_bytes(content[6:], "little")
+        return (bits & 0x3FFF, bits >> 16 & 0x3FFF), False
     return None, False
 
 

@@ -182,6 +182,44 @@ def test_png_without_metadata_is_read_whole() -> None:
     assert scan_png(encoded(Image.new("1", (64, 48)), "PNG")) == Structure(
         size=(64, 48), stored_bytes=1, buffer_bytes=4 * 9
     )
+    assert scan_png(encoded(Image.new("LA", (64, 48)), "PNG")) == Structure(
+        size=(64, 48), stored_bytes=4, buffer_bytes=4 * 129
+    )
+
+
+def png_of(width: int, height: int, depth: int, colour_type: int, num_bytes: int) -> bytes:
+    """The start of a PNG, with zeros up to a number of bytes."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    return (b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IEND", b"")).ljust(num_bytes, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "stored_bytes", "row_bytes"),
+    [(8, 3, 1, 10), (16, 6, 4, 73), (8, 5, 4, 37), (200, 1, 4, 901), (8, 255, 4, 37), (15, 0, 1, 18)],
+)
+def test_png_of_an_unknown_kind_is_taken_for_the_largest(
+    depth: int, colour_type: int, stored_bytes: int, row_bytes: int
+) -> None:
+    structure = scan_png(png_of(9, 1, depth, colour_type, 0))
+    assert (structure.stored_bytes, structure.buffer_bytes) == (stored_bytes, 4 * row_bytes)
+
+
+def test_sides_of_a_png_have_32_bits() -> None:
+    assert scan_png(png_of(2**32 - 1, 2**31, 8, 2, 0)).size == (2**32 - 1, 2**31)
+
+
+def test_png_may_hold_1032_bytes_of_pixels_in_each_of_its_own() -> None:
+    assert scan_png(png_of(1031, 200, 8, 0, 200)).shortfall == ""
+    assert scan_png(png_of(1031, 201, 8, 0, 200)).shortfall == "200 bytes cannot hold 1031x201 pixels"
+
+
+@pytest.mark.parametrize("end", [b"", b"\0\0\0", b"\0\0\0\x05tEX"])
+def test_png_that_is_cut_off_loses_its_text(end: bytes) -> None:
+    plain = png_of(9, 1, 8, 2, 0)[:-12]
+    text = png_chunk(b"tEXt", b"a\0b")
+    assert scan_png(plain + text + end).needed(plain + text + end) == plain + end
+    begun = plain + b"\0\0\0\x05tEXt"
+    assert scan_png(begun).needed(begun) == plain
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"iTXt", b"tEXt", b"zTXt"])
@@ -240,10 +278,30 @@ def test_blocks_of_a_gif_are_bounded() -> None:
     assert refusal(scan_gif, gif_with(b"x" * 65_537)) == (unit, 65_537, 65_536)
 
 
-@pytest.mark.parametrize("data", [GIF[:13], gif_with(b";"), GIF[:10] + b"\0" + b"\0\0" + b"!\xfe\x05ab"])
-def test_gif_without_a_frame_is_none(data: bytes) -> None:
-    with pytest.raises(NotAnImage, match="the GIF image is truncated or corrupt: it has no frame"):
-        scan_gif(data)
+BARE_GIF = GIF[:10] + bytes(3)  # without a palette
+FRAME = b"," + struct.pack("<HHHH", 1, 2, 30_000, 40_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (BARE_GIF + FRAME, (30_001, 40_002)),
+        (BARE_GIF + b"!\xfe\0" + FRAME, (30_001, 40_002)),
+        (BARE_GIF + b"," + b"\xff" * 8, (131_070, 131_070)),
+        (GIF[:6] + b"\xff" * 4 + bytes(3) + FRAME, (65_535, 65_535)),
+    ],
+)
+def test_gif_may_lack_a_palette_and_its_sides_have_16_bits(data: bytes, size: tuple[int, int]) -> None:
+    assert scan_gif(data).size == size
+
+
+@pytest.mark.parametrize(
+    "blocks", [b"", b";" + FRAME, b"!", b"!\xfe", b"!\xfe\x05ab", b"!\xfe\x02ab", b"!\xfe\x02ab\0"]
+)
+def test_gif_without_a_frame_is_none(blocks: bytes) -> None:
+    for data in (GIF[:13], BARE_GIF + blocks, gif_with(b";")):
+        with pytest.raises(NotAnImage, match=r"^the GIF image is truncated or corrupt: it has no frame$"):
+            scan_gif(data)
 
 
 # BMP
@@ -294,14 +352,34 @@ def test_animated_webp_is_unusual() -> None:
 
 
 def test_webp_of_an_unknown_kind_has_no_size() -> None:
-    assert scan_webp(b"RIFF\x0c\0\0\0WEBPabcd\0\0\0\0").size is None
-    assert scan_webp(encoded(noise(16, 16), "WEBP")[:25]).size is None
+    unknown = b"RIFF\x0c\0\0\0WEBPabcd\0\0\0\0"
+    assert scan_webp(unknown) == Structure(None, 4, decoder_bytes=12.0, buffer_bytes=len(unknown))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "size"),
+    [
+        (b"VP8L", b"\x2f\xff\xff\xff\xff", (16_384, 16_384)),
+        (b"VP8L", b"\x2f\xff\xbf\0\0" + b"\xff" * 5, (16_384, 3)),
+        (b"VP8L", b"\x2f\xff\xff\xff", None),
+        (b"VP8 ", bytes(6) + b"\xff\xff\x05\xc0", (16_383, 5)),
+        (b"VP8 ", bytes(6) + b"\x07\x40\xff\xff" + b"\xff" * 5, (7, 16_383)),
+        (b"VP8 ", bytes(6) + b"\xff\xff\xff", None),
+        (b"VP8X", bytes(4) + b"\xff" * 6, (1 << 24, 1 << 24)),
+        (b"VP8X", bytes(4) + b"\0\0\x80\1\0\0", ((1 << 23) + 1, 2)),
+        (b"VP8X", bytes(4) + b"\xff" * 5, None),
+    ],
+)
+def test_size_of_a_webp_is_read_from_the_first_bytes_of_its_chunk(
+    kind: bytes, content: bytes, size: tuple[int, int] | None
+) -> None:
+    structure = scan_webp(b"RIFF\0\0\0\0WEBP" + kind + bytes(4) + content)
+    assert (structure.size, structure.unusual) == (size, "")
 
 
 def test_large_webp_has_many_bytes() -> None:
     length = len(webp_canvas(2, 2))
-    pixels = 4_000_000 + length * 16_384
-    width, height = 4096, pixels // 4096
+    width, height = 128, (4_000_000 + length * 16_384) // 128
     assert scan_webp(webp_canvas(width, height)).shortfall == ""
     more = f"{length} bytes are too few for {width}x{height + 1} pixels"
     assert scan_webp(webp_canvas(width, height + 1)).shortfall == more
