@@ -30,12 +30,16 @@ with atheris.instrument_imports(include=["service"]):
     from service.imaging.structure.tiff import scan_tiff
     from service.imaging.structure.webp import scan_webp
     from service.inference_protocol.body import decompress, split_body
-    from service.inference_protocol.messages import parse_request
+    from service.inference_protocol.inference_request import read_inference
+    from service.inference_protocol.signature import signature_of
+    from service.model_directory.manifest import GraphInfo
 
 from tests.support.honest import FILES
 
 _BOUNDARY = "multipart/form-data; boundary=b"
 _LARGEST_SEED = 20_000
+_SIGNATURE = signature_of(GraphInfo("model.onnx", "0" * 64, (1, 2)), 4)
+_INFERENCE = b'{"inputs":[{"name":"images","shape":[1,1,2,3],"datatype":"UINT8","data":[[[[0,1,2],[3,4,5]]]]}]}'
 
 
 def _read_form(data: bytes) -> None:
@@ -55,7 +59,7 @@ READERS: tuple[Callable[[bytes], object], ...] = (
     scan_tiff,
     scan_isobmff,
     parse_json_image,
-    lambda data: parse_request(data, 10_000),
+    lambda data: read_inference(data, None, _SIGNATURE, 4),
     _read_form,
     lambda data: decompress(data, "gzip", 1 << 20),
     lambda data: split_body(data[1:], data[:1].decode("latin-1")),
@@ -81,7 +85,7 @@ def write_seeds(folder: Path) -> None:
             place = formats.index(name.split()[0])
             (folder / name.replace(" ", "-")).write_bytes(bytes([place]) + content)
     form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
-    texts = {7: b'{"image": "data:;base64,aGk="}', 8: b'{"inputs": [{"name": "a", "shape": [1]}]}', 9: form}
+    texts = {7: b'{"image": "data:;base64,aGk="}', 8: _INFERENCE, 9: form}
     for place, text in texts.items():
         (folder / f"text-{place}").write_bytes(bytes([place]) + text)
 

@@ -31,10 +31,11 @@ from random import Random
 import httpx
 from PIL import Image
 
-from tests.support.hostile import ATTACKS
+from tests.support.hostile import ATTACKS, IMAGE_JSON, INFERENCE_JSON
 
 _STREET = Path(__file__).parents[2] / "models" / "example" / "street.jpg"
 _HEAD = "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+_INFER = "/v2/models/ecenet-lite0-camvid/infer"
 Attack = Callable[["Target"], Awaitable[None]]
 
 
@@ -125,12 +126,14 @@ def json_attack(body: Callable[[], bytes], path: str = "/segment") -> Attack:
     return attack
 
 
-def _members() -> bytes:
-    return b"{" + b",".join(b'"%d":0' % key for key in range(1_500_000)) + b"}"
-
-
 def _honest_base64() -> bytes:
     return json.dumps({"image": base64.b64encode(ATTACKS["jpeg exif"]()[:15_000_000]).decode()}).encode()
+
+
+def _logits_wanted() -> bytes:
+    file = base64.b64encode(_STREET.read_bytes()).decode()
+    image = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [file]}
+    return json.dumps({"inputs": [image], "outputs": [{"name": "logits"}, {"name": "labels"}]}).encode()
 
 
 async def _endless_header(target: Target) -> None:
@@ -182,11 +185,8 @@ def _noise() -> bytes:
 
 
 OTHER_ATTACKS: dict[str, Attack] = {
-    "json semicolons": json_attack(lambda: b'{"image": "data:' + b";" * 20_000_000 + b'"}'),
-    "json members": json_attack(_members),
-    "json depth": json_attack(lambda: b"[" * 5_000_000),
     "json honest base64": json_attack(_honest_base64),
-    "json v2 members": json_attack(_members, "/v2/models/ecenet-lite0-camvid/infer"),
+    "json v2 logits": json_attack(_logits_wanted, _INFER),
     "header without end": _endless_header,
     "slow bodies": _slow_bodies,
     "refused body": _refused_body,
@@ -200,7 +200,10 @@ OTHER_ATTACKS: dict[str, Attack] = {
 
 def attacks(only: str) -> dict[str, Attack]:
     """All attacks whose name has ``only`` in it."""
-    everything = {name: file_attack(build) for name, build in ATTACKS.items()} | OTHER_ATTACKS
+    everything = {name: file_attack(build) for name, build in ATTACKS.items()}
+    everything |= {f"json {name}": json_attack(build) for name, build in IMAGE_JSON.items()}
+    everything |= {f"json v2 {name}": json_attack(build, _INFER) for name, build in INFERENCE_JSON.items()}
+    everything |= OTHER_ATTACKS
     return {name: attack for name, attack in everything.items() if only in name}
 
 

@@ -28,13 +28,16 @@ from benchmarks.reliability.mutate import mutant
 from service.errors import ServiceError
 from service.http.json_image import parse_json_image
 from service.imaging.codec import decode
-from service.inference_protocol.messages import parse_request
+from service.inference_protocol.inference_request import read_inference
+from service.inference_protocol.signature import signature_of
+from service.model_directory.manifest import GraphInfo
 from tests.support.honest import FILES
 
 MOST_PIXELS = 4_000_000
 MOST_BYTES = 4 << 20
 _LARGEST_SEED_FILE = 200_000
 _STREET = Path(__file__).parents[2] / "models" / "example" / "street.jpg"
+_SIGNATURE = signature_of(GraphInfo("model.onnx", "0" * 64, (2, 2)), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def _read_image(data: bytes) -> None:
 READERS: dict[str, Callable[[bytes], object]] = {
     "image": _read_image,
     "json": parse_json_image,
-    "v2": lambda data: parse_request(data, 10_000),
+    "v2": lambda data: read_inference(data, None, _SIGNATURE, 4),
 }
 
 

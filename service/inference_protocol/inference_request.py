@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,8 @@ from service.inference_protocol.tensors import (
     pixels_from_binary,
     pixels_from_json,
 )
+from service.request.json_bounds import Inner
 
-# JSON of so many values is parsed in some tenths of a second, and becomes some 100 MB at worst.
-_SMALL_JSON_VALUES = 1 << 20
-# Of a request beside its tensor's data.
-_OTHER_VALUES = 1000
 # An image at the model's size, (h, w, 3) uint8 RGB, or an image file.
 Image = NDArray[np.uint8] | bytes
 
@@ -68,23 +64,19 @@ def read_inference(body: bytes, header_length: str | None, signature: Signature,
         PayloadTooLarge: More images.
     """
     text, binary = split_body(body, header_length)
-    request = parse_request(text, _max_values(signature))
+    request, items = parse_request(text)
     parameters = request.parameters or messages.RequestParameters(timeout=None)
     return Inference(
         id=request.id,
-        images=_images(request.inputs, binary, signature, max_images),
+        images=_images(request.inputs, items, binary, signature, max_images),
         outputs=_outputs(request, signature, default=parameters.binary_data_output),
         timeout_s=parameters.timeout / 1e6 if parameters.timeout else None,
     )
 
 
-def _max_values(signature: Signature) -> int:
-    """Values of the JSON of one image: three numbers and a list per pixel, a list per row, and the outer ones."""
-    height, width = signature.input_size
-    return max(height * (4 * width + 1), _SMALL_JSON_VALUES) + _OTHER_VALUES
-
-
-def _images(inputs: list[RequestInput], binary: memoryview, signature: Signature, max_images: int) -> Sequence[Image]:
+def _images(
+    inputs: list[RequestInput], items: Inner | None, binary: memoryview, signature: Signature, max_images: int
+) -> Sequence[Image]:
     known = {info.name: info for info in signature.inputs}
     for tensor in inputs:
         if tensor.name not in known:
@@ -92,20 +84,19 @@ def _images(inputs: list[RequestInput], binary: memoryview, signature: Signature
     if len(inputs) > 1:
         names = ", ".join(tensor.name for tensor in inputs)
         raise BadRequest(f"the request has {len(inputs)} inputs ({names}), expected one of {', '.join(known)}")
-    return _tensor(inputs[0], known[inputs[0].name], binary, max_images)
+    _check_kind(inputs[0], known[inputs[0].name], max_images)
+    return _tensor(inputs[0], _data(inputs[0], items, binary))
 
 
-def _tensor(tensor: RequestInput, expected: TensorInfo, binary: memoryview, max_images: int) -> Sequence[Image]:
-    _check_kind(tensor, expected, max_images)
-    data = _data(tensor, binary)
+def _tensor(tensor: RequestInput, data: Inner | memoryview) -> Sequence[Image]:
     if tensor.name == IMAGES:
         pixels = (
             pixels_from_json(IMAGES, data, tensor.shape)
-            if isinstance(data, list)
+            if isinstance(data, Inner)
             else pixels_from_binary(IMAGES, data, tensor.shape)
         )
         return list(pixels)
-    if isinstance(data, list):
+    if isinstance(data, Inner):
         return byte_strings_from_json(tensor.name, data, tensor.shape[0])
     return byte_strings_from_binary(tensor.name, data, tensor.shape[0])
 
@@ -124,7 +115,7 @@ def _check_kind(tensor: RequestInput, expected: TensorInfo, max_images: int) -> 
         raise PayloadTooLarge(detail, extra={"value": tensor.shape[0], "limit": max_images, "unit": "images"})
 
 
-def _data(tensor: RequestInput, binary: memoryview) -> list[Any] | memoryview:
+def _data(tensor: RequestInput, items: Inner | None, binary: memoryview) -> Inner | memoryview:
     """The tensor's data in JSON, or all binary data, which must be as many as it states."""
     parameters = tensor.parameters or messages.InputParameters(binary_data_size=None)
     parameters.refuse(f"input '{tensor.name}'", "shared_memory_region")
@@ -136,7 +127,11 @@ def _data(tensor: RequestInput, binary: memoryview) -> list[Any] | memoryview:
         raise BadRequest(
             f"the body has {len(binary)} bytes after the JSON, expected {size or 0} for input '{tensor.name}'"
         )
-    return binary if tensor.data is None else tensor.data
+    if tensor.data is None:
+        return binary
+    if items is None or tensor.data:
+        raise BadRequest(f"input '{tensor.name}' has a member 'data' that is written with escapes, or there are two")
+    return items
 
 
 def _outputs(request: InferenceRequest, signature: Signature, *, default: bool) -> tuple[WantedOutput, ...]:

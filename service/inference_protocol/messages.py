@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest
-from service.request.json_bounds import check_json
+from service.inference_protocol.json_data import cut_data
+from service.request.json_bounds import Inner, check_json
 
 Message = TypeVar("Message", bound=BaseModel)
 
 _INT64_MAX = (1 << 63) - 1
-# Of a request without tensors.
-_MAX_VALUES = 1000
 # Longer than any honest list of these; a list of millions of faults would become millions of error objects.
 _Shape = Annotated[list[Annotated[int, Field(ge=0, le=_INT64_MAX)]], Field(max_length=16)]
 
@@ -71,7 +70,10 @@ class OutputParameters(_Parameters):
 
 
 class RequestInput(_Message):
-    """A tensor of the request; its data are here, or after the JSON."""
+    """A tensor of the request; its data are here, or after the JSON.
+
+    ``parse_request`` leaves the list empty, and gives its items apart.
+    """
 
     name: str
     shape: _Shape
@@ -201,19 +203,15 @@ class ErrorBody(BaseModel):
     error: str = Field(examples=["input 'images' has shape [1, 480, 640, 3], expected [-1, 576, 768, 3]"])
 
 
-def parse_request(data: bytes, max_values: int) -> InferenceRequest:
-    """Read the JSON of a request.
-
-    Args:
-        data: The JSON.
-        max_values: Numbers, lists and the like in it.
+def parse_request(data: bytes) -> tuple[InferenceRequest, Inner | None]:
+    """Read the JSON of a request: the request, whose list of data is empty, and its items; None if it has no list.
 
     Raises:
         BadRequest: No JSON, a member that is missing, of another type or out of range.
-        PayloadTooLarge: More values; nothing was parsed.
+        PayloadTooLarge: More beside the data than ``check_json`` accepts.
     """
-    check_json(data, max_values, "send tensors as binary data")
-    return _validated(InferenceRequest, data)
+    rest, items = cut_data(data)
+    return _validated(InferenceRequest, rest), items
 
 
 def parse_message(kind: type[Message], data: bytes) -> Message:
@@ -221,9 +219,9 @@ def parse_message(kind: type[Message], data: bytes) -> Message:
 
     Raises:
         BadRequest: No JSON, or a member of another type.
-        PayloadTooLarge: More values than such a message has.
+        PayloadTooLarge: More than such a message has.
     """
-    check_json(data, _MAX_VALUES, "send nothing but the message")
+    check_json(data, "the message")
     return _validated(kind, data.strip() or b"{}")
 
 

@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 import math
+import re
+import reprlib
 import struct
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from service.errors import BadRequest
+from service.request.json_bounds import PIECE_BYTES, WHITESPACE, Inner, base64_of_text, pieces_of_list
 
 _LENGTH = struct.Struct("<I")
+_BRACKETS_TO_SPACES = bytes.maketrans(b"[]", b"  ")
+_DIGITS = b"0123456789"
+_LIST = re.compile(rb"\s*\[")
+# Numbers that are written in one go, in some milliseconds.
+_ELEMENTS = 1 << 14
 
 
 def pixels_from_binary(name: str, data: memoryview, shape: Sequence[int]) -> NDArray[np.uint8]:
@@ -34,21 +41,36 @@ def pixels_from_binary(name: str, data: memoryview, shape: Sequence[int]) -> NDA
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def pixels_from_json(name: str, data: list[Any], shape: Sequence[int]) -> NDArray[np.uint8]:
-    """The UINT8 tensor ``name`` of ``shape`` from lists nested like it, or from one flat list.
+def pixels_from_json(name: str, items: Inner, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """The UINT8 tensor ``name`` of ``shape`` from a list in JSON, flat or nested like the shape.
+
+    Args:
+        name: Name of the tensor.
+        items: The items of the list.
+        shape: Extents of 1 or more.
 
     Raises:
         BadRequest: Another number of elements or nesting, or an element that is not an integer of 0..255.
     """
-    flat = _flatten(name, data, shape)
-    if (found := set(map(type, flat))) - {int}:
-        names = ", ".join(sorted(kind.__name__ for kind in found - {int}))
-        raise BadRequest(f"input '{name}' holds {names} in its data, expected integers of 0..255")
+    count = math.prod(shape)
+    marks = _Marks(items, shape)
+    pixels = bytearray()
     try:
-        return np.frombuffer(bytes(flat), np.uint8).reshape(shape)
+        for piece in pieces_of_list(items):
+            pixels += _pixels(name, piece)
+            if len(pixels) > count:
+                raise BadRequest(
+                    f"input '{name}' has more elements in its data than {count}, as shape {list(shape)} has"
+                )
+            if not marks.take(piece):
+                raise BadRequest(f"input '{name}' has lists in its data that are not nested like shape {list(shape)}")
     except ValueError:
-        outside = min(flat) if min(flat) < 0 else max(flat)
-        raise BadRequest(f"input '{name}' holds {outside} in its data, expected integers of 0..255") from None
+        raise BadRequest(f"input '{name}' holds something that is not a number in its data") from None
+    if len(pixels) != count or not marks.are_complete:
+        raise BadRequest(
+            f"input '{name}' has {len(pixels)} elements in its data, expected {count} for shape {list(shape)}"
+        )
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
 def byte_strings_from_binary(name: str, data: memoryview, count: int) -> list[bytes]:
@@ -74,15 +96,24 @@ def byte_strings_from_binary(name: str, data: memoryview, count: int) -> list[by
     return elements
 
 
-def byte_strings_from_json(name: str, data: list[Any], count: int) -> list[bytes]:
+def byte_strings_from_json(name: str, items: Inner, count: int) -> list[bytes]:
     """The ``count`` elements of the BYTES tensor ``name``, in base64.
 
     Raises:
         BadRequest: Another number of elements, or one that is not base64.
     """
-    if len(data) != count:
-        raise BadRequest(f"input '{name}' has {len(data)} elements in its data, expected {count} by its shape")
-    return [_from_base64(name, index, element) for index, element in enumerate(data)]
+    elements: list[bytes] = []
+    start = items.start
+    while start <= items.end:
+        end = items.json.find(b",", start, items.end)
+        end = items.end if end < 0 else end
+        if len(elements) == count:
+            raise BadRequest(f"input '{name}' has more elements in its data than {count}, as its shape has")
+        elements.append(_from_base64(name, len(elements), Inner(items.json, start, end)))
+        start = end + 1
+    if len(elements) != count:
+        raise BadRequest(f"input '{name}' has {len(elements)} elements in its data, expected {count} by its shape")
+    return elements
 
 
 def to_binary(array: NDArray[Any]) -> bytes:
@@ -92,36 +123,74 @@ def to_binary(array: NDArray[Any]) -> bytes:
 
 def to_json(array: NDArray[Any]) -> bytes:
     """The elements of a finite array that is not empty, flat and between commas, without the brackets."""
-    return json.dumps(array.ravel().tolist(), separators=(",", ":"), allow_nan=False)[1:-1].encode()
+    flat = array.ravel()
+    return b",".join(_to_json(flat[start : start + _ELEMENTS]) for start in range(0, flat.size, _ELEMENTS))
 
 
-def _flatten(name: str, data: list[Any], shape: Sequence[int]) -> list[Any]:
-    if data and not isinstance(data[0], list):
-        if len(data) != math.prod(shape):
-            raise BadRequest(
-                f"input '{name}' has {len(data)} elements in its data, expected {math.prod(shape)} "
-                f"for shape {list(shape)}"
-            )
-        return data
-    _check_length(name, data, shape[0], 0)
-    for axis, extent in enumerate(shape[1:], 1):
-        for row in data:
-            _check_length(name, row, extent, axis)
-        data = list(chain.from_iterable(data))
-    return data
+def _to_json(flat: NDArray[Any]) -> bytes:
+    return json.dumps(flat.tolist(), separators=(",", ":"), allow_nan=False)[1:-1].encode()
 
 
-def _check_length(name: str, row: Any, extent: int, axis: int) -> None:
-    if not isinstance(row, list) or len(row) != extent:
-        found = f"a list of {len(row)}" if isinstance(row, list) else type(row).__name__
-        raise BadRequest(f"input '{name}' has {found} in its data at axis {axis}, expected a list of {extent}")
+def _pixels(name: str, piece: bytes) -> bytes:
+    """The pixels of a piece of a list, wherever its brackets are.
 
-
-def _from_base64(name: str, index: int, element: Any) -> bytes:
-    if not isinstance(element, str):
-        raise BadRequest(f"element {index} of input '{name}' is {type(element).__name__}, expected text in base64")
+    Raises:
+        BadRequest: An element is not an integer of 0..255.
+        ValueError: The piece is not a list in JSON.
+    """
+    values: list[Any] = from_json(b"[" + piece.translate(_BRACKETS_TO_SPACES) + b"]", allow_inf_nan=False)
+    if found := set(map(type, values)) - {int}:
+        names = ", ".join(sorted(kind.__name__ for kind in found))
+        raise BadRequest(f"input '{name}' holds {names} in its data, expected integers of 0..255")
     try:
-        return binascii.a2b_base64(element, strict_mode=True)
+        return bytes(values)
+    except ValueError:
+        outside = min(values) if min(values) < 0 else max(values)
+        shown = reprlib.repr(outside)
+        raise BadRequest(f"input '{name}' holds {shown} in its data, expected integers of 0..255") from None
+
+
+class _Marks:
+    """Brackets and commas of a list, flat or nested like a shape: the same for each of its elements."""
+
+    def __init__(self, items: Inner, shape: Sequence[int]) -> None:
+        is_nested = _LIST.match(items.json, items.start, min(items.end, items.start + PIECE_BYTES))
+        self._element = b"[" + _nested_marks(shape[1:]) + b"]," if is_nested else b","
+        self._total = len(self._element) * (shape[0] if is_nested else math.prod(shape))
+        self._place = 0
+
+    def take(self, piece: bytes) -> bool:
+        """Compare the marks of the next piece, which ends before a comma or with the list."""
+        compact = piece.translate(None, WHITESPACE)
+        if b"[," in compact or b",]" in compact or compact.startswith(b"]") or compact.endswith(b"["):
+            return False
+        marks = compact.translate(None, _DIGITS) + b","
+        start = self._place % len(self._element)
+        expected = self._element * ((start + len(marks)) // len(self._element) + 1)
+        self._place += len(marks)
+        return expected[start : start + len(marks)] == marks
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether the pieces together are the whole list."""
+        return self._place == self._total
+
+
+def _nested_marks(shape: Sequence[int]) -> bytes:
+    """Brackets and commas of nested lists, without the outermost brackets."""
+    marks = b"," * (shape[-1] - 1)
+    for extent in reversed(shape[:-1]):
+        marks = b",".join([b"[" + marks + b"]"] * extent)
+    return marks
+
+
+def _from_base64(name: str, index: int, element: Inner) -> bytes:
+    start = element.json.find(b'"', element.start, element.end) + 1
+    end = element.json.rfind(b'"', start, element.end)
+    if start == 0 or end < 0 or (element.json[element.start : start - 1] + element.json[end + 1 : element.end]).strip():
+        raise BadRequest(f"element {index} of input '{name}' is not a text, expected base64")
+    try:
+        return base64_of_text(Inner(element.json, start, end))
     except ValueError as error:
         raise BadRequest(
             f"element {index} of input '{name}' is not base64 ({error}): send image files in base64 or as binary data"

@@ -1,6 +1,7 @@
 """Image files that are small, and would take a decoder minutes or gigabytes; each keeps within the pixel limit.
 
-``ATTACKS`` names them. The default pixel limit is 50 million, the default file 20 MiB at most.
+``ATTACKS`` names them. The default pixel limit is 50 million, the default file 20 MiB at most. ``IMAGE_JSON`` and
+``INFERENCE_JSON`` name bodies in JSON that would hold the interpreter while they are parsed at once.
 """
 
 from __future__ import annotations
@@ -352,4 +353,53 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "png of one row": lambda: png_zeros(50_000_000, 1),
     "png of few bytes": lambda: png_claiming(SIDE, SIDE),
     "gif frame beyond": lambda: gif_sized(65_535, 65_535),
+}
+
+
+# JSON
+
+_JSON_BYTES = 20_000_000
+
+
+def inference_json(data: bytes, name: str = "images", datatype: str = "UINT8", shape: str = "[1,576,768,3]") -> bytes:
+    """A request of the Open Inference Protocol for a model of 576 x 768 pixels."""
+    head = f'{{"inputs":[{{"name":"{name}","shape":{shape},"datatype":"{datatype}","data":['
+    return head.encode() + data + b"]}]}"
+
+
+def _copies(part: bytes, between: bytes = b",") -> bytes:
+    return between.join([part] * (_JSON_BYTES // len(part + between)))
+
+
+# Texts of a value in place of an image, and of members beside it.
+IMAGE_JSON: Mapping[str, Callable[[], bytes]] = {
+    "digits": lambda: b'{"image":[' + _copies(b"9" * 4000) + b"]}",
+    "number": lambda: b'{"image":' + b"9" * _JSON_BYTES + b"}",
+    "floats": lambda: b'{"image":[' + _copies(b"0.12345678901234567") + b"]}",
+    "depth": lambda: b'{"image":' + b"[" * _JSON_BYTES,
+    "members": lambda: b"{" + b",".join(b'"%d":0' % key for key in range(1_500_000)) + b"}",
+    "key": lambda: b'{"' + b"a" * _JSON_BYTES + b'":0}',
+    "space": lambda: b" " * _JSON_BYTES,
+    "escapes": lambda: b'{"image":"' + _copies(b"\\u0041", b"") + b'"}',
+    "pairs": lambda: b'{"image":"' + _copies(b"\\ud83d\\ude00", b"") + b'"}',
+    "backslashes": lambda: b'{"image":"' + _copies(b"\\\\", b"") + b'"}',
+    "padding": lambda: b'{"image":"' + b"=" * _JSON_BYTES + b'"}',
+    "semicolons": lambda: b'{"image":"data:' + b";" * _JSON_BYTES + b'"}',
+}
+INFERENCE_JSON: Mapping[str, Callable[[], bytes]] = {
+    "integers": lambda: inference_json(b",".join([b"7"] * 1_000_000)),
+    "many integers": lambda: inference_json(_copies(b"7")),
+    "floats": lambda: inference_json(_copies(b"0.12345678901234567")),
+    "digits": lambda: inference_json(_copies(b"9" * 4000)),
+    "number": lambda: inference_json(b"9" * _JSON_BYTES),
+    "space": lambda: inference_json(b" " * _JSON_BYTES),
+    "lists": lambda: inference_json(_copies(b"[]")),
+    "depth": lambda: inference_json(b"[" * _JSON_BYTES),
+    "texts": lambda: inference_json(_copies(b'"a"')),
+    "texts of bytes": lambda: inference_json(_copies(b'"YQ=="'), "image_bytes", "BYTES", "[1]"),
+    "escapes": lambda: inference_json(b'"' + _copies(b"\\u0041", b"") + b'="', "image_bytes", "BYTES", "[1]"),
+    "id": lambda: b'{"id":"' + _copies(b"\\u00e9", b"") + b'",' + inference_json(b"")[1:],
+    "parameters": lambda: b'{"parameters":{"x":[' + _copies(b"1e5") + b"]}," + inference_json(b"")[1:],
+    "inputs": lambda: b'{"inputs":[' + _copies(b"7") + b"]}",
+    "second list": lambda: inference_json(b"") + inference_json(_copies(b"7")),
 }
