@@ -10,41 +10,57 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.engines.base import Engine
+from service.engines.cpus import available_cpus
 from service.engines.create import create_engine
 from service.engines.options import EngineOptions
 from service.engines.runtimes import EngineName, PrecisionName
 from service.model_directory.manifest import read_manifest
+from service.model_directory.sizes import Size
 
 
-def open_engine(directory: Path, name: str) -> Engine:
-    """The engine that ``RUNTIME:PRECISION`` names.
+def open_engine(directory: Path, name: str, num_threads: int | None = None) -> Engine:
+    """The engine that ``RUNTIME:PRECISION`` names, on so many threads; None for all CPUs of this process.
 
     Raises:
         EngineError: It cannot be used here.
     """
     runtime, _, precision = name.partition(":")
-    options = EngineOptions(engine=cast(EngineName, runtime), precision=cast(PrecisionName, precision or "auto"))
+    options = EngineOptions(
+        engine=cast(EngineName, runtime),
+        precision=cast(PrecisionName, precision or "auto"),
+        num_threads=num_threads or available_cpus(),
+    )
     return create_engine(directory, read_manifest(directory), options)
 
 
-def measure(engines: Sequence[Engine], rounds: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def random_images(size: Size) -> NDArray[np.uint8]:
+    """A batch of one image of (height, width)."""
+    return np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+
+
+def measure(engines: Sequence[Engine], rounds: int) -> NDArray[np.float64]:
     """Milliseconds (rounds, engines) of one image, after a run of each that is not counted."""
-    height, width = engines[0].graph.input_size
-    images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
-    times = np.zeros((rounds + 1, len(engines)))
+    return take_turns([partial(engine.infer, random_images(engines[0].graph.input_size)) for engine in engines], rounds)
+
+
+def take_turns(runs: Sequence[Callable[[], object]], rounds: int) -> NDArray[np.float64]:
+    """Milliseconds (rounds, runs), forwards and backwards in turn, after a run of each that is not counted."""
+    times = np.zeros((rounds + 1, len(runs)))
     for turn in range(rounds + 1):
-        order = range(len(engines)) if turn % 2 else reversed(range(len(engines)))
+        order = range(len(runs)) if turn % 2 else reversed(range(len(runs)))
         for index in order:
             started = time.perf_counter()
-            engines[index].infer(images)
+            runs[index]()
             times[turn, index] = 1e3 * (time.perf_counter() - started)
     return times[1:]
 

@@ -1,5 +1,7 @@
 """Where a graph's time goes: the share of each operator and of the slowest layers, on one thread of a CPU.
 
+Of ONNX Runtime also the rate of each kind of product, as its profiler has shapes.
+
     python -m benchmarks.layers models/ecenet-lite0-camvid/model.onnx onnxruntime
 
 Times are those that the runtimes measure: ONNX Runtime's profiler, OpenVINO's PERF_COUNT. Of each layer the median of
@@ -13,26 +15,39 @@ import json
 import statistics
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_export.onnx_flops import operator_flops
 from service.engines.onnxruntime_engine import session_options
 
 _KERNEL = "_kernel_time"
+_SIDES = ("input", "output")
 _DEAREST = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as the runtime runs it, which may be several of the graph in one: its name, operator and milliseconds."""
+    """A layer as the runtime runs it, which may be several of the graph in one.
+
+    Attributes:
+        name: Of the layer.
+        operator: Its type.
+        milliseconds: Of a run.
+        flops: Floating-point operations, a multiply-add is two; 0 without products, or without their shapes.
+        kind: Operator, kernel and cells of a convolution, e.g. ``Conv 1x1 at 72x96``; of others the operator.
+    """
 
     name: str
     operator: str
     milliseconds: float
+    flops: int = 0
+    kind: str = ""
 
 
 def onnxruntime_layers(graph: Path, runs: int) -> list[Layer]:
@@ -49,7 +64,23 @@ def onnxruntime_layers(graph: Path, runs: int) -> list[Layer]:
             session.run(None, {source.name: _image(source.shape[1:3])})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(_KERNEL)]
-    return _layers((node["name"].removesuffix(_KERNEL), node["args"]["op_name"], node["dur"] / 1e3) for node in nodes)
+    layers = _layers((node["name"].removesuffix(_KERNEL), node["args"]["op_name"], node["dur"] / 1e3) for node in nodes)
+    details = {node["name"].removesuffix(_KERNEL): _product(node["args"]) for node in nodes}
+    return [replace(layer, flops=details[layer.name][0], kind=details[layer.name][1]) for layer in layers]
+
+
+def _product(arguments: Mapping[str, Any]) -> tuple[int, str]:
+    """Operations and kind of a node by the shapes in ONNX Runtime's profile."""
+    operator = str(arguments["op_name"])
+    inputs, (output, *_) = ([tuple(*each.values()) for each in arguments[f"{side}_type_shape"]] for side in _SIDES)
+    count = 3 if operator == "Attention" else 2
+    is_whole = len(inputs) >= count  # not of a Gemm or MatMul whose weights the runtime has packed
+    flops = operator_flops(operator.removeprefix("Fused"), [*inputs[:count], output]) if is_whole else 0
+    if operator != "Conv":
+        return flops, operator
+    _, depth, *kernel = inputs[1]
+    name = "Conv depthwise" if depth == 1 else "Conv"
+    return flops, f"{name} {'x'.join(map(str, kernel))} at {'x'.join(map(str, output[2:]))}"
 
 
 def openvino_layers(graph: Path, runs: int) -> list[Layer]:
@@ -80,6 +111,17 @@ def shares(layers: list[Layer]) -> Mapping[str, float]:
         sums[layer.operator] += layer.milliseconds  # type: ignore[assignment]  # a Counter of floats adds up as well
     total = sum(sums.values())
     return {operator: milliseconds / total for operator, milliseconds in sums.most_common()}
+
+
+def rates(layers: Sequence[Layer]) -> list[Layer]:
+    """One layer for each kind that has products, with the sums of times and operations, the dearest first."""
+    kinds: dict[str, Layer] = {}
+    for layer in layers:
+        if layer.flops:
+            so_far = kinds.get(layer.kind, Layer(layer.kind, layer.operator, 0.0, 0, layer.kind))
+            milliseconds, flops = so_far.milliseconds + layer.milliseconds, so_far.flops + layer.flops
+            kinds[layer.kind] = replace(so_far, milliseconds=milliseconds, flops=flops)
+    return sorted(kinds.values(), key=lambda kind: -kind.milliseconds)
 
 
 LAYERS_OF: Mapping[str, Callable[[Path, int], list[Layer]]] = {
@@ -117,6 +159,9 @@ def main() -> None:
     print()
     for layer in sorted(layers, key=lambda layer: -layer.milliseconds)[:_DEAREST]:
         print(f"{layer.milliseconds / total:6.1%}  {layer.operator:<20} {layer.name}")
+    print()
+    for kind in rates(layers)[:_DEAREST]:
+        print(f"{kind.milliseconds / total:6.1%}  {kind.flops / kind.milliseconds / 1e6:6.1f} GFLOP/s  {kind.name}")
 
 
 if __name__ == "__main__":

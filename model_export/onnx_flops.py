@@ -73,7 +73,17 @@ def _node_flops(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     for name in names:
         if name not in shapes:
             raise FlopsError(f"the shape of {name!r} at {node.op_type} node {node.name!r} is not known at batch 1")
-    return 2 * _FORMULAS[node.op_type]([shapes[name] for name in names])
+    return operator_flops(node.op_type, [shapes[name] for name in names])
+
+
+def operator_flops(operator: str, shapes: list[Shape]) -> int:
+    """Operations of one operator; 0 for one that is not counted.
+
+    Args:
+        operator: Its type.
+        shapes: Of the inputs that matter, two or of an attention three, and of the output.
+    """
+    return 2 * _FORMULAS[operator](shapes) if operator in _FORMULAS else 0
 
 
 def _conv(shapes: list[Shape]) -> int:
