@@ -20,15 +20,16 @@ from service.imaging.structure.structure import Structure
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 256, 257, 258, 259
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS = 273, 274, 277, 278, 279
-_PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 284, 322, 323, 324, 325
+_PLANAR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS, _SAMPLE_FORMAT = 284, 322, 323, 324, 325, 339
 _SEGMENT_LISTS = frozenset({_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS})
 # Decoders disagree which of two such tags counts.
 _LAYOUT = _SEGMENT_LISTS | {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP),
-    *(_PLANAR, _TILE_WIDTH, _TILE_LENGTH),
+    *(_PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT),
 }
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _SEPARATE_PLANES = 2
+_UNSIGNED = 1
 # Bytes of a value by type; 2 and 7 are text and bytes, 5 and 10 fractions.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _BYTES = frozenset({1, 2, 6, 7})
@@ -68,26 +69,29 @@ class _Reader:
         # The third byte too, as the signature allows "MM\\0*" and "MM*\\0".
         self._is_big = 43 in data[2:4]
         self._number = struct.Struct(self._order + ("Q" if self._is_big else "I"))
+        self._count = struct.Struct(self._order + ("Q" if self._is_big else "H"))
         self._entry = struct.Struct(self._order + ("HHQ" if self._is_big else "HHI"))
 
     def first(self) -> int:
         """Place of the first directory."""
         return int(self._number.unpack_from(self.data, 8 if self._is_big else 4)[0])
 
+    def has_directory(self, place: int) -> bool:
+        """True if the file has at least the number of tags there; 0 stands for no directory."""
+        return 0 < place <= len(self.data) - self._count.size
+
     def directory(self, place: int) -> dict[int, _Tag]:
         """The tags of a directory, those behind the end of the file left out.
 
         Raises:
-            NotAnImage: It is beyond the end of the file.
+            NotAnImage: It is not within the file, or two tags contradict each other.
             PayloadTooLarge: More tags or values than allowed.
-            struct.error: The file ends within its header.
         """
-        if place > len(self.data):
-            raise NotAnImage("the TIFF image is truncated or corrupt: a directory is beyond its end")
-        header = self._order + ("Q" if self._is_big else "H")
-        (count,) = struct.unpack_from(header, self.data, place)
+        if not self.has_directory(place):
+            raise NotAnImage("the TIFF image is truncated or corrupt: its directory is not within the file")
+        (count,) = self._count.unpack_from(self.data, place)
         TIFF_TAGS.check(count)
-        start, step = place + struct.calcsize(header), self._entry.size + self._number.size
+        start, step = place + self._count.size, self._entry.size + self._number.size
         tags: dict[int, _Tag] = {}
         for at in range(start, min(start + step * count, len(self.data) - step + 1), step):
             number, kind, values = self._entry.unpack_from(self.data, at)
@@ -97,7 +101,7 @@ class _Reader:
             tags.setdefault(number, _Tag(kind, values, self._place(at, values * _VALUE_BYTES.get(kind, 0))))
         return tags
 
-    def integer(self, tag: _Tag | None, default: int) -> int:
+    def integer(self, tag: _Tag | None, default: int = 0) -> int:
         """The first value of a tag, or the default where it is absent or no integer."""
         form = _INTEGERS.get(tag.kind) if tag else None
         if tag is None or form is None or tag.count == 0 or tag.place + _VALUE_BYTES[tag.kind] > len(self.data):
@@ -120,26 +124,28 @@ def scan_tiff(data: bytes) -> Structure:
     reader = _Reader(data)
     tags = reader.directory(reader.first())
     _check_others(reader, tags)
-    width, height = (reader.integer(tags.get(tag), 0) for tag in (_WIDTH, _HEIGHT))
+    width, height = (reader.integer(tags.get(tag)) for tag in (_WIDTH, _HEIGHT))
     if width <= 0 or height <= 0:
         raise NotAnImage("the TIFF image is truncated or corrupt: it has no size")
     samples, bits = reader.integer(tags.get(_SAMPLES), 1), reader.integer(tags.get(_BITS), 1)
-    planes = samples if reader.integer(tags.get(_PLANAR), 1) == _SEPARATE_PLANES else 1
+    planes = samples if reader.integer(tags.get(_PLANAR)) == _SEPARATE_PLANES else 1
     pixel_bytes = max(4, samples * bits // 8)
-    segment_bytes = max(
+    segment_pixels = max(
         _check_segments(segments, (width, height), planes, pixel_bytes)
         for segments in _segments(reader, tags, (width, height))
     )
     compression = reader.integer(tags.get(_COMPRESSION), 1)
     if compression in _JPEG:
         # Each scan passes over the blocks of a strip or tile.
-        JPEG_SCANNED_PIXELS.check(data.count(_START_OF_SCAN) * (segment_bytes // pixel_bytes))
-    is_turned = reader.integer(tags.get(_ORIENTATION), 1) in {5, 6, 7, 8}
+        JPEG_SCANNED_PIXELS.check(data.count(_START_OF_SCAN) * segment_pixels)
+    is_turned = reader.integer(tags.get(_ORIENTATION)) in {5, 6, 7, 8}
+    is_unsigned = reader.integer(tags.get(_SAMPLE_FORMAT), _UNSIGNED) == _UNSIGNED
     return Structure(
         size=(height, width) if is_turned else (width, height),
-        stored_bytes=4 if samples > 1 or bits > 16 else max(1, bits // 8),
+        # Pillow keeps signed numbers and fractions in 32 bits.
+        stored_bytes=4 if samples > 1 or bits > 16 or not is_unsigned else 2 if bits > 8 else 1,
         # libtiff decodes a strip or tile as a whole, beside its compressed bytes.
-        buffer_bytes=0 if compression == _UNCOMPRESSED else len(data) + segment_bytes,
+        buffer_bytes=0 if compression == _UNCOMPRESSED else len(data) + segment_pixels * pixel_bytes,
         unusual="" if compression in _ORDINARY else f"TIFF of compression {compression}",
     )
 
@@ -159,8 +165,8 @@ def _check_others(reader: _Reader, tags: Mapping[int, _Tag]) -> None:
     exif = tags
     for number in _DIRECTORIES:
         # The interoperability directory hangs on that of EXIF.
-        place = reader.integer(exif.get(number) or tags.get(number), 0)
-        if 0 < place < len(reader.data) - 2:
+        place = reader.integer(exif.get(number) or tags.get(number))
+        if reader.has_directory(place):
             found = reader.directory(place)
             exif = found if number == _DIRECTORIES[0] else exif
 
@@ -170,23 +176,25 @@ def _segments(reader: _Reader, tags: Mapping[int, _Tag], size: tuple[int, int]) 
     found = []
     if tags.keys() & {_TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS}:
         sides = (reader.integer(tags.get(_TILE_WIDTH), size[0]), reader.integer(tags.get(_TILE_LENGTH), size[1]))
-        found.append(_Segments(sides, tags[_TILE_OFFSETS].count if _TILE_OFFSETS in tags else 0))
+        found.append(_Segments(sides, _length(tags.get(_TILE_OFFSETS))))
     if not found or _STRIP_OFFSETS in tags:
         rows = min(reader.integer(tags.get(_ROWS_PER_STRIP), size[1]), size[1])
-        found.append(_Segments((size[0], rows), tags[_STRIP_OFFSETS].count if _STRIP_OFFSETS in tags else 0))
+        found.append(_Segments((size[0], rows), _length(tags.get(_STRIP_OFFSETS))))
     return found
 
 
+def _length(tag: _Tag | None) -> int:
+    return tag.count if tag else 0
+
+
 def _check_segments(segments: _Segments, size: tuple[int, int], planes: int, pixel_bytes: int) -> int:
-    """Refuse segments that are far larger than the image, and more than cover it; gives the bytes of one."""
+    """Refuse segments that are far larger than the image, and more than cover it; gives the pixels of one."""
     columns, rows = segments.size
     if columns <= 0 or rows <= 0:
         raise NotAnImage(f"the TIFF image is truncated or corrupt: its strips or tiles have {columns}x{rows} pixels")
-    for side, whole in zip(segments.size, size, strict=True):
-        TIFF_SEGMENT_SIDE.check(side - whole)
+    TIFF_SEGMENT_SIDE.check(max(columns - size[0], rows - size[1]))
     pixels = size[0] * size[1]
-    segment_bytes = columns * rows * pixel_bytes
-    TIFF_SEGMENT_BYTES.check(segment_bytes - pixels * pixel_bytes)
+    TIFF_SEGMENT_BYTES.check((columns * rows - pixels) * pixel_bytes)
     needed = -(-size[0] // columns) * -(-size[1] // rows) * planes
     cover = max(needed, segments.count) * columns * rows
     if cover > _MOST_COVER * pixels * planes + _FREE_COVER:
@@ -194,4 +202,4 @@ def _check_segments(segments: _Segments, size: tuple[int, int], planes: int, pix
             f"the TIFF image is truncated or corrupt: its {segments.count} strips or tiles of {columns}x{rows} pixels "
             f"cover far more than its {size[0]}x{size[1]}"
         )
-    return segment_bytes
+    return columns * rows
