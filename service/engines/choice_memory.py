@@ -19,6 +19,8 @@ from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
+# In the folder of what is kept for the next start.
+CHOICE_FOLDER = "engine-choices"
 _FORMAT = 3
 _MAX_BYTES = 1 << 20
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
@@ -40,19 +42,29 @@ def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: Eng
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_trials(folder: Path, key: str, candidates: Sequence[Candidate]) -> list[Trial]:
-    """The stored trials of these candidates, or none; an unreadable file counts as none."""
+def read_trials(folder: Path, key: str, candidates: Sequence[Candidate], num_streams: int) -> list[Trial]:
+    """The stored trials of these candidates, or none; a file that is damaged or of others causes a warning.
+
+    Args:
+        folder: Of all stored choices.
+        key: See ``choice_key``.
+        candidates: Those that could serve.
+        num_streams: Most runs at once.
+    """
     path = folder / f"{key}.json"
     try:
         with path.open("rb") as file:
-            entries = json.loads(file.read(_MAX_BYTES))
-        trials = [_trial(entry) for entry in entries]
+            trials = [_trial(entry) for entry in json.loads(file.read(_MAX_BYTES))]
+        if [trial.candidate for trial in trials] != list(candidates):
+            raise ValueError("it is of other runtimes or precisions")
+        if any(trial.timing is not None and trial.timing.num_streams > num_streams for trial in trials):
+            raise ValueError(f"it has more than {num_streams} streams")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s cannot be read, so engines are measured again: %s", path, error)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        logger.warning("%s cannot be used, so engines are measured again: %s", path, error)
         return []
-    return trials if [trial.candidate for trial in trials] == list(candidates) else []
+    return trials
 
 
 def write_trials(folder: Path, key: str, trials: Sequence[Trial]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError
 from service.engines.choice import candidate_graphs, choose_graph, choose_runtime, precision_obstacle
+from service.engines.kept_graphs import GRAPH_FOLDER
 from service.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, cuda_obstacle
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cpu_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
@@ -52,7 +53,7 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
         num_threads=threads,
         num_streams=streams,
         max_batch_size=most,
-        cache_dir=options.cache_dir,
+        cache_dir=None if options.cache_dir is None else options.cache_dir / GRAPH_FOLDER,
     )
 
 

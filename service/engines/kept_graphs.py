@@ -6,6 +6,7 @@ name of its file stands for both. A file holds the SHA-256 of its content before
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,11 +20,15 @@ from service.model_directory.manifest import GraphInfo
 
 logger = logging.getLogger(__name__)
 
+# In the folder of what is kept for the next start.
+GRAPH_FOLDER = "graphs"
 # Part of the file's name; counts the changes of the options that a runtime compiles with.
 _FORMAT = 1
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Of all files of the folder. The five graphs that are measured for the bundled model have 50 MB.
 _MAX_FOLDER_BYTES = 512 << 20
+# Errors of a state folder that cannot be written, of which its reader warns once for all graphs.
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class KeptGraph:
@@ -77,7 +82,8 @@ class KeptGraph:
             _make_room(folder, len(content))
             write_whole(self.path, content)
         except OSError as error:
-            logger.warning("the compiled graph cannot be kept, so the next start compiles again: %s", error)
+            level = logging.DEBUG if error.errno in _READ_ONLY else logging.WARNING
+            logger.log(level, "the compiled graph cannot be kept, so the next start compiles again: %s", error)
 
 
 def _make_room(folder: Path, size: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from service.engines.base import Engine, warm_up
 from service.engines.choice import measured_precisions, smallest_size
-from service.engines.choice_memory import choice_key, read_trials, write_trials
+from service.engines.choice_memory import CHOICE_FOLDER, choice_key, read_trials, write_trials
 from service.engines.cpus import available_memory
 from service.engines.create import build_if_wanted, create_engine, is_decided, runtime_obstacle
 from service.engines.options import EngineOptions
@@ -58,7 +59,17 @@ class MeasuredChoice:
 
     def __str__(self) -> str:
         how = "remembered from an earlier start" if self.remembered else "measured"
-        return f"{self.candidate} serves ({how}): {'; '.join(map(str, self.trials))}"
+        return f"{self.candidate} serves ({how}): {'; '.join(self.rows())}"
+
+    def rows(self) -> list[str]:
+        """A line per trial that was timed; precisions that fail for the same reason share one."""
+        timed = [str(trial) for trial in self.trials if trial.timing is not None]
+        precisions: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for trial in self.trials:
+            if trial.timing is None:
+                precisions[trial.candidate.runtime, trial.fault].append(trial.candidate.precision)
+        faults = [f"{runtime} {', '.join(names)}: {fault}" for (runtime, fault), names in precisions.items()]
+        return timed + faults
 
 
 def open_engine(
@@ -91,7 +102,7 @@ def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) 
     if choice is None:
         with closing(create_engine(model_dir, manifest, options)) as engine:
             return f"{head}\n-> {engine.name} {engine.graph.precision}: the settings leave no choice to measure"
-    rows = [f"{'->' if trial.candidate == choice.candidate else '  '} {trial}" for trial in choice.trials]
+    rows = [f"{'->' if row.startswith(f'{choice.candidate} ') else '  '} {row}" for row in choice.rows()]
     return "\n".join([head, *rows])
 
 
@@ -110,10 +121,12 @@ def measured_choice(
         options = replace(options, num_streams=_num_streams(options))
     if len(candidates) < 2 and options.num_streams == 1:
         return None
-    folder, key = _state("engine-choices"), choice_key(manifest, candidates, options)
-    trials = [] if folder is None else read_trials(folder, key, candidates)
+    folder = None if options.cache_dir is None else options.cache_dir / CHOICE_FOLDER
+    key = choice_key(manifest, candidates, options)
+    trials = [] if folder is None else read_trials(folder, key, candidates, options.num_streams)
     remembered = _still_serves(trials, model_dir, manifest, options)
     if not remembered:
+        logger.info("measuring %s: no earlier start has", ", ".join(map(str, candidates)))
         trials = _try(candidates, model_dir, manifest, options, measure)
     best, timing = best_trial(trials)
     if folder is not None and not remembered:
@@ -201,20 +214,19 @@ def _chosen(options: EngineOptions, candidate: Candidate, num_streams: int) -> E
 
 
 def _completed(options: EngineOptions, manifest: Manifest) -> EngineOptions:
-    """The options with the input size that ``speed`` stands for, and a folder of compiled graphs."""
+    """The options with the input size that ``speed`` stands for, and the folder of what is kept."""
     size = smallest_size(manifest) if options.speed and options.input_size is None else options.input_size
-    return replace(options, input_size=size, cache_dir=options.cache_dir or _state("graphs"))
+    return replace(options, input_size=size, cache_dir=options.cache_dir or _state())
 
 
-def _state(name: str) -> Path | None:
-    """A folder in the state folder; None, and a warning, where it cannot be written."""
+def _state() -> Path | None:
+    """The state folder; one that cannot be written causes a warning, and None if it does not exist either."""
     try:
-        folder = state_folder() / name
+        folder = state_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (EngineStoreError, OSError) as error:
         logger.warning("nothing is kept for the next start: %s", error)
         return None
     if not os.access(folder, os.W_OK):
-        logger.warning("nothing is kept for the next start: %s cannot be written", folder)
-        return None
+        logger.warning("nothing more is kept for the next start: %s cannot be written", folder)
     return folder

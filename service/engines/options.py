@@ -27,7 +27,7 @@ class EngineOptions:
         build_engine: Whether a TensorRT engine that is missing is built.
         measure: Whether ``auto`` measures what it finds (``service.engines.measured_choice``), or takes runtimes and
             precisions in a fixed order.
-        cache_dir: Folder of compiled graphs for a CPU; None to compile at every load.
+        cache_dir: Folder of what is kept for the next start, measured times and compiled graphs; None to keep nothing.
     """
 
     engine: EngineName = "auto"

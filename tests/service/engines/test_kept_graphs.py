@@ -26,14 +26,14 @@ RUNTIMES = sorted(CPU_RUNTIMES)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "graphs"
+    return tmp_path / "state" / "graphs"
 
 
 @pytest.fixture(params=RUNTIMES)
 def load_and_infer(request: pytest.FixtureRequest, tiny_model_dir: Path, folder: Path) -> Infer:
     """Loads the tiny model with the folder of compiled graphs, and gives the rows of two streams."""
     manifest = read_manifest(tiny_model_dir)
-    options = EngineOptions(engine=request.param, num_threads=2, num_streams=2, cache_dir=folder)
+    options = EngineOptions(engine=request.param, num_threads=2, num_streams=2, cache_dir=folder.parent)
     images = np.random.default_rng(7).integers(0, 256, (2, *manifest.graph.input_size, 3), np.uint8)
     return lambda: create_engine(tiny_model_dir, manifest, options).infer(images)
 
@@ -86,7 +86,7 @@ def test_a_temporary_folder_that_is_missing_costs_the_next_start_alone(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tiny_model_dir / "missing"))
     manifest = read_manifest(tiny_model_dir)
-    options = EngineOptions(engine="onnxruntime", num_threads=1, cache_dir=folder)
+    options = EngineOptions(engine="onnxruntime", num_threads=1, cache_dir=folder.parent)
     rows = create_engine(tiny_model_dir, manifest, options).infer(np.zeros((1, *manifest.graph.input_size, 3), "u1"))
     assert rows.shape == manifest.graph.output_shape(1, manifest.num_classes)
     assert "so the next start optimises again: [Errno 2]" in caplog.text

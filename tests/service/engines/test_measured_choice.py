@@ -82,8 +82,9 @@ def test_the_next_start_measures_nothing_and_says_so(
     with caplog.at_level(logging.INFO, "service.engines.measured_choice"):
         assert [open_as(stopwatch).name for stopwatch in (first, second)] == ["openvino", "openvino"]
     assert (len(first.timed) >= 2, second.timed) == (True, [])
-    choices = [record.message for record in caplog.records if record.name == "service.engines.measured_choice"]
-    measured, remembered = choices
+    lines = [record.message for record in caplog.records if record.name == "service.engines.measured_choice"]
+    announced, measured, remembered = lines
+    assert announced.startswith("measuring onnxruntime fp32, openvino fp32")
     assert measured.startswith("openvino fp32 serves (measured): onnxruntime fp32 9.0 ms alone, 9.0 ms an image")
     assert remembered.startswith("openvino fp32 serves (remembered from an earlier start): onnxruntime fp32 9.0 ms")
     assert len(list((state / "engine-choices").iterdir())) == 1
@@ -114,16 +115,73 @@ def test_a_remembered_runtime_that_is_broken_is_not_insisted_on(
     assert (open_as(again).name, set(again.timed)) == ("onnxruntime", {"onnxruntime fp32"})
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '[{"candidate": {"runtime": "x"}, "timing": null}]', "[1]"])
-def test_a_broken_memory_is_measured_again(content: str, open_as: Callable[[Stopwatch], Engine], state: Path) -> None:
+BROKEN = ["", "[]", "{}", '[{"candidate": {"runtime": "x"}, "timing": null}]', "[1]", "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_memory_is_measured_again(
+    content: str, open_as: Callable[[Stopwatch], Engine], state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     open_as(Stopwatch())
     (kept,) = (state / "engine-choices").iterdir()
     good = json.loads(kept.read_text())
     kept.write_text(content)
     again = Stopwatch()
     open_as(again)
+    assert f"{kept} cannot be used, so engines are measured again: " in caplog.text
     assert "onnxruntime fp32" in again.timed
     assert json.loads(kept.read_text()) == good
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda trial: trial["candidate"].update(runtime="another"), "it is of other runtimes or precisions"),
+        (lambda trial: trial["timing"].update(num_streams=3), "it has more than 2 streams"),
+        (lambda trial: trial["timing"].update(alone=-1.0), "times are"),
+    ],
+    ids=["runtime", "streams", "time"],
+)
+def test_a_memory_of_something_else_is_measured_again(
+    change: Callable[[Any], None],
+    reason: str,
+    open_as: Callable[[Stopwatch], Engine],
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    open_as(Stopwatch())
+    (kept,) = (state / "engine-choices").iterdir()
+    trials = json.loads(kept.read_text())
+    change(trials[0])
+    kept.write_text(json.dumps(trials))
+    again = Stopwatch()
+    open_as(again)
+    assert "onnxruntime fp32" in again.timed
+    assert f"so engines are measured again: {reason}" in caplog.text
+
+
+def test_a_state_folder_that_cannot_be_written_is_read_and_said(
+    open_as: Callable[[Stopwatch], Engine],
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    open_as(Stopwatch())
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("service.engines.measured_choice.os.access", lambda *_: False)
+    monkeypatch.setattr("service.engines.kept_graphs.write_whole", refuse)
+    caplog.clear()
+    again = Stopwatch()
+    assert open_as(again).name == "openvino"
+    assert again.timed == []
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"nothing more is kept for the next start: {state} cannot be written"
+    ]
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -204,8 +262,8 @@ def test_an_error_tells_what_was_tried_when_nothing_serves(
     tiny_model_dir: Path, state: Path, manifest: Manifest
 ) -> None:
     with pytest.raises(EngineError, match="no runtime can be used: onnxruntime fp32: out of order; openvino fp32: out"):
-        measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), OPTIONS, measure=_fail)
-    assert not list((state / "engine-choices").iterdir())
+        measured_choice(tiny_model_dir, read_manifest(tiny_model_dir), replace(OPTIONS, cache_dir=state), measure=_fail)
+    assert [path.name for path in state.iterdir()] == ["graphs"]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +384,7 @@ def test_the_explanation_has_the_processor_and_an_arrow(tiny_model_dir: Path, st
     ]
     assert "   onnxruntime fp32 9.0 ms alone, 9.0 ms an image under load" in rows
     assert any(row.startswith("   tensorrt fp32: ") for row in rows)
+    assert len({row.partition(": ")[2] for row in rows if ": " in row}) == len([row for row in rows if ": " in row])
     *_, named = explain_engine(tiny_model_dir, manifest, EngineOptions(num_threads=1)).splitlines()
     assert named == "-> onnxruntime fp32: the settings leave no choice to measure"
 
