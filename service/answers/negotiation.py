@@ -18,6 +18,8 @@ OFFERS: tuple[tuple[str, AnswerFormat], ...] = (
     ("application/octet-stream", AnswerFormat.NPY),
 )
 T = TypeVar("T")
+# A browser's has 150. All entries are read on the event loop.
+_MAX_ACCEPT_CHARACTERS = 4096
 _QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 _RANGE = re.compile(r"[^\s/;,]+/[^\s/;,]+")
 
@@ -33,10 +35,16 @@ def negotiate(accept: str | None, offers: Sequence[tuple[str, T]], parameter: st
         parameter: Name of the parameter that overrides the header, for the message of the error.
 
     Raises:
-        NotAcceptable: The client accepts none of the offers.
+        NotAcceptable: The client accepts none of the offers, or the header is too long.
     """
     if accept is None or accept.strip() in ("", "*/*"):  # as most clients send it
         return offers[0]
+    if len(accept) > _MAX_ACCEPT_CHARACTERS:
+        raise NotAcceptable(
+            f"the Accept header has {len(accept)} characters, at most {_MAX_ACCEPT_CHARACTERS} are accepted; shorten "
+            f"it, or choose with ?{parameter}=",
+            extra={"value": len(accept), "limit": _MAX_ACCEPT_CHARACTERS, "unit": "characters"},
+        )
     ranges = dict(_ranges(accept))
     quality, best = max(
         ((_quality_of(offer[0], ranges), offer) for offer in offers), key=lambda candidate: candidate[0]

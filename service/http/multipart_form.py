@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _MAX_FIELDS = 16
+# Of a boundary there are 70 at most, RFC 2046. All parameters are read on the event loop.
+_MAX_CONTENT_TYPE_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,15 @@ async def read_form_files(
     """Parse a form as it arrives and give the files in fields of a name, at least one and at most ``max_files``.
 
     Raises:
-        BadRequest: No boundary, a form that cannot be parsed or is cut off, more such files, or too many fields.
+        BadRequest: No boundary, a content type that is too long, a form that cannot be parsed or is cut off, more such
+            files, or too many fields.
         InvalidParameter: No such field, or one that is text.
     """
+    if len(content_type) > _MAX_CONTENT_TYPE_CHARACTERS:
+        raise BadRequest(
+            f"the content type has {len(content_type)} characters, at most {_MAX_CONTENT_TYPE_CHARACTERS} are accepted",
+            extra={"value": len(content_type), "limit": _MAX_CONTENT_TYPE_CHARACTERS, "unit": "characters"},
+        )
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadRequest("the multipart form cannot be parsed: its content type has no boundary")

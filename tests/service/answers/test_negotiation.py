@@ -52,3 +52,11 @@ def test_nothing_acceptable_names_the_offers(accept: str) -> None:
     assert "image/png, application/json, application/geo+json" in caught.value.detail
     assert caught.value.extra["value"] == accept
     assert caught.value.extra["accepted"][0] == "image/png"
+
+
+@pytest.mark.parametrize("accept", ["," * 4097, "image/png" + ";" * 4088, "a/b;q=0.1," * 6000 + "image/png"])
+def test_a_long_header_is_refused_unread(accept: str) -> None:
+    with pytest.raises(NotAcceptable, match=f"has {len(accept)} characters, at most 4096") as caught:
+        negotiate(accept, OFFERS, "format")
+    assert len(caught.value.detail) < 200
+    assert negotiate(accept[-4096:] if accept.endswith("png") else "image/png".ljust(4096, ","), OFFERS, "format")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 from collections.abc import AsyncIterator
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +68,44 @@ async def test_form_and_body_give_the_same_answer(api: Api, png: Png, media_type
     form = await api.http.post("/segment", files={"file": ("photo.png", png())}, data={"note": "x"})
     assert body.status_code == form.status_code == 200
     assert body.content == form.content
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8"])
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+async def test_json_and_body_give_the_same_answer(api: Api, png: Png, media_type: str, prefix: str) -> None:
+    body = await api.http.post("/segment", content=png(), headers={"Content-Type": "image/png"})
+    response = await post_json(api, {"image": prefix + base64.b64encode(png()).decode()}, media_type)
+    assert response.status_code == 200
+    assert response.content == body.content
+
+
+async def test_json_of_another_form_is_answered_422(api: Api) -> None:
+    problem = api.check_problem(await post_json(api, {"image": "", "img": 1}), 422, "invalid-parameter", "'img' is")
+    assert problem["parameter"] == "img"
+
+
+async def test_too_many_bytes_of_an_image_in_json_are_answered_413(api: Api) -> None:
+    response = await post_json(api, {"image": base64.b64encode(bytes(4097)).decode()})
+    problem = api.check_problem(response, 413, "payload-too-large", "the image has 4097 bytes")
+    assert (problem["value"], problem["limit"], problem["unit"]) == (4097, 4096, "bytes")
+
+
+async def test_too_many_bytes_of_json_are_answered_413_with_the_limit_of_an_image(api: Api) -> None:
+    response = await post_json(api, {"image": "A" * 80_000})
+    assert api.check_problem(response, 413, "payload-too-large", "the body has 80013 bytes")["limit"] == 4096
+
+
+async def test_large_json_beside_the_image_is_answered_413(api: Api) -> None:
+    response = await post_json(api, {"image": "", "x": "A" * 66_000})
+    assert api.check_problem(response, 413, "payload-too-large", "beside the text of 'image'")["limit"] == 65536
+
+
+@pytest.mark.parametrize("parameters", [";" * 60_000, ";a=b" * 15_000, ';a="' * 15_000])
+async def test_long_content_type_of_a_form_is_answered_400_unread(api: Api, parameters: str) -> None:
+    content_type = f"multipart/form-data{parameters}; boundary=b"
+    response = await api.http.post("/segment", content=b"", headers={"Content-Type": content_type})
+    problem = api.check_problem(response, 400, "bad-request", f"the content type has {len(content_type)} characters")
+    assert problem["limit"] == 1024
 
 
 async def test_answer_has_the_size_of_an_odd_image(api: Api, png: Png) -> None:
@@ -207,6 +248,10 @@ async def test_bug_is_answered_500_without_its_text(
     }
     monkeypatch.undo()
     assert (await api.post(solid(1))).status_code == 200
+
+
+async def post_json(api: Api, body: object, media_type: str = "application/json") -> httpx.Response:
+    return await api.http.post("/segment", content=json.dumps(body), headers={"Content-Type": media_type})
 
 
 async def test_unknown_path_and_method_are_problems(api: Api) -> None:
