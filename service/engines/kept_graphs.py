@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.engines.processor import processor
-from service.model_directory.files import read_bounded, write_whole
+from service.model_directory.files import write_whole
 from service.model_directory.manifest import GraphInfo
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ class KeptGraph:
     def read(self) -> bytes | None:
         """The compiled graph, or None; a damaged file causes a warning."""
         try:
-            content = read_bounded(self.path, _MAX_FOLDER_BYTES)
+            with self.path.open("rb") as file:  # in two reads: a slice would be a second copy
+                digest, compiled = file.read(_DIGEST_BYTES), file.read(_MAX_FOLDER_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
             self.reject(str(error))
             return None
-        digest, compiled = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(compiled).digest() != digest:
             self.reject("it is damaged")
             return None
