@@ -19,7 +19,7 @@ from service.imaging.structure.limits import (
 )
 from service.imaging.structure.structure import Structure
 
-_EOI, _SOS, _DQT = 0xD9, 0xDA, 0xDB
+_EOI, _SOS, _DQT, _FILL = 0xD9, 0xDA, 0xDB, 0xFF
 _APP0, _APP1, _APP14, _COM = 0xE0, 0xE1, 0xEE, 0xFE
 # Start of a frame: C0 to CF without DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -31,7 +31,7 @@ _SEGMENTS = _FRAMES | {0xC4, 0xCC} | set(range(_SOS, 0xE0)) | set(range(_APP0, 0
 _METADATA = frozenset(range(_APP0, 0xF0)) | {_COM}
 # A marker behind the first scan: within its data, FF is followed by 00 or by a restart.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_FILL = b"\xff" * (JPEG_FILL_RUN.value + 1)
+_LONG_FILL = b"\xff" * (JPEG_FILL_RUN.value + 1)
 # Of metadata that is not needed; beyond them it is cut out.
 _KEPT_SEGMENTS = 16
 _KEPT_BYTES = 64 * 1024
@@ -46,12 +46,12 @@ class _Header:
 
     Attributes:
         frame: Marker of the frame, 0 if there is none.
-        scan: Where the first scan's marker is, -1 if there is none.
+        scan: Where the first scan's marker is, 0 if there is none.
         kept: Ranges without the metadata that is not needed.
     """
 
     frame: int = 0
-    scan: int = -1
+    scan: int = 0
     size: tuple[int, int] = (0, 0)
     factors: list[tuple[int, int]] = field(default_factory=list)
     scan_components: int = 0
@@ -70,7 +70,7 @@ def scan_jpeg(data: bytes) -> Structure:
         PayloadTooLarge: More of something than the limits allow.
     """
     header = _read_header(data)
-    if header.scan < 0 or not header.frame:
+    if not header.scan or not header.factors:
         raise NotAnImage("the JPEG image is truncated or corrupt: it has no frame or no scan")
     components = len(header.factors)
     is_single_scan = header.frame in _SEQUENTIAL and header.scan_components >= components
@@ -94,19 +94,17 @@ def _read_header(data: bytes) -> _Header:
     """Walk the markers up to the first scan, as Pillow does."""
     header = _Header()
     start, position, skipped, markers = 0, 2, 0, 0
-    while header.scan < 0:
-        at = data.find(b"\xff", position, position + JPEG_FILL_BYTES.value + 2)
-        if at < 0:
-            break
-        end = at + 1
-        while data[end : end + 1] == b"\xff" and end - at <= JPEG_FILL_BYTES.value:
-            end += 1
-        markers += 1
-        skipped += at - position + end - at - 1
-        JPEG_MARKERS.check(markers)
+    while not header.scan and (at := data.find(b"\xff", position)) != -1:
+        skipped += at - position
         JPEG_FILL_BYTES.check(skipped)
-        marker = data[end] if end < len(data) else 0
-        position = end + 1
+        marker = int.from_bytes(data[at + 1 : at + 2])
+        if marker == _FILL:
+            skipped += 1
+            position = at + 1
+            continue
+        markers += 1
+        JPEG_MARKERS.check(markers)
+        position = at + 2
         if marker not in _SEGMENTS:
             continue
         length = max(2, int.from_bytes(data[position : position + 2]))
@@ -136,13 +134,13 @@ def _read_segment(header: _Header, marker: int, data: bytes, at: int, position: 
             raise NotAnImage("the JPEG image is truncated or corrupt: it has two frames")
         height, width, components = struct.unpack_from(">HHB", data, position + 3)
         header.frame, header.size = marker, (width, height)
-        factors = data[position + 9 : position + 8 + 3 * components : 3]
+        factors = data[position + 9 : position + 9 + 3 * components : 3]
         header.factors = [(factor >> 4, factor & 15) for factor in factors]
     elif marker == _DQT:
         header.table_bytes += int.from_bytes(data[position : position + 2])
         JPEG_TABLE_BYTES.check(header.table_bytes)
     elif marker == _SOS:
-        header.scan, header.scan_components = at, data[position + 2] if position + 2 < len(data) else 0
+        header.scan, header.scan_components = at, int.from_bytes(data[position + 2 : position + 3])
 
 
 def _scan_markers(data: bytes, start: int, end: int | None = None) -> Iterator[int]:
@@ -175,16 +173,16 @@ def _count_scans(data: bytes, start: int) -> int:
 
 def _check_fill(data: bytes, start: int) -> None:
     # A run has two samples next to each other; to search all bytes takes twenty times as long.
-    if b"\xff\xff" not in data[start :: len(_FILL) // 2]:
+    if b"\xff\xff" not in data[start :: len(_LONG_FILL) // 2]:
         return
-    run = data.find(_FILL, start)
-    if run >= 0 and _EOI not in _scan_markers(data, start, run):
-        JPEG_FILL_RUN.check(len(_FILL))
+    run = data.find(_LONG_FILL, start)
+    if run != -1 and _EOI not in _scan_markers(data, start, run):
+        JPEG_FILL_RUN.check(len(_LONG_FILL))
 
 
 def _shares(factors: list[tuple[int, int]]) -> list[float]:
     """Samples per pixel of each component."""
-    across, down = (max((pair[side] for pair in factors), default=1) or 1 for side in (0, 1))
+    across, down = (max(1, *(pair[side] for pair in factors)) for side in (0, 1))
     return [horizontal * vertical / (across * down) for horizontal, vertical in factors]
 
 
@@ -195,7 +193,7 @@ def _coefficients(factors: list[tuple[int, int]]) -> float:
 def _shortfall(header: _Header, num_bytes: int) -> str:
     """A Huffman code has a bit or more, and each block one code or more in its first scan."""
     width, height = header.size
-    blocks = width * height * max(_shares(header.factors), default=0.0) / _BLOCK_PIXELS
+    blocks = width * height * max(_shares(header.factors)) / _BLOCK_PIXELS
     if header.frame in _HUFFMAN and (num_bytes - header.scan) * 8 < blocks:
         return f"{num_bytes - header.scan} bytes of scans cannot hold {width}x{height} pixels"
     return ""

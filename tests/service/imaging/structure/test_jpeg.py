@@ -1,0 +1,180 @@
+"""Segments and scans of hand-made JPEG files at the borders: exactly at a limit accepted, one above refused."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from service.errors import NotAnImage
+from service.imaging.structure.jpeg import scan_jpeg
+from tests.support.hostile import encoded, jpeg_of_scans, jpeg_segment, jpeg_with, jpeg_with_end, noise
+from tests.support.refusals import refusal
+
+JPEG = encoded(noise(64, 48), "JPEG", subsampling=0)
+SHAPE = JPEG.index(b"\xff\xc0")
+SCAN = jpeg_segment(0xDA, bytes([1, 1, 0, 0, 63, 0]))
+EMPTY = jpeg_segment(0xFE, b"")
+
+
+def frame_of(width: int, height: int, factors: list[int], *, marker: int = 0xC0) -> bytes:
+    """A JPEG of a frame, and a first scan of all of its components without data."""
+    components = b"".join(bytes([number & 255, factor, 0]) for number, factor in enumerate(factors))
+    frame = jpeg_segment(marker, struct.pack(">BHHB", 8, height, width, len(factors)) + components)
+    return b"\xff\xd8" + frame + jpeg_segment(0xDA, bytes([len(factors)]) + bytes(6))
+
+
+# Frames
+
+
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535), (32_768, 40_000), (65_535, 65_535)])
+def test_sides_have_16_bits_and_a_single_scan_any_number_of_pixels(size: tuple[int, int]) -> None:
+    structure = scan_jpeg(frame_of(*size, [0x11]))
+    assert (structure.size, structure.unusual, structure.decoder_bytes) == (size, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("factors", "coefficients"),
+    [
+        ([0x11], 2.0),
+        ([0x22], 2.0),
+        ([0x22, 0x11, 0x11], 3.0),
+        ([0x21, 0x12], 2.0),
+        ([0x00, 0x11], 2.0),
+        ([0x11] * 200, 400.0),
+    ],
+)
+def test_coefficients_are_those_of_all_components(factors: list[int], coefficients: float) -> None:
+    assert scan_jpeg(frame_of(8, 8, factors, marker=0xC2)).decoder_bytes == coefficients
+
+
+@pytest.mark.parametrize(("factors", "bits"), [([0x22, 0x11], 10_000), ([0x21, 0x12], 5000), ([0x11], 10_000)])
+def test_largest_component_has_a_bit_for_each_block(factors: list[int], bits: int) -> None:
+    def of_bytes(count: int) -> bytes:
+        data = frame_of(800, 800, factors)
+        return data + bytes(count - (len(data) - data.index(b"\xff\xda")))
+
+    assert scan_jpeg(of_bytes(bits // 8)).shortfall == ""
+    message = f"{bits // 8 - 1} bytes of scans cannot hold 800x800 pixels"
+    assert scan_jpeg(of_bytes(bits // 8 - 1)).shortfall == message
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (frame_of(8, 8, []), "it has no frame or no scan"),
+        (b"\xff\xd8" + SCAN, "it has no frame or no scan"),
+        (b"\xff\xd8", "it has no frame or no scan"),
+        (JPEG[:SHAPE] + b"\xff", "it has no frame or no scan"),
+        (JPEG[:SHAPE] + b"\xff\xff", "it has no frame or no scan"),
+        (JPEG[:SHAPE] + JPEG[SHAPE:].replace(b"\xff\xda", b"\xff\xc0", 1), "it has two frames"),
+    ],
+)
+def test_jpeg_needs_one_frame_of_components_and_a_scan(data: bytes, reason: str) -> None:
+    with pytest.raises(NotAnImage) as error:
+        scan_jpeg(data)
+    assert error.value.detail == f"the JPEG image is truncated or corrupt: {reason}"
+
+
+def test_scan_at_the_end_of_the_file_states_no_components() -> None:
+    data = frame_of(8, 8, [0x11])
+    cut = data[: data.index(b"\xff\xda") + 4]
+    assert scan_jpeg(cut).decoder_bytes == 2.0
+    assert scan_jpeg(cut + b"\1").decoder_bytes == 0.0
+
+
+# Segments before the first scan
+
+
+def test_segment_without_content_is_passed_by_and_no_byte_more() -> None:
+    for segment in (EMPTY, b"\xff\xfe\0\1", b"\xff\xfe\0\0"):
+        assert scan_jpeg(JPEG[:SHAPE] + segment + JPEG[SHAPE:]).size == (64, 48)
+    longer = JPEG[:SHAPE] + b"\xff\xfe\0\3" + JPEG[SHAPE:]
+    with pytest.raises(NotAnImage, match="no frame or no scan"):
+        scan_jpeg(longer)
+
+
+@pytest.mark.parametrize("junk", [b"\0", b"\xff"])
+def test_bytes_between_segments_are_bounded_together(junk: bytes) -> None:
+    assert scan_jpeg(jpeg_with(junk * 4096, JPEG)).size == (64, 48)
+    assert scan_jpeg(jpeg_with(junk * 2000 + EMPTY + junk * 2096, JPEG)).size == (64, 48)
+    unit = "fill bytes before its first scan"
+    assert refusal(scan_jpeg, jpeg_with(junk * 4097, JPEG)) == (unit, 4097, 4096)
+    assert refusal(scan_jpeg, jpeg_with(junk * 2000 + EMPTY + junk * 2097, JPEG)) == (unit, 4097, 4096)
+    assert refusal(scan_jpeg, jpeg_with(b"\0" * 100_000, JPEG)) == (unit, 100_000, 4096)
+
+
+@pytest.mark.parametrize(
+    ("segment", "is_needed"),
+    [
+        (jpeg_segment(0xE0, b"JFIF\0"), True),
+        (jpeg_segment(0xE0, b"JFXX\0"), False),
+        (jpeg_segment(0xE1, b"Exif\0\0"), True),
+        (jpeg_segment(0xE1, b"http:/"), False),
+        (jpeg_segment(0xE5, b"Exif\0\0"), False),
+        (jpeg_segment(0xE5, b"JFIF\0"), False),
+        (jpeg_segment(0xEE, b"Adobe"), True),
+        (jpeg_segment(0xEE, b"Ducky"), False),
+        (jpeg_segment(0xED, b"Adobe"), False),
+    ],
+)
+def test_metadata_is_needed_by_its_marker_and_its_name(segment: bytes, is_needed: bool) -> None:
+    data = jpeg_with(segment + EMPTY * 17, JPEG)
+    assert scan_jpeg(data).needed(data) == jpeg_with(segment if is_needed else b"", JPEG)
+
+
+def test_metadata_before_exif_does_not_take_its_place() -> None:
+    exif = jpeg_segment(0xE1, b"Exif\0\0II")
+    data = jpeg_with(jpeg_segment(0xE1, b"http:/") * 17 + exif, JPEG)
+    assert scan_jpeg(data).needed(data) == jpeg_with(exif, JPEG)
+
+
+def test_64_kb_of_metadata_stay() -> None:
+    half = jpeg_segment(0xE5, bytes((32 << 10) - 2))
+    assert scan_jpeg(jpeg_with(half * 2, JPEG)).parts is None
+    more = jpeg_with(half + jpeg_segment(0xE5, bytes((32 << 10) - 1)), JPEG)
+    assert scan_jpeg(more).needed(more) == JPEG
+
+
+# Scans
+
+
+def test_pixels_of_two_scans_are_bounded() -> None:
+    assert scan_jpeg(jpeg_of_scans(30_000, 20_000, 1)).size == (30_000, 20_000)
+    refused = ("pixels in all of its scans", 1_200_060_000, 1_200_000_000)
+    assert refusal(scan_jpeg, jpeg_of_scans(30_000, 20_001, 1)) == refused
+
+
+def test_scans_behind_one_of_all_components_do_not_count() -> None:
+    assert scan_jpeg(JPEG[:-2] + SCAN * 200 + JPEG[-2:]).unusual == ""
+    by_component = jpeg_of_scans(64, 48, 99, progressive=False)
+    assert scan_jpeg(by_component).unusual == "JPEG of 100 scans"
+    assert scan_jpeg(by_component).decoder_bytes == 6.0
+    assert refusal(scan_jpeg, jpeg_of_scans(64, 48, 100, progressive=False)) == ("scans", 101, 100)
+
+
+@pytest.mark.parametrize("between", [EMPTY, b"\xff\xfe\0\0", jpeg_segment(0xFE, b"\xff\xd9\xff\xda")])
+def test_comments_hide_no_scan_and_no_scan_is_in_a_comment(between: bytes) -> None:
+    assert scan_jpeg(jpeg_of_scans(64, 48, 99, between=between)).unusual == "JPEG of 100 scans"
+    assert refusal(scan_jpeg, jpeg_of_scans(64, 48, 100, between=between)) == ("scans", 101, 100)
+
+
+def test_markers_from_the_first_scan_to_the_end_are_bounded() -> None:
+    # Two scans and the end are markers too.
+    assert scan_jpeg(jpeg_of_scans(64, 48, 1, between=EMPTY * 4093)).size == (64, 48)
+    refused = ("markers behind its first scan", 4097, 4096)
+    assert refusal(scan_jpeg, jpeg_of_scans(64, 48, 1, between=EMPTY * 4094)) == refused
+
+
+RUN = b"\xff" * 257
+
+
+def test_fill_bytes_count_within_the_image_only() -> None:
+    refused = ("fill bytes in a row behind its first scan", 257, 256)
+    # The end has one of them itself.
+    most = jpeg_with_end(RUN[2:])
+    assert scan_jpeg(most).size == (64, 48)
+    assert scan_jpeg(jpeg_with(RUN, most)).size == (64, 48)
+    assert scan_jpeg(JPEG + RUN).size == (64, 48)
+    assert refusal(scan_jpeg, jpeg_with_end(RUN[1:])) == refused
+    assert refusal(scan_jpeg, jpeg_with_end(RUN[1:]) + RUN) == refused
