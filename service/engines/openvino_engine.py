@@ -173,8 +173,9 @@ class _Source:
 
     def _compile(self, options: Mapping[str, Any]) -> Any:
         """The graph of the file, compiled, and kept if there is a folder for it."""
+        model = self._read()
         try:
-            compiled = _core(_openvino()).compile_model(self._read(), "CPU", options)
+            compiled = _core(_openvino()).compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise EngineError(f"openvino cannot compile {self._graph.file}: {_reason(error)}") from error
         if self._kept is not None:
