@@ -39,21 +39,21 @@ def _find_box(data: bytes, wanted: bytes) -> tuple[int, int]:
     position = boxes = 0
     while position + _BOX.size <= len(data):
         length, kind = _BOX.unpack_from(data, position)
-        if length == 1 and position + 16 <= len(data):
+        if length == 1:
             length = int.from_bytes(data[position + 8 : position + 16])
-        length = len(data) - position if length == 0 else max(length, _BOX.size)
+        length = len(data) if length == 0 else max(length, _BOX.size)
         if kind == wanted:
             return position, min(position + length, len(data))
         position += length
         boxes += 1
         BOXES.check(boxes)
-    return 0, 0
+    return position, position
 
 
 def _sizes(data: bytes, start: int, end: int) -> list[tuple[int, int]]:
     """(width, height) of all ``ispe`` properties, found by their name."""
     sizes = []
-    while 0 <= (start := data.find(b"ispe", start, end)) <= end - 16:
+    while (start := data.find(b"ispe", start, end)) != -1 and start + 16 <= end:
         width, height = struct.unpack_from(">II", data, start + 8)
         sizes.append((max(1, width - _PADDING), max(1, height - _PADDING)))
         start += 16
