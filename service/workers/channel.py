@@ -32,7 +32,7 @@ Receive = Callable[[int, bytes, int], None]
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a new connection; each goes to one process."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return socket.socketpair(type=socket.SOCK_SEQPACKET)
 
 
 class Channel:
@@ -110,7 +110,7 @@ class Channel:
             if not packet:
                 self._end()
                 return
-            self._on_message(packet[0], packet[1:], _descriptor_of(ancillary) if ancillary else -1)
+            self._on_message(packet[0], packet[1:], _descriptor_of(ancillary))
 
     def _sent(self, packet: bytes, descriptor: int) -> bool:
         try:
@@ -122,7 +122,6 @@ class Channel:
             return False
         except OSError:  # the other end is gone, which is noticed by the reader too
             self._loop.call_soon(self._end)
-            return True
         return True
 
     def _send_rest(self) -> None:

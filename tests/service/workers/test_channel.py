@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def open_files() -> int:
 
 async def test_messages_keep_their_borders_and_their_order(ends: tuple[End, End]) -> None:
     here, there = ends
-    for message in ((1, b""), (255, b"\0\1"), (7, bytes(PACKET_BYTES))):
+    for message in ((1,), (255, b"\0\1"), (7, bytes(PACKET_BYTES))):
         here.channel.send(*message)
     assert await there.until(3) == [(1, b"", -1), (255, b"\0\1", -1), (7, bytes(PACKET_BYTES), -1)]
     there.channel.send(2, b"back")
@@ -143,6 +144,58 @@ async def test_sending_to_an_end_that_is_gone_reports_it(ends: tuple[End, End]) 
     assert (here.channel.is_open, here.closed) == (False, 1)
 
 
+async def test_an_end_that_is_gone_with_unread_messages_is_reported(ends: tuple[End, End]) -> None:
+    here, there = ends
+    here.channel.send(1, b"unread")
+    there.channel.close()
+    while not here.closed:
+        await here.arrived.wait()
+    assert (here.closed, here.messages) == (1, [])
+
+
+async def test_other_ancillary_data_is_not_a_descriptor() -> None:
+    connections = socket_pair()
+    connections[1].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    here, there = (End(connection) for connection in connections)
+    here.channel.send(1, b"with credentials")
+    assert await there.until(1) == [(1, b"with credentials", -1)]
+    here.channel.close()
+    there.channel.close()
+
+
+async def test_descriptor_zero_is_one_like_others(ends: tuple[End, End]) -> None:
+    """A service without standard input gets 0 for a file of its own."""
+    here, there = ends
+    standard_input = os.dup(0)
+    try:
+        os.close(0)
+        before = open_files()
+        assert sealed_memory("test", b"7") == 0
+        here.channel.send(1, b"", 0)
+        ((_, _, received),) = await there.until(1)
+        assert read_json(b"", received) == 7
+        for _ in range(400):
+            here.channel.send(2, bytes(8000), 0)
+        assert read_json(b"", 0) == 7
+        here.channel.send(3)
+        # The copy of the next message that has to wait is 0.
+        memory = sealed_memory("test", b"8")
+        assert memory == 0
+        copied = os.dup(memory)
+        os.close(memory)
+        here.channel.send(4, b"", copied)
+        os.close(copied)
+        messages = await there.until(403)
+        for _, _, descriptor in messages[1:401]:
+            assert read_json(b"", descriptor) == 7
+        assert messages[401] == (3, b"", -1)
+        assert read_json(b"", messages[402][2]) == 8
+        assert open_files() == before
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
+
+
 async def test_others_have_their_turn_after_64_messages(ends: tuple[End, End]) -> None:
     here, there = ends
     for number in range(100):
@@ -162,7 +215,7 @@ async def test_json_of_any_length_arrives(ends: tuple[End, End], length: int) ->
     here.channel.send_json(9, "a" * length)
     ((kind, fields, descriptor),) = await there.until(1)
     assert kind == 9
-    assert (descriptor >= 0) is (length + 2 > PACKET_BYTES)
+    assert (descriptor >= 0) is (fields == b"") is (length + 2 > PACKET_BYTES)
     assert read_json(fields, descriptor) == "a" * length
     assert open_files() == before
 
@@ -176,9 +229,11 @@ async def test_json_has_no_spaces(ends: tuple[End, End]) -> None:
 def test_json_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_JSON_BYTES", 10)
     assert read_json(b"", sealed_memory("test", b'"12345678"')) == "12345678"
+    assert read_json(b"", sealed_memory("test", '"éééé"'.encode())) == "éééé"
     before = open_files()
-    with pytest.raises(ValueError, match="a message has more than 10 bytes"):
-        read_json(b"", sealed_memory("test", b'"123456789"'))
+    for text in ('"123456789"', '"éééé1"'):
+        with pytest.raises(ValueError, match="a message has more than 10 bytes"):
+            read_json(b"", sealed_memory("test", text.encode()))
     assert open_files() == before
 
 
@@ -196,6 +251,12 @@ def test_sealed_memory_has_a_name_and_a_size_that_stays() -> None:
             check_sealed(descriptor, 9)
     finally:
         os.close(descriptor)
+
+
+def test_sealed_memory_without_content_is_zeros() -> None:
+    descriptor = sealed_memory("test", size=6)
+    assert os.pread(descriptor, 100, 0) == bytes(6)
+    os.close(descriptor)
 
 
 def test_memory_that_is_not_sealed_is_refused(tmp_path: Path) -> None:
