@@ -15,7 +15,6 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine, cpu_obstacle
 from service.engines.openvino_engine import OpenVinoEngine, openvino_obstacle
 from service.engines.options import EngineOptions
 from service.engines.runtimes import RUNTIMES, EngineName, RuntimeName
-from service.engines.tensorrt import build_at_start as build
 from service.engines.tensorrt import cuda
 from service.engines.tensorrt.engine import TensorRtEngine
 from service.model_directory.engine_store import ENGINE_FOLDER, EngineInfo, EngineStoreError, find_engine, named_engine
@@ -63,6 +62,10 @@ def build_if_wanted(model_dir: Path, manifest: Manifest, options: EngineOptions)
     Raises:
         EngineError: See ``create_engine``.
     """
+    if not options.build_engine:
+        return options
+    from service.engines.tensorrt import build_at_start as build  # noqa: PLC0415 - most starts build nothing
+
     wanted = _wanted(options)
     if not build.is_wanted(options, wanted):
         return options
@@ -149,6 +152,8 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, opti
     Raises:
         EngineError: There is no GPU with a TensorRT, no graph to build from, or the build failed.
     """
+    from service.engines.tensorrt import build_at_start as build  # noqa: PLC0415 - most starts build nothing
+
     runtime = build.usable_runtime(wanted, detect_machine)
     try:
         graphs = candidate_graphs(manifest, runtime, options.precision, options.input_size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -202,3 +204,13 @@ def test_machine_without_a_gpu_tells_of_each_runtime_what_it_lacks(model_dir: Pa
     for runtime in ("tensorrt", "tensorrt-rtx"):
         assert "is not installed: pip install" in str(found[runtime]) or "no usable NVIDIA GPU" in str(found[runtime])
     assert "built without CUDA" in str(found["onnxruntime-cuda"]) or "GPU" in str(found["onnxruntime-cuda"])
+
+
+def test_a_start_that_builds_nothing_imports_no_builder_and_no_runtime() -> None:
+    program = "import sys, service.models.source, service.processes; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "service.engines.create" in loaded
+    assert loaded.isdisjoint(
+        {"service.engines.tensorrt.build", "service.engines.tensorrt.compile", "onnxruntime", "openvino", "tensorrt"}
+    )
