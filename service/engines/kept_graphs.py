@@ -6,7 +6,6 @@ name of its file stands for both. A file holds the SHA-256 of its content before
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -27,8 +26,6 @@ _FORMAT = 1
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Of all files of the folder. The five graphs that are measured for the bundled model have 50 MB.
 _MAX_FOLDER_BYTES = 512 << 20
-# Errors of a state folder that cannot be written, of which its reader warns once for all graphs.
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class KeptGraph:
@@ -49,6 +46,11 @@ class KeptGraph:
         """
         facts = [_FORMAT, runtime, version, processor(), graph.sha256, graph.precision]
         self.path = folder / f"{runtime}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
+
+    @property
+    def is_writable(self) -> bool:
+        """False in a folder that is read-only: to give a compiled graph to ``write`` would cost time for nothing."""
+        return os.access(next(folder for folder in self.path.parents if folder.exists()), os.W_OK)
 
     def read(self) -> bytes | None:
         """The compiled graph, or None; a damaged file causes a warning."""
@@ -82,8 +84,7 @@ class KeptGraph:
             _make_room(folder, len(content))
             write_whole(self.path, content)
         except OSError as error:
-            level = logging.DEBUG if error.errno in _READ_ONLY else logging.WARNING
-            logger.log(level, "the compiled graph cannot be kept, so the next start compiles again: %s", error)
+            logger.warning("the compiled graph cannot be kept, so the next start compiles again: %s", error)
 
 
 def _make_room(folder: Path, size: int) -> None:

@@ -159,7 +159,7 @@ def _load(graph: Path, num_threads: int, kept: KeptGraph | None) -> onnxruntime.
             return _session(optimised, options)
         except EngineError as error:
             kept.reject(str(error))
-    return _optimise(graph, num_threads, kept)
+    return _optimise(graph, num_threads, kept) if kept.is_writable else _session(graph, session_options(num_threads))
 
 
 def _optimise(graph: Path, num_threads: int, kept: KeptGraph) -> onnxruntime.InferenceSession:

@@ -178,7 +178,7 @@ class _Source:
             compiled = _core(_openvino()).compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise EngineError(f"openvino cannot compile {self._graph.file}: {_reason(error)}") from error
-        if self._kept is not None:
+        if self._kept is not None and self._kept.is_writable:
             self._kept.write(compiled.export_model().getvalue())
         return compiled
 

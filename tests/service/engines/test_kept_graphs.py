@@ -81,6 +81,25 @@ def test_a_full_disk_costs_the_next_start_alone(
     assert len(list(folder.iterdir())) == 1
 
 
+def test_a_read_only_folder_is_read_and_not_written(
+    load_and_infer: Infer, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != folder.parent)
+    folder.parent.mkdir()
+    expected = load_and_infer()
+    assert not folder.exists()
+    monkeypatch.undo()
+    load_and_infer()
+    (kept,) = folder.iterdir()
+    monkeypatch.setattr(os, "access", lambda path, _: path != folder)
+    np.testing.assert_array_equal(load_and_infer(), expected)
+    damaged = kept.read_bytes()[:-1]
+    kept.write_bytes(damaged)
+    np.testing.assert_array_equal(load_and_infer(), expected)
+    assert kept.read_bytes() == damaged
+    assert "it is damaged" in caplog.text
+
+
 def test_a_temporary_folder_that_is_missing_costs_the_next_start_alone(
     tiny_model_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
