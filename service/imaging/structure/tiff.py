@@ -127,7 +127,7 @@ def scan_tiff(data: bytes) -> Structure:
     width, height = (reader.integer(tags.get(tag)) for tag in (_WIDTH, _HEIGHT))
     if width <= 0 or height <= 0:
         raise NotAnImage("the TIFF image is truncated or corrupt: it has no size")
-    samples, bits = reader.integer(tags.get(_SAMPLES), 1), reader.integer(tags.get(_BITS), 1)
+    samples, bits = max(1, reader.integer(tags.get(_SAMPLES))), reader.integer(tags.get(_BITS), 1)
     planes = samples if reader.integer(tags.get(_PLANAR)) == _SEPARATE_PLANES else 1
     pixel_bytes = max(4, samples * bits // 8)
     segment_pixels = max(

@@ -270,7 +270,7 @@ def test_blocks_of_a_gif_are_bounded() -> None:
     assert refusal(scan_gif, gif_with(b"x" * 65_537)) == (unit, 65_537, 65_536)
 
 
-BARE_GIF = GIF[:10] + bytes(3)  # without a palette
+BARE_GIF = GIF[:10] + b"\x7f\0\0"  # without a palette
 FRAME = b"," + struct.pack("<HHHH", 1, 2, 30_000, 40_000)
 
 

@@ -75,6 +75,8 @@ def test_tags_behind_the_end_of_the_file_are_left_out() -> None:
     assert scan_tiff(whole).size == (9, 5)
     assert refused(whole[:-1]) == "it has no size"
     assert scan_tiff(whole + bytes(11)).size == (9, 5)
+    listing = file_of([*SIDES, (50_000, 3, 100, 8)])
+    assert scan_tiff(listing[:-1]).size == (9, 5)
 
 
 def test_values_at_the_end_of_the_file_are_read_and_those_behind_it_are_not() -> None:
@@ -83,6 +85,12 @@ def test_values_at_the_end_of_the_file_are_read_and_those_behind_it_are_not() ->
     assert scan_tiff(data).stored_bytes == 2
     assert scan_tiff(data[:-1]).stored_bytes == 1
     assert scan_tiff(data[:-2]).stored_bytes == 1
+
+
+@pytest.mark.parametrize(("place", "is_big"), [(1 << 31, False), ((1 << 32) - 1, False), ((1 << 64) - 1, True)])
+def test_values_far_behind_the_end_of_the_file_are_not_read(place: int, is_big: bool) -> None:
+    kind = 16 if is_big else 4
+    assert scan_tiff(file_of([*SIDES, (258, kind, 5, place)], is_big=is_big)).stored_bytes == 1
 
 
 @pytest.mark.parametrize(("kind", "count"), [(3, 0), (11, 1), (99, 1), (99, 100)])
@@ -197,6 +205,23 @@ def test_largest_strip_or_tile_is_decoded_as_a_whole(segments: dict[int, int], p
     lists = [(tag, 4, count, 8) if tag in {OFFSETS, STRIPS} else (tag, 4, 1, count) for tag, count in segments.items()]
     data = file_of([*SIDES, (259, 3, 1, 8), *lists])
     assert scan_tiff(data).buffer_bytes == len(data) + 4 * pixels
+
+
+@pytest.mark.parametrize("sides", [(4105, 1), (1, 4101)])
+def test_tile_may_be_4096_pixels_longer_than_the_image(sides: tuple[int, int]) -> None:
+    def tiled(width: int, height: int) -> bytes:
+        return file_of([*SIDES, (WIDTH, 4, 1, width), (LENGTH, 4, 1, height)])
+
+    assert scan_tiff(tiled(*sides)).size == (9, 5)
+    longer = tiled(*(side + (side > 1) for side in sides))
+    assert refusal(scan_tiff, longer) == ("pixels in a side of a tile beyond the image", 4097, 4096)
+
+
+@pytest.mark.parametrize("samples", [[], [(277, 3, 1, 0)], [(277, 8, 1, -1)], [(277, 3, 1, 1)]])
+def test_image_has_a_plane_whatever_it_states(samples: list[Entry]) -> None:
+    tall = [(256, 4, 1, 16), (257, 4, 1, 3_000_000), (WIDTH, 4, 1, 4096), (LENGTH, 4, 1, 16), (284, 3, 1, 2)]
+    message = "its 0 strips or tiles of 4096x16 pixels cover far more than its 16x3000000"
+    assert refused(file_of([*tall, *samples])) == message
 
 
 @pytest.mark.parametrize("planar", [1, 3])
