@@ -94,6 +94,11 @@ def test_segment_without_content_is_passed_by_and_no_byte_more() -> None:
         scan_jpeg(longer)
 
 
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD8, 0xD9])
+def test_markers_without_a_length_are_passed_by(marker: int) -> None:
+    assert scan_jpeg(JPEG[:SHAPE] + bytes([0xFF, marker]) + JPEG[SHAPE:]).size == (64, 48)
+
+
 @pytest.mark.parametrize("junk", [b"\0", b"\xff"])
 def test_bytes_between_segments_are_bounded_together(junk: bytes) -> None:
     assert scan_jpeg(jpeg_with(junk * 4096, JPEG)).size == (64, 48)
