@@ -58,7 +58,7 @@ def serve_label_studio(args: argparse.Namespace) -> int:
 
     try:
         asyncio.run(serve())
-    except ClientError as error:
+    except (ClientError, OSError) as error:
         _tell(f"ecenet-segment: {error}")
         return 1
     return 0

@@ -12,6 +12,7 @@ import pytest
 
 from service.client.bulk import Report, segment_all
 from service.client.jobs import Job
+from service.client.options import Parameters
 from service.model_directory.files import write_whole
 from tests.support.replies import MakeAsyncClient, MakeProblem
 
@@ -61,6 +62,22 @@ async def test_every_result_is_written_by_itself(jobs: MakeJobs, segment: Callab
     assert (report, ended) == (Report(written=5), 5)
     assert [job.target.read_bytes() for job in asked] == [b"00", b"11", b"22", b"33", b"44"]
     assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("given", "expected"), [({}, ["0.png", "1.png"]), ({"name": "a"}, ["a", "a"])])
+async def test_files_of_annotation_tools_name_their_images(
+    given: Parameters, expected: list[str], jobs: MakeJobs, async_client: MakeAsyncClient
+) -> None:
+    names = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        names.append(request.url.params["name"])
+        return httpx.Response(200, content=b"{}")
+
+    async with async_client(service) as client:
+        await segment_all(jobs(2), client, "labelme", given, concurrency=1, on_end=lambda: None)
+    assert names == expected
 
 
 @pytest.mark.anyio

@@ -267,6 +267,14 @@ def test_a_picture_is_no_label_map(client: MakeClient, replies: type[Replies]) -
         answer.labels()
 
 
+def test_a_label_map_is_no_picture(client: MakeClient, replies: type[Replies], labels: Labels) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(labels).convert("P").save(stream, "PNG")
+    answer = client(replies(httpx.Response(200, content=stream.getvalue()))).segment(PNG)
+    with pytest.raises(UnexpectedAnswer, match="a file of mode P"):
+        answer.pixels()
+
+
 def test_a_numpy_file_is_read(client: MakeClient, replies: type[Replies], labels: Labels) -> None:
     def answer_of(array: NDArray[Any]) -> Any:
         stream = io.BytesIO()

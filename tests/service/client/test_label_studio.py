@@ -149,6 +149,12 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         assert process.wait(HANG_S) in {0, 130}
 
 
+def test_a_key_that_cannot_be_read_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--label-studio", STUDIO, "--listen", "127.0.0.1:0", "--url", "http://host"]
+    assert main([*command, "--api-key-file", str(tmp_path / "key")]) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

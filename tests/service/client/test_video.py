@@ -18,7 +18,7 @@ from PIL import Image
 
 from service.client import video
 from service.client.cli import main
-from service.client.errors import MissingExtra, Refused
+from service.client.errors import MissingExtra, Refused, UnreadableVideo
 from service.client.jobs import Job
 from tests.support.replies import MakeAsyncClient
 
@@ -63,6 +63,30 @@ def test_label_maps_of_every_frame_lie_in_a_folder(tiny_model_dir: Path, tmp_pat
     labels = [np.unique(np.asarray(Image.open(file))).tolist() for file in files]
     assert labels == [[0], [1], [2], [1], [0], [2]]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["drive.mp4.labels"]
+
+
+def test_label_maps_of_an_earlier_call_are_replaced(tiny_model_dir: Path, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "drive.mp4")
+    folder = tmp_path / "out" / "drive.mp4.labels"
+    folder.mkdir(parents=True)
+    (folder / "000099.png").write_bytes(b"old")
+    command = [str(source), "-o", str(tmp_path / "out"), "--model-dir", str(tiny_model_dir)]
+    assert main(command) == 0
+    assert [file.name for file in folder.iterdir()] == ["000099.png"]
+    assert main([*command, "--overwrite"]) == 0
+    assert sorted(file.name for file in folder.iterdir()) == [f"{number:06d}.png" for number in range(6)]
+
+
+def test_a_file_of_sound_alone_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(UnreadableVideo, match="has no pictures"):
+        next(video.read_frames(path))
 
 
 def test_a_video_of_pictures_keeps_size_and_times(
