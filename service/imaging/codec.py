@@ -339,7 +339,7 @@ def _rgb(image: Image.Image, name: str, background: tuple[int, int, int]) -> NDA
     if image.mode == "RGB" and not image.has_transparency_data and (shared := shared_pixels(image)) is not None:
         return shared
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    strip_rows = max(1, _STRIP_PIXELS // image.width)
+    strip_rows = _STRIP_PIXELS // image.width  # a row or more, by the limit of sides
     for top in range(0, image.height, strip_rows):
         bottom = min(image.height, top + strip_rows)
         with _faults_of(name):

@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import NotAnImage, PayloadTooLarge, ServiceError, UnsupportedImage
-from service.imaging.codec import FORMATS, DecodedImage, decode, encode_grey_png, encode_label_png, encode_rgb_png
+from service.imaging.codec import (
+    FORMATS,
+    DecodedImage,
+    ImageHeader,
+    decode,
+    encode_grey_png,
+    encode_label_png,
+    encode_rgb_png,
+    read_header,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -95,6 +104,27 @@ def test_lossless_formats_keep_every_value(image_format: str) -> None:
     np.testing.assert_array_equal(image.pixels, PIXELS)
 
 
+@pytest.mark.parametrize(("mode", "bytes_apart"), [("RGB", 4), ("L", 3), ("P", 3)])
+def test_pixels_are_read_only_and_those_of_rgb_are_not_copied(mode: str, bytes_apart: int) -> None:
+    pixels = decoded(encoded(Image.fromarray(PIXELS).convert(mode), "PNG")).pixels
+    assert pixels.strides == (22 * bytes_apart, bytes_apart, 1)
+    assert not pixels.flags.writeable
+
+
+def test_header_states_the_cost_of_decoding() -> None:
+    # Pillow's pixels and those turned upright, a strip, and four rows.
+    cost = 286 * 8 + 286 * 12 + 4 * (1 + 22 * 3)
+    assert read_header(SAMPLES["PNG"], max_image_pixels=286) == ImageHeader("PNG", (22, 13), cost, "")
+    frames = [Image.fromarray(PIXELS[::-1])]
+    animated = encoded(PIXELS, "WEBP", save_all=True, append_images=frames)
+    assert read_header(animated, max_image_pixels=286).unusual == "animated WebP"
+
+
+def test_grey_image_of_several_strips_keeps_every_value() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (1100, 1000), np.uint8)
+    np.testing.assert_array_equal(decoded(encoded(grey, "BMP"), 2**22, 2**21).pixels, grey[..., None].repeat(3, axis=2))
+
+
 def test_jpeg_is_decoded_as_by_pillow_at_full_size() -> None:
     data = encoded(PIXELS, "JPEG", quality=90)
     image = decoded(data)
@@ -134,6 +164,7 @@ def test_jpeg_orientation_is_read_in_both_byte_orders(orientation: int, order: s
         exif_block(6)[:30],
         exif_block(0),
         exif_block(9),
+        exif_block(6).replace(b"\x08\0\0\0\x02", b"\x08\0\0\0\x01"),
         exif_block(6).replace(b"\x02\x00\x0f\x01", b"\xff\xff\x0f\x01").replace(b"\x12\x01", b"\x13\x01"),
     ],
 )
@@ -213,9 +244,9 @@ def test_sixteen_bits_are_scaled_and_rounded(image_format: str, dtype: str) -> N
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
-        (np.array([[0, 65536]], np.int32), r"samples 0\.\.65536, expected 0\.\.65535"),
-        (np.array([[-1, 7]], np.int32), r"samples -1\.\.7, expected"),
-        (np.array([[0.5, 1]], np.float32), "floating-point samples"),
+        (np.array([[0, 65536]], np.int32), r"^the TIFF image has samples 0\.\.65536, expected 0\.\.65535$"),
+        (np.array([[-1, 7]], np.int32), r"^the TIFF image has samples -1\.\.7, expected"),
+        (np.array([[0.5, 1]], np.float32), "^the TIFF image has floating-point samples"),
     ],
 )
 def test_samples_without_an_agreed_range_are_unsupported(samples: NDArray[Any], reason: str) -> None:
@@ -290,7 +321,7 @@ def test_compressed_bombs_beside_the_pixels_of_a_png_are_not_unpacked(kind: byte
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "there are none"),
+        (b"", "the bytes are not an image of JPEG, PNG, WEBP, BMP, TIFF, GIF: there are none"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "they start with b'<!DOCTY"),
         (b"plain text", "they start with b'plain te'"),
         (b"%PDF-1.7\n", "they start with b'%PDF-1.7'"),
@@ -321,16 +352,28 @@ def test_other_bytes_are_no_image(data: bytes, reason: str) -> None:
     ],
 )
 def test_other_image_formats_are_unsupported_and_named(data: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedImage, match=rf"the image is {name}, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"):
+    with pytest.raises(UnsupportedImage) as caught:
         decoded(data)
+    assert caught.value.detail == f"the image is {name}, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"
+    assert caught.value.extra == {"value": name}
+
+
+def test_names_of_other_formats_are_looked_for_in_the_first_1024_bytes() -> None:
+    with pytest.raises(UnsupportedImage, match="the image is SVG"):
+        decoded(b"<svg>".rjust(1024))
+    with pytest.raises(NotAnImage, match="the bytes are not an image"):
+        decoded(b"<svg>".rjust(1025))
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES.keys() - {"PNG, animated"}))
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_truncated_images_are_refused(name: str, share: float) -> None:
     data = SAMPLES[name]
-    with pytest.raises(NotAnImage):
+    with pytest.raises(NotAnImage) as caught:
         decoded(data[: int(share * len(data))])
+    start = f"the {name.partition(',')[0]} image is truncated or corrupt: "
+    assert caught.value.detail.startswith(start)
+    assert len(caught.value.detail) > len(start)
 
 
 @settings(deadline=None, max_examples=300)

@@ -96,7 +96,9 @@ def test_avif_without_the_library_is_unsupported(brands: bytes, monkeypatch: pyt
 @pytest.mark.parametrize("brands", [b"heic\0\0\0\0", b"hevc\0\0\0\0", b"mif1\0\0\0\0mif1heic"])
 def test_heif_without_the_library_is_unsupported(brands: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(UnsupportedImage, match="HEIF, for which this service lacks the package pillow-heif") as caught:
+    with pytest.raises(
+        UnsupportedImage, match="HEIF, for which this service lacks the package pillow-heif; send one of JPEG, PNG, "
+    ) as caught:
         decoded(b"\0\0\0\x18ftyp" + brands)
     assert caught.value.extra["accepted"] == ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
