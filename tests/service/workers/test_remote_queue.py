@@ -61,8 +61,8 @@ class Side:
         return asyncio.create_task(slot.run(deadline, **options))
 
 
-def play(story: Story) -> None:
-    """On a clock that jumps."""
+def play(story: Story, loop: Callable[[], asyncio.AbstractEventLoop] = JumpingLoop) -> None:
+    """On a clock that jumps, unless threads take part, for which it does not wait."""
 
     async def on_side() -> None:
         side = Side()
@@ -72,7 +72,7 @@ def play(story: Story) -> None:
             side.channel.close()
             side.theirs.close()
 
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(on_side())
 
 
@@ -241,7 +241,7 @@ def test_a_slot_is_held_until_its_jobs_have_ended() -> None:
             assert side.queue.free_slots == free
         threads.close()
 
-    play(story)
+    play(story, asyncio.new_event_loop)
 
 
 def test_the_engine_process_is_woken_only_where_it_waits_in_vain() -> None:
