@@ -7,6 +7,7 @@ and a chain of callbacks for each job.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -14,9 +15,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar, cast
 
+from service.errors import Overloaded
 from service.lack_of_memory import report_lack_of_memory
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class CodecJob(Generic[T]):
@@ -80,14 +83,14 @@ class CodecThreads:
         """Put a job into the line; call it on the event loop that gets the result.
 
         The result is what ``work`` gives or raises, or ``Overloaded`` where it finds no memory.
+
+        Raises:
+            Overloaded: There is no thread, and the system starts none.
         """
+        if len(self._threads) < self._count:
+            self._start_thread()
         job = CodecJob(work, asyncio.get_running_loop())
         self._line.put(job)
-        if len(self._threads) < self._count:
-            # A daemon: a job that hangs does not keep the process from its end.
-            thread = Thread(target=self._take_jobs, name=f"codec_{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
         return job
 
     async def run(self, work: Callable[[], T], /) -> T:
@@ -102,7 +105,21 @@ class CodecThreads:
         for _ in self._threads:
             self._line.put(None)
 
+    def _start_thread(self) -> None:
+        # A daemon: a job that hangs does not keep the process from its end.
+        thread = Thread(target=self._take_jobs, name=f"codec_{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads to give
+            if not self._threads:
+                raise Overloaded("the service cannot start a thread for this image now", retry_after_s=1) from None
+            return
+        self._threads.append(thread)
+
     def _take_jobs(self) -> None:
         while (job := self._line.get()) is not None:
-            job.run()
+            try:
+                job.run()
+            except MemoryError:  # none even to report the end: the request waits for its deadline, others do not
+                logger.exception("a codec thread has no memory")
             del job  # and its image, while this thread waits

@@ -132,3 +132,27 @@ async def test_an_idle_thread_keeps_neither_a_job_nor_its_error_alive(threads: C
         assert trace() is None
     finally:
         gc.enable()
+
+
+def refuse(_: threading.Thread) -> None:
+    """Fail as ``Thread.start`` does where the system has no more threads."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_without_a_thread_a_job_is_refused_and_the_next_one_starts_it(
+    threads: CodecThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Overloaded, match="cannot start a thread"):
+            threads.submit(lambda: None)
+    assert await threads.run(lambda: "done") == "done"
+
+
+async def test_one_thread_serves_where_no_second_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = CodecThreads(2)
+    await threads.run(lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert await threads.run(lambda: threading.current_thread().name) == "codec_0"
+    threads.close()

@@ -157,7 +157,7 @@ async def test_more_images_than_places_in_the_service_are_answered(serving: Serv
 
 
 async def test_time_that_is_over_is_told_of_every_image(engine: FakeEngine, serving: Serving, solid: Solid) -> None:
-    async with serving(request_timeout_s=0.5) as api:
+    async with serving(request_timeout_s=1) as api:
         engine.shut()
         entries, files = unpack(await send(api, [("a", solid(0)), ("b", solid(1))]))
         assert [entry["status"] for entry in entries] == [504, 504]
