@@ -34,7 +34,6 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-
 class Models(Protocol):
     """The models that a process serves, here or in an engine process; see ``Repository`` for the methods."""
 
