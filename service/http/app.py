@@ -14,6 +14,7 @@ from service.engines.base import Engine
 from service.http.api_keys import api_keys
 from service.http.auth import Authentication, describe_security, warn_if_open
 from service.http.catalog import router as catalog_router
+from service.http.head import HeadAsGet
 from service.http.many_images.memory import ManyImagesMemory
 from service.http.many_images.routes import router as many_images_router
 from service.http.openapi import add_schemas, leave_out_nulls
@@ -125,6 +126,7 @@ def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Bucket
 def _add_middleware(app: FastAPI, runtime: Runtime, buckets: Buckets | None) -> None:
     """Add the middleware. A request passes the last that is added first."""
     settings = runtime.settings
+    app.add_middleware(HeadAsGet)
     if settings.rate_limit_per_s is not None:
         if buckets is None:
             buckets = TokenBuckets(settings.rate_limit_per_s, settings.rate_limit_burst)
