@@ -131,7 +131,9 @@ async def send_files(target: Target, files: Sequence[bytes]) -> Counter[int]:
         for file in waiting:
             status = 503
             while status == 503:
-                status = (await client.post("/segment?format=overlay", content=file, headers=headers)).status_code
+                # The attacks use up the connections of this address, and a refusal may be lost with its connection.
+                with suppress(httpx.NetworkError):
+                    status = (await client.post("/segment?format=overlay", content=file, headers=headers)).status_code
                 answers[status] += 1
 
     async with httpx.AsyncClient(base_url=target.url, timeout=120) as client:
