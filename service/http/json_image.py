@@ -12,10 +12,9 @@ from pydantic_core import ErrorDetails
 
 from service.answers.schemas import ImageBody
 from service.errors import BadRequest, InvalidParameter, ServiceError
-from service.request.json_bounds import MAX_JSON_BYTES, Inner, base64_of_text, check_json
+from service.request.json_bounds import Inner, base64_of_text, cut_out, key_before
 
-# A key, as a quote within a text has a backslash before it.
-_KEY = re.compile(rb'(?<!\\)"image"\s*:\s*"')
+_KEY = key_before("image", '"')
 _DATA_URI = re.compile(rb"data:", re.IGNORECASE)
 # Of a data URI before its comma: media type, parameters, base64.
 _MAX_URI_HEADER = 1024
@@ -31,19 +30,20 @@ def parse_json_image(body: bytes) -> bytes:
         PayloadTooLarge: It is too large without the image.
         InvalidParameter: Another key, no ``image`` or one that is not text, an address, or text that is not base64.
     """
-    key = _KEY.search(body, 0, MAX_JSON_BYTES)
-    start = end = len(body) if key is None else key.end()
-    if key is not None:
-        end = body.find(b'"', start)
-        if end < 0:
-            raise BadRequest("the body is not JSON: the text of 'image' does not end")
-    _check_rest(body[:start] + body[end:])
-    return _decode(Inner(body, start, end))
+    rest, text = cut_out(body, _KEY, _end_of_text, "the text of 'image'")
+    _check_rest(rest)
+    return b"" if text is None else _decode(text)
+
+
+def _end_of_text(body: bytes, start: int) -> int:
+    end = body.find(b'"', start)
+    if end < 0:
+        raise BadRequest("the body is not JSON: the text of 'image' does not end")
+    return end
 
 
 def _check_rest(rest: bytes) -> None:
     """Check a body whose image is an empty text."""
-    check_json(rest, "the text of 'image'")
     try:
         image = ImageBody.model_validate_json(rest).image
     except ValidationError as error:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 from service.errors import BadRequest
-from service.request.json_bounds import MAX_JSON_BYTES, Inner, check_json
+from service.request.json_bounds import MAX_JSON_BYTES, Inner, cut_out, key_before
 
-# A key, as a quote within a text has a backslash before it.
-_KEY = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
+_KEY = key_before("data", "[")
 _TEXT = re.compile(rb'\s*"')
 
 
@@ -21,17 +20,10 @@ def cut_data(text: bytes) -> tuple[bytes, Inner | None]:
         BadRequest: The list does not end, or there is a second one.
         PayloadTooLarge: The rest of the JSON is too large, see ``check_json``.
     """
-    key = _KEY.search(text, 0, MAX_JSON_BYTES)
-    if key is None:
-        check_json(text, "the list 'data'")
-        return text, None
-    start = key.end()
-    end = _end_of_list(text, start)
-    rest = text[:start] + text[end:]
-    check_json(rest, "the list 'data'")
-    if _KEY.search(rest, start):
+    rest, items = cut_out(text, _KEY, _end_of_list, "the list 'data'")
+    if items is not None and _KEY.search(rest, items.start):
         raise BadRequest("the JSON has two lists with the name 'data', expected one")
-    return rest, Inner(text, start, end)
+    return rest, items
 
 
 def _end_of_list(text: bytes, start: int) -> int:

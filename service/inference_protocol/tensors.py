@@ -172,7 +172,7 @@ class _Marks:
 
     @property
     def are_complete(self) -> bool:
-        """Whether the pieces together are the whole list."""
+        """True once the pieces make up the whole list."""
         return self._place == self._total
 
 

@@ -7,7 +7,8 @@ or list of a request is cut out first, and read in pieces.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydantic_core import from_json
@@ -59,6 +60,29 @@ class Inner:
     end: int
 
 
+def key_before(name: str, opening: str) -> re.Pattern[bytes]:
+    """Pattern of a key and the mark that opens its value; a quote within a text has a backslash before it."""
+    return re.compile(rf'(?<!\\)"{name}"\s*:\s*{re.escape(opening)}'.encode())
+
+
+def cut_out(
+    text: bytes, key: re.Pattern[bytes], end_of: Callable[[bytes, int], int], beside: str
+) -> tuple[bytes, Inner | None]:
+    """Cut JSON into a small text whose one long value is empty, and that value; None if there is no such key.
+
+    Args:
+        text: The JSON.
+        key: See ``key_before``; it is within the first ``MAX_JSON_BYTES``.
+        end_of: Gives the place of the mark that closes the value, by the text and the place behind the opening one.
+        beside: See ``check_json``, which the small text has passed.
+    """
+    found = key.search(text, 0, MAX_JSON_BYTES)
+    value = None if found is None else Inner(text, found.end(), end_of(text, found.end()))
+    rest = text if value is None else text[: value.start] + text[value.end :]
+    check_json(rest, beside)
+    return rest, value
+
+
 def pieces_of_list(items: Inner) -> Iterator[bytes]:
     """The items of a list, cut at commas into pieces of up to ``PIECE_BYTES``.
 
@@ -76,7 +100,7 @@ def pieces_of_list(items: Inner) -> Iterator[bytes]:
 
 
 def base64_of_text(text: Inner) -> bytes:
-    """What the base64 in a text stands for; white space in it does not count.
+    """Decode the base64 in a text; white space in it does not count.
 
     Raises:
         ValueError: It is not base64, or not a text.
