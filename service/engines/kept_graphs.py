@@ -46,6 +46,7 @@ class KeptGraph:
         """
         facts = [_FORMAT, runtime, version, processor(), graph.sha256, graph.precision]
         self.path = folder / f"{runtime}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
+        self._compiled: bytes | None = None
 
     @property
     def is_writable(self) -> bool:
@@ -53,7 +54,12 @@ class KeptGraph:
         return os.access(next(folder for folder in self.path.parents if folder.exists()), os.W_OK)
 
     def read(self) -> bytes | None:
-        """The compiled graph, or None; a damaged file causes a warning."""
+        """The compiled graph, or None; a damaged file causes a warning. A good file is read once."""
+        if self._compiled is None:
+            self._compiled = self._read()
+        return self._compiled
+
+    def _read(self) -> bytes | None:
         try:
             with self.path.open("rb") as file:  # in two reads: a slice would be a second copy
                 digest, compiled = file.read(_DIGEST_BYTES), file.read(_MAX_FOLDER_BYTES)
@@ -70,7 +76,8 @@ class KeptGraph:
         return compiled
 
     def reject(self, reason: str) -> None:
-        """Log that the file cannot be used."""
+        """Log that the file cannot be used, and drop what was read of it."""
+        self._compiled = None
         logger.warning("%s cannot be used, so the graph is compiled again: %s", self.path, reason)
 
     def write(self, compiled: bytes) -> None:

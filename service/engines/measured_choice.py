@@ -102,7 +102,8 @@ def explain_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) 
     if choice is None:
         with closing(create_engine(model_dir, manifest, options)) as engine:
             return f"{head}\n-> {engine.name} {engine.graph.precision}: the settings leave no choice to measure"
-    rows = [f"{'->' if row.startswith(f'{choice.candidate} ') else '  '} {row}" for row in choice.rows()]
+    best = next(str(trial) for trial in choice.trials if trial.candidate == choice.candidate)
+    rows = [f"{'->' if row == best else '  '} {row}" for row in choice.rows()]
     return "\n".join([head, *rows])
 
 
