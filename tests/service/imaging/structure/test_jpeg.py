@@ -1,17 +1,33 @@
-"""Segments and scans of hand-made JPEG files at the borders: exactly at a limit accepted, one above refused."""
+"""The structure of small JPEG files: costs, kept parts, and segments and scans at the border of every limit."""
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
 
 from service.errors import NotAnImage
 from service.imaging.structure.jpeg import scan_jpeg
-from tests.support.hostile import encoded, jpeg_of_scans, jpeg_segment, jpeg_with, jpeg_with_end, noise
+from service.imaging.structure.structure import Structure
+from tests.support.hostile import (
+    encoded,
+    jpeg_between_scans,
+    jpeg_of_scans,
+    jpeg_segment,
+    jpeg_with,
+    jpeg_with_end,
+    noise,
+)
 from tests.support.refusals import refusal
 
 JPEG = encoded(noise(64, 48), "JPEG", subsampling=0)
+COMMENT = jpeg_segment(0xFE, b"ab")
+JFIF = jpeg_segment(0xE0, b"JFIF\0abc")
+ADOBE = jpeg_segment(0xEE, b"Adobe123")
+EXIF = jpeg_segment(0xE1, b"Exif\0\0" + bytes(100))
+# Markers of the file that Pillow writes: JFIF, two tables, frame, four codes, scan.
+OWN_MARKERS = 9
 SHAPE = JPEG.index(b"\xff\xc0")
 SCAN = jpeg_segment(0xDA, bytes([1, 1, 0, 0, 63, 0]))
 EMPTY = jpeg_segment(0xFE, b"")
@@ -22,6 +38,121 @@ def frame_of(width: int, height: int, factors: list[int], *, marker: int = 0xC0)
     components = b"".join(bytes([number & 255, factor, 0]) for number, factor in enumerate(factors))
     frame = jpeg_segment(marker, struct.pack(">BHHB", 8, height, width, len(factors)) + components)
     return b"\xff\xd8" + frame + jpeg_segment(0xDA, bytes([len(factors)]) + bytes(6))
+
+
+# Costs, kept parts and limits
+
+
+@pytest.mark.parametrize(
+    ("options", "stored", "coefficients"),
+    [
+        ({"subsampling": 0}, 4, 0.0),
+        ({"subsampling": 0, "progressive": True}, 4, 6.0),
+        ({"subsampling": 2, "progressive": True}, 4, 3.0),
+        ({"subsampling": 1, "progressive": True}, 4, 4.0),
+    ],
+)
+def test_jpeg_of_several_scans_keeps_its_coefficients(
+    options: dict[str, object], stored: int, coefficients: float
+) -> None:
+    structure = scan_jpeg(encoded(noise(64, 48), "JPEG", **options))
+    assert structure == Structure(size=(64, 48), stored_bytes=stored, decoder_bytes=coefficients)
+
+
+def test_grey_jpeg_is_stored_in_a_byte() -> None:
+    grey = encoded(noise(64, 48).convert("L"), "JPEG", progressive=True)
+    assert scan_jpeg(grey) == Structure(size=(64, 48), stored_bytes=1, decoder_bytes=2.0)
+
+
+def test_bulk_of_metadata_is_cut_out_and_what_turns_or_colours_pixels_stays() -> None:
+    data = jpeg_with(JFIF + EXIF + COMMENT * 9 + ADOBE + EXIF + COMMENT * 7, JPEG)
+    structure = scan_jpeg(data)
+    assert structure.needed(data) == jpeg_with(JFIF + EXIF + ADOBE, JPEG)
+
+
+def test_a_little_metadata_stays() -> None:
+    assert scan_jpeg(jpeg_with(COMMENT * 16, JPEG)).parts is None
+    assert scan_jpeg(jpeg_with(jpeg_segment(0xE5, bytes(60_000)), JPEG)).parts is None
+    large = jpeg_with(jpeg_segment(0xE5, bytes(60_000)) * 2, JPEG)
+    assert scan_jpeg(large).needed(large) == JPEG
+
+
+def test_markers_before_the_first_scan_are_bounded() -> None:
+    assert scan_jpeg(jpeg_with(COMMENT * (4096 - OWN_MARKERS), JPEG)).size == (64, 48)
+    data = jpeg_with(COMMENT * (4097 - OWN_MARKERS), JPEG)
+    assert refusal(scan_jpeg, data) == ("markers before its first scan", 4097, 4096)
+
+
+def test_markers_behind_the_first_scan_are_bounded() -> None:
+    assert scan_jpeg(jpeg_between_scans(COMMENT * 4000)).size == (64, 48)
+    assert refusal(scan_jpeg, jpeg_between_scans(COMMENT * 4096)) == ("markers behind its first scan", 4097, 4096)
+
+
+def test_restarts_are_no_markers_and_comments_may_hold_some() -> None:
+    hidden = jpeg_segment(0xFE, b"\xff\xd9\xff\xda\xff\xda")
+    structure = scan_jpeg(jpeg_between_scans(b"\xff\xd0\xff\xd7" * 5000 + hidden))
+    assert (structure.size, structure.unusual) == ((64, 48), "")
+
+
+def test_scans_are_bounded_and_many_are_unusual() -> None:
+    assert scan_jpeg(jpeg_of_scans(64, 48, 15)).unusual == ""
+    assert scan_jpeg(jpeg_of_scans(64, 48, 16)).unusual == "JPEG of 17 scans"
+    assert scan_jpeg(jpeg_of_scans(64, 48, 99)).unusual == "JPEG of 100 scans"
+    assert refusal(scan_jpeg, jpeg_of_scans(64, 48, 100)) == ("scans", 101, 100)
+
+
+def test_scans_behind_the_end_do_not_count() -> None:
+    assert scan_jpeg(jpeg_of_scans(64, 48, 15) + jpeg_of_scans(64, 48, 99)).unusual == ""
+
+
+def test_pixels_of_all_scans_are_bounded() -> None:
+    assert scan_jpeg(jpeg_of_scans(5000, 4000, 59)).size == (5000, 4000)
+    unit = "pixels in all of its scans"
+    assert refusal(scan_jpeg, jpeg_of_scans(5000, 4000, 60)) == (unit, 1_220_000_000, 1_200_000_000)
+
+
+def test_tables_and_fill_bytes_are_bounded() -> None:
+    table = jpeg_segment(0xDB, bytes([0, *[1] * 64]) * 100)
+    assert scan_jpeg(jpeg_with(table * 10, JPEG)).size == (64, 48)
+    own = 2 * 67
+    found = 11 * (len(table) - 2) + own
+    unit = "bytes of quantisation tables before its first scan"
+    assert refusal(scan_jpeg, jpeg_with(table * 11, JPEG)) == (unit, 11 * (len(table) - 2), 65_536)
+    assert found > 65_536
+    assert scan_jpeg(jpeg_with(b"\xff" * 4096, JPEG)).size == (64, 48)
+    assert refusal(scan_jpeg, jpeg_with(b"\xff" * 4097, JPEG))[0] == "fill bytes before its first scan"
+    assert scan_jpeg(jpeg_with_end(b"\xff" * 255)).size == (64, 48)
+    unit = "fill bytes in a row behind its first scan"
+    assert refusal(scan_jpeg, jpeg_with_end(b"\xff" * 300)) == (unit, 257, 256)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff\xd8\xff\xd9", "it has no frame or no scan"),
+        (JPEG[: JPEG.index(b"\xff\xda")], "it has no frame or no scan"),
+        (JPEG.replace(b"\xff\xc0", b"\xff\xe9"), "it has no frame or no scan"),
+        (jpeg_with(jpeg_segment(0xC0, struct.pack(">BHHB", 8, 48, 64, 1) + b"\1\x11\0"), JPEG), "it has two frames"),
+    ],
+)
+def test_jpeg_without_one_frame_and_a_scan_is_none(data: bytes, message: str) -> None:
+    with pytest.raises(NotAnImage, match=re.escape(f"the JPEG image is truncated or corrupt: {message}")):
+        scan_jpeg(data)
+
+
+def test_jpeg_of_too_few_bytes_cannot_hold_its_pixels() -> None:
+    blank = jpeg_of_scans(800, 800, 0)
+    start = blank.index(b"\xff\xda")
+    # 100x100 blocks of at least a bit each.
+    needed = 100 * 100 // 8
+    assert scan_jpeg(blank[: start + needed]).shortfall == ""
+    assert scan_jpeg(blank[: start + needed - 1]).shortfall == f"{needed - 1} bytes of scans cannot hold 800x800 pixels"
+
+
+def test_arithmetic_coding_is_unusual_and_holds_any_number_of_pixels() -> None:
+    structure = scan_jpeg(jpeg_of_scans(800, 800, 0).replace(b"\xff\xc2", b"\xff\xca")[:400])
+    assert structure.unusual == "JPEG with arithmetic coding or without loss"
+    assert structure.shortfall == ""
 
 
 # Frames

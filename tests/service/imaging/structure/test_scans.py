@@ -1,8 +1,7 @@
-"""The structure that each scan reads from small files: sizes, costs, kept parts, and the edge of every limit."""
+"""The structure of small PNG, GIF, BMP, WebP and AVIF files: sizes, costs, kept parts, and the edge of every limit."""
 
 from __future__ import annotations
 
-import re
 import struct
 
 import pytest
@@ -12,153 +11,20 @@ from service.errors import NotAnImage, UnsupportedImage
 from service.imaging.structure.bmp import scan_bmp
 from service.imaging.structure.gif import scan_gif
 from service.imaging.structure.isobmff import scan_isobmff
-from service.imaging.structure.jpeg import scan_jpeg
 from service.imaging.structure.png import scan_png
 from service.imaging.structure.structure import Structure
-from service.imaging.structure.tiff import scan_tiff
 from service.imaging.structure.webp import scan_webp
 from tests.support.hostile import (
     bmp_of_colours,
     bmp_rle,
     encoded,
     gif_with,
-    jpeg_between_scans,
-    jpeg_of_scans,
-    jpeg_segment,
-    jpeg_with,
-    jpeg_with_end,
     noise,
     png_chunk,
     png_with,
-    tiff,
-    tiff_small,
-    tiff_tags,
     webp_canvas,
 )
 from tests.support.refusals import refusal
-
-# JPEG
-
-COMMENT = jpeg_segment(0xFE, b"ab")
-JFIF = jpeg_segment(0xE0, b"JFIF\0abc")
-ADOBE = jpeg_segment(0xEE, b"Adobe123")
-EXIF = jpeg_segment(0xE1, b"Exif\0\0" + bytes(100))
-JPEG = encoded(noise(64, 48), "JPEG", subsampling=0)
-# Markers of the file that Pillow writes: JFIF, two tables, frame, four codes, scan.
-OWN_MARKERS = 9
-
-
-@pytest.mark.parametrize(
-    ("options", "stored", "coefficients"),
-    [
-        ({"subsampling": 0}, 4, 0.0),
-        ({"subsampling": 0, "progressive": True}, 4, 6.0),
-        ({"subsampling": 2, "progressive": True}, 4, 3.0),
-        ({"subsampling": 1, "progressive": True}, 4, 4.0),
-    ],
-)
-def test_jpeg_of_several_scans_keeps_its_coefficients(
-    options: dict[str, object], stored: int, coefficients: float
-) -> None:
-    structure = scan_jpeg(encoded(noise(64, 48), "JPEG", **options))
-    assert structure == Structure(size=(64, 48), stored_bytes=stored, decoder_bytes=coefficients)
-
-
-def test_grey_jpeg_is_stored_in_a_byte() -> None:
-    grey = encoded(noise(64, 48).convert("L"), "JPEG", progressive=True)
-    assert scan_jpeg(grey) == Structure(size=(64, 48), stored_bytes=1, decoder_bytes=2.0)
-
-
-def test_bulk_of_metadata_is_cut_out_and_what_turns_or_colours_pixels_stays() -> None:
-    data = jpeg_with(JFIF + EXIF + COMMENT * 9 + ADOBE + EXIF + COMMENT * 7, JPEG)
-    structure = scan_jpeg(data)
-    assert structure.needed(data) == jpeg_with(JFIF + EXIF + ADOBE, JPEG)
-
-
-def test_a_little_metadata_stays() -> None:
-    assert scan_jpeg(jpeg_with(COMMENT * 16, JPEG)).parts is None
-    assert scan_jpeg(jpeg_with(jpeg_segment(0xE5, bytes(60_000)), JPEG)).parts is None
-    large = jpeg_with(jpeg_segment(0xE5, bytes(60_000)) * 2, JPEG)
-    assert scan_jpeg(large).needed(large) == JPEG
-
-
-def test_markers_before_the_first_scan_are_bounded() -> None:
-    assert scan_jpeg(jpeg_with(COMMENT * (4096 - OWN_MARKERS), JPEG)).size == (64, 48)
-    data = jpeg_with(COMMENT * (4097 - OWN_MARKERS), JPEG)
-    assert refusal(scan_jpeg, data) == ("markers before its first scan", 4097, 4096)
-
-
-def test_markers_behind_the_first_scan_are_bounded() -> None:
-    assert scan_jpeg(jpeg_between_scans(COMMENT * 4000)).size == (64, 48)
-    assert refusal(scan_jpeg, jpeg_between_scans(COMMENT * 4096)) == ("markers behind its first scan", 4097, 4096)
-
-
-def test_restarts_are_no_markers_and_comments_may_hold_some() -> None:
-    hidden = jpeg_segment(0xFE, b"\xff\xd9\xff\xda\xff\xda")
-    structure = scan_jpeg(jpeg_between_scans(b"\xff\xd0\xff\xd7" * 5000 + hidden))
-    assert (structure.size, structure.unusual) == ((64, 48), "")
-
-
-def test_scans_are_bounded_and_many_are_unusual() -> None:
-    assert scan_jpeg(jpeg_of_scans(64, 48, 15)).unusual == ""
-    assert scan_jpeg(jpeg_of_scans(64, 48, 16)).unusual == "JPEG of 17 scans"
-    assert scan_jpeg(jpeg_of_scans(64, 48, 99)).unusual == "JPEG of 100 scans"
-    assert refusal(scan_jpeg, jpeg_of_scans(64, 48, 100)) == ("scans", 101, 100)
-
-
-def test_scans_behind_the_end_do_not_count() -> None:
-    assert scan_jpeg(jpeg_of_scans(64, 48, 15) + jpeg_of_scans(64, 48, 99)).unusual == ""
-
-
-def test_pixels_of_all_scans_are_bounded() -> None:
-    assert scan_jpeg(jpeg_of_scans(5000, 4000, 59)).size == (5000, 4000)
-    unit = "pixels in all of its scans"
-    assert refusal(scan_jpeg, jpeg_of_scans(5000, 4000, 60)) == (unit, 1_220_000_000, 1_200_000_000)
-
-
-def test_tables_and_fill_bytes_are_bounded() -> None:
-    table = jpeg_segment(0xDB, bytes([0, *[1] * 64]) * 100)
-    assert scan_jpeg(jpeg_with(table * 10, JPEG)).size == (64, 48)
-    own = 2 * 67
-    found = 11 * (len(table) - 2) + own
-    unit = "bytes of quantisation tables before its first scan"
-    assert refusal(scan_jpeg, jpeg_with(table * 11, JPEG)) == (unit, 11 * (len(table) - 2), 65_536)
-    assert found > 65_536
-    assert scan_jpeg(jpeg_with(b"\xff" * 4096, JPEG)).size == (64, 48)
-    assert refusal(scan_jpeg, jpeg_with(b"\xff" * 4097, JPEG))[0] == "fill bytes before its first scan"
-    assert scan_jpeg(jpeg_with_end(b"\xff" * 255)).size == (64, 48)
-    unit = "fill bytes in a row behind its first scan"
-    assert refusal(scan_jpeg, jpeg_with_end(b"\xff" * 300)) == (unit, 257, 256)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"\xff\xd8\xff\xd9", "it has no frame or no scan"),
-        (JPEG[: JPEG.index(b"\xff\xda")], "it has no frame or no scan"),
-        (JPEG.replace(b"\xff\xc0", b"\xff\xe9"), "it has no frame or no scan"),
-        (jpeg_with(jpeg_segment(0xC0, struct.pack(">BHHB", 8, 48, 64, 1) + b"\1\x11\0"), JPEG), "it has two frames"),
-    ],
-)
-def test_jpeg_without_one_frame_and_a_scan_is_none(data: bytes, message: str) -> None:
-    with pytest.raises(NotAnImage, match=re.escape(f"the JPEG image is truncated or corrupt: {message}")):
-        scan_jpeg(data)
-
-
-def test_jpeg_of_too_few_bytes_cannot_hold_its_pixels() -> None:
-    blank = jpeg_of_scans(800, 800, 0)
-    start = blank.index(b"\xff\xda")
-    # 100x100 blocks of at least a bit each.
-    needed = 100 * 100 // 8
-    assert scan_jpeg(blank[: start + needed]).shortfall == ""
-    assert scan_jpeg(blank[: start + needed - 1]).shortfall == f"{needed - 1} bytes of scans cannot hold 800x800 pixels"
-
-
-def test_arithmetic_coding_is_unusual_and_holds_any_number_of_pixels() -> None:
-    structure = scan_jpeg(jpeg_of_scans(800, 800, 0).replace(b"\xff\xc2", b"\xff\xca")[:400])
-    assert structure.unusual == "JPEG with arithmetic coding or without loss"
-    assert structure.shortfall == ""
-
 
 # PNG
 
@@ -449,132 +315,6 @@ def test_boxes_are_bounded() -> None:
     assert scan_isobmff(free * 4096 + box(b"meta", ispe(300, 200))).size == (237, 137)
     assert refusal(scan_isobmff, free * 4097) == ("boxes", 4097, 4096)
     assert refusal(scan_isobmff, box(b"meta", ispe(9, 9) * 4097)) == ("boxes", 4097, 4096)
-
-
-# TIFF
-
-
-def big_tiff(order: str) -> bytes:
-    """A grey BigTIFF of 16x16 pixels without compression."""
-    tags = [
-        (256, 4, 16),
-        (257, 4, 16),
-        (258, 3, 8),
-        (259, 3, 1),
-        (262, 3, 1),
-        (273, 16, 16),
-        (277, 3, 1),
-        (279, 4, 256),
-    ]
-    sizes = {3: "H6x", 4: "I4x", 16: "Q"}
-    entries = b"".join(struct.pack(f"{order}HHQ{sizes[kind]}", number, kind, 1, value) for number, kind, value in tags)
-    mark = {"<": b"II", ">": b"MM"}[order]
-    return (
-        mark + struct.pack(f"{order}HHHQ", 43, 8, 0, 272) + bytes(256)
-        + struct.pack(f"{order}Q", len(tags)) + entries + bytes(8)
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_big_tiff_of_both_orders_is_read(order: str) -> None:
-    assert scan_tiff(big_tiff(order)) == Structure(size=(16, 16), stored_bytes=1)
-
-
-def test_tiff_is_stored_by_bits_and_samples_and_buffers_a_strip() -> None:
-    assert scan_tiff(tiff_small()) == Structure(size=(16, 16), stored_bytes=1)
-    assert scan_tiff(tiff_small(t258=("H", 16))).stored_bytes == 2
-    assert scan_tiff(tiff_small(t258=("H", 32))).stored_bytes == 4
-    assert scan_tiff(tiff_small(t277=("H", 3))).stored_bytes == 4
-    packed = tiff_small(t259=("H", 8))
-    assert scan_tiff(packed).buffer_bytes == len(packed) + 16 * 16 * 4
-    deep = tiff_small(t259=("H", 8), t258=("H", 64))
-    assert scan_tiff(deep).buffer_bytes == len(deep) + 16 * 16 * 8
-
-
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_turned_tiff_has_its_sides_exchanged(orientation: int) -> None:
-    tags = tiff_tags(16, 9, t273=("I", 8), t278=("I", 9), t279=("I", 144), t274=("H", orientation))
-    assert scan_tiff(tiff(tags, bytes(144))).size == (9, 16)
-
-
-def test_rare_compressions_of_a_tiff_are_unusual() -> None:
-    for compression in (1, 5, 7, 8, 32773, 32946):
-        assert scan_tiff(tiff_small(t259=("H", compression))).unusual == ""
-    assert scan_tiff(tiff_small(t259=("H", 4))).unusual == "TIFF of compression 4"
-
-
-@pytest.mark.parametrize(
-    ("changes", "unit", "count", "limit"),
-    [
-        ({"t50000": ("H", (200_001, 8))}, "numbers in a tag", 200_001, 200_000),
-        ({"t50000": ("2I", (1025, 8))}, "fractions in a tag", 1025, 1024),
-        ({"t273": ("I", (65_537, 8))}, "strips or tiles", 65_537, 65_536),
-        ({"t279": ("I", (65_537, 8))}, "strips or tiles", 65_537, 65_536),
-        ({"t322": ("I", 4113), "t323": ("I", 1)}, "pixels in a side of a tile beyond the image", 4097, 4096),
-        ({"t322": ("I", 1), "t323": ("I", 4113)}, "pixels in a side of a tile beyond the image", 4097, 4096),
-        (
-            {"t322": ("I", 4112), "t323": ("I", 4112)},
-            "bytes in a strip or tile beyond those of the image",
-            4 * (4112 * 4112 - 256),
-            64 << 20,
-        ),
-    ],
-)
-def test_lists_and_segments_of_a_tiff_are_bounded(
-    changes: dict[str, tuple[str, object]], unit: str, count: int, limit: int
-) -> None:
-    assert refusal(scan_tiff, tiff_small(**changes)) == (unit, count, limit)
-
-
-def test_lists_of_a_tiff_may_reach_their_limit() -> None:
-    changes = {"t50000": ("H", (200_000, 8)), "t50001": ("2I", (1024, 8)), "t50002": ("s", (10_000_000, 8))}
-    assert scan_tiff(tiff_small(**changes)).size == (16, 16)
-
-
-def test_tags_of_a_tiff_are_bounded_in_all_directories() -> None:
-    def tagged(count: int) -> bytes:
-        return struct.pack("<H", count) + struct.pack("<HHII", 40_000, 7, 4, 0) * count + bytes(4)
-
-    for number in (34665, 34853, 40965):
-        for count, is_allowed in ((1024, True), (1025, False)):
-            pixels = bytes(256) + tagged(count)
-            tags = tiff_tags(16, 16, t273=("I", 8), t278=("I", 16), t279=("I", 256), **{f"t{number}": ("I", 264)})
-            data = tiff(tags, pixels)
-            if is_allowed:
-                assert scan_tiff(data).size == (16, 16)
-            else:
-                assert refusal(scan_tiff, data) == ("tags in a directory", 1025, 1024)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (big_tiff("<")[:8] + b"\xff" * 8 + big_tiff("<")[16:], "its directory is not within the file"),
-        (tiff_small(t256=("I", 0)), "it has no size"),
-        (tiff_small(t257=("I", 0)), "it has no size"),
-        (tiff_small(t278=("I", 0)), "its strips or tiles have 16x0 pixels"),
-        (tiff_small(t322=("I", 0), t323=("I", 16)), "its strips or tiles have 0x16 pixels"),
-        (
-            tiff_small(t322=("I", 4096), t323=("I", 4096), t324=("I", [8, 8])),
-            "its 2 strips or tiles of 4096x4096 pixels cover far more than its 16x16",
-        ),
-    ],
-)
-def test_tiff_whose_segments_make_no_sense_is_none(data: bytes, message: str) -> None:
-    with pytest.raises(NotAnImage, match=re.escape(f"the TIFF image is truncated or corrupt: {message}")):
-        scan_tiff(data)
-
-
-def test_scans_within_the_strips_of_a_tiff_are_bounded() -> None:
-    def of_scans(count: int) -> bytes:
-        content = b"\xff\xda" * count
-        tags = tiff_tags(4000, 4000, t259=("H", 7), t273=("I", 8), t278=("I", 4000), t279=("I", len(content)))
-        return tiff(tags, content)
-
-    assert scan_tiff(of_scans(75)).size == (4000, 4000)
-    assert refusal(scan_tiff, of_scans(76)) == ("pixels in all of its scans", 1_216_000_000, 1_200_000_000)
-    packed = of_scans(76).replace(struct.pack("<HHII", 259, 3, 1, 7), struct.pack("<HHII", 259, 3, 1, 8))
-    assert scan_tiff(packed).size == (4000, 4000)
 
 
 # All

@@ -1,7 +1,8 @@
-"""Directories of hand-made TIFF files at the borders: of the file, of a number, of a list, and of what tiles cover."""
+"""The structure of small TIFF files: costs, and directories, lists, numbers and tiles at the border of every limit."""
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -50,6 +51,132 @@ def refused(data: bytes) -> str:
     start, _, reason = error.value.detail.partition(": ")
     assert start == "the TIFF image is truncated or corrupt"
     return reason
+
+
+# Costs and limits
+
+
+def big_tiff(order: str) -> bytes:
+    """A grey BigTIFF of 16x16 pixels without compression."""
+    tags = [
+        (256, 4, 16),
+        (257, 4, 16),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 16, 16),
+        (277, 3, 1),
+        (279, 4, 256),
+    ]
+    sizes = {3: "H6x", 4: "I4x", 16: "Q"}
+    entries = b"".join(struct.pack(f"{order}HHQ{sizes[kind]}", number, kind, 1, value) for number, kind, value in tags)
+    mark = {"<": b"II", ">": b"MM"}[order]
+    return (
+        mark + struct.pack(f"{order}HHHQ", 43, 8, 0, 272) + bytes(256)
+        + struct.pack(f"{order}Q", len(tags)) + entries + bytes(8)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_big_tiff_of_both_orders_is_read(order: str) -> None:
+    assert scan_tiff(big_tiff(order)) == Structure(size=(16, 16), stored_bytes=1)
+
+
+def test_tiff_is_stored_by_bits_and_samples_and_buffers_a_strip() -> None:
+    assert scan_tiff(tiff_small()) == Structure(size=(16, 16), stored_bytes=1)
+    assert scan_tiff(tiff_small(t258=("H", 16))).stored_bytes == 2
+    assert scan_tiff(tiff_small(t258=("H", 32))).stored_bytes == 4
+    assert scan_tiff(tiff_small(t277=("H", 3))).stored_bytes == 4
+    packed = tiff_small(t259=("H", 8))
+    assert scan_tiff(packed).buffer_bytes == len(packed) + 16 * 16 * 4
+    deep = tiff_small(t259=("H", 8), t258=("H", 64))
+    assert scan_tiff(deep).buffer_bytes == len(deep) + 16 * 16 * 8
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_turned_tiff_has_its_sides_exchanged(orientation: int) -> None:
+    tags = tiff_tags(16, 9, t273=("I", 8), t278=("I", 9), t279=("I", 144), t274=("H", orientation))
+    assert scan_tiff(tiff(tags, bytes(144))).size == (9, 16)
+
+
+def test_rare_compressions_of_a_tiff_are_unusual() -> None:
+    for compression in (1, 5, 7, 8, 32773, 32946):
+        assert scan_tiff(tiff_small(t259=("H", compression))).unusual == ""
+    assert scan_tiff(tiff_small(t259=("H", 4))).unusual == "TIFF of compression 4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "count", "limit"),
+    [
+        ({"t50000": ("H", (200_001, 8))}, "numbers in a tag", 200_001, 200_000),
+        ({"t50000": ("2I", (1025, 8))}, "fractions in a tag", 1025, 1024),
+        ({"t273": ("I", (65_537, 8))}, "strips or tiles", 65_537, 65_536),
+        ({"t279": ("I", (65_537, 8))}, "strips or tiles", 65_537, 65_536),
+        ({"t322": ("I", 4113), "t323": ("I", 1)}, "pixels in a side of a tile beyond the image", 4097, 4096),
+        ({"t322": ("I", 1), "t323": ("I", 4113)}, "pixels in a side of a tile beyond the image", 4097, 4096),
+        (
+            {"t322": ("I", 4112), "t323": ("I", 4112)},
+            "bytes in a strip or tile beyond those of the image",
+            4 * (4112 * 4112 - 256),
+            64 << 20,
+        ),
+    ],
+)
+def test_lists_and_segments_of_a_tiff_are_bounded(
+    changes: dict[str, tuple[str, object]], unit: str, count: int, limit: int
+) -> None:
+    assert refusal(scan_tiff, tiff_small(**changes)) == (unit, count, limit)
+
+
+def test_lists_of_a_tiff_may_reach_their_limit() -> None:
+    changes = {"t50000": ("H", (200_000, 8)), "t50001": ("2I", (1024, 8)), "t50002": ("s", (10_000_000, 8))}
+    assert scan_tiff(tiff_small(**changes)).size == (16, 16)
+
+
+def test_tags_of_a_tiff_are_bounded_in_all_directories() -> None:
+    def tagged(count: int) -> bytes:
+        return struct.pack("<H", count) + struct.pack("<HHII", 40_000, 7, 4, 0) * count + bytes(4)
+
+    for number in (34665, 34853, 40965):
+        for count, is_allowed in ((1024, True), (1025, False)):
+            pixels = bytes(256) + tagged(count)
+            tags = tiff_tags(16, 16, t273=("I", 8), t278=("I", 16), t279=("I", 256), **{f"t{number}": ("I", 264)})
+            data = tiff(tags, pixels)
+            if is_allowed:
+                assert scan_tiff(data).size == (16, 16)
+            else:
+                assert refusal(scan_tiff, data) == ("tags in a directory", 1025, 1024)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (big_tiff("<")[:8] + b"\xff" * 8 + big_tiff("<")[16:], "its directory is not within the file"),
+        (tiff_small(t256=("I", 0)), "it has no size"),
+        (tiff_small(t257=("I", 0)), "it has no size"),
+        (tiff_small(t278=("I", 0)), "its strips or tiles have 16x0 pixels"),
+        (tiff_small(t322=("I", 0), t323=("I", 16)), "its strips or tiles have 0x16 pixels"),
+        (
+            tiff_small(t322=("I", 4096), t323=("I", 4096), t324=("I", [8, 8])),
+            "its 2 strips or tiles of 4096x4096 pixels cover far more than its 16x16",
+        ),
+    ],
+)
+def test_tiff_whose_segments_make_no_sense_is_none(data: bytes, message: str) -> None:
+    with pytest.raises(NotAnImage, match=re.escape(f"the TIFF image is truncated or corrupt: {message}")):
+        scan_tiff(data)
+
+
+def test_scans_within_the_strips_of_a_tiff_are_bounded() -> None:
+    def of_scans(count: int) -> bytes:
+        content = b"\xff\xda" * count
+        tags = tiff_tags(4000, 4000, t259=("H", 7), t273=("I", 8), t278=("I", 4000), t279=("I", len(content)))
+        return tiff(tags, content)
+
+    assert scan_tiff(of_scans(75)).size == (4000, 4000)
+    assert refusal(scan_tiff, of_scans(76)) == ("pixels in all of its scans", 1_216_000_000, 1_200_000_000)
+    packed = of_scans(76).replace(struct.pack("<HHII", 259, 3, 1, 7), struct.pack("<HHII", 259, 3, 1, 8))
+    assert scan_tiff(packed).size == (4000, 4000)
 
 
 # Places
