@@ -106,6 +106,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse("header_size")
         elif self._num_hosts() != 1:
             self._refuse("host")
+        elif self._has_unknown_coding():
+            self._refuse("transfer_coding")
         if not self._is_refused:
             self._bytes_without_body = self._body_bytes = self._bytes_after_answer = 0
             self._excess_pieces = float(-FREE_PIECES)
@@ -188,6 +190,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Headers ``Host``; a request of HTTP/1.0 needs none."""
         hosts = sum(name == b"host" for name, _ in self.headers)
         return 1 if hosts == 0 and self.parser.get_http_version() == "1.0" else hosts
+
+    def _has_unknown_coding(self) -> bool:
+        """True if the parser would give the bytes of another coding than chunked as the body, RFC 9112, 6.1."""
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        return bool(codings) and codings != [b"chunked"]
 
     def _end_pipeline(self) -> None:
         """Answer the first request, drop those behind it, and close."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,9 @@ from starlette.responses import JSONResponse, Response
 from service.errors import PROBLEM_MEDIA_TYPE, InvalidParameter, ServiceError
 from service.inference_protocol.errors import protocol_error, speaks_protocol
 from service.request.state import state_of
+
+# What a client has sent is repeated up to here: a target or a parameter may have 64 KB.
+_MAX_CHARACTERS = 1000
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -40,9 +44,17 @@ def problem_response(request: Request, error: ServiceError) -> Response:
 
 def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]) -> Response:
     if speaks_protocol(request.url.path):
-        return protocol_error(problem, headers)
-    body = {**problem, "instance": request.url.path, "request_id": state_of(request.scope).request_id}
+        return protocol_error(_shortened(problem), headers)
+    body = _shortened({**problem, "instance": request.url.path, "request_id": state_of(request.scope).request_id})
     return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def _shortened(problem: dict[str, Any]) -> dict[str, Any]:
+    """The same members, texts of up to ``_MAX_CHARACTERS``."""
+    return {
+        name: f"{value[:_MAX_CHARACTERS]}..." if isinstance(value, str) and len(value) > _MAX_CHARACTERS else value
+        for name, value in problem.items()
+    }
 
 
 def _invalid_parameter(error: RequestValidationError) -> InvalidParameter:
@@ -51,7 +63,7 @@ def _invalid_parameter(error: RequestValidationError) -> InvalidParameter:
     if first["type"] == "extra_forbidden":
         return InvalidParameter(f"there is no parameter '{name}'; /docs lists them", extra={"parameter": name})
     extra = {"parameter": name, "value": value, **_bounds(first.get("ctx", {}))}
-    return InvalidParameter(f"{name} is {value!r}: {first['msg']}", extra=extra)
+    return InvalidParameter(f"{name} is {reprlib.repr(value)}: {first['msg']}", extra=extra)
 
 
 def _bounds(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from service.request.json_bounds import PIECE_BYTES, WHITESPACE, Inner, base64_o
 
 _LENGTH = struct.Struct("<I")
 _BRACKETS_TO_SPACES = bytes.maketrans(b"[]", b"  ")
-_DIGITS = b"0123456789"
+_NUMBERS = b"-0123456789"
 _LIST = re.compile(rb"\s*\[")
 # Numbers that are written in one go, in some milliseconds.
 _ELEMENTS = 1 << 14
@@ -164,7 +164,7 @@ class _Marks:
         compact = piece.translate(None, WHITESPACE)
         if b"[," in compact or b",]" in compact or compact.startswith(b"]") or compact.endswith(b"["):
             return False
-        marks = compact.translate(None, _DIGITS) + b","
+        marks = compact.translate(None, _NUMBERS) + b","
         start = self._place % len(self._element)
         expected = self._element * ((start + len(marks)) // len(self._element) + 1)
         self._place += len(marks)

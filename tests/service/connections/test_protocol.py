@@ -375,6 +375,23 @@ async def test_a_request_has_one_host(hosts: bytes) -> None:
         assert refused == ["host"]
 
 
+@pytest.mark.parametrize(
+    ("codings", "status"),
+    [
+        (b"Transfer-Encoding: Chunked \r\n", 200),
+        (b"Transfer-Encoding: gzip, chunked\r\n", 501),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_body_has_no_other_transfer_coding_than_chunked(codings: bytes, status: int) -> None:
+    async with served(ROOMY) as (port, refused):
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + codings
+        answer = await answer_to(port, head + b"\r\n1\r\nx\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert refused == ([] if status == 200 else ["transfer_coding"])
+
+
 @pytest.mark.anyio
 async def test_the_body_behind_an_offer_of_http_2_is_read() -> None:
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"

@@ -261,6 +261,13 @@ async def test_unknown_path_and_method_are_problems(api: Api) -> None:
     assert response.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("target", ["/{}", "/v2/models/{}", "/segment?{}=1", "/segment?alpha={}"])
+async def test_a_problem_repeats_little_of_a_long_target(api: Api, target: str) -> None:
+    answer = await api.http.post(target.format("x" * 60_000), content=b"", headers={"Content-Type": "image/png"})
+    assert answer.is_client_error
+    assert len(answer.content) < 4500
+
+
 async def test_bad_images_and_poison_in_a_batch_harm_nobody_else(
     engine: FakeEngine, serving: Serving, solid: Solid
 ) -> None:

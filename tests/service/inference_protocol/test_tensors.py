@@ -78,6 +78,10 @@ def test_brackets_at_the_edge_of_a_piece_count(shift: int) -> None:
         pixels_from_json("images", items_of(text[:edge] + b"[" + text[edge:]), (count, 3))
 
 
+def test_a_negative_zero_in_json_is_zero() -> None:
+    assert pixels_from_json("images", items_of(b"-0, 1, 2"), (1, 3)).tolist() == [[0, 1, 2]]
+
+
 @pytest.mark.parametrize("size", [0, 23, 25])
 def test_binary_pixels_of_another_size_are_refused(size: int) -> None:
     with pytest.raises(BadRequest, match=rf"'images' has {size} bytes .* expected 24 for shape \[2, 2, 2, 3\]"):
