@@ -13,7 +13,7 @@ from service.banner import address_of, announce, banner
 from service.engines.cpus import available_cpus
 from service.engines.exit_now import exit_now
 from service.http.shared_buckets import SharedTokenBuckets
-from service.idle_memory import use_one_arena
+from service.idle_memory import keep_freed_memory
 from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
 from service.models.source import ModelSource
@@ -137,7 +137,7 @@ class _Processes:
         from service.workers.remote_models import RemoteModels  # noqa: PLC0415
 
         settings = self._share(self._settings)
-        use_one_arena()
+        keep_freed_memory()
         limit_address_space(settings.max_worker_bytes)
 
         made: list[RemoteModels] = []

@@ -92,7 +92,7 @@ _PROGRAM = """
 import ctypes
 import threading
 from pathlib import Path
-from service.idle_memory import trim, use_one_arena
+from service.idle_memory import keep_freed_memory, trim
 
 def pages():
     return int(Path("/proc/self/statm").read_text().split()[1])
@@ -113,12 +113,11 @@ def burst():
     blocks = [bytes(65_000) for _ in range(2_000)]
     last.append(bytes(65_000))
 """
-# Once a block of 30 MiB has been freed, one of 28 MiB comes from the arena, and leaves its free pages at the top.
+# A block of 28 MiB comes from the arena, and leaves its free pages at the top.
 _AT_THE_TOP = """
-use_one_arena()
+keep_freed_memory()
 
 def burst():
-    ctypes.create_string_buffer(30 << 20)
     block = ctypes.create_string_buffer(28 << 20)
     ctypes.memset(block, 1, 28 << 20)
 """
