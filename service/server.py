@@ -22,7 +22,8 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from service.connections.counts import ConnectionCounts
+from service.connections.acceptor import Acceptor
+from service.connections.counts import ConnectionCounts, LocalConnectionCounts
 from service.connections.guard import ConnectionGuard
 from service.connections.limits import ConnectionLimits
 from service.connections.protocol import LimitedProtocol
@@ -54,11 +55,12 @@ class Server(uvicorn.Server):
         """
         self._runtime: Runtime = app.state.runtime
         settings = self._runtime.settings
+        self._counts = LocalConnectionCounts() if connections is None else connections
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime, connections))),
+                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime, self._counts))),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -72,14 +74,28 @@ class Server(uvicorn.Server):
         self._bound = bound
         self._on_ready = on_ready
         self._watch: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
 
     def serve_until_signal(self) -> None:
         """Run until a signal."""
         self.run(sockets=[self._bound])
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Open the port; the model is loaded meanwhile."""
-        await super().startup(sockets)
+        await super().startup([])
+        make_protocol: Callable[[], asyncio.Protocol] = partial(
+            cast(Any, self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self._acceptor = Acceptor(
+            self._bound,
+            make_protocol,
+            self._counts,
+            tls=self.config.ssl,
+            handshake_timeout_s=self._runtime.settings.header_timeout_s,
+        )
         self._watch = asyncio.create_task(self._follow_start())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -97,6 +113,8 @@ class Server(uvicorn.Server):
         if self._runtime.lifecycle.state is State.READY:
             self._runtime.begin_drain()
             await asyncio.sleep(min(settings.drain_delay_s, settings.drain_timeout_s))
+        if self._acceptor is not None:
+            await self._acceptor.close()
         remaining_s = max(0.0, deadline - time.monotonic())
         self.config.timeout_graceful_shutdown = math.ceil(remaining_s) + _WRITE_TIMEOUT_S
         async with asyncio.TaskGroup() as group:
@@ -109,7 +127,7 @@ class Server(uvicorn.Server):
             self._on_ready()
 
 
-def _guard(runtime: Runtime, counts: ConnectionCounts | None) -> ConnectionGuard:
+def _guard(runtime: Runtime, counts: ConnectionCounts) -> ConnectionGuard:
     settings = runtime.settings
     per_client = settings.max_connections_per_client or -(-settings.max_connections // 2)
     limits = ConnectionLimits(settings.max_connections, per_client, settings.header_timeout_s).within_handles()

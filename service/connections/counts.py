@@ -20,6 +20,16 @@ class ConnectionCounts(Protocol):
         """Give the unread bytes of all processes, of which ``here`` are this one's."""
         ...
 
+    def begin_accepting(self) -> None:
+        """Note that this process takes connections."""
+
+    def end_accepting(self) -> None:
+        """Note that it takes no more."""
+
+    def others_have_fewer(self, uncounted: int) -> bool:
+        """Tell whether a process that takes connections has fewer than this one, ``uncounted`` of its own included."""
+        ...
+
 
 class LocalConnectionCounts:
     """The counts of a single process."""
@@ -41,3 +51,13 @@ class LocalConnectionCounts:
     def unsent(self, here: int) -> int:
         """See ``ConnectionCounts``."""
         return here
+
+    def begin_accepting(self) -> None:
+        """See ``ConnectionCounts``."""
+
+    def end_accepting(self) -> None:
+        """See ``ConnectionCounts``."""
+
+    def others_have_fewer(self, uncounted: int) -> bool:  # noqa: ARG002
+        """See ``ConnectionCounts``."""
+        return False

@@ -1,9 +1,9 @@
 """The counts of connections of all workers, in shared memory; see ``service.connections.counts``.
 
-Each worker writes its own row: its connections, its unread bytes, and its connections by client. A client is
-counted at two places that hashes of its address choose; the smaller sum over all rows is its number of connections, or
-a little more if others share both places (a count-min sketch). The row of a worker that was killed is cleared by the
-next one of its number.
+Each worker writes its own row: its connections, its unread bytes, whether it accepts, and its connections by client. A
+client is counted at two places that hashes of its address choose; the smaller sum over all rows is its number of
+connections, or a little more if others share both places (a count-min sketch). The row of a worker that was killed is
+cleared by the next one of its number.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import contextmanager
 
 from service.workers.channel import sealed_memory
 
-_OPEN, _UNSENT = range(2)
-_HEADER = 2
+_OPEN, _UNSENT, _IS_ACCEPTING = range(3)
+_HEADER = 3
 # Of each of the two hashes.
 _PLACES = 4096
 _COLUMNS = _HEADER + 2 * _PLACES
@@ -60,6 +60,20 @@ class SharedConnections:
         """See ``ConnectionCounts``; those of other workers are as of their last change."""
         self._memory[self._place(_UNSENT)] = here
         return self._total(_UNSENT)
+
+    def begin_accepting(self) -> None:
+        """See ``ConnectionCounts``."""
+        self._memory[self._place(_IS_ACCEPTING)] = 1
+
+    def end_accepting(self) -> None:
+        """See ``ConnectionCounts``."""
+        self._memory[self._place(_IS_ACCEPTING)] = 0
+
+    def others_have_fewer(self, uncounted: int) -> bool:
+        """See ``ConnectionCounts``."""
+        here = self._memory[self._place(_OPEN)] + uncounted
+        rows = zip(self._memory[_OPEN::_COLUMNS], self._memory[_IS_ACCEPTING::_COLUMNS], strict=True)
+        return any(is_accepting and there < here for there, is_accepting in rows)
 
     def clear(self) -> None:
         """Remove the counts of the last worker of this row, which is gone."""
