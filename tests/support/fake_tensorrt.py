@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import create_autospec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +77,7 @@ class FakeTensorRt:
 
     def _held(self, kind: str, cls: type, **effects: Callable[..., Any]) -> Held:
         refusing = {name: self._refusing(name, effect) for name, effect in effects.items()}
-        return Held(kind, strict(cls, **refusing), self._cuda.calls.append)
+        return Held(kind, Strict(cls, **refusing), self._cuda.calls.append)
 
     def _refusing(self, name: str, effect: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -113,11 +112,11 @@ class FakeTensorRt:
         return [trt.Dims((batch, *self.shapes[name][1:])) for batch in self.profiles[index]]
 
     def _create_config(self) -> Any:
-        self.configs.append(strict(trt.IRuntimeConfig))
+        self.configs.append(Strict(trt.IRuntimeConfig))
         return self.configs[-1]
 
     def _create_inspector(self) -> Any:
-        return strict(trt.EngineInspector, get_engine_information=lambda _: self.layer_report)
+        return Strict(trt.EngineInspector, get_engine_information=lambda _: self.layer_report)
 
     def _create_context(self, strategy: Any) -> Held:
         state = SimpleNamespace(strategy=strategy, memory=None, shape=None, addresses={}, profile=0)
@@ -176,16 +175,25 @@ class FakeTensorRt:
         return True
 
 
-def strict(cls: type, **effects: Callable[..., Any]) -> Any:
+class Strict:
     """An instance of a class of TensorRT, without names that it lacks, whose methods check their arguments."""
-    fake = create_autospec(cls, instance=True, spec_set=True)
-    for name in dir(cls):
-        if not name.startswith("_") and callable(getattr(cls, name)):
-            unexpected = AssertionError(f"{cls.__name__}.{name} was not expected")
-            effect = effects.pop(name, None)
-            getattr(fake, name).side_effect = checked(getattr(cls, name), effect) if effect else unexpected
-    assert not effects
-    return fake
+
+    def __init__(self, cls: type, **effects: Callable[..., Any]) -> None:
+        methods = {name: checked(getattr(cls, name), effect) for name, effect in effects.items()}
+        vars(self).update(methods, _cls=cls)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # for isinstance
+        return self._cls
+
+    def __getattr__(self, name: str) -> Any:
+        known = hasattr(self._cls, name)
+        raise (AssertionError if known else AttributeError)(f"{self._cls.__name__}.{name} was not expected")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not hasattr(self._cls, name):
+            raise AttributeError(f"{self._cls.__name__} has no {name}")
+        vars(self)[name] = value
 
 
 def checked(method: Any, effect: Callable[..., Any]) -> Callable[..., Any]:

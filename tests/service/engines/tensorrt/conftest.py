@@ -15,7 +15,7 @@ from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.engine_store import STATE_VARIABLE, EngineInfo, EngineKey, write_engine
 from service.model_directory.machine import EngineRuntime, Machine
-from tests.support.fake_tensorrt import GRAPH, PLAN, Bench, Images, Infer, strict
+from tests.support.fake_tensorrt import GRAPH, PLAN, Bench, Images, Infer, Strict
 
 BOTH: list[EngineRuntime] = ["tensorrt", "tensorrt-rtx"]
 
@@ -59,4 +59,4 @@ def either(make_bench: Callable[..., Bench], request: pytest.FixtureRequest) -> 
 @pytest.fixture
 def strict_fake() -> Callable[..., Any]:
     """Makes an instance of a class of TensorRT that refuses what the class has not."""
-    return strict
+    return Strict
