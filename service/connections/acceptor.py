@@ -18,14 +18,18 @@ logger = logging.getLogger(__name__)
 
 # Connections that the kernel completes before they are accepted; net.core.somaxconn may allow fewer.
 _BACKLOG = 2048
-# What a process with more connections than another leaves to that one, which may be busy, or stopped.
-_YIELD_S = 0.01
+# How long a process that has more connections than another leaves the next to that one, which may be busy, or stopped.
+_YIELD_S = 0.002
+# So many more are no reason to wait: a burst of connections is accepted by all processes at once.
+_SLACK = 1
+# Before the event loop does other work.
+_AT_ONCE = 16
 # Until the next try of a process that has no file handle left.
 _RETRY_S = 0.5
 
 
 class Acceptor:
-    """Accepts connections, one at a time."""
+    """Accepts connections while no other process has fewer."""
 
     def __init__(
         self,
@@ -72,32 +76,37 @@ class Acceptor:
 
     def _watch(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._listening, self._on_connection)
+        self._loop.add_reader(self._listening, self._on_connections)
 
-    def _on_connection(self) -> None:
-        if self._counts.others_have_fewer(len(self._opening)):
-            self._pause_for(_YIELD_S, self._accept)
-        else:
-            self._accept()
+    def _on_connections(self) -> None:
+        for _ in range(_AT_ONCE):
+            if self._counts.others_have_fewer(len(self._opening) - _SLACK):
+                self._pause_for(_YIELD_S, self._accept_late)
+                return
+            if not self._accept():
+                return
+
+    def _accept_late(self) -> None:
+        self._watch()
+        self._accept()
 
     def _pause_for(self, seconds: float, then: Callable[[], None]) -> None:
         self._loop.remove_reader(self._listening)
         self._pause = self._loop.call_later(seconds, then)
 
-    def _accept(self) -> None:
-        if self._pause is not None:
-            self._watch()
+    def _accept(self) -> bool:
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another process was faster, or the client has left
-            return
+            return False
         except OSError as error:
             logger.warning("a connection cannot be accepted, and is tried again in %g s: %s", _RETRY_S, error)
             self._pause_for(_RETRY_S, self._watch)
-            return
+            return False
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, connection: socket.socket) -> None:
         try:

@@ -197,6 +197,53 @@ class DecodedImage:
     format: str
 
 
+class OpenedImage:
+    """An image file whose header has been read; it is decoded once at most.
+
+    Attributes:
+        header: Facts that the structure of the file states.
+    """
+
+    def __init__(self, image: ImageFile, header: ImageHeader) -> None:
+        """Use ``open_image``."""
+        self._image: ImageFile | None = image
+        self.header = header
+
+    def decode(self, background: tuple[int, int, int] = WHITE) -> DecodedImage:
+        """See the function ``decode``."""
+        image, self._image, name = self._image, None, self.header.format
+        assert image is not None, "the image has been decoded"
+        with _faults_of(name):
+            image.load()
+        upright = _upright(image)
+        del image  # where it was turned, it is held twice until here
+        return DecodedImage(_rgb(upright, name, background), name)
+
+
+def open_image(data: bytes, *, max_image_bytes: int, max_image_pixels: int) -> OpenedImage:
+    """Check the structure of an image file, then let the reader of its format read the header; no pixel is decoded.
+
+    Raises:
+        PayloadTooLarge: More bytes or pixels than allowed, or more of something than ``structure.limits`` allow.
+        NotAnImage, UnsupportedImage: See ``decode``.
+    """
+    if len(data) > max_image_bytes:
+        raise _too_large("bytes", len(data), max_image_bytes)
+    form = _format_of(data)
+    with _faults_of(form.name):
+        structure = form.scan(data)
+    if structure.size is not None:
+        _check_pixels(structure.size, max_image_pixels)
+    if structure.shortfall:
+        raise NotAnImage(f"the {form.name} image is truncated or corrupt: {structure.shortfall}")
+    with _faults_of(form.name):
+        image = form.read(io.BytesIO(structure.needed(data)))
+    _check_pixels(image.size, max_image_pixels)
+    width, height = image.size
+    decoding_bytes = structure.decoding_bytes(width * height, len(data))
+    return OpenedImage(image, ImageHeader(form.name, image.size, decoding_bytes, structure.unusual))
+
+
 def decode(
     data: bytes, *, max_image_bytes: int, max_image_pixels: int, background: tuple[int, int, int] = WHITE
 ) -> DecodedImage:
@@ -211,30 +258,12 @@ def decode(
         UnsupportedImage: An image in another format, one that this installation cannot read (AVIF, HEIF), or with
             samples that have no agreed range.
     """
-    if len(data) > max_image_bytes:
-        raise _too_large("bytes", len(data), max_image_bytes)
-    image, header = _open(data, max_image_pixels)
-    name = header.format
-    with _faults_of(name):
-        image.load()
-    upright = _upright(image)
-    del image  # where it was turned, it is held twice until here
-    return DecodedImage(_rgb(upright, name, background), name)
-
-
-def read_header(data: bytes, *, max_image_pixels: int) -> ImageHeader:
-    """Read the facts that the structure of a file states; no pixel is decoded.
-
-    Raises:
-        PayloadTooLarge: More pixels than allowed, or more of something than ``structure.limits`` allow.
-        NotAnImage, UnsupportedImage: See ``decode``.
-    """
-    return _open(data, max_image_pixels)[1]
+    return open_image(data, max_image_bytes=max_image_bytes, max_image_pixels=max_image_pixels).decode(background)
 
 
 def read_size(data: bytes, *, max_image_pixels: int) -> tuple[int, int]:
-    """(width, height) of ``read_header``."""
-    return read_header(data, max_image_pixels=max_image_pixels).size
+    """(width, height) of ``open_image``'s header."""
+    return open_image(data, max_image_bytes=len(data), max_image_pixels=max_image_pixels).header.size
 
 
 def encode_label_png(labels: NDArray[np.uint8], palette: bytes) -> bytes:
@@ -276,23 +305,6 @@ def _faults_of(name: str) -> Iterator[None]:
         raise PayloadTooLarge(f"the {name} image is too large: {error}") from error
     except _DECODE_FAULTS as error:
         raise NotAnImage(f"the {name} image is truncated or corrupt: {error}") from error
-
-
-def _open(data: bytes, max_image_pixels: int) -> tuple[ImageFile, ImageHeader]:
-    """Check the structure, then let the reader of the format see the file and read its header."""
-    form = _format_of(data)
-    with _faults_of(form.name):
-        structure = form.scan(data)
-    if structure.size is not None:
-        _check_pixels(structure.size, max_image_pixels)
-    if structure.shortfall:
-        raise NotAnImage(f"the {form.name} image is truncated or corrupt: {structure.shortfall}")
-    with _faults_of(form.name):
-        image = form.read(io.BytesIO(structure.needed(data)))
-    _check_pixels(image.size, max_image_pixels)
-    width, height = image.size
-    decoding_bytes = structure.decoding_bytes(width * height, len(data))
-    return image, ImageHeader(form.name, image.size, decoding_bytes, structure.unusual)
 
 
 def _format_of(data: bytes) -> _Format:

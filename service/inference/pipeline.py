@@ -18,7 +18,7 @@ from service.answers.options import AnswerOptions
 from service.answers.schemas import AnswerSize, InputMode, Processing
 from service.engines.base import Rows
 from service.errors import EngineFailure
-from service.imaging.codec import ImageHeader, decode, read_header
+from service.imaging.codec import OpenedImage, open_image
 from service.imaging.decode_process import Job
 from service.imaging.label_map import Logits, label_map
 from service.imaging.resize import resize_to_input
@@ -164,8 +164,8 @@ class Pipeline:
 
         def fill(slot: Slot) -> None:
             with ticket.stage("decode"):
-                header = self._count_pixels(data, ticket)
-                pixels = self._decode(data, AnswerOptions(), ticket, header)
+                image = self._count_pixels(data, ticket)
+                pixels = self._decode(data, AnswerOptions(), ticket, image)
                 resize_to_input(pixels, self.graph.input_size, out=slot.image)
 
         return await self._infer(fill, ticket, use)
@@ -260,8 +260,8 @@ class Pipeline:
             tag = self._tag(data, options)
             if (answer := self._answered(tag, known)) is not None:
                 return answer
-            header = None if ticket.pixels else self._count_pixels(data, ticket)
-            pixels = self._decode(data, options, ticket, header)
+            image = None if ticket.pixels else self._count_pixels(data, ticket)
+            pixels = self._decode(data, options, ticket, image)
             resize_to_input(pixels, self.graph.input_size, out=slot.image)
             height, width, _ = pixels.shape
             return tag, (height, width)
@@ -276,17 +276,19 @@ class Pipeline:
     def _tag(self, data: bytes, options: AnswerOptions) -> str:
         return answer_tag(data, repr(options), *self._identity)
 
-    def _count_pixels(self, data: bytes, ticket: Ticket) -> ImageHeader:
+    def _count_pixels(self, data: bytes, ticket: Ticket) -> OpenedImage:
         """Count the pixels that the header announces, or the memory that decoding takes where that is more."""
-        header = self._read_header(data)
+        image = self._open(data)
+        header = image.header
         width, height = header.size
         self._admission.count_pixels(
             ticket, max(width * height, (header.decoding_bytes - _SMALL_BYTES) // _BYTES_PER_PIXEL)
         )
-        return header
+        return image
 
-    def _read_header(self, data: bytes) -> ImageHeader:
-        return read_header(data, max_image_pixels=self._settings.max_image_pixels)
+    def _open(self, data: bytes) -> OpenedImage:
+        settings = self._settings
+        return open_image(data, max_image_bytes=settings.max_image_bytes, max_image_pixels=settings.max_image_pixels)
 
     def _finish(self, prediction: _Prediction, options: AnswerOptions, data: bytes, ticket: Ticket) -> bytes:
         with ticket.stage("post"):
@@ -304,21 +306,16 @@ class Pipeline:
             )
 
     def _decode(
-        self, data: bytes, options: AnswerOptions, ticket: Ticket, header: ImageHeader | None = None
+        self, data: bytes, options: AnswerOptions, ticket: Ticket, image: OpenedImage | None = None
     ) -> NDArray[np.uint8]:
         """Decode in this thread, or in a process where the structure of the file is unusual.
 
-        ``header`` is the file's where it has been read already.
+        ``image`` is the file's where it has been opened already.
         """
-        settings = self._settings
-        header = header or self._read_header(data)
+        image = image or self._open(data)
+        settings, header = self._settings, image.header
         if not header.unusual:
-            return decode(
-                data,
-                max_image_bytes=settings.max_image_bytes,
-                max_image_pixels=settings.max_image_pixels,
-                background=options.background,
-            ).pixels
+            return image.decode(options.background).pixels
         width, height = header.size
         job = Job(
             max_image_bytes=settings.max_image_bytes,

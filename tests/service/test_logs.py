@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from service.imaging.codec import decode
+from service.imaging.codec import open_image
 from service.inference import pipeline
 from service.log_pipe import PipeHandler
 from service.logs import escape, make_handler, request_lines, timestamp, watch_drops
@@ -194,11 +194,11 @@ async def test_line_of_a_failure_has_the_request_id(api: Api, solid: Solid, monk
 async def test_lines_from_codec_threads_have_the_request_id(
     api: Api, solid: Solid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode_oddly(*arguments: Any, **options: Any) -> Any:
+    def open_oddly(*arguments: Any, **options: Any) -> Any:
         logging.getLogger("PIL.Image").warning("odd")
-        return decode(*arguments, **options)
+        return open_image(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, "decode", decode_oddly)
+    monkeypatch.setattr(pipeline, "open_image", open_oddly)
     with logged("json", "PIL") as (_, stream):
         await api.http.post("/segment", content=solid(1), headers={"X-Request-ID": "id-3", "Content-Type": "image/png"})
     (line,) = [line for line in objects(stream) if line["message"] == "odd"]

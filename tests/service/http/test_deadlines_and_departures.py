@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.imaging.codec import OpenedImage
 from service.inference import pipeline
 from tests.support.api import Api, Serving
 from tests.support.exchange import Exchange
@@ -43,13 +44,15 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Gate]]:
-    """Puts a gate before a function of the pipeline."""
+    """Puts a gate before a function of the pipeline, or before the decoding of an image."""
     gates: list[Gate] = []
 
     def put(name: str) -> Gate:
-        gates.append(Gate(getattr(pipeline, name)))
-        monkeypatch.setattr(pipeline, name, gates[-1])
-        return gates[-1]
+        owner = OpenedImage if name == "decode" else pipeline
+        gates.append(made := Gate(getattr(owner, name)))
+        bound = lambda *arguments, **options: made(*arguments, **options)  # noqa: E731, PLW0108  a method gets its object
+        monkeypatch.setattr(owner, name, bound)
+        return made
 
     yield put
     for made in gates:

@@ -238,7 +238,7 @@ async def test_bug_is_answered_500_without_its_text(
     def fail(*_arguments: object, **_options: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.inference.pipeline.decode", fail)
+    monkeypatch.setattr("service.inference.pipeline.open_image", fail)
     caplog.handler.addFilter(RequestIdFilter())
     problem = api.check_problem(await api.post(solid(1)), 500, "internal-error")
     assert "secret" not in str(problem)

@@ -28,7 +28,7 @@ from service.imaging.codec import (
     encode_grey_png,
     encode_label_png,
     encode_rgb_png,
-    read_header,
+    open_image,
 )
 
 Pixels = NDArray[np.uint8]
@@ -114,10 +114,12 @@ def test_pixels_are_read_only_and_those_of_rgb_are_not_copied(mode: str, bytes_a
 def test_header_states_the_cost_of_decoding() -> None:
     # Pillow's pixels and those turned upright, a strip, and four rows.
     cost = 286 * 8 + 286 * 12 + 4 * (1 + 22 * 3)
-    assert read_header(SAMPLES["PNG"], max_image_pixels=286) == ImageHeader("PNG", (22, 13), cost, "")
+    assert open_image(SAMPLES["PNG"], max_image_bytes=9999, max_image_pixels=286).header == ImageHeader(
+        "PNG", (22, 13), cost, ""
+    )
     frames = [Image.fromarray(PIXELS[::-1])]
     animated = encoded(PIXELS, "WEBP", save_all=True, append_images=frames)
-    assert read_header(animated, max_image_pixels=286).unusual == "animated WebP"
+    assert open_image(animated, max_image_bytes=len(animated), max_image_pixels=286).header.unusual == "animated WebP"
 
 
 def test_grey_image_of_several_strips_keeps_every_value() -> None:

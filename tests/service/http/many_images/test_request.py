@@ -115,7 +115,7 @@ async def test_bugs_are_told_of_their_image_alone(
     def fail(*_arguments: object, **_options: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.inference.pipeline.decode", fail)
+    monkeypatch.setattr("service.inference.pipeline.open_image", fail)
     entries, files = unpack(await send(api, [("a", png())]))
     assert entries[0]["status"] == 500
     assert b"secret" not in files[entries[0]["file"]]
