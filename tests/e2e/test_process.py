@@ -197,7 +197,7 @@ def test_client_that_hangs_up_during_the_upload_leaves_nothing_behind(gated: Pro
 
 @pytest.mark.parametrize(
     ("stage", "function", "batches"),
-    [("decode", "decode", 0), ("post", "labels_of", 1), ("encode", "encode_answer", 1)],
+    [("decode", "open_image", 0), ("post", "labels_of", 1), ("encode", "encode_answer", 1)],
 )
 def test_client_that_hangs_up_is_noticed_while_its_stage_runs(
     stage: str, function: str, batches: int, png: Png

@@ -89,7 +89,7 @@ async def test_each_process_gets_as_many_connections() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_process_that_has_lost_connections_gets_the_next_ones() -> None:
+async def test_a_process_that_has_lost_connections_gets_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(2, 2) as listener:
         rows = [await listener.connect() for _ in range(10)]
         for number in reversed(range(10)):
@@ -97,7 +97,8 @@ async def test_a_process_that_has_lost_connections_gets_the_next_ones() -> None:
                 listener.hang_up(number)
         async with asyncio.timeout(HANG_S):
             while not listener.counts[0].others_have_fewer(-2):  # noqa: ASYNC110  the counts are what is tested
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr("service.connections.acceptor._YIELD_S", HANG_S)
         assert [await listener.connect() for _ in range(2)] == [1] * 2
 
 
