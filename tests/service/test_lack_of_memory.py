@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -44,6 +46,40 @@ def test_a_corrupt_file_stays_one(limit: tuple[int, int], cause: Exception, monk
     with pytest.raises(NotAnImage) as caught, report_lack_of_memory():
         raise error
     assert caught.value is error
+
+
+_WITHOUT_ROOM = """
+import io, resource
+from PIL import Image
+from service.errors import ServiceError
+from service.imaging.codec import decode
+from service.lack_of_memory import report_lack_of_memory
+
+def picture(side):
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((side, side)).save(file, "WEBP")
+    return file.getvalue()
+
+def status_of(data):
+    try:
+        with report_lack_of_memory():
+            decode(data, max_image_bytes=1 << 30, max_image_pixels=1 << 30)
+    except ServiceError as error:
+        return error.status
+    return 200
+
+small, large = picture(32), picture(4000)
+print(status_of(small), status_of(small[:-9]))
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+print(status_of(large))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_decoder_without_memory_is_told_from_a_corrupt_file() -> None:
+    run = subprocess.run([sys.executable, "-c", _WITHOUT_ROOM], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["200", "400", "503"]
 
 
 def test_what_succeeds_is_left_alone() -> None:
