@@ -17,8 +17,8 @@ BEGIN, END = "<!-- made by sizing.py -->\n", "<!-- end of what sizing.py made --
 CPU_SECONDS_PER_IMAGE = 0.107
 # Measured by benchmarks.feed on the same cores (its figures.json, two workers), JPEGs of 960x720 to label PNGs: the CPU
 # time of an image in all processes beside the network; and that of the engine process, one thread, in batches of two.
-REQUEST_CORE_SECONDS_PER_IMAGE = 0.0152
-ENGINE_PROCESS_SECONDS_PER_IMAGE = 0.0007
+REQUEST_CORE_SECONDS_PER_IMAGE = 0.0137
+ENGINE_PROCESS_SECONDS_PER_IMAGE = 0.0006
 # Counted: what the bundled model moves in fp16 at 768x576. At 35 operations a byte the memory bounds it on every GPU.
 MEGABYTES_PER_IMAGE = 544
 # Chosen: how busy a replica may be on the mean. At 75% two requests are inside, at 90% five.
