@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.connections.acceptor import Acceptor
-from service.connections.counts import ConnectionCounts, LocalConnectionCounts
+from service.connections.counts import ConnectionCounts
 from service.connections.guard import ConnectionGuard
 from service.connections.limits import ConnectionLimits
 from service.connections.protocol import LimitedProtocol
@@ -55,12 +55,12 @@ class Server(uvicorn.Server):
         """
         self._runtime: Runtime = app.state.runtime
         settings = self._runtime.settings
-        self._counts = LocalConnectionCounts() if connections is None else connections
+        self._guard = _guard(self._runtime, connections)
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=cast(Any, partial(LimitedProtocol, _guard(self._runtime, self._counts))),
+                http=cast(Any, partial(LimitedProtocol, self._guard)),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -92,9 +92,9 @@ class Server(uvicorn.Server):
         self._acceptor = Acceptor(
             self._bound,
             make_protocol,
-            self._counts,
+            self._guard.counts,
             tls=self.config.ssl,
-            handshake_timeout_s=self._runtime.settings.header_timeout_s,
+            handshake_timeout_s=self._guard.limits.header_timeout_s,
         )
         self._watch = asyncio.create_task(self._follow_start())
 
@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
             self._on_ready()
 
 
-def _guard(runtime: Runtime, counts: ConnectionCounts) -> ConnectionGuard:
+def _guard(runtime: Runtime, counts: ConnectionCounts | None) -> ConnectionGuard:
     settings = runtime.settings
     per_client = settings.max_connections_per_client or -(-settings.max_connections // 2)
     limits = ConnectionLimits(settings.max_connections, per_client, settings.header_timeout_s).within_handles()

@@ -26,8 +26,8 @@ class ConnectionCounts(Protocol):
     def end_accepting(self) -> None:
         """Note that it takes no more."""
 
-    def others_have_fewer(self, uncounted: int) -> bool:
-        """Tell whether a process that takes connections has fewer than this one, ``uncounted`` of its own included."""
+    def others_have_fewer(self, more: int) -> bool:
+        """Tell whether a process that takes connections has fewer than this one with ``more``, which may be below 0."""
         ...
 
 
@@ -58,6 +58,6 @@ class LocalConnectionCounts:
     def end_accepting(self) -> None:
         """See ``ConnectionCounts``."""
 
-    def others_have_fewer(self, uncounted: int) -> bool:  # noqa: ARG002
+    def others_have_fewer(self, more: int) -> bool:  # noqa: ARG002
         """See ``ConnectionCounts``."""
         return False

@@ -33,7 +33,12 @@ class Unread(Protocol):
 
 
 class ConnectionGuard:
-    """Counts the connections of a process, and logs refusals at most once a second."""
+    """Counts the connections of a process, and logs refusals at most once a second.
+
+    Attributes:
+        limits: Of all connections.
+        counts: Connections of this process and of the others.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,7 @@ class ConnectionGuard:
         """
         self.limits = limits
         self._on_refuse = on_refuse
-        self._counts = LocalConnectionCounts() if counts is None else counts
+        self.counts = LocalConnectionCounts() if counts is None else counts
         self._open_here = 0
         self._unlogged: Counter[Refusal] = Counter()
         self._strikes: Counter[str] = Counter()
@@ -60,7 +65,7 @@ class ConnectionGuard:
 
     def open(self, client: str) -> Refusal | None:
         """Count a connection; gives the limit that it exceeds, or None."""
-        total, of_client = self._counts.open(client)
+        total, of_client = self.counts.open(client)
         self._open_here += 1
         if total > self.limits.connections or self._open_here > (self.limits.of_process or total):
             return "connections"
@@ -68,13 +73,13 @@ class ConnectionGuard:
 
     def close(self, client: str) -> None:
         """Count a connection as closed."""
-        self._counts.close(client)
+        self.counts.close(client)
         self._open_here -= 1
 
     @property
     def _unsent_bytes(self) -> int:
         """Bytes of answers that clients have not read, of all processes."""
-        return self._counts.unsent(sum(connection.unsent_bytes for connection in self._unread))
+        return self.counts.unsent(sum(connection.unsent_bytes for connection in self._unread))
 
     def begin_unread(self, connection: Unread) -> None:
         """Count an answer that its client does not read as fast as it is sent; gives up others if they are too many."""
@@ -88,7 +93,7 @@ class ConnectionGuard:
         """Note that the client has read the answer, or is gone."""
         if connection in self._unread:
             del self._unread[connection]
-            self._counts.unsent(sum(other.unsent_bytes for other in self._unread))
+            self.counts.unsent(sum(other.unsent_bytes for other in self._unread))
 
     def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
         """Count a refusal; gives its status and its text, or None if the client cannot be answered."""

@@ -43,9 +43,10 @@ def problem_response(request: Request, error: ServiceError) -> Response:
 
 
 def _response(request: Request, problem: dict[str, Any], headers: dict[str, str]) -> Response:
-    if speaks_protocol(request.url.path):
-        return protocol_error(_shortened(problem), headers)
-    body = _shortened({**problem, "instance": request.url.path, "request_id": state_of(request.scope).request_id})
+    path = request.url.path
+    body = _shortened({**problem, "instance": path, "request_id": state_of(request.scope).request_id})
+    if speaks_protocol(path):
+        return protocol_error(body, headers)
     return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 

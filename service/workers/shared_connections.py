@@ -69,9 +69,9 @@ class SharedConnections:
         """See ``ConnectionCounts``."""
         self._memory[self._place(_IS_ACCEPTING)] = 0
 
-    def others_have_fewer(self, uncounted: int) -> bool:
+    def others_have_fewer(self, more: int) -> bool:
         """See ``ConnectionCounts``."""
-        here = self._memory[self._place(_OPEN)] + uncounted
+        here = self._memory[self._place(_OPEN)] + more
         rows = zip(self._memory[_OPEN::_COLUMNS], self._memory[_IS_ACCEPTING::_COLUMNS], strict=True)
         return any(is_accepting and there < here for there, is_accepting in rows)
 

@@ -76,7 +76,6 @@ print(status_of(large))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_decoder_without_memory_is_told_from_a_corrupt_file() -> None:
     run = subprocess.run([sys.executable, "-c", _WITHOUT_ROOM], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["200", "400", "503"]

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,6 +39,10 @@ class Gate:
         assert self.opened.wait(HANG_S)
         return self._function(*arguments, **options)
 
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        """As a method it gets the object."""
+        return partial(self, instance)
+
     async def until_entered(self) -> None:
         assert await asyncio.to_thread(self.entered.wait, HANG_S)
 
@@ -50,8 +55,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Gate]]:
     def put(name: str) -> Gate:
         owner = OpenedImage if name == "decode" else pipeline
         gates.append(made := Gate(getattr(owner, name)))
-        bound = lambda *arguments, **options: made(*arguments, **options)  # noqa: E731, PLW0108  a method gets its object
-        monkeypatch.setattr(owner, name, bound)
+        monkeypatch.setattr(owner, name, made)
         return made
 
     yield put
