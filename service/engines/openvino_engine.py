@@ -6,9 +6,10 @@ long and twice the memory, and two images together saved nothing. So rows of a b
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,8 @@ class OpenVinoEngine:
         self.num_streams = num_streams
         threads_per_stream(num_threads, num_streams)
         source = _Source(model_dir / graph.file, graph, self.num_classes, cache_dir)
-        (alone,) = source.compile(num_threads, 1)
-        shares = source.compile(num_threads, num_streams) if num_streams > 1 else []
-        self._streams: Streams[Any] | None = Streams(alone, shares)
+        (alone,), *shares = source.compile_all(num_threads, sorted({1, num_streams}))
+        self._streams: Streams[Any] | None = Streams(alone, shares[0] if shares else [])
 
     def infer(self, images: NDArray[np.uint8]) -> Rows:
         """Logits (B, K, h / 4, w / 4) float32, or labels uint8, of images (B, h, w, 3) uint8, B >= 1; a copy.
@@ -121,7 +121,7 @@ def _openvino() -> Any:
     return openvino
 
 
-@functools.cache
+@cache
 def _core(openvino: Any) -> Any:
     """The one ``Core`` of the process, which lives as long as that.
 
@@ -139,6 +139,16 @@ class _Source:
         self._graph = graph
         self._num_classes = num_classes
         self._kept = None if cache_dir is None else KeptGraph(cache_dir, graph, "openvino", _openvino().__version__)
+
+    def compile_all(self, num_threads: int, stream_counts: Sequence[int]) -> list[list[Any]]:
+        """For each number of streams what ``compile`` gives.
+
+        Kept graphs are imported at the same time: an import keeps one CPU busy for half a second.
+        """
+        if self._kept is None or self._kept.read() is None:
+            return [self.compile(num_threads, count) for count in stream_counts]
+        with ThreadPoolExecutor(len(stream_counts), thread_name_prefix="import") as pool:
+            return list(pool.map(partial(self.compile, num_threads), stream_counts))
 
     def compile(self, num_threads: int, num_streams: int) -> list[Any]:
         """A request per stream; together they use the threads.
