@@ -75,6 +75,11 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="KIND",
         help="kind of dataset (default: the model's if the folder fits it, else the folder's)",
     )
+    parser.add_argument(
+        "--class-map",
+        metavar="NAME",
+        help="score a dataset of other classes, its own mapped to the model's: cityscapes-to-camvid",
+    )
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
     parser.add_argument("--engine", help=f"runtime of a model directory: {', '.join(ENGINE_NAMES)} (default: auto)")
     parser.add_argument("--device", help="PyTorch's device for a checkpoint (default: cpu)")

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
-from trainer.datasets import choose_dataset, open_dataset
+from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset
+from trainer.datasets.mapped import Mapped, named_map
 from trainer.metrics import Scores
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.mode import SERVICE_MODE, PredictionMode, PredictionModeError
+from trainer.prediction.model import ModelError, OpenModel
 from trainer.prediction.open_model import open_model
 
 
@@ -30,7 +32,7 @@ def score(args: argparse.Namespace) -> None:
     """
     mode = _mode(args)
     if args.update_manifest:
-        _check_update(args.model, mode)
+        _check_update(args.model, mode, args.class_map)
     _evaluate(args, mode)
 
 
@@ -88,7 +90,7 @@ def _evaluate(args: argparse.Namespace, mode: PredictionMode) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
     with open_model(args.model, mode, engine=args.engine, device=args.device) as model:
-        dataset = open_dataset(choose_dataset(args.data, args.dataset, model.dataset), args.data, args.split)
+        dataset = _open_dataset(args, model)
         model.check_classes(dataset)
         began = time.perf_counter()
         with tqdm(total=len(dataset), unit="image", mininterval=1) as bar:
@@ -98,11 +100,28 @@ def _evaluate(args: argparse.Namespace, mode: PredictionMode) -> None:
     print(report(scores, dataset.classes))  # noqa: T201
     print(f"{len(dataset)} images of {dataset.name} {args.split} in {seconds:.1f} s")  # noqa: T201
     if args.json:
-        run = {"model": args.model, "dataset": dataset.name, "split": args.split, "mode": _options(mode)}
-        content = {**run, "images": len(dataset), "seconds": round(seconds, 3), **as_dict(scores, dataset.classes)}
+        run = {"model": args.model, "dataset": dataset.name, "class_map": args.class_map, "split": args.split}
+        content = {
+            **run,
+            "mode": _options(mode),
+            "images": len(dataset),
+            "seconds": round(seconds, 3),
+            **as_dict(scores, dataset.classes),
+        }
         args.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.update_manifest:
         update_manifest(Path(args.model), args.split, scores)
+
+
+def _open_dataset(args: argparse.Namespace, model: OpenModel) -> SegmentationDataset:
+    """The split to score, in the model's classes where a map is asked for."""
+    dataset = open_dataset(choose_dataset(args.data, args.dataset, model.dataset), args.data, args.split)
+    if args.class_map is None:
+        return dataset
+    if model.class_names is None:
+        raise ModelError("the model does not name its classes, so --class-map has nothing to map to")
+    classes = [ClassInfo(index, name, (0, 0, 0)) for index, name in enumerate(model.class_names)]
+    return Mapped(dataset, classes, named_map(args.class_map))
 
 
 def _mode(args: argparse.Namespace) -> PredictionMode:
@@ -116,10 +135,12 @@ def _mode(args: argparse.Namespace) -> PredictionMode:
     )
 
 
-def _check_update(model: str, mode: PredictionMode) -> None:
+def _check_update(model: str, mode: PredictionMode, class_map: str | None) -> None:
     """Refuse an update of a manifest that could not be written after the evaluation."""
     if not Path(model).is_dir():
         raise ManifestError(f"{model} is not a model directory; --update-manifest needs one")
+    if class_map is not None:
+        raise ManifestError("--update-manifest states scores of the model's own classes: leave out --class-map")
     if mode != SERVICE_MODE:
         raise PredictionModeError("--update-manifest states what the service answers: whole images, one scale, no flip")
 

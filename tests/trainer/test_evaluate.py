@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from service.model_directory.manifest import GRAPH_NAME, ClassInfo, read_manifest, write_manifest
 from trainer.checkpoint import save_checkpoint
 from trainer.datasets import open_dataset
+from trainer.datasets.mapped import NAMED_MAPS
 from trainer.evaluate import main
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
@@ -150,6 +152,22 @@ def test_another_datasets_model_is_refused(run: Run, tiny_model_dir: Path) -> No
         1,
         "ecenet-evaluate: class 1 is 'gray' in the model and 'grey' in folder\n",
     )
+
+
+def test_a_dataset_of_other_classes_is_scored_in_the_models(
+    run: Run, tiny_model_dir: Path, greys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = run(tiny_model_dir)[1]
+    hours = {"night": "dark", "dusk": "grey", "day": "bright"}
+    names = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(hours)]
+    (greys / "classes.json").write_text(json.dumps({"classes": names}))
+    monkeypatch.setitem(cast(dict[str, dict[str, str]], NAMED_MAPS), "hours", hours)
+    assert run(tiny_model_dir)[0] == 1
+    status, mapped, _ = run(tiny_model_dir, "--class-map", "hours")
+    assert (status, mapped.rpartition(" in ")[0]) == (0, own.rpartition(" in ")[0])
+
+    assert "map of classes 'minutes' is unknown" in run(tiny_model_dir, "--class-map", "minutes")[2]
+    assert "leave out --class-map" in run(tiny_model_dir, "--class-map", "hours", "--update-manifest")[2]
 
 
 def test_scores_are_written_into_the_manifest(run: Run, tiny_model_dir: Path, tmp_path: Path) -> None:
