@@ -167,8 +167,11 @@ def test_sighup_follows_the_disk(root: Path, write_model: WriteModel, png: Png) 
 
 
 def heeds_sighup(popen: Popen) -> bool:
-    """Check whether a process ignores or handles SIGHUP; until then the kernel ends it."""
-    status = Path(f"/proc/{popen.pid}/status").read_text()
+    """Check whether a process ignores or handles SIGHUP; until then the kernel ends it. One that is gone does not."""
+    try:
+        status = Path(f"/proc/{popen.pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     masks = [int(mask, 16) for mask in re.findall(r"^Sig(?:Ign|Cgt):\t(\w+)$", status, re.MULTILINE)]
     return any(mask >> (signal.SIGHUP - 1) & 1 for mask in masks)
 
