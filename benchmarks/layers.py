@@ -1,7 +1,7 @@
 """Where a graph's time goes: the share of each operator and of the slowest layers, on one thread of a CPU.
 
-Of ONNX Runtime also the rate of each kind of product, as its profiler has shapes. They include the channels that it pads
-to the blocks of the processor, 8 or 16.
+Of ONNX Runtime also the rate of each kind of product, as its profiler has shapes. They include the channels that it
+pads to the blocks of the processor, 8 or 16.
 
     python -m benchmarks.layers models/ecenet-lite0-camvid/model.onnx onnxruntime
 
