@@ -50,7 +50,8 @@ def test_onnxruntime_counts_the_operations_of_its_convolutions(tmp_path: Path) -
 def _convolutions(path: Path) -> Path:
     """Pixels (1, 16, 24, 3) through a convolution of 3x3 to 16 channels, and one of 1x1 for each channel alone.
 
-    ONNX Runtime pads channels to a multiple of its block, which is 16 with AVX-512 and 8 without."""
+    ONNX Runtime pads channels to a multiple of its block, which is 16 with AVX-512 and 8 without.
+    """
     weights = [np.ones(shape, np.float32) for shape in ((16, 3, 3, 3), (16, 1, 1, 1))]
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
