@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -208,6 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        cycle.transport = cast(asyncio.Transport, _AnswerTransport(cycle))
         super()._start_asgi_task(cycle, app)
 
     def _leave(self) -> None:
@@ -267,6 +268,45 @@ def _without_upgrade(data: bytes) -> bytes:
     end = data.find(b"\r\n\r\n")
     offer = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
     return data if offer is None else data[: offer.start()] + b"\nx-not-used" + data[offer.end() :]
+
+
+class _AnswerTransport:
+    """What one answer is written to: its head leaves with the first piece of its body, in one system call.
+
+    The head of an answer whose length is not known, which may come bit by bit, leaves at once.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        """Write to the transport that ``cycle`` has."""
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._has_begun = False
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        cycle = self._cycle
+        if self._head is not None:
+            self._transport.writelines((self._head, data))
+            self._head = None
+        elif cycle.response_started and not self._has_begun and _has_body(cycle):
+            self._head = data
+        else:
+            self._transport.write(data)
+        self._has_begun = cycle.response_started
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._head is not None:
+            self._transport.write(self._head)
+            self._head = None
+        self._transport.close()
+
+
+def _has_body(cycle: RequestResponseCycle) -> bool:
+    """True if a body of known length follows the head, which is being written."""
+    return cycle.chunked_encoding is False and cycle.scope["method"] != "HEAD"
 
 
 class _Watch:

@@ -112,7 +112,8 @@ def build_app(runtime: Runtime, provider: TracerProvider | None, buckets: Bucket
     )
     _add_middleware(app, runtime, buckets)
     add_problem_handlers(app)
-    app.include_router(segment_router)
+    # Not included: FastAPI looks for the route of an included router twice.
+    app.routes.extend(segment_router.routes)
     app.include_router(router)
     app.include_router(many_images_router)
     app.include_router(catalog_router)

@@ -5,11 +5,11 @@ Most clients send the same few query strings again and again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from service.answers.schemas import SegmentQuery
 from service.request.dependencies import TIMEOUT_HEADER, runtime_of, time_limit
@@ -18,7 +18,6 @@ _MAX_QUERIES = 256
 # Longer ones, such as long lists of classes, are parsed each time.
 _MAX_BYTES = 1024
 TAGS_HEADER = "If-None-Match"
-_KEY = "ecenet.known_queries"
 
 
 class KnownQueryRoute(APIRoute):
@@ -28,29 +27,31 @@ class KnownQueryRoute(APIRoute):
     A request that states its own time limit has all parameters solved.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler behind a lookup of known query strings."""
-        solve = super().get_route_handler()
-        known: dict[bytes, SegmentQuery] = {}
+    def __init__(self, path: str, *args: Any, **options: Any) -> None:
+        super().__init__(path, *args, **options)
+        self._known: dict[bytes, SegmentQuery] = {}
 
-        async def handle(request: Request) -> Response:
-            request.scope[_KEY] = known
-            query = known.get(request.scope["query_string"])
-            if query is None or TIMEOUT_HEADER in request.headers:
-                return await solve(request)
-            runtime = await runtime_of(request)
-            limit = await time_limit(request, runtime)
-            response: Response = await self.endpoint(request, runtime, limit, query, request.headers.get(TAGS_HEADER))
-            return response
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; of FastAPI's layers a known query passes those of the application alone."""
+        query = self._known.get(scope["query_string"])
+        request = Request(scope, receive, send)
+        if query is None or scope["method"] not in (self.methods or ()) or TIMEOUT_HEADER in request.headers:
+            await super().handle(scope, receive, send)
+            return
+        runtime = await runtime_of(request)
+        limit = await time_limit(request, runtime)
+        response: Response = await self.endpoint(request, runtime, limit, query, request.headers.get(TAGS_HEADER))
+        await response(scope, receive, send)
 
-        return handle
+    def remember(self, text: bytes, query: SegmentQuery) -> None:
+        """Keep the parameters of a query string."""
+        if len(text) <= _MAX_BYTES and text not in self._known:
+            if len(self._known) >= _MAX_QUERIES:
+                del self._known[next(iter(self._known))]
+            self._known[text] = query
 
 
 def remember(request: Request, query: SegmentQuery) -> None:
-    """Keep the parameters of a query string that is valid."""
-    known: dict[bytes, SegmentQuery] = request.scope[_KEY]
-    text = request.scope["query_string"]
-    if len(text) <= _MAX_BYTES and text not in known:
-        if len(known) >= _MAX_QUERIES:
-            del known[next(iter(known))]
-        known[text] = query
+    """Keep the parameters of a query string that is valid; for the endpoint of a ``KnownQueryRoute``."""
+    route: KnownQueryRoute = request.scope["route"]
+    route.remember(request.scope["query_string"], query)
