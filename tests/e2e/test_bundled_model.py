@@ -145,7 +145,7 @@ def test_eight_images_have_the_accuracy_that_was_measured_on_them(camvid_dir: Pa
         (tmp_path / "part" / folder).mkdir(parents=True)
         for name in names:
             (tmp_path / "part" / folder / name).symlink_to(camvid_dir / folder / name)
-    assert scores(tmp_path / "part", tmp_path) == pytest.approx({"mIoU": 79.68, "aAcc": 95.32}, abs=0.05)
+    assert scores(tmp_path / "part", tmp_path) == pytest.approx({"mIoU": 79.80, "aAcc": 95.37}, abs=0.05)
 
 
 @pytest.mark.slow
