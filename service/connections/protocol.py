@@ -271,7 +271,7 @@ def _without_upgrade(data: bytes) -> bytes:
 
 
 class _AnswerTransport:
-    """What one answer is written to: its head leaves with the first piece of its body, in one system call.
+    """Transport of one answer, which sends its head together with the first piece of its body, in one system call.
 
     The head of an answer whose length is not known, which may come bit by bit, leaves at once.
     """
@@ -299,8 +299,7 @@ class _AnswerTransport:
 
     def close(self) -> None:
         if self._head is not None:
-            self._transport.write(self._head)
-            self._head = None
+            self.write(b"")
         self._transport.close()
 
 

@@ -49,7 +49,7 @@ class Recorder(asyncio.Transport):
 
 
 async def writes_of(app: ASGIApp, request: bytes) -> list[bytes]:
-    """What ``app`` writes for a request until nothing is left to run."""
+    """Run ``app`` for a request until it ends or waits, and give its writes."""
     config = uvicorn.Config(app, lifespan="off", log_config=None)
     config.load()
     guard = ConnectionGuard(LIMITS, lambda _: None)
