@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         runs = experiments(
             args.variants,
             args.seeds,
-            data.recipe(args.steps),
+            data.recipe(args.steps, args.precision),
             folder=args.folder or folder_of(FOLDER, args.dataset),
             rates=args.rates or folder_of(RATES_FOLDER, args.dataset),
             multiple=args.head_lr_multiple,
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(COMPARED), metavar="VARIANT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
     parser.add_argument("--head-lr-multiple", type=float, help="every head's rate per backbone's, not that of --rates")
     parser.add_argument("--rates", type=Path, help="runs of the rates (default: rates[_DATASET]/)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")

@@ -28,9 +28,9 @@ class Data(NamedTuple):
     open: Callable[[Path, str], SegmentationDataset]
     hold_out: Callable[[SegmentationDataset], Splits]
 
-    def recipe(self, steps: int) -> Recipe:
+    def recipe(self, steps: int, precision: str = "fp32") -> Recipe:
         """The recipe on this data set."""
-        return Recipe(steps, input_size=self.size, crop_size=self.size)
+        return Recipe(steps, precision=precision, input_size=self.size, crop_size=self.size)
 
     def splits(self, root: Path) -> Splits:
         """Train and val."""

@@ -4,7 +4,7 @@
 
 A head trains at each of ``MULTIPLES``. A rival trains once more at the best of them, with the rate of ECENet's
 classifier for its own. A fifth of CamVid's train split is held out, the end of each of its drives; val has no part in
-the choice. The command skips finished runs and continues a stopped one.
+the choice. A run has half the steps of the comparison's. The command skips finished runs and continues a stopped one.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        recipe, commit = data.recipe(args.steps), args.commit or head_commit()
+        recipe, commit = data.recipe(args.steps, args.precision), args.commit or head_commit()
         splits = data.hold_out(data.open(args.data, "train"))
         run_missing(grid(args.variants, recipe, folder), splits, commit=commit)
         run_missing(fast_classifiers(args.variants, recipe, folder), splits, commit=commit)
@@ -141,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--dataset", choices=DATA, default="camvid", help="the data set (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=HEADS, default=list(HEADS), metavar="HEAD")
-    parser.add_argument("--steps", type=int, default=450, help="steps of every run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=225, help="steps of every run (default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")
     parser.add_argument("--folder", type=Path, help="where runs are written (default: rates[_DATASET]/)")
     parser.add_argument("--commit", help="commit of the code, where git cannot name it")

@@ -32,7 +32,7 @@ class Recipe:
         power: Exponent of the polynomial decay.
         ema_decay: Decay per step of the averaged weights, which are those evaluated.
         clip_norm: Largest norm of the gradient.
-        precision: Of the forward pass; float32, as the CPUs of the runs have no bf16 instructions.
+        precision: Of the forward pass: ``fp32``, or ``bf16``, which is faster on CPUs that multiply it.
         input_size: (height, width) that whole images are resized to for the model.
         crop_size: (height, width) of a training view.
         scale: Range of random scales of a view.

@@ -242,6 +242,7 @@ def test_the_data_sets_have_inputs_and_folders_of_their_own() -> None:
     sizes = {name: (data.recipe(450).input_size, data.recipe(450).crop_size) for name, data in DATA.items()}
     assert sizes == {"camvid": ((192, 256), (192, 256)), "clothing": ((288, 192), (288, 192))}
     assert DATA["camvid"].recipe(450) == Recipe(450)
+    assert DATA["camvid"].recipe(450, "bf16") == Recipe(450, precision="bf16")
     folders = [folder_of(Path("accuracy/rates"), name).as_posix() for name in DATA]
     assert folders == ["accuracy/rates", "accuracy/rates_clothing"]
 
