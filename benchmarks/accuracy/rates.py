@@ -52,11 +52,14 @@ def grid(variants: Iterable[str], recipe: Recipe, folder: Path) -> list[Experime
 def fast_classifiers(variants: Iterable[str], recipe: Recipe, folder: Path) -> list[Experiment]:
     """A run per rival at its best rate of the grid, whose classifier has the rate that ECENet's would have.
 
-    Raises:
-        RunError: A run of the grid is missing.
+    A rival that lacks runs of the grid is left out: the process that finishes the last of them runs this too.
     """
-    rivals = [name for name in variants if VARIANTS[name].is_rival]
+    rivals = [name for name in variants if VARIANTS[name].is_rival and _grid_is_complete(folder, name)]
     return [_experiment(name, _fast(name, best_of_grid(folder, name)), recipe, folder) for name in rivals]
+
+
+def _grid_is_complete(folder: Path, variant: str) -> bool:
+    return all(rate_path(folder, variant, Rates(multiple)).exists() for multiple in MULTIPLES)
 
 
 def _experiment(name: str, rates: Rates, recipe: Recipe, folder: Path) -> Experiment:
@@ -106,7 +109,7 @@ def rates_table(folder: Path) -> str:
 
 def _row(folder: Path, name: str) -> list[str]:
     grid = [rate_path(folder, name, Rates(multiple)) for multiple in MULTIPLES]
-    complete = VARIANTS[name].is_rival and all(path.exists() for path in grid)
+    complete = VARIANTS[name].is_rival and _grid_is_complete(folder, name)
     fast = _cell(rate_path(folder, name, _fast(name, best_of_grid(folder, name)))) if complete else "-"
     return [VARIANTS[name].title, *map(_cell, grid), fast]
 

@@ -30,6 +30,7 @@ OWN_KEYS = (
     "classifier_lr_multiple",
     "bilinear_start",
     "principal_start",
+    "warmup_steps",
 )
 
 

@@ -52,6 +52,7 @@ class Variant:
         principal_start: Whether FR starts at the principal directions of its stages.
         width: Channels that the classifier gets.
         one_rate: Whether the classifier has the rate of the rest of the head unless a recipe gives it its own.
+        warmup: Steps of warm-up per step of the recipe's.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Variant:
     principal_start: bool = True
     width: int = WIDTH
     one_rate: bool = False
+    warmup: float = 1.0
 
     def network(self, name: str) -> str:
         """The variant that has the same network in inference: ECENet, or the one of this ``name`` itself."""
@@ -79,7 +81,8 @@ class Variant:
         return classifier_multiple(self.width)
 
     def recipe(self, shared: Recipe) -> Recipe:
-        """The recipe that all variants share, with this one's rate of the classifier where none is given."""
+        """The recipe that all share, with this variant's warm-up, and its rate of the classifier where none is given."""
+        shared = replace(shared, warmup_steps=round(self.warmup * shared.warmup_steps))
         if shared.classifier_lr_multiple is not None:
             return shared
         own = shared.head_lr_multiple if self.one_rate else self.fast_multiple
@@ -114,8 +117,8 @@ def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options:
     return Variant(title, change, ablation=True, **options)
 
 
-def _trial(title: str, change: Callable[[ECENet], ECENet]) -> Variant:
-    return Variant(title, change, trial=True)
+def _trial(title: str, change: Callable[[ECENet], ECENet] = _same, **options: Any) -> Variant:
+    return Variant(title, change, trial=True, **options)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -141,9 +144,12 @@ VARIANTS: dict[str, Variant] = {
     "learned-classes": _ablation("class embeddings learned, not explicit", with_learned_classes),
     "key-scale-2": _trial("keys that start twice as large", with_key_scale(2)),
     "key-scale-4": _trial("keys that start four times as large", with_key_scale(4)),
+    "key-scale-16": _trial("keys that start 16 times as large", with_key_scale(16)),
     "finest-mask": _trial("the finest mask inside the auxiliary loss", with_finest_mask),
     "slow-norms": _trial("batch norms of momentum 0.02", with_norm_momentum(0.02)),
     "no-dropout": _trial("no dropout", without_dropout),
+    "half-warm-up": _trial("half the steps of warm-up", warmup=0.5),
+    "long-warm-up": _trial("1.5 times the steps of warm-up", warmup=1.5),
 }
 HEADS = tuple(name for name, variant in VARIANTS.items() if not (variant.ablation or variant.trial))
 COMPARED = tuple(name for name, variant in VARIANTS.items() if not variant.trial)

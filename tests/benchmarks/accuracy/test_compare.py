@@ -203,7 +203,7 @@ def test_each_head_has_the_rate_that_is_best_on_the_held_out_images(tmp_path: Pa
 
 def test_a_rival_may_have_the_fast_classifier_of_ecenet(tmp_path: Path) -> None:
     write_grid(tmp_path, "segformer", 0.3, 0.5, 0.4)
-    (run,) = fast_classifiers(["ecenet", "segformer"], TINY, tmp_path)  # ECENet has it anyway
+    (run,) = fast_classifiers(["ecenet", "segformer", "fpn"], TINY, tmp_path)  # ECENet has it, FPN has no grid yet
     assert run.path == tmp_path / "segformer-x8-classifier-x12.json"
     assert (run.config()["head_lr_multiple"], run.config()["classifier_lr_multiple"]) == (8.0, 12.0)  # 3072 / 256
     write_run(run.path, {"config": {}, "miou": 0.6})
@@ -261,6 +261,7 @@ def test_all_variants_have_the_same_recipe_but_for_what_they_are_named_after() -
         shared = {key: value for key, value in config.items() if key not in own}
         one_rate = VARIANTS[name].is_rival or name == "one-rate"
         rate = {"classifier_lr_multiple": 8.0 if one_rate else 48.0}
-        assert shared == {"seed": 0, "model": "ecenet-lite0", "class_balance": True} | TINY.as_dict() | rate
+        warmup = {"warmup_steps": round(VARIANTS[name].warmup * TINY.warmup_steps)}
+        assert shared == {"seed": 0, "model": "ecenet-lite0", "class_balance": True} | TINY.as_dict() | rate | warmup
     weights = Experiment("ecenet", 0, TINY, Path("unused")).config()["loss_weights"]
     assert (weights["diversity"], weights["presence"], weights["diversity_form"]) == (0.2, 0.3, "scale-free")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.accuracy.recipe import Recipe
 from benchmarks.accuracy.variants import COMPARED, HEADS, VARIANTS, build_variant
 from trainer.model.decode_head import HeadOutput
 from trainer.model.ecenet import ECENet
@@ -69,6 +70,12 @@ def test_norms_and_dropout_of_the_head_alone_change() -> None:
     assert build("ecenet").decode_head.dropout.p > 0
 
 
+def test_a_warm_up_is_a_share_of_the_recipes() -> None:
+    names = ("ecenet", "half-warm-up", "long-warm-up")
+    assert [VARIANTS[name].recipe(Recipe(450, warmup_steps=40)).warmup_steps for name in names] == [40, 20, 60]
+
+
 def test_trials_are_run_by_name_alone() -> None:
-    assert TRIALS == ["key-scale-2", "key-scale-4", "finest-mask", "slow-norms", "no-dropout"]
+    changes = ["key-scale-2", "key-scale-4", "key-scale-16", "finest-mask", "slow-norms", "no-dropout"]
+    assert [*changes, "half-warm-up", "long-warm-up"] == TRIALS
     assert not set(TRIALS) & {*COMPARED, *HEADS}
