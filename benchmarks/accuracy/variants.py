@@ -81,7 +81,7 @@ class Variant:
         return classifier_multiple(self.width)
 
     def recipe(self, shared: Recipe) -> Recipe:
-        """The recipe that all share, with this variant's warm-up, and its rate of the classifier where none is given."""
+        """The recipe that all share, with this one's warm-up, and its rate of the classifier where none is given."""
         shared = replace(shared, warmup_steps=round(self.warmup * shared.warmup_steps))
         if shared.classifier_lr_multiple is not None:
             return shared
