@@ -40,6 +40,19 @@ def drop(page: Page, files: Sequence[tuple[str, str, bytes]]) -> None:
     )
 
 
+def pixel(page: Page, x: float, y: float = 0.5) -> list[int]:
+    """RGBA of the classes' canvas at shares of its width and height."""
+    colour: list[int] = page.evaluate(
+        """([x, y]) => {
+          const canvas = document.getElementById("overlay");
+          const data = canvas.getContext("2d").getImageData(x * canvas.width, y * canvas.height, 1, 1).data;
+          return [...data];
+        }""",
+        [x, y],
+    )
+    return colour
+
+
 def violations(page: Page) -> list[str]:
     """Violations that axe finds."""
     return [f"{item['id']}: {item['nodes'][0]['html']}" for item in Axe().run(page).response["violations"]]

@@ -6,6 +6,7 @@ import io
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.brightness_model import LEVELS
@@ -43,4 +44,11 @@ def solid_png(level: int) -> bytes:
     """PNG of 32x64 pixels of one brightness."""
     stream = io.BytesIO()
     Image.new("RGB", (64, 32), (level, level, level)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def brightness_png(cells: NDArray[np.uint8]) -> bytes:
+    """A PNG of one grey square of 40 pixels for each cell."""
+    stream = io.BytesIO()
+    Image.fromarray(np.kron(cells, np.ones((40, 40), np.uint8))).convert("RGB").save(stream, "PNG")
     return stream.getvalue()

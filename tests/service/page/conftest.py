@@ -16,6 +16,7 @@ from service.model_directory.manifest import Manifest
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
 from tests.support.limits import HANG_S
+from tests.support.pictures import Png
 from tests.support.site import Site, StartSite, TwoModels, Visit, serve
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +45,12 @@ def site_of_two(engine: FakeEngine, manifest: Manifest) -> Iterator[Site]:
     with serve(assemble(settings, TwoModels(engine, manifest))) as site:
         yield site
         engine.gate.set()
+
+
+@pytest.fixture
+def stripes(png: Png) -> bytes:
+    """Dark, grey and bright, of the same width."""
+    return png(240, 480)
 
 
 @pytest.fixture(scope="module")
