@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import mmap
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +55,6 @@ def largest_difference(first: ort.InferenceSession, second: ort.InferenceSession
     """Largest difference of the outputs, as a share of the largest value of that output."""
     pairs = zip(first.run(None, inputs), second.run(None, inputs), strict=True)
     return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
-
-
-def times_in_turns(
-    sessions: Mapping[str, ort.InferenceSession], inputs: Inputs, repeats: int
-) -> dict[str, list[float]]:
-    """Milliseconds of each call; the sessions take turns, so that a busy minute of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for session in sessions.values():
-        session.run(None, inputs)
-    for _ in range(repeats):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, inputs)
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def median_ratio(times: Mapping[str, list[float]], first: str, second: str) -> float:
-    """Median over the turns of the ratio of both times."""
-    return statistics.median(a / b for a, b in zip(times[first], times[second], strict=True))
 
 
 def count_nodes(graph: Path, folder: Path) -> int:

@@ -12,15 +12,16 @@ import importlib.metadata
 import json
 import re
 import shlex
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from benchmarks.accuracy.experiment import head_commit
@@ -30,14 +31,13 @@ from benchmarks.attention.measure import (
     MeasureError,
     count_nodes,
     largest_difference,
-    median_ratio,
     memory_growth,
     open_session,
     random_inputs,
-    times_in_turns,
 )
 from benchmarks.attention.plot import draw
 from benchmarks.attention.table import tables
+from benchmarks.engines import take_turns
 from model_export.graph_precision import to_fp16
 from service.engines.tensorrt.compile import CompileError
 from service.engines.tensorrt.layer_report import LayerReportError
@@ -84,17 +84,19 @@ def measure(part: Part, case: Case, settings: Settings) -> dict[str, Any]:
         difference = largest_difference(sessions["naive"], sessions["fused"], inputs)
         if not difference <= _MAX_DIFFERENCE:
             raise MeasureError(f"{part} of {case}: the forms differ by {difference:.1e}, at most {_MAX_DIFFERENCE:.0e}")
-        times = times_in_turns(sessions, inputs, settings.repeats)
+        times = take_turns([partial(session.run, None, inputs) for session in sessions.values()], settings.repeats)
+        milliseconds = dict(zip(sessions, np.median(times, 0).tolist(), strict=True))
         forms = {
             form: {
-                "ms": round(statistics.median(times[form]), 3),
+                "ms": round(milliseconds[form], 3),
                 "memory_bytes": memory_growth(paths[form], settings.threads),
                 "nodes": count_nodes(paths[form], Path(name)),
                 **kernels[form],
             }
             for form in FORMS
         }
-    ratio = round(median_ratio(times, "naive", "fused"), 3)
+    naive, fused = times.T
+    ratio = round(float(np.median(naive / fused)), 3)
     return {
         "part": part,
         **asdict(case),

@@ -23,6 +23,13 @@ def test_times_are_per_round_and_engine(tiny_model_dir: Path) -> None:
     assert np.all(times > 0)
 
 
+def test_rounds_go_forwards_and_backwards_after_one_that_does_not_count() -> None:
+    calls: list[str] = []
+    times = engines.take_turns([lambda: calls.append("a"), lambda: calls.append("b")], 2)
+    assert calls == ["b", "a", "a", "b", "b", "a"]
+    assert times.shape == (2, 2)
+
+
 def test_table_has_a_row_per_engine_and_the_first_is_1(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

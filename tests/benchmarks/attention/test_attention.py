@@ -17,7 +17,7 @@ import torch
 from benchmarks.attention import run
 from benchmarks.attention.graphs import FORMS, Case, Form, export
 from benchmarks.attention.kernels import KernelError, Kernels, read_report, tensorrt_kernels
-from benchmarks.attention.measure import MeasureError, median_ratio, memory_growth, times_in_turns
+from benchmarks.attention.measure import MeasureError, memory_growth
 from benchmarks.attention.naive import NaiveClassExtraction, NaiveSemanticsAttention
 from benchmarks.attention.table import tables
 from model_export.graph_precision import to_fp16
@@ -94,27 +94,6 @@ def test_forms_that_differ_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(run, "export", lambda _part, form, _case: graphs[form])
     with pytest.raises(MeasureError, match=r"the forms differ by .*, at most 1e-04"):
         run.measure("attention", TINY, run.Settings(repeats=1, tensorrt=False))
-
-
-class Clock:
-    """A session that notes its calls."""
-
-    def __init__(self, name: str, calls: list[str]) -> None:
-        self.name, self.calls = name, calls
-
-    def run(self, _outputs: None, _inputs: dict[str, Any]) -> None:
-        self.calls.append(self.name)
-
-
-def test_the_sessions_take_turns_after_a_run_that_does_not_count() -> None:
-    calls: list[str] = []
-    times = times_in_turns({"a": Clock("a", calls), "b": Clock("b", calls)}, {}, repeats=2)
-    assert calls == ["a", "b", "a", "b", "a", "b"]
-    assert [len(entries) for entries in times.values()] == [2, 2]
-
-
-def test_the_ratio_is_that_of_neighbours() -> None:
-    assert median_ratio({"a": [2.0, 30.0, 4.0], "b": [1.0, 10.0, 4.0]}, "a", "b") == 2.0
 
 
 def test_the_growth_of_memory_is_that_of_the_values_in_between(tmp_path: Path) -> None:
