@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
@@ -98,17 +98,20 @@ class ConnectionGuard:
     def refuse(self, refusal: Refusal, client: str) -> tuple[HTTPStatus, str] | None:
         """Count a refusal; gives its status and its text, or None if the client cannot be answered."""
         self._on_refuse(refusal)
+        if not self._unlogged:
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._logged + _LOG_PAUSE_S), self._log)
         self._unlogged[refusal] += 1
         self._strikes[client] += 1
-        now = time.monotonic()
-        if now - self._logged >= _LOG_PAUSE_S:
-            counts = ", ".join(f"{name}: {count}" for name, count in self._unlogged.items())
-            worst = ", ".join(f"{address}: {count}" for address, count in self._strikes.most_common(_LOGGED_CLIENTS))
-            logger.warning("refused connections (%s), most of them from %s", counts, worst)
-            self._unlogged.clear()
-            self._strikes.clear()
-            self._logged = now
         if refusal not in TEXTS:
             return None
         status, text = TEXTS[refusal]
         return status, text.format(limits=self.limits)
+
+    def _log(self) -> None:
+        counts = ", ".join(f"{name}: {count}" for name, count in self._unlogged.items())
+        worst = ", ".join(f"{address}: {count}" for address, count in self._strikes.most_common(_LOGGED_CLIENTS))
+        logger.warning("refused connections (%s), most of them from %s", counts, worst)
+        self._unlogged.clear()
+        self._strikes.clear()
+        self._logged = asyncio.get_running_loop().time()

@@ -25,8 +25,8 @@ MEAN_PIECE_BYTES = 64
 RESERVED_HANDLES = 64
 
 Refusal = Literal[
-    "connections", "client_connections", "header_timeout", "header_size", "host", "transfer_coding", "slow_body",
-    "small_pieces", "slow_answer", "unsent_answers", "refused_body", "pipelining",
+    "connections", "client_connections", "header_timeout", "header_size", "malformed", "host", "transfer_coding",
+    "slow_body", "small_pieces", "slow_answer", "unsent_answers", "refused_body", "pipelining",
 ]  # fmt: skip
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 # Status and text of the refusals that can be answered: the others end a connection on which an answer is under way.
@@ -47,6 +47,7 @@ TEXTS: dict[Refusal, tuple[HTTPStatus, str]] = {
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         f"the request's headers exceed {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} fields",
     ),
+    "malformed": (HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1"),
     "host": (HTTPStatus.BAD_REQUEST, "the request has no header Host, or more than one"),
     "transfer_coding": (
         HTTPStatus.NOT_IMPLEMENTED,

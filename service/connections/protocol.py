@@ -7,14 +7,18 @@ hold file handles, places, memory and the event loop.
 from __future__ import annotations
 
 import asyncio
-import re
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.connections.answer_transport import AnswerTransport
 from service.connections.guard import ConnectionGuard
 from service.connections.limits import (
     FREE_PIECES,
@@ -27,7 +31,7 @@ from service.connections.limits import (
     Refusal,
 )
 
-_UPGRADE = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -44,7 +48,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         # Of a body; negative as long as it may have more of them.
         self._excess_pieces = 0.0
-        self._unsent_before = 0
+        self._unread_before = 0
         self._bytes_after_answer = 0
         self._pipelined_bytes = 0
         self._running: RequestResponseCycle | None = None
@@ -85,22 +89,58 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
         # on_body sets it to 0: only headers, trailers and chunk extensions count.
         self._bytes_without_body += len(data)
-        super().data_received(data if self._in_request else _without_upgrade(data))
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            if not self._is_refused:
+                self._refuse("malformed")
         if self._bytes_without_body > MAX_HEADER_BYTES and not self._is_refused:
             self._refuse("header_size")
 
+    def _parse(self, data: bytes) -> None:
+        while not self._is_refused:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                self._pass_offer_by()
+                data = data[offer.args[0] :]
+
+    def _pass_offer_by(self) -> None:
+        """Parse on behind the headers of a request that offers another protocol, as ``curl --http2`` does.
+
+        The parser ends there, since the rest could be of that protocol. A server may pass the offer by, RFC 9110, 7.8:
+        a new parser gets what tells where the body ends, and then the body.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in _FRAMING)
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+
     def on_message_begin(self) -> None:
         """A request begins, maybe behind another in the same bytes."""
+        if self._in_request:  # its headers, repeated for another parser
+            return
         if not self._is_refused:
             self._start_timer()
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target has arrived."""
+        if not self._in_request:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has arrived. A trailer, behind the body, is none: RFC 9110, 6.5.1."""
+        if not self._in_request:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The headers of a request have arrived."""
-        if self._is_refused:
+        if self._is_refused or self._in_request:
             return
         self._stop_timer()
-        self._in_request = True
         num_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if num_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             self._refuse("header_size")
@@ -111,10 +151,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._is_refused:
             self._bytes_without_body = self._body_bytes = self._bytes_after_answer = 0
             self._excess_pieces = float(-FREE_PIECES)
+            if not self.url.startswith(b"/"):
+                self.url = _with_path(self.url)
+            if self.parser.get_http_version() == "1.0":
+                self.expect_100_continue = False  # its clients do not know the answer: RFC 9110, 10.1.1
             super().on_headers_complete()
+            self._in_request = True
             self._body_watch.start()
             if len(self.pipeline) > MAX_PIPELINED_REQUESTS:
-                self._end_pipeline()
+                self._refuse("pipelining")
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body has arrived."""
@@ -128,7 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self.pipeline:
             self._pipelined_bytes += len(body)
             if self._pipelined_bytes > MAX_PIPELINED_BYTES:
-                self._end_pipeline()
+                self._refuse("pipelining")
         elif not self._is_answering:
             self._bytes_after_answer += len(body)
             if self._bytes_after_answer > MAX_REFUSED_BYTES:
@@ -137,7 +182,9 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has ended."""
+        """The request has ended, unless the parser ends at an offer of another protocol."""
+        if self.parser.should_upgrade():
+            return
         self._bytes_without_body = 0
         self._in_request = False
         self._body_watch.stop()
@@ -147,7 +194,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads slower than it is sent to."""
         super().pause_writing()
-        self._unsent_before = self.unsent_bytes
+        self._unread_before = self._unread_bytes
         self._answer_watch.start()
         self._guard.begin_unread(self)
 
@@ -178,13 +225,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def _check_answer(self) -> None:
         """Let the answer continue if enough of it has been read."""
         expected = self._guard.limits.min_bytes_per_s * self._guard.limits.transfer_grace_s
-        unsent, before = self.unsent_bytes, self._unsent_before
-        self._unsent_before = unsent
+        unread, before = self._unread_bytes, self._unread_before
+        self._unread_before = unread
         # Streams write meanwhile, and are paused until all is read.
-        if before - unsent < expected:
+        if before - unread < expected:
             self.give_up("slow_answer")
         else:
             self._answer_watch.start()
+
+    @property
+    def _unread_bytes(self) -> int:
+        """Bytes of answers that have not arrived at the client: the kernel takes the next only when many have."""
+        handle = self.transport.get_extra_info("socket").fileno()
+        queued = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))
+        return self.unsent_bytes + int.from_bytes(queued, sys.byteorder)
 
     def _num_hosts(self) -> int:
         """Headers ``Host``; a request of HTTP/1.0 needs none."""
@@ -196,19 +250,9 @@ class LimitedProtocol(HttpToolsProtocol):
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         return bool(codings) and codings != [b"chunked"]
 
-    def _end_pipeline(self) -> None:
-        """Answer the first request, drop those behind it, and close."""
-        self._guard.refuse("pipelining", self._address)
-        self._is_refused = True
-        self._body_watch.stop()
-        self.pipeline.clear()
-        assert self._running is not None
-        self.cycle = self._running
-        self.cycle.keep_alive = False
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        cycle.transport = cast(asyncio.Transport, _AnswerTransport(cycle))
+        cycle.transport = cast(asyncio.Transport, AnswerTransport(cycle))
         super()._start_asgi_task(cycle, app)
 
     def _leave(self) -> None:
@@ -242,70 +286,45 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer with the reason, unless another answer is on its way, and close."""
+        """Answer with the reason, unless another answer is on its way, and close.
+
+        What is refused behind a request that is being answered waits for that answer, and gets none.
+        """
         self._is_refused = True
         self._stop_timer()
         self._body_watch.stop()
         self._unset_keepalive_if_required()
         answer = self._guard.refuse(refusal, self._address)
+        if (ahead := self._answer_ahead()) is not None:
+            self.pipeline.clear()
+            self.cycle = ahead
+            self.cycle.keep_alive = False
+            return
         # A connection that never sent a byte, such as a browser's spare one, expects no answer.
         is_expected = self._has_received or refusal != "header_timeout"
-        if answer is not None and is_expected and self._may_answer(refusal):
+        has_begun = self._is_answering and self.cycle.response_started
+        if answer is not None and is_expected and not has_begun:
             self.transport.write(_response(*answer))
         self.transport.close()
 
-    def _may_answer(self, refusal: Refusal) -> bool:
-        """True if nothing has been said about a request whose body does not arrive, or no request is open."""
-        is_of_body = refusal in {"slow_body", "small_pieces"}
-        return not self.cycle.response_started if is_of_body else not self._is_answering
+    def _answer_ahead(self) -> RequestResponseCycle | None:
+        """The answer under way to a request that has arrived as a whole, ahead of what arrives now."""
+        running = self._running
+        if running is None or running.response_complete or (running is self.cycle and self._in_request):
+            return None
+        return running
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """The headers of a request without the offer of another protocol, for which the parser would drop the body.
+def _with_path(target: bytes) -> bytes:
+    """A request's target, with the path ``/`` where it is a URL without a path.
 
-    ``curl --http2`` makes that offer; a server may pass it by, RFC 9110, 7.8.
+    Raises:
+        HttpParserInvalidURLError: It is no URL.
     """
-    end = data.find(b"\r\n\r\n")
-    offer = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
-    return data if offer is None else data[: offer.start()] + b"\nx-not-used" + data[offer.end() :]
-
-
-class _AnswerTransport:
-    """Transport of one answer, which sends its head together with the first piece of its body, in one system call.
-
-    The head of an answer whose length is not known, which may come bit by bit, leaves at once.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        """Write to the transport that ``cycle`` has."""
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._has_begun = False
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        cycle = self._cycle
-        if self._head is not None:
-            self._transport.writelines((self._head, data))
-            self._head = None
-        elif cycle.response_started and not self._has_begun and _has_body(cycle):
-            self._head = data
-        else:
-            self._transport.write(data)
-        self._has_begun = cycle.response_started
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        if self._head is not None:
-            self.write(b"")
-        self._transport.close()
-
-
-def _has_body(cycle: RequestResponseCycle) -> bool:
-    """True if a body of known length follows the head, which is being written."""
-    return cycle.chunked_encoding is False and cycle.scope["method"] != "HEAD"
+    if httptools.parse_url(target).path is not None:
+        return target
+    url, mark, query = target.partition(b"?")
+    return url + b"/" + mark + query
 
 
 class _Watch:

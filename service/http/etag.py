@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+TAGS_HEADER = "If-None-Match"
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
@@ -12,6 +13,6 @@ def format_tag(tag: str, *, weak: bool) -> str:
     return f'W/"{tag}"' if weak else f'"{tag}"'
 
 
-def parse_tags(if_none_match: str | None) -> frozenset[str]:
+def parse_tags(if_none_match: str) -> frozenset[str]:
     """The tags of an ``If-None-Match`` header, without their marks; ``*`` names none, as no answer is kept for it."""
-    return frozenset(_TAG.findall(if_none_match or ""))
+    return frozenset(_TAG.findall(if_none_match))

@@ -17,14 +17,13 @@ from service.request.dependencies import TIMEOUT_HEADER, runtime_of, time_limit
 _MAX_QUERIES = 256
 # Longer ones, such as long lists of classes, are parsed each time.
 _MAX_BYTES = 1024
-TAGS_HEADER = "If-None-Match"
 
 
 class KnownQueryRoute(APIRoute):
     """Calls its endpoint with the parameters that an equal query string had.
 
-    The endpoint takes ``request``, ``runtime``, ``limit``, ``query`` and ``if_none_match``, and calls ``remember``.
-    A request that states its own time limit has all parameters solved.
+    The endpoint takes ``request``, ``runtime``, ``limit`` and ``query``, and calls ``remember``. A request that states
+    its own time limit has all parameters solved.
     """
 
     def __init__(self, path: str, *args: Any, **options: Any) -> None:
@@ -40,7 +39,7 @@ class KnownQueryRoute(APIRoute):
             return
         runtime = await runtime_of(request)
         limit = await time_limit(request, runtime)
-        response: Response = await self.endpoint(request, runtime, limit, query, request.headers.get(TAGS_HEADER))
+        response: Response = await self.endpoint(request, runtime, limit, query)
         await response(scope, receive, send)
 
     def remember(self, text: bytes, query: SegmentQuery) -> None:

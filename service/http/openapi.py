@@ -26,6 +26,7 @@ from service.errors import (
     UnsupportedImage,
     UnsupportedMedia,
 )
+from service.http.etag import TAGS_HEADER
 from service.http.openapi_examples import LABELS_EXAMPLE, MODELS_EXAMPLE, answer_content, many_images_content
 from service.http.upload import FILE_FIELD, JSON, MULTIPART, OCTET_STREAM
 from service.inference_protocol.messages import REQUESTS
@@ -61,8 +62,15 @@ _EXAMPLES: tuple[ServiceError, ...] = (
 )
 
 
-def segment_request_body() -> dict[str, Any]:
-    """``requestBody`` of ``POST /segment``: a form with a file, the image itself, or JSON."""
+def segment_request() -> dict[str, Any]:
+    """What FastAPI does not see of ``POST /segment``: tags, and a form with a file, the image itself, or JSON."""
+    tags = {
+        "name": TAGS_HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "`ETag` of an answer that you have: 304 if it would be the same.",
+    }
     form = {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: _BINARY}}
     content = {
         MULTIPART: {"schema": form},
@@ -70,7 +78,7 @@ def segment_request_body() -> dict[str, Any]:
         OCTET_STREAM: {"schema": _BINARY},
         JSON: {"schema": _reference(ImageBody)},
     }
-    return {"requestBody": {"required": True, "content": content}}
+    return {"parameters": [tags], "requestBody": {"required": True, "content": content}}
 
 
 def many_images_request_body() -> dict[str, Any]:

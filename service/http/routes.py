@@ -5,18 +5,19 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.answers.encode import EncodedAnswer
 from service.answers.options import AnswerOptions, resolve_options
 from service.answers.schemas import AnswerFormat, Health, SegmentQuery
-from service.http.etag import format_tag, parse_tags
-from service.http.known_queries import TAGS_HEADER, KnownQueryRoute, remember
-from service.http.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request_body
+from service.http.etag import TAGS_HEADER, format_tag, parse_tags
+from service.http.known_queries import KnownQueryRoute, remember
+from service.http.openapi import PROBLEM_RESPONSES, SEGMENT_RESPONSES, segment_request
 from service.http.upload import read_image
 from service.metrics import CONTENT_TYPE, SEGMENT_PATH
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
 from service.request.disconnect import cancel_on_disconnect
+from service.request.headers import list_header
 from service.request.state import state_of
 
 router = APIRouter()
@@ -24,10 +25,6 @@ segment_router = APIRouter(route_class=KnownQueryRoute)
 
 
 QueryOf = Annotated[SegmentQuery, Query()]
-KnownTags = Annotated[
-    str | None,
-    Header(alias=TAGS_HEADER, description="`ETag` of an answer that you have: 304 if it would be the same."),
-]
 
 
 @segment_router.post(
@@ -35,11 +32,9 @@ KnownTags = Annotated[
     summary="Segment an image",
     response_class=Response,
     responses=SEGMENT_RESPONSES,
-    openapi_extra=segment_request_body(),
+    openapi_extra=segment_request(),
 )
-async def segment(
-    request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: QueryOf, if_none_match: KnownTags = None
-) -> Response:
+async def segment(request: Request, runtime: RuntimeOf, limit: TimeLimitOf, query: QueryOf) -> Response:
     """Give every pixel of an image its class.
 
     Send the image as field `file` of a form, as the body itself, or in JSON as base64 or data URI. The answer has the
@@ -48,7 +43,7 @@ async def segment(
     """
     remember(request, query)
     pipeline = pipeline_for(request, query.model)
-    options = resolve_options(query, request.headers.get("accept"), pipeline.manifest, pipeline.graph)
+    options = resolve_options(query, list_header(request.headers, "accept"), pipeline.manifest, pipeline.graph)
     state = state_of(request.scope)
     state.answer_format = options.format
     async with pipeline.admit(limit) as ticket:
@@ -56,7 +51,7 @@ async def segment(
         with ticket.stage("read"):
             limit_bytes = runtime.settings.max_image_bytes
             image = await read_image(request, limit_bytes, lambda job: pipeline.run_job(job, ticket))
-        known = parse_tags(if_none_match)
+        known = parse_tags(list_header(request.headers, TAGS_HEADER))
         work = pipeline.segment(image.content, options.named(image.name), ticket, known=known)
         answer = await cancel_on_disconnect(request, work)
     response = _response(answer, options, pipeline.manifest.version)

@@ -15,6 +15,7 @@ from service.answers.schemas import ModelInfo, Welcome
 from service.page.security import SECURITY_HEADERS
 from service.release import release
 from service.request.dependencies import RuntimeOf
+from service.request.headers import list_header
 from service.runtime import Runtime
 
 PAGE_PATH = "/"
@@ -44,7 +45,7 @@ def add_pages(app: FastAPI) -> None:
     @app.get(PAGE_PATH, include_in_schema=False, response_model=None)
     async def root(request: Request, runtime: RuntimeOf) -> Response | Welcome:
         """The page for browsers; links for every other client."""
-        if _wants_html(request.headers.get("accept", "")):
+        if _wants_html(list_header(request.headers, "accept")):
             return _html(page.substitute(_page_values(runtime)), vary=True)
         return _welcome(request, runtime)
 

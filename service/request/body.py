@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from service.errors import ClientGone, PayloadTooLarge
 
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 class BytesObserver(Protocol):

@@ -32,6 +32,7 @@ from service.inference.pipeline import Pipeline
 from service.inference.stopwatch import Stopwatch
 from service.metrics import MANY_IMAGES_PATH
 from service.request.dependencies import RuntimeOf, TimeLimitOf, pipeline_for
+from service.request.headers import list_header
 from service.request.state import RequestState, TracedImage, state_of
 from service.runtime import Runtime
 
@@ -94,7 +95,7 @@ async def segment_many(
     pipeline = pipeline_for(request, query.model)
     # The Accept header chooses the envelope; only a parameter chooses the format inside.
     options = resolve_options(query, None, pipeline.manifest, pipeline.graph)
-    envelope = choose_envelope(query.envelope, request.headers.get("accept"))
+    envelope = choose_envelope(query.envelope, list_header(request.headers, "accept"))
     with ExitStack() as stack:
         async with pipeline.admit(limit) as ticket:
             room = stack.enter_context(memory.room(pipeline.seconds_per_image))

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, cast
 
 import pytest
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from service.connections.guard import ConnectionGuard
 from service.connections.limits import (
-    FREE_PIECES,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
-    MAX_PIPELINED_REQUESTS,
     MAX_REFUSED_BYTES,
-    MEAN_PIECE_BYTES,
-    RESERVED_HANDLES,
     ConnectionLimits,
     Refusal,
 )
-from service.connections.protocol import LimitedProtocol
-from tests.support.limits import HANG_S
+from tests.support.limited_server import HEAD, REQUEST, ROOMY, answer_to, headers_of, served
 
-ROOMY = ConnectionLimits(connections=100, per_client=100, header_timeout_s=30)
-REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-Refused = list[Refusal]
-HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 # More than the buffers of both ends hold.
 LARGE = 16 << 20
-
-
-async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the body."""
-    assert scope["type"] == "http"
-    length, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        length, more = length + len(message.get("body", b"")), message.get("more_body", False)
-    body = str(length).encode()
-    headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def refuse_at_once(scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,39 +61,6 @@ async def unread_answer(port: int, begins: asyncio.Event, reading: asyncio.Event
         return len(answer) - answer.index(b"\r\n\r\n") - 4
 
 
-@asynccontextmanager
-async def served(limits: ConnectionLimits, app: ASGIApp = echo_length) -> AsyncIterator[tuple[int, Refused]]:
-    """The port of a server within ``limits``, and the list of its refusals."""
-    refused: Refused = []
-    protocol = cast(Any, partial(LimitedProtocol, ConnectionGuard(limits, refused.append)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_config=None))
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], refused
-    finally:
-        await server.shutdown()
-
-
-async def answer_to(port: int, data: bytes) -> bytes:
-    """All that the server sends until it closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(data)
-        async with asyncio.timeout(HANG_S):
-            return await reader.read()
-    except ConnectionResetError:
-        return b""
-    finally:
-        writer.close()
-
-
-def headers_of(fields: int) -> bytes:
-    lines = b"".join(b"x-%d: a\r\n" % index for index in range(fields - 2))
-    return b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + lines + b"\r\n"
-
-
 @pytest.mark.anyio
 async def test_requests_within_the_limits_are_answered() -> None:
     big = b"x-big: " + b"a" * (MAX_HEADER_BYTES - 1000) + b"\r\n"
@@ -157,14 +92,6 @@ async def test_headers_beyond_a_limit_are_answered_431(data: bytes) -> None:
             assert answer.startswith(b"HTTP/1.1 431 ")
             assert b"exceed 65536 bytes or 100 fields" in answer
         assert (await answer_to(port, headers_of(3))).startswith(b"HTTP/1.1 200")
-
-
-@pytest.mark.anyio
-async def test_trailers_without_end_close_the_connection() -> None:
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
-    async with served(ROOMY) as (port, refused):
-        await answer_to(port, head + b"x: " + b"a" * (4 * MAX_HEADER_BYTES))
-        assert refused == ["header_size"]
 
 
 @pytest.mark.anyio
@@ -246,27 +173,6 @@ async def test_a_body_at_the_least_rate_goes_on() -> None:
         writer.close()
 
 
-CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("chunk", "count", "is_refused"),
-    [(b"1\r\nx\r\n", FREE_PIECES, False), (b"1\r\nx\r\n", 2 * FREE_PIECES, True),
-     (b"%x\r\n%s\r\n" % (MEAN_PIECE_BYTES, bytes(MEAN_PIECE_BYTES)), 2 * FREE_PIECES, False)],
-)  # fmt: skip
-async def test_a_body_has_few_small_pieces(chunk: bytes, count: int, is_refused: bool) -> None:
-    async with served(ROOMY) as (port, refused):
-        answer = await answer_to(port, CHUNKED + chunk * count + b"0\r\n\r\n")
-    assert refused == (["small_pieces"] if is_refused else [])
-    if is_refused:
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert b"more than 4096 pieces and less than 64 bytes for each" in answer
-    else:
-        length = count * len(chunk.split(b"\r\n")[1])
-        assert answer.endswith(b"\r\n\r\n%d" % length)
-
-
 @pytest.mark.anyio
 async def test_a_refused_body_is_read_no_further_than_its_limit() -> None:
     async with served(ROOMY, refuse_at_once) as (port, refused):
@@ -305,6 +211,22 @@ async def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 
 @pytest.mark.anyio
+async def test_an_answer_that_is_read_above_the_least_rate_goes_on() -> None:
+    limits = ConnectionLimits(100, 100, 30, min_bytes_per_s=1000, transfer_grace_s=0.25)
+    loop = asyncio.get_running_loop()
+    async with served(limits, large_answer) as (port, refused):
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            connection.setblocking(False)
+            await loop.sock_connect(connection, ("127.0.0.1", port))
+            await loop.sock_sendall(connection, REQUEST)
+            for _ in range(20):
+                assert await loop.sock_recv(connection, 4096)
+                await asyncio.sleep(0.05)
+        assert refused == []
+
+
+@pytest.mark.anyio
 async def test_the_answer_that_waits_longest_goes_when_they_are_too_many_bytes() -> None:
     limits = ConnectionLimits(100, 100, 30, max_unsent_bytes=3 * LARGE // 2)
     async with served(limits, large_answer) as (port, refused):
@@ -317,120 +239,3 @@ async def test_the_answer_that_waits_longest_goes_when_they_are_too_many_bytes()
         with pytest.raises(ConnectionError):
             await first
         assert refused == ["unsent_answers"]
-
-
-@pytest.mark.parametrize("behind", [REQUEST * (MAX_PIPELINED_REQUESTS + 5), HEAD % 680_000 + bytes(680_000)])
-@pytest.mark.anyio
-async def test_what_is_sent_before_an_answer_is_dropped_beyond_its_limit(behind: bytes) -> None:
-    async with served(ROOMY) as (port, refused):
-        answer = await answer_to(port, REQUEST + behind)
-        assert refused == ["pipelining"]
-        # The bytes that the server did not read may reset the connection.
-        assert answer.count(b"HTTP/1.1 200") == (1 if answer else 0)
-
-
-@pytest.mark.anyio
-async def test_a_few_small_requests_may_be_pipelined() -> None:
-    async with served(ROOMY) as (port, refused):
-        answer = await answer_to(port, REQUEST * 5 + headers_of(2))
-        assert answer.count(b"HTTP/1.1 200") == 6
-        assert refused == []
-
-
-@pytest.mark.anyio
-async def test_a_client_that_leaves_a_pipeline_is_gone_for_the_request_at_hand(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
-    requests: list[str] = []
-
-    async def wait_for_the_client(scope: Scope, receive: Receive, send: Send) -> None:
-        requests.append(scope["path"])
-        await receive()
-        begun.set()
-        assert (await receive())["type"] == "http.disconnect"
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"for nobody"})
-        ended.set()
-
-    async with asyncio.timeout(HANG_S), served(ROOMY, wait_for_the_client) as (port, refused):
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(3)))
-        await begun.wait()
-        writer.close()
-        await ended.wait()
-    assert requests == ["/0"]
-    assert refused == []
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a\r\nhost: a\r\n"])
-@pytest.mark.anyio
-async def test_a_request_has_one_host(hosts: bytes) -> None:
-    async with served(ROOMY) as (port, refused):
-        answer = await answer_to(port, b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert answer.endswith(b"no header Host, or more than one")
-        assert (await answer_to(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert refused == ["host"]
-
-
-@pytest.mark.parametrize(
-    ("codings", "status"),
-    [
-        (b"Transfer-Encoding: Chunked \r\n", 200),
-        (b"Transfer-Encoding: gzip, chunked\r\n", 501),
-        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
-    ],
-)
-@pytest.mark.anyio
-async def test_a_body_has_no_other_transfer_coding_than_chunked(codings: bytes, status: int) -> None:
-    async with served(ROOMY) as (port, refused):
-        head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + codings
-        answer = await answer_to(port, head + b"\r\n1\r\nx\r\n0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert refused == ([] if status == 200 else ["transfer_coding"])
-
-
-@pytest.mark.anyio
-async def test_the_body_behind_an_offer_of_http_2_is_read() -> None:
-    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
-    async with served(ROOMY) as (port, refused):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write((HEAD % 100_000)[:-2] + offer + b"\r\n" + b"\nupgrade: kept" + bytes(99_986))
-        assert (await reader.readuntil(b"\r\n\r\n100000")).startswith(b"HTTP/1.1 200")
-        assert refused == []
-        writer.close()
-
-
-def test_refusals_are_logged_once_a_second_with_their_number_and_the_worst_clients(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    guard = ConnectionGuard(ROOMY, lambda _: None)
-    guard.refuse("header_size", "192.0.2.1")
-    for client in (2, 3, 3, 3, 4, 5, 5):
-        guard.refuse("slow_body", f"192.0.2.{client}")
-    now[0] = 101.0
-    guard.refuse("host", "192.0.2.4")
-    assert caplog.messages == [
-        "refused connections (header_size: 1), most of them from 192.0.2.1: 1",
-        "refused connections (slow_body: 7, host: 1), most of them from 192.0.2.3: 3, 192.0.2.4: 2, 192.0.2.5: 2",
-    ]
-
-
-def test_file_handles_lower_the_limit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    limits = ConnectionLimits(2048, 1024, 10).within_handles()
-    assert limits == ConnectionLimits(2048, 1024, 10, of_process=256 - RESERVED_HANDLES)
-    assert "raise ulimit -n" in caplog.text
-    assert ConnectionLimits(100, 50, 10).within_handles() == ConnectionLimits(100, 50, 10)
-
-
-def test_a_process_without_file_handles_refuses_whatever_others_have() -> None:
-    guard = ConnectionGuard(ConnectionLimits(100, 100, 10, of_process=2), lambda _: None)
-    assert [guard.open("192.0.2.1") for _ in range(3)] == [None, None, "connections"]
-    guard.close("192.0.2.1")
-    guard.close("192.0.2.1")
-    assert guard.open("192.0.2.1") is None
