@@ -9,8 +9,9 @@ from pathlib import Path
 from model_export.onnx_export import GraphForms, GraphReport, ModelFacts, export_onnx
 from model_export.quantize import QuantizedGraph, quantize
 from model_export.sensitivity import QuantizationError
-from trainer.checkpoint import CheckpointError, read_entries
-from trainer.datasets import DatasetError, choose_dataset, splits_in
+from trainer.checkpoint import CheckpointError, class_names, read_entries
+from trainer.datasets import DatasetError, choose_dataset, open_dataset, splits_in
+from trainer.prediction.model import check_classes
 from trainer.run_folder import BEST, data_of
 from trainer.weights.bundled import BUNDLED, bundled_terms
 
@@ -59,6 +60,7 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
     Raises:
         CheckpointError: There is no checkpoint.
         DatasetError: The data is not known, or not there.
+        ModelError: The data has other classes.
     """
     checkpoint = run / BEST if run.is_dir() else run
     if not checkpoint.is_file():
@@ -68,12 +70,15 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
         raise DatasetError(f"{checkpoint.parent} does not state the folder of its data; name it with --data")
     entries = read_entries(checkpoint)
     kind = choose_dataset(data, stated=entries.get("dataset"))
+    split = "val" if "val" in splits_in(kind, data) else "train"
+    if (names := class_names(entries)) is not None:
+        check_classes(len(names), names, open_dataset(kind, data, split))
     pretrained = entries.get("train_config", {}).get("model", {}).get("pretrained")
     return RunSource(
         checkpoint,
         data,
         kind,
-        "val" if "val" in splits_in(kind, data) else "train",
+        split,
         f"trained from the bundled model: {bundled_terms()}" if pretrained == BUNDLED else "",
     )
 

@@ -224,7 +224,7 @@ def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InspectionError(f"{path} does not exist, expected a model directory, an ONNX file or an engine")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False, format="protobuf")
     except DecodeError as error:
         raise InspectionError(f"{path} is not an ONNX file, or a part of one ({error}); export it again") from error
     # Bytes that are not ONNX, or no bytes at all, may be read as a model without contents.

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.checkpoint import read_checkpoint
+from trainer.checkpoint import class_names, read_checkpoint
 from trainer.config import ConfigError, TrainConfig, changed_keys
+from trainer.datasets import SegmentationDataset
 from trainer.distributed import Ranks
 from trainer.model.ecenet import ECENet, named_config
 from trainer.model.feature_reconstruction import FeatureReconstruction
@@ -135,16 +136,32 @@ def _on_this_device(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
     return saved | {"param_groups": [group | {"fused": own.get("fused")} for group, own in pairs]}
 
 
-def check_resumable(path: Path, config: TrainConfig, *, images: int, accept_changes: bool) -> dict[str, Any]:
+def check_resumable(
+    path: Path, config: TrainConfig, dataset: SegmentationDataset, *, accept_changes: bool
+) -> dict[str, Any]:
     """Read a checkpoint that a run of this configuration may resume from.
+
+    Args:
+        path: The checkpoint.
+        config: The configuration.
+        dataset: The training split.
+        accept_changes: Resume although the configuration or the number of images is another.
 
     Raises:
         CheckpointError: It cannot be read.
-        ConfigError: It has no training state, or configuration or training split are others and that is not accepted.
+        ConfigError: It has no training state, its classes are others, or configuration or number of images are and
+            that is not accepted.
     """
     content = read_checkpoint(path)
     if "training" not in content:
         raise ConfigError(f"{path} holds weights only; name it as model.pretrained to start from them")
+    names, own = class_names(content), tuple(info.name for info in dataset.classes)
+    if names != own:
+        raise ConfigError(
+            f"{path} was trained on the classes {names}, the data has {own}, so the run cannot be resumed; to start "
+            "from its weights, name it as model.pretrained of a new run"
+        )
+    images = len(dataset)
     changes = changed_keys(content["train_config"], config.as_dict())
     if content["train_images"] != images:
         changes.append(f"images of the training split: {content['train_images']} -> {images}")

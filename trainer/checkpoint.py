@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -46,9 +47,12 @@ def save_checkpoint(path: Path, config: ModelConfig, weights: Mapping[str, Any],
             os.fsync(stream.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as a RuntimeError
+        rest = "; the earlier file is unchanged" if path.exists() else ""
+        with contextlib.suppress(OSError):
+            rest = f" ({shutil.disk_usage(path.parent).free:,} bytes are free there){rest}"
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise CheckpointError(f"{path} cannot be written: {error}; the earlier file is unchanged") from error
+        raise CheckpointError(f"{path} cannot be written: {error}{rest}") from error
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -63,7 +67,34 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     content = read_torch_file(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this trainer: its format is {content.get('format')!r}")
+    check_content(path, content)
     return content
+
+
+def check_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Check the entries of a checkpoint of this trainer, which an editor or a damaged disk may have changed.
+
+    Raises:
+        CheckpointError: One is missing or malformed; the text names it.
+    """
+    try:
+        model_config(content["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not tell its network: 'config' is wrong ({error})") from None
+    weights = content.get("weights")
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path} holds no tensors in 'weights'")
+    size = content.get("input_size", (1, 1))
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise CheckpointError(f"{path} has the input size {size!r}, expected two numbers above 0")
+    for entry in content.get("classes", ()):
+        if not isinstance(entry, dict) or not entry.keys() >= {"id", "name", "color"}:
+            raise CheckpointError(f"{path} has the class {entry!r}, expected id, name and color")
+
+
+def class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of a checkpoint's classes in the order of their ids; None where it does not state them."""
+    return tuple(str(entry["name"]) for entry in content["classes"]) if "classes" in content else None
 
 
 def read_entries(path: Path | str) -> dict[str, Any]:
@@ -110,8 +141,9 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments beside the weights
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle may raise anything
-        detail = re.search("WeightsUnpickler error: (.*)", str(error))  # PyTorch wraps it in advice for other callers
-        reason = detail[1] if detail else str(error).split("\n", 1)[0]
+        # PyTorch wraps the reason in advice to read the file without this protection.
+        detail = re.search(r"(?:WeightsUnpickler error: |Unsupported global: )(\S.*)", str(error))
+        reason = detail[1] if detail else f"it is damaged ({type(error).__name__})"
         raise CheckpointError(
             f"{path} cannot be read: {reason} (a file with other objects than tensors has to be saved again with its "
             "state dict alone)"

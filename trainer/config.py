@@ -129,7 +129,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path} extends itself: {' -> '.join(file.name for file in (*seen, path))}")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}; there are also: {shipped_names()}") from error
     base = raw.pop("extends", None)
     if base is None:
@@ -182,7 +182,7 @@ def _nearest(place: Sequence[str | int]) -> str:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

@@ -182,7 +182,7 @@ def restore(run: Run, *, accept_changes: bool) -> None:
     Raises:
         ConfigError: The configuration or the training split is another, and changes are not accepted.
     """
-    content = check_resumable(run.folder.path / LAST, run.config, images=len(run.train), accept_changes=accept_changes)
+    content = check_resumable(run.folder.path / LAST, run.config, run.train, accept_changes=accept_changes)
     load_training_state(run.state, content)
     run.log, run.best_miou = list(content["training"]["log"]), float(content["training"]["best_miou"])
 

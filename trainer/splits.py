@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import ConfigError, DataSection
 from trainer.datasets import InMemory, PairedFiles, Repeated, SegmentationDataset, open_dataset, splits_in
 from trainer.datasets.mixed import open_mixed
 from trainer.datasets.reading import image_size
+from trainer.datasets.source import Source
 from trainer.transforms import Augmentation
 
 logger = logging.getLogger(__name__)
@@ -33,13 +35,27 @@ def open_splits(section: DataSection, root: Path, *, seed: int = 0) -> tuple[Seg
 
     Raises:
         DatasetError: A split is not there, or a file cannot be used.
-        ConfigError: There is no val split, and enough images to make one.
+        ConfigError: There is no val split, and enough images to make one; or a source holds images of val.
     """
     files = open_dataset(section.dataset, root, "train")
-    val: SegmentationDataset = _val(section.dataset, root, files)
-    if section.cache and isinstance(val, PairedFiles) and _num_bytes(val) <= MAX_CACHED_VAL_BYTES:
-        val = InMemory(val)
-    return _learned_from(section, files, seed), val
+    scored = _val(section.dataset, root, files)
+    if scored is not files:
+        _check_apart(section.sources or (), scored)
+    fits = section.cache and _num_bytes(scored) <= MAX_CACHED_VAL_BYTES
+    return _learned_from(section, files, seed), InMemory(scored) if fits else scored
+
+
+def _check_apart(sources: Sequence[Source], val: PairedFiles) -> None:
+    """Raise an error where a source holds images that the run is evaluated on."""
+    scored = {image.resolve() for image, _ in val.pairs}
+    for number, source in enumerate(sources):
+        own = open_dataset(source.dataset, Path(source.root), source.split)
+        both = sum(image.resolve() in scored for image, _ in own.pairs)
+        if both:
+            raise ConfigError(
+                f"data.sources[{number}] ({source.root}, split {source.split!r}) holds {both} of the images that the "
+                "run is evaluated on; the scores would be of images that it has learned"
+            )
 
 
 def _learned_from(section: DataSection, files: PairedFiles, seed: int) -> SegmentationDataset:

@@ -16,6 +16,7 @@ COMMANDS = {
     "import": ("trainer.weights.import_command", "turn the authors' published weights into a checkpoint"),
     "report": ("trainer.report.command", "write the report of a run, or of several side by side"),
 }
+MAX_THREADS = 4096
 EXIT_INTERRUPTED = 130  # as a shell states the end by Ctrl-C
 
 EPILOG = """example:
@@ -44,13 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingExtraError as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
-        return _failed("stopped before the first checkpoint", EXIT_INTERRUPTED)
+        what = "" if arguments and arguments[0] in COMMANDS else " before the first checkpoint"
+        return _failed(f"stopped{what}", EXIT_INTERRUPTED)
 
 
 def _other_command(name: str, *arguments: str) -> int:
     with needing_extra("train"):
         module = importlib.import_module(COMMANDS[name][0])
     return int(module.main(list(arguments)))
+
+
+def thread_count(text: str) -> int:
+    """A number of threads from the command line; 0 for all."""
+    count = int(text)
+    if not 0 <= count <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0..{MAX_THREADS}")
+    return count
 
 
 def _failed(reason: object, status: int) -> int:
@@ -89,7 +99,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--accept-changes", action="store_true", help="resume although the configuration has changed")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting")
     parser.add_argument("--print-config", action="store_true", help="print the complete configuration and stop")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the network; default: all")
+    parser.add_argument("--threads", type=thread_count, default=0, help="CPU threads of the network; default: all")
     return parser
 
 

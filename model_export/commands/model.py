@@ -48,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
     if exported.int8_fault is not None:
         print(f"there is no INT8 graph: {exported.int8_fault}")
     status = verify.run(_verification(args.directory, source.data, source.kind, source.labelled_split))
-    print(f"next: ecenet-serve --model-dir {args.directory}")
+    if status:
+        print(f"next: ecenet-export remove {args.directory} GRAPH, for each that FAILS; more images in val tell better")
+    else:
+        print(f"next: ecenet-serve --model-dir {args.directory}")
     return status
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 
 from model_export import onnx_export
@@ -17,6 +18,7 @@ from service.model_directory.manifest import read_manifest
 from trainer.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from trainer.checkpoint import model_config as config_of
 from trainer.datasets import DatasetError
+from trainer.prediction.model import ModelError
 
 
 @pytest.fixture
@@ -63,6 +65,14 @@ def test_a_run_becomes_a_verified_model_directory(
     assert "gives 2 images to calibrate on, expected 4 or more" in output
     assert "on 1 labelled images of camvid val" in output
     assert output.splitlines()[-1] == f"next: ecenet-serve --model-dir {directory}"
+
+
+def test_data_with_other_classes_is_refused_before_the_export(run: Path) -> None:
+    content = read_checkpoint(run / "best.pt")
+    classes = [{"id": index, "name": f"other {index}", "color": [index, 0, 0]} for index in range(11)]
+    torch.save(content | {"classes": classes}, run / "best.pt")
+    with pytest.raises(ModelError, match="class 0 is 'other 0' in the model and 'Sky' in camvid"):
+        find_run(run)
 
 
 def test_a_run_is_found_with_its_data_and_terms(run: Path, data: Path) -> None:

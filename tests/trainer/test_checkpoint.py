@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import resource
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +59,52 @@ def test_a_foreign_torch_file_is_no_training_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"config": None}, "does not tell its network"),
+        ({"config": {"width": 3}}, "does not tell its network: 'config' is wrong"),
+        ({"weights": [1]}, "holds no tensors in 'weights'"),
+        ({"input_size": [-1, 3]}, r"has the input size \[-1, 3\], expected two numbers above 0"),
+        ({"classes": [{"id": 0, "name": "sky"}]}, "expected id, name and color"),
+    ],
+)
+def test_a_malformed_entry_is_named(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    path, model = tmp_path / "model.pt", build_model("ecenet-lite0", 3)
+    save_checkpoint(path, model.config, model.state_dict())
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+    for read in (read_checkpoint, load_model):
+        with pytest.raises(CheckpointError, match=expected):
+            read(path)
+
+
+def test_a_configuration_that_makes_no_network_is_named(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.pt", build_model("ecenet-lite0", 3)
+    save_checkpoint(path, replace(model.config, channels=-8), model.state_dict())
+    with pytest.raises(CheckpointError, match="'config' makes no network"):
+        load_model(path)
+
+
+class Harmful:
+    """An object whose unpickling would run code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return print, ("harm",)
+
+
+def test_objects_in_a_pickle_are_named_without_advice_to_run_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weights": Harmful()}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"(?i)print") as caught:
+        read_checkpoint(tmp_path / "model.pt")
+    assert "weights_only" not in str(caught.value)
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(CheckpointError, match=r"raw\.pt cannot be read: \S"):
+        read_checkpoint(tmp_path / "raw.pt")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path) -> None:
     model = build_model("ecenet-lite0", 3)
     path = tmp_path / "model.pt"
@@ -63,7 +112,9 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path) -> None
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # a file of one MiB at most stands for the full disk
     try:
-        with pytest.raises(CheckpointError, match=r"model\.pt cannot be written: .*; the earlier file"):
+        with pytest.raises(
+            CheckpointError, match=r"model\.pt cannot be written: .* bytes are free there\); the earlier file"
+        ):
             save_checkpoint(path, model.config, model.state_dict(), epochs_done=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

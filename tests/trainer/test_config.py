@@ -62,6 +62,7 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
         ('extends = "absent"', r"absent cannot be read.*camvid_lite0"),
         ("extends = 3", r"extends is 3, expected the name of a file"),
         ("[schedule", r"self\.toml cannot be read"),
+        (f"x = {'[' * 5000}", r"self\.toml cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_built_on_is_named(text: str, message: str, tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def test_large_images_of_val_are_read_each_time(tmp_path: Path, monkeypatch: pyt
     assert isinstance(open_splits(SECTION, root)[1], InMemory)
 
 
+def test_a_source_holds_no_image_of_val(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=2, val=2)
+    (tmp_path / "link").symlink_to(root)
+    section = SECTION.model_copy(
+        update={"sources": (Source(dataset="folder", root=str(tmp_path / "link"), split="val"),)}
+    )
+    with pytest.raises(ConfigError, match=r"data\.sources\[0\] .*, split 'val'\) holds 2 of the images"):
+        open_splits(section, root)
+
+
 def test_a_repeat_applies_to_train_alone(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", train=1, val=1)
     section = DataSection(dataset="folder", repeat=5)

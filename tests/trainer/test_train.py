@@ -313,6 +313,27 @@ def test_a_changed_configuration_is_told_before_anything_is_written(
     assert "images of the training split: 8 -> 7" in capsys.readouterr().err
 
 
+def test_a_run_is_not_resumed_with_other_classes(
+    tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(tiny_camvid, run, schedule__epochs="1")) == 0
+    content = read_checkpoint(run / "last.pt")
+    content["classes"][3]["name"], content["classes"][4]["name"] = "Pavement", "Road"
+    torch.save(content, run / "last.pt")
+    assert main(arguments(tiny_camvid, run, "--resume", "--accept-changes")) == 1
+    error = capsys.readouterr().err
+    assert "last.pt was trained on the classes ('Sky', 'Building', 'Pole', 'Pavement', 'Road'" in error
+    assert "name it as model.pretrained of a new run" in error
+
+
+@pytest.mark.parametrize("threads", ["-1", "99999999999", "many"])
+def test_an_impossible_number_of_threads_is_refused(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["camvid", f"--threads={threads}"])
+    assert "--threads" in capsys.readouterr().err
+
+
 def test_a_full_disk_ends_the_run_and_keeps_what_is_there(tiny_camvid: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(arguments(tiny_camvid, run, schedule__epochs="1")) == 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,23 @@ def files_in(folder: Path, ending: str, *, below: str = "") -> dict[str, Path]:
     found = (path for path in folder.glob(f"{below}*") if path.name.lower().endswith(ending.lower()))
     shown = (path for path in found if not path.name.startswith("."))
     return by_key((path.relative_to(folder).as_posix()[: -len(ending)], path) for path in shown)
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files anywhere below a folder, also behind links; none that is hidden, a pipe or a device.
+
+    A link to a folder that leads to it is not followed.
+    """
+    above = {folder: frozenset({folder.resolve()})}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        parent = Path(place)
+        ways = above.pop(parent)
+        kept = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        targets = {name: (parent / name).resolve() for name in kept}
+        folders[:] = [name for name in kept if targets[name] not in ways]
+        above |= {parent / name: ways | {targets[name]} for name in folders}
+        paths = (parent / name for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def by_key(keyed: Iterable[tuple[str, Path]]) -> dict[str, Path]:

@@ -28,7 +28,8 @@ Only ``classes`` is needed; the file may be these alone.
   ``valid`` and ``validation`` are other names for ``val``, ``training`` for ``train``, ``testing`` for ``test``.
 - ``image_suffix``, ``label_suffix``: what their names have before the extension, as ``_mask`` in ``a/7_mask.png``.
 - ``encoding``: ``ids`` or ``colors``. Without it, label files of mode RGB or RGBA hold colours, and all others ids:
-  greys of 1 to 32 bits, and a palette's indices. ``colors`` is for palette files whose colours count, not indices.
+  greys of 1 to 32 bits, and a palette's indices. ``colors`` is for palette files whose colours count, not indices. A
+  palette that shows an index in the colour of another class is an error until ``encoding`` tells which counts.
 
 An image's label has the same path and name below its folder; folders may be nested. Images are what the service reads:
 JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, and HEIC with the extra ``heif``. Labels are PNG, BMP or TIFF; in a folder that
@@ -52,8 +53,8 @@ from trainer.datasets.base import PairedFiles
 from trainer.datasets.errors import DatasetError, unknown_name
 from trainer.datasets.folder_files import find
 from trainer.datasets.folder_spec import SPEC_NAME, read_spec
-from trainer.datasets.label_coding import Color, ColorCoding, IdCoding
-from trainer.datasets.reading import COLOR_MODES, as_ids, as_rgb, opened_label
+from trainer.datasets.label_coding import Color, ColorCoding, IdCoding, check_palette
+from trainer.datasets.reading import COLOR_MODES, as_ids, as_rgb, opened_label, palette_colors
 
 
 class Folder(PairedFiles):
@@ -99,7 +100,11 @@ class Folder(PairedFiles):
             by_color = image.mode in COLOR_MODES if self.spec.encoding is None else self.spec.encoding == "colors"
             if by_color:
                 return self._colors.decode(path, as_rgb(path, image))
-            return self._ids.decode(path, as_ids(path, image))
+            ids = as_ids(path, image)
+            if self.spec.encoding is None:
+                colors = ((info.color, info.id) for info in self.classes)
+                check_palette(path, palette_colors(image, ids), self.spec.ids, colors)
+            return self._ids.decode(path, ids)
 
 
 def distinct(colors: tuple[tuple[Color, int], ...]) -> dict[Color, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from trainer.datasets.errors import MissingFileError
-from trainer.datasets.files import Files, Pair, by_key, match, read_list
+from trainer.datasets.files import Files, Pair, by_key, match, read_list, visible_files
 from trainer.datasets.folder_spec import FolderSpec, SplitFolders
 from trainer.datasets.label_files import LOSSY_EXTENSIONS
 
@@ -63,12 +62,8 @@ def _below(folder: Path, extensions: Collection[str], suffix: str) -> set[Path]:
     """The files anywhere below a folder with one of the extensions and the suffix before it; none that is hidden."""
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist")
-    found: set[Path] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found |= {path for path in paths if path.suffix.lower() in extensions and path.stem.endswith(suffix)}
-    return found
+    paths = visible_files(folder)
+    return {path for path in paths if path.suffix.lower() in extensions and path.stem.endswith(suffix)}
 
 
 def _by_key(folder: Path, paths: Iterable[Path], suffix: str) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def read_spec(root: Path) -> FolderSpec:
             f'{{"classes": [{{"name": "road", "color": "#804080"}}, {{"name": "sky", "color": "#4682b4"}}]}}; '
             f"to make one of masks: ecenet-train data import {root} --from masks -o FOLDER"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error
     try:
         return _spec(root, _object("the file", {"classes": raw} if _is_bare(raw) else raw, SPEC_KEYS))
@@ -159,7 +160,19 @@ def _name(index: int, entry: Mapping[str, Any]) -> str:
     name = _text(f"name of class {index}", entry.get("name"))
     if not name.strip():
         raise DatasetError(f"class {index} has no name")
+    check_name(name)
     return name
+
+
+def check_name(name: str) -> None:
+    """Check that the name of a class can be shown and written: no line ends, control characters, halves of a character.
+
+    Raises:
+        DatasetError: It has one.
+    """
+    wrong = next((sign for sign in name if unicodedata.category(sign) in ("Cc", "Cs")), None)
+    if wrong is not None:
+        raise DatasetError(f"the name of a class is {name!a}, which has the control character {wrong!a}")
 
 
 def _class_color(entry: Mapping[str, Any]) -> Color:

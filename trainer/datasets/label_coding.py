@@ -6,8 +6,9 @@ value, and the first pixel that has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ IGNORE_INDEX = 255
 LARGEST_ID = 65535
 
 Color = tuple[int, int, int]
+Name = TypeVar("Name", bound=Hashable)
 
 
 class IdCoding:
@@ -75,6 +77,32 @@ class ColorCoding:
             values = _listed("colour", [str(tuple(color)) for color in np.unique(colors[unknown], axis=0).tolist()])
             raise LabelRangeError(f"{path} has {values} {_where(unknown)}, which no class has")
         return classes.astype(np.uint8)
+
+
+def check_palette(
+    path: Path, palette: Mapping[int, Color], of_value: Mapping[int, Name], of_color: Iterable[tuple[Color, Name]]
+) -> None:
+    """Check that a palette shows no value in the colour of another class: then the colours may be what counts.
+
+    Args:
+        path: The label file.
+        palette: The colours of its values.
+        of_value: The class of each value.
+        of_color: The classes' colours.
+
+    Raises:
+        LabelRangeError: It does.
+    """
+    classes: dict[Color, set[Name]] = {}
+    for color, name in of_color:
+        classes.setdefault(color, set()).add(name)
+    for value, color in palette.items():
+        own, others = of_value.get(value), classes.get(color)
+        if own is not None and others is not None and own not in others:
+            raise LabelRangeError(
+                f"{path} shows the value {value} in the colour {color}, which is another class's; tell in classes.json "
+                'whether "encoding" is "colors" or "ids"'
+            )
 
 
 def ranges(values: Iterable[int]) -> str:

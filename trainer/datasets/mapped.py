@@ -94,8 +94,9 @@ def _table(dataset: SegmentationDataset, classes: Sequence[ClassInfo], names: Ma
     for info in dataset.classes:
         name = names.get(info.name, info.name)
         if name not in ids:
+            mapped = f" is mapped to {name!r}, which there is not" if info.name in names else " has no counterpart"
             raise DatasetError(
-                f"class {info.name!r} of {dataset.name} has no counterpart; map it to {VOID!r} or to one of "
+                f"class {info.name!r} of {dataset.name}{mapped}; map it to {VOID!r} or to one of "
                 f"{', '.join(other.name for other in classes)}"
             )
         table[info.id] = ids[name]

@@ -197,6 +197,15 @@ def as_ids(path: Path, image: Image.Image) -> Ids:
     return np.array(image, dtype=np.uint8 if image.mode == "1" else None) // spread
 
 
+def palette_colors(image: Image.Image, ids: Ids) -> dict[int, tuple[int, int, int]]:
+    """The colour of each value that an opened label file of a palette holds; empty where it has no palette."""
+    if image.mode != "P":
+        return {}
+    colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3).tolist()
+    used = np.flatnonzero(np.bincount(ids.ravel())).tolist()
+    return {value: (colors[value][0], colors[value][1], colors[value][2]) for value in used if value < len(colors)}
+
+
 def pixel_digest(image: NDArray[np.uint8]) -> bytes:
     """Equal for images of equal size and pixels, whatever their files are called and however they are coded."""
     return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()

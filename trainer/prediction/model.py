@@ -41,11 +41,25 @@ class OpenModel:
         Raises:
             ModelError: The number of classes or a name differs; the text states the first that does.
         """
-        if self.num_classes != len(dataset.classes):
-            raise ModelError(f"the model has {self.num_classes} classes, {dataset.name} has {len(dataset.classes)}")
-        for info, name in zip(dataset.classes, self.class_names or [], strict=self.class_names is not None):
-            if info.name != name:
-                raise ModelError(f"class {info.id} is {name!r} in the model and {info.name!r} in {dataset.name}")
+        check_classes(self.num_classes, self.class_names, dataset)
+
+
+def check_classes(count: int, names: Sequence[str] | None, dataset: SegmentationDataset) -> None:
+    """Compare a model's classes with those of a dataset.
+
+    Args:
+        count: Their number.
+        names: Their names in the order of the ids; None where the model does not state them.
+        dataset: The dataset.
+
+    Raises:
+        ModelError: The number of classes or a name differs; the text states the first that does.
+    """
+    if count != len(dataset.classes):
+        raise ModelError(f"the model has {count} classes, {dataset.name} has {len(dataset.classes)}")
+    for info, name in zip(dataset.classes, names or [], strict=names is not None):
+        if info.name != name:
+            raise ModelError(f"class {info.id} is {name!r} in the model and {info.name!r} in {dataset.name}")
 
 
 def stated_names(names: Sequence[str]) -> tuple[str, ...] | None:

@@ -14,12 +14,14 @@ import torch
 
 from service.model_directory.files import write_whole
 from service.model_directory.manifest import ClassInfo
+from trainer.checkpoint import class_names
 from trainer.config import parse_config
 from trainer.datasets import IGNORE_INDEX, SegmentationDataset, choose_dataset, open_dataset
 from trainer.metrics import Counts
 from trainer.model.ecenet import ECENet
 from trainer.prediction.evaluation import evaluate
 from trainer.prediction.mode import validation_mode
+from trainer.prediction.model import ModelError, check_classes
 from trainer.prediction.predictor import network_predictor
 from trainer.prediction.pytorch import pytorch_network
 from trainer.report.examples import Example, ExampleCollector
@@ -203,9 +205,10 @@ def _report(
 ) -> None:
     model, entries = best
     log = read_log(run / LOG)
-    if model.config.num_classes != len(dataset.classes):
-        sizes = f"{model.config.num_classes} classes, {dataset.name} has {len(dataset.classes)}"
-        raise ReportError(f"{run / BEST} has {sizes}")
+    try:
+        check_classes(model.config.num_classes, class_names(entries), dataset)
+    except ModelError as error:
+        raise ReportError(f"{run / BEST}: {error}") from error
     collector = ExampleCollector(len(dataset.classes))
     height, width = entries["input_size"]
     mode = validation_mode(parse_config(entries.get("train_config", {})).data)

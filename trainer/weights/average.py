@@ -47,6 +47,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
     contents = [read_checkpoint(source) for source in sources]
     for source, content in zip(sources, contents, strict=True):
         _check_alike(sources[0], contents[0], source, content)
+        _check_finite(source, content["weights"])
     weights = {name: _mean([content["weights"][name] for content in contents]) for name in contents[0]["weights"]}
     entries = entries_of(contents[0]) | {
         "metrics": {},
@@ -61,6 +62,17 @@ def _check_alike(first: Path, expected: dict[str, Any], source: Path, found: dic
             raise AverageError(
                 f"{source} has another {key} than {first}: {found.get(key)!r}, not {expected.get(key)!r}"
             )
+
+    shapes, own = ({name: tuple(tensor.shape) for name, tensor in it["weights"].items()} for it in (expected, found))
+    if shapes != own:
+        name = next(name for name in {**shapes, **own} if shapes.get(name) != own.get(name))
+        raise AverageError(f"{source} has {name} of shape {own.get(name)}, {first} of {shapes.get(name)}")
+
+
+def _check_finite(source: Path, weights: dict[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise AverageError(f"{source} has values in {name} that are not finite; its training diverged")
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.checkpoint import FORMAT, CheckpointError, is_torch_file, read_torch_file
+from trainer.checkpoint import FORMAT, CheckpointError, check_content, is_torch_file, read_torch_file
 from trainer.weights.mindspore import read_mindspore_checkpoint
 
 OWN, TORCH, SAFETENSORS, MINDSPORE = "checkpoint of ours", "torch file", "safetensors file", "MindSpore checkpoint"
@@ -86,6 +86,7 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _find_tensors(path: Path, content: dict[str, Any]) -> WeightFile:
     """Go down to the dictionary that holds the tensors."""
     if content.get("format") == FORMAT:
+        check_content(path, content)
         return _refuse_empty(WeightFile(path, OWN, "", dict(content["weights"]), checkpoint=content))
     sections: list[str] = []
     others: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from trainer.checkpoint import entries_of, model_config
+from trainer.checkpoint import CheckpointError, entries_of, model_config
 from trainer.model.ecenet import ECENet
 from trainer.weights.files import WeightFile, read_weights
 from trainer.weights.released import build_from_released
@@ -43,7 +43,10 @@ def network_of(file: WeightFile) -> nn.Module:
     """``load_model`` for a file that is read already."""
     if not file.checkpoint:
         return build_from_released(file.tensors)
-    model = ECENet(model_config(file.checkpoint["config"]))
+    try:
+        model = ECENet(model_config(file.checkpoint["config"]))
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{file.path}: 'config' makes no network: {error}") from error
     try:
         model.load_state_dict(file.checkpoint["weights"])
     except RuntimeError as error:

@@ -69,6 +69,13 @@ def test_palette_colours_count_where_the_encoding_says_so(label: Callable[..., A
     assert label([[0, 1, 2]], palette=[*CAR, *ROAD, *SKY], encoding="colors") == [[2, 0, 1]]
 
 
+def test_a_palette_of_the_classes_colours_in_another_order_is_an_error(label: Callable[..., Any]) -> None:
+    palette = [*CAR, *ROAD, *SKY]
+    with pytest.raises(DatasetError, match=r"shows the value 0 in the colour \(.*\), which is another class's"):
+        label([[0, 1, 2]], palette=palette)
+    assert label([[0, 1, 2]], palette=palette, encoding="ids") == [[0, 1, 2]]
+
+
 def test_an_id_of_no_class_is_an_error(label: Callable[..., Any]) -> None:
     expected = r"labels/train/a\.png has labels 3, 200 in 2 of 6 pixels, the first at x 2, y 0, expected 0\.\.2, 255$"
     with pytest.raises(DatasetError, match=expected):

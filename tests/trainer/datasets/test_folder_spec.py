@@ -93,3 +93,6 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('{"classes": [', encoding="utf-8")
     with pytest.raises(DatasetError, match=r"classes\.json cannot be read: Expecting value"):
         read_spec(tmp_path)
+    (tmp_path / "classes.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"classes\.json cannot be read: "):
+        read_spec(tmp_path)

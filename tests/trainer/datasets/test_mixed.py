@@ -70,7 +70,7 @@ def test_classes_are_mapped_by_name_and_others_keep_theirs() -> None:
     ("names", "message"),
     [
         ({"a": "car"}, "class 'b' of rows has no counterpart; map it to 'void' or to one of road, car"),
-        ({"a": "car", "b": "rode", "c": "car"}, "class 'b' of rows has no counterpart"),
+        ({"a": "car", "b": "rode", "c": "car"}, "class 'b' of rows is mapped to 'rode', which there is not; map it"),
         ({"d": "car"}, "class of rows 'd' is unknown; there is: a, b, c"),
     ],
 )

@@ -337,7 +337,7 @@ def test_a_run_that_lacks_something_ends_with_a_sentence(
 def test_a_checkpoint_of_another_dataset_ends_with_a_sentence(run: Path, tiny_camvid: Path) -> None:
     dataset = open_dataset("camvid", tiny_camvid, "val")
     dataset.classes = CAMVID_CLASSES[:10]
-    with pytest.raises(ReportError, match=r"best\.pt has 11 classes, camvid has 10"):
+    with pytest.raises(ReportError, match=r"best\.pt: the model has 11 classes, camvid has 10"):
         report_run(run, dataset)
 
 

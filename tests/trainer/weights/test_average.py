@@ -66,6 +66,18 @@ def test_checkpoints_that_differ_have_no_mean(
     assert not (tmp_path / "mean.pt").exists()
 
 
+def test_checkpoints_of_other_shapes_or_without_numbers_have_no_mean(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, other = write("a.pt"), write("b.pt")
+    content = torch.load(other, weights_only=True)
+    name, value = next(iter(content["weights"].items()))
+    for changed, expected in ((value[:1], rf"b\.pt has {name} of shape"), (value * float("nan"), "are not finite")):
+        torch.save(content | {"weights": content["weights"] | {name: changed}}, other)
+        with pytest.raises(AverageError, match=expected):
+            average_weights([first, other], tmp_path / "mean.pt")
+
+
 def test_one_checkpoint_and_a_file_that_is_there_are_refused(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

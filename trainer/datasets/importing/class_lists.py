@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.datasets.errors import UnreadableFileError
+from trainer.datasets.errors import UnreadableFileError, unknown_name
+from trainer.datasets.folder_spec import ENCODINGS
 from trainer.datasets.importing.colors import parse_color
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.fields import as_number, as_object, read_json
@@ -35,28 +36,55 @@ class ListedClass:
     """A class with the value and the colour that stand for it in masks."""
 
     name: str
-    value: int
+    value: int | None
     color: Color | None
 
 
-def read_class_list(path: Path) -> tuple[ListedClass, ...]:
+@dataclass(frozen=True, slots=True)
+class ClassList:
+    """The content of a list file.
+
+    Attributes:
+        path: The file.
+        entries: The classes, and what is ignored.
+        encoding: Whether ``colors`` or ``ids`` of masks count; None where the file does not tell.
+        exif: Whether masks are turned with their images.
+    """
+
+    path: Path
+    entries: tuple[ListedClass, ...]
+    encoding: str | None = None
+    exif: bool = True
+
+
+def read_class_list(path: Path) -> ClassList:
     """The classes of a list file, by its name.
 
     Raises:
-        DatasetError: It cannot be read, names no class, or has a value that is none.
+        DatasetError: It cannot be read, names no class, has a value that is none, or one twice.
     """
+    settings: Mapping[str, Any] = {}
     if path.suffix.lower() == ".json":
-        rows = _json_rows(path)
+        rows, settings = _json_rows(path)
     elif path.suffix.lower() == ".csv":
         rows = _csv_rows(path)
     else:
         rows = [_text_row(f"{path}, line {number}", line) for number, line in _lines(path)]
     if not rows:
         raise ImportingError(f"{path} names no class")
-    classes = [
-        ListedClass(name, index if value is None else value, color) for index, (name, value, color) in enumerate(rows)
-    ]
-    return tuple(classes)
+    entries = tuple(
+        ListedClass(name, index if value is None and name != IGNORED else value, color)
+        for index, (name, value, color) in enumerate(rows)
+    )
+    _unique(path, "name", [entry.name for entry in entries if entry.name != IGNORED])
+    _unique(path, "value", [entry.value for entry in entries if entry.value is not None])
+    return ClassList(path, entries, settings.get("encoding"), settings.get("exif", True))
+
+
+def _unique(path: Path, what: str, values: Sequence[object]) -> None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ImportingError(f"{path} has two entries of the {what} {value!r}; one of them is wrong")
 
 
 def found_list(root: Path) -> Path | None:
@@ -67,9 +95,18 @@ def found_list(root: Path) -> Path | None:
 Row = tuple[str, int | None, Color | None]
 
 
-def _json_rows(path: Path) -> list[Row]:
+def _json_rows(path: Path) -> tuple[list[Row], Mapping[str, Any]]:
+    """The rows, and the other settings of ``trainer.datasets.folder``."""
     content = read_json(path)
-    ignored = content.get("ignore", []) if isinstance(content, dict) else []
+    settings = content if isinstance(content, dict) and "classes" in content else {}
+    if "splits" in settings:
+        raise ImportingError(
+            f"{path} has 'splits', which an import does not read; train on the folder as it is, or remove the key to "
+            "divide all images anew"
+        )
+    if settings.get("encoding") not in (None, *ENCODINGS):
+        raise unknown_name(f"encoding in {path}", str(settings["encoding"]), ENCODINGS)
+    ignored = settings.get("ignore", [])
     content = content["classes"] if isinstance(content, dict) and "classes" in content else content
     if isinstance(content, dict):
         content = [{"name": name, "color": color} for name, color in content.items()]
@@ -81,7 +118,12 @@ def _json_rows(path: Path) -> list[Row]:
         value = fields.whole("id") if "id" in fields.values else None
         rows.append((fields.text("name"), value, parse_color(fields.where, fields.values.get("color"))))
     values = ignored if isinstance(ignored, list) else [ignored]
-    return [*rows, *((IGNORED, value, None) for value in values if type(value) is int)]
+    rows += [_ignored_row(f"{path}, 'ignore',", value) for value in values]
+    return rows, settings
+
+
+def _ignored_row(where: str, value: Any) -> Row:
+    return (IGNORED, value, None) if type(value) is int else (IGNORED, None, parse_color(where, value))
 
 
 def _csv_rows(path: Path) -> list[Row]:

@@ -78,8 +78,10 @@ def check_count(table: ClassTable, least: int = 2) -> None:
     count = len(table.names)
     if not least <= count <= MAX_CLASSES:
         shown = ", ".join(map(repr, table.names[:5])) or "none"
-        hint = "; --unlabelled background makes the rest a class" if count == 1 else ""
-        raise ImportingError(f"the number of classes is {count} ({shown}), expected {least}..{MAX_CLASSES}{hint}")
+        hint = "; --only keeps some, and --unlabelled void adds no background" if count > MAX_CLASSES else ""
+        if count == 1 and table.names[0].lower() not in BACKGROUNDS:
+            hint = "; --unlabelled background makes the rest a class"
+        raise ImportingError(f"the number of classes is {count} ({shown}), expected 2..{MAX_CLASSES}{hint}")
 
 
 def _colors(categories: Collection[Category]) -> tuple[Color, ...]:

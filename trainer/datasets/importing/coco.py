@@ -55,7 +55,7 @@ def _coco_files(path: Path) -> list[tuple[Path, Any]]:
 def _read_file(content: Fields, path: Path, collector: Collector) -> None:
     annotations = list(content.objects("annotations"))
     names = _categories(content, {annotation.whole("category_id") for annotation in annotations}, collector)
-    images = {image.whole("id"): image for image in content.objects("images")}
+    images = _by_id(content, "images", "file_name")
     shapes: dict[int, list[Shape]] = {image: [] for image in images}
     for annotation in annotations:
         image, category = annotation.whole("image_id"), annotation.whole("category_id")
@@ -76,8 +76,8 @@ def _read_file(content: Fields, path: Path, collector: Collector) -> None:
 
 def _categories(content: Fields, used: Iterable[int], collector: Collector) -> dict[int, str]:
     """Names by id, without Roboflow's first category, which no annotation has and which stands for all the others."""
-    entries = {entry.whole("id"): entry for entry in content.objects("categories")}
-    parents = {entry.values.get("supercategory") for entry in entries.values()}
+    entries = _by_id(content, "categories", "name")
+    parents = {parent for entry in entries.values() if isinstance(parent := entry.values.get("supercategory"), str)}
     names: dict[int, str] = {}
     for number, entry in entries.items():
         is_parent = entry.values.get("supercategory") in (None, "", "none") and entry.text("name") in parents
@@ -85,6 +85,18 @@ def _categories(content: Fields, used: Iterable[int], collector: Collector) -> d
             color = parse_color(entry.where, entry.values.get("color"))
             names[number] = collector.category(entry.text("name"), color)
     return names
+
+
+def _by_id(content: Fields, key: str, name: str) -> dict[int, Fields]:
+    """Entries by their id, which only one may have: of joined files, others would get its shapes."""
+    entries: dict[int, Fields] = {}
+    for entry in content.objects(key):
+        number = entry.whole("id")
+        if number in entries:
+            both = f"{entries[number].text(name)!r} and {entry.text(name)!r}"
+            raise ImportingError(f"{entry.where}: 'id' is {number}, as of another entry ({both})")
+        entries[number] = entry
+    return entries
 
 
 def _regions(annotation: Fields, size: tuple[int, int] | None) -> Iterator[Region]:

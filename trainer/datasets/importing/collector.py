@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.datasets.files import plural, summary
+from trainer.datasets.folder_spec import check_name
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.records import AnnotatedImage, Category, Export, Layer
 from trainer.datasets.importing.sources import ImageFiles, missing_image, path_split, relative_name
@@ -22,11 +23,13 @@ class Source:
         path: The export, a file or a folder.
         image_folders: Folders beside it that hold its images.
         class_list: A file that names the classes of masks, where the user gave one.
+        exif: Whether EXIF orientations are applied.
     """
 
     path: Path
     image_folders: tuple[Path, ...] = ()
     class_list: Path | None = None
+    exif: bool = True
 
     @property
     def root(self) -> Path:
@@ -57,7 +60,12 @@ class Collector:
         self._left_out_in: dict[str, Path] = {}
 
     def category(self, name: str, color: Color | None = None) -> str:
-        """Note a class, and its colour if none is known yet; returns the name."""
+        """Note a class, and its colour if none is known yet; returns the name.
+
+        Raises:
+            DatasetError: The name cannot be shown.
+        """
+        check_name(name)
         known = self._categories.get(name)
         if known is None or known.color is None:
             self._categories[name] = Category(name, color)

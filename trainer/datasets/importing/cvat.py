@@ -24,7 +24,7 @@ from trainer.datasets.importing.mask_values import listed_coding
 from trainer.datasets.importing.records import Export, Shape
 from trainer.datasets.importing.regions import Bitmap, Polygon, Region, ellipse, rectangle
 from trainer.datasets.importing.sources import ImageFiles, files_below
-from trainer.datasets.reading import label_size
+from trainer.datasets.reading import MAX_IMAGE_PIXELS, label_size
 from trainer.datasets.split_names import split_of
 
 LABEL_MAP = "labelmap.txt"
@@ -55,7 +55,7 @@ def read_cvat(source: Source) -> Export:
 def _read_xml(path: Path, collector: Collector) -> None:
     try:
         root = ET.fromstring(path.read_bytes())  # noqa: S314 - expat bounds what entities expand to
-    except (ET.ParseError, OSError) as error:
+    except (ET.ParseError, OSError, LookupError, ValueError) as error:  # an encoding that Python or expat lacks
         raise UnreadableFileError(f"{path} cannot be read as XML: {error}") from error
     if root.tag != "annotations" or root.find("track") is not None:
         found = "tracks, as CVAT for video" if root.tag == "annotations" else f"<{root.tag}>"
@@ -100,10 +100,12 @@ def _region(tag: str, shape: Fields) -> Region:
 
 
 def _mask(shape: Fields) -> Bitmap:
-    width, height = shape.whole("width", 1), shape.whole("height", 1)
+    width, height = (shape.whole(key, 1) for key in ("width", "height"))
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImportingError(f"{shape.where} has {width}x{height} pixels, at most {MAX_IMAGE_PIXELS:,} are accepted")
     text = shape.text("rle")
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
-        raise shape.wrong("rle", "whole numbers with commas between")
+    if not re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", text, re.ASCII):
+        raise shape.wrong("rle", "whole numbers of 9 digits at most with commas between")
     runs = [int(run) for run in text.split(",")]
     if sum(runs) != width * height:
         raise ImportingError(

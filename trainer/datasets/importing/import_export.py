@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.datasets.errors import DatasetError
+from trainer.datasets.errors import DatasetError, MissingFileError
 from trainer.datasets.files import plural
 from trainer.datasets.importing.collector import Source
 from trainer.datasets.importing.convert import Imported, Options, convert
@@ -31,7 +31,10 @@ def import_export(args: argparse.Namespace) -> int:
     )
     try:
         with opened_export(args.export) as path:
-            source = Source(path, tuple(Path(os.path.normpath(folder)) for folder in args.images), args.classes)
+            folders = tuple(Path(os.path.normpath(folder)) for folder in args.images)
+            if absent := [folder for folder in folders if not folder.is_dir()]:
+                raise MissingFileError(f"--images {absent[0]} is no folder")
+            source = Source(path, folders, args.classes, exif=options.exif)
             imported = convert(args.tool, source, args.output, options, _progress)
     except (DatasetError, OSError) as error:
         print(f"ecenet-train data import: {error}", file=sys.stderr)  # noqa: T201

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainer.datasets.files import read_list
 from trainer.datasets.importing.collector import Collector, Source
 from trainer.datasets.importing.colors import parse_color
 from trainer.datasets.importing.errors import ImportingError
@@ -51,7 +52,7 @@ def read_labelme(source: Source) -> Export:
 def _class_names(root: Path, contents: list[tuple[Path, Fields]]) -> list[str]:
     """The lines of ``labels.txt``, then the other labels by name."""
     listed = root / "labels.txt"
-    names = listed.read_text(encoding="utf-8-sig").splitlines() if listed.is_file() else []
+    names = read_list(listed) if listed.is_file() else []
     used = {shape.text("label") for _, content in contents for shape in content.objects("shapes")}
     ordered = dict.fromkeys([*filter(None, map(str.strip, names)), *sorted(used)])
     return [name for name in ordered if name != IGNORED]

@@ -105,7 +105,11 @@ def references(task: Fields) -> list[str]:
 
 def _paths(url: str) -> Iterator[str]:
     """The path of an address, of a file behind ``/data/local-files/?d=``, or of a plain path."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no address, such as one of brackets
+        yield url
+        return
     yield from parse_qs(parts.query).get("d", [])
     if parts.path:
         yield unquote(parts.path).lstrip("/")
@@ -144,15 +148,23 @@ def _rank(annotation: Fields) -> tuple[bool, str, float]:
     return bool(values.get("ground_truth")), str(updated), as_number(values.get("id")) or 0
 
 
+def _number(result: Fields) -> str | None:
+    """The ``id`` of a result, which those of one region share."""
+    value = result.values.get("id")
+    if value is not None and not isinstance(value, str | int):
+        raise result.wrong("id", "text")
+    return None if value is None else str(value)
+
+
 def _shapes(task: Fields, collector: Collector, path: Path) -> list[Shape] | None:
     results = _results(task)
     if results is None:
         return None
-    labels = {it.values.get("id"): label for it in results if (label := _label(it))}
+    labels = {_number(it): label for it in results if (label := _label(it))}
     shapes: list[Shape] = []
     seen: set[Any] = set()
     for result in results:
-        number = result.values.get("id")
+        number = _number(result)
         label = _label(result) or labels.get(number)
         region = _region(result)
         if region is None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from trainer.datasets.errors import UnreadableFileError
 from trainer.datasets.files import by_key, summary
 from trainer.datasets.folder_files import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from trainer.datasets.importing.class_lists import found_list, read_class_list
@@ -20,13 +21,15 @@ from trainer.datasets.importing.mask_values import coding_of
 from trainer.datasets.importing.records import Export
 from trainer.datasets.importing.sources import ImageFiles, relative_name
 from trainer.datasets.label_files import LOSSY_EXTENSIONS, lossy_label
-from trainer.datasets.reading import label_size
+from trainer.datasets.orientation import SIDEWAYS, UPRIGHT
+from trainer.datasets.reading import label_orientation, label_size
 
 _MASK_WORD = (
     r"(?:masks?|labels?|label_?ids|annot(?:ations?)?|gt|ground[_-]?truths?|seg(?:mentations?)?|segmentationclass)"
 )
 _MASK_FOLDER = re.compile(rf"^(.*?)[_ -]?{_MASK_WORD}$", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(r"^(.*?)[_ -]?(?:images?|imgs?|photos?|pictures?|jpegimages|rgb)$", re.IGNORECASE)
+_PHOTO_FOLDER = re.compile(r"^(.*?)[_ -]?(?:images?|imgs?|photos?|pictures?|jpegimages)$", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(rf"{_PHOTO_FOLDER.pattern}|^(.*?)[_ -]?rgb$", re.IGNORECASE)
 _MASK_NAME = re.compile(r"^(.+?)[_ -](?:masks?|labels?|gt|seg(?:mentation)?)$", re.IGNORECASE)
 
 
@@ -56,19 +59,36 @@ def read_masks(source: Source) -> Export:
 def _with_layers(source: Source, collector: Collector, pairs: list[tuple[Path, Path]]) -> Export:
     if not pairs:
         raise ImportingError(f"no mask has an image: {summary(collector.missing)}")
-    class_list = source.class_list or found_list(source.root)
-    coding = coding_of([mask for _, mask in pairs], read_class_list(class_list) if class_list else None)
+    path = source.class_list or found_list(source.root)
+    listed = read_class_list(path) if path else None
+    if listed is not None and not listed.exif and source.exif:
+        raise ImportingError(f'{path} has "exif": false; add --no-exif, so that images and masks stay as they are')
+    coding = coding_of([mask for _, mask in pairs], listed)
     for category in coding.categories:
         collector.category(category.name, category.color)
     for image, mask in pairs:
-        collector.add(image, [LabelFile(mask, coding)], mask, size=label_size(mask))
+        size, turn = _frame(mask, exif=source.exif)
+        collector.add(image, [LabelFile(mask, coding, turn)], mask, size=size)
     return collector.export(unlabelled=coding.unlabelled, is_dense=True)
+
+
+def _frame(mask: Path, *, exif: bool) -> tuple[tuple[int, int] | None, int]:
+    """(height, width) of a mask once it is turned by its own EXIF orientation, and that; none of a broken one."""
+    try:
+        size, turn = label_size(mask), label_orientation(mask) if exif else UPRIGHT
+    except UnreadableFileError:
+        return None, UPRIGHT
+    return size[::-1] if turn in SIDEWAYS else size, turn
 
 
 def is_mask(name: str) -> bool:
     """Check whether a path below the export names a mask."""
     *folders, last = PurePosixPath(name).parts
-    return any(_MASK_FOLDER.match(part) for part in folders) or bool(_MASK_NAME.match(PurePosixPath(last).stem))
+    if _MASK_NAME.match(PurePosixPath(last).stem):
+        return True
+    # The folder next to the file decides: facemask/images holds images, and masks/rgb masks.
+    kinds = ("mask" if _MASK_FOLDER.match(part) else _PHOTO_FOLDER.match(part) for part in reversed(folders))
+    return next(filter(None, kinds), None) == "mask"
 
 
 def pair_key(name: str) -> str:
@@ -83,7 +103,7 @@ def pair_key(name: str) -> str:
 
 def _bare(folder: str) -> str:
     found = _MASK_FOLDER.match(folder) or _IMAGE_FOLDER.match(folder)
-    return found.group(1) if found else folder
+    return next(filter(None, found.groups()), "") if found else folder
 
 
 def _refuse_lossy(masks: Iterable[Path]) -> None:

@@ -7,12 +7,14 @@ import re
 import tarfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from trainer.datasets.errors import MissingFileError, UnreadableFileError
+from trainer.datasets.files import visible_files
 from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.split_names import folder_split
@@ -37,7 +39,7 @@ def opened_export(path: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="export-") as folder:
         try:
             _unpack(path, Path(folder))
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
             why = str(error).partition("\n")[0].rstrip(":")
             raise UnreadableFileError(f"{path} cannot be unpacked: {why}") from error
         yield Path(folder)
@@ -50,8 +52,19 @@ def _unpack(path: Path, folder: Path) -> None:
             archive.extractall(folder)  # noqa: S202 - zipfile keeps members inside
     else:
         with tarfile.open(path) as tar:
-            _check_unpacked(path, sum(entry.size for entry in tar.getmembers()))
+            members = tar.getmembers()
+            _check_end(tar, members)
+            _check_unpacked(path, sum(entry.size for entry in members))
             tar.extractall(folder, filter="data")
+
+
+def _check_end(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo]) -> None:
+    """Raise an error where an archive ends without its mark: ``tarfile`` takes a broken header for the end."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        last = f"behind {members[-1].name}" if members else "at its start"
+        raise tarfile.TarError(f"it is damaged or cut off {last}")
 
 
 def _check_unpacked(path: Path, total: int) -> None:
@@ -62,11 +75,7 @@ def _check_unpacked(path: Path, total: int) -> None:
 def files_below(folder: Path, extensions: Iterable[str]) -> list[Path]:
     """The files anywhere below a folder that have one of the extensions, in order; none that is hidden."""
     kinds = tuple(extensions)
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        found += [Path(parent, name) for name in names if name.lower().endswith(kinds) and not name.startswith(".")]
-    return sorted(found)
+    return sorted(path for path in visible_files(folder) if path.name.lower().endswith(kinds))
 
 
 class ImageFiles:

@@ -81,7 +81,10 @@ def _image(path: Path, collector: Collector) -> Path | None:
     if not alike:
         collector.missing.append(missing_image(str(folder / path.stem), path))
         return None
-    return (exact or alike)[0]
+    found = exact or alike
+    if len(found) > 1:
+        raise ImportingError(f"{path} may be of {found[0]} or {found[1]}; remove one of the two")
+    return found[0]
 
 
 def _kind(fields: Fields) -> str:

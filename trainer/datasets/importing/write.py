@@ -22,6 +22,7 @@ from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.records import AnnotatedImage
 from trainer.datasets.label_coding import IGNORE_INDEX
 
+_MARK = ".import"
 VOID_COLOR = (224, 224, 192)
 
 
@@ -30,15 +31,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A folder that is filled under another name, and has its own once the block ends without an error.
 
     Raises:
-        ImportingError: There is a folder of this name that is not empty.
+        ImportingError: There is a folder of this name that is not empty, or of the other name that no import made.
     """
+    if not folder.name:
+        raise ImportingError(f"{folder} is a folder that exists; name a new one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ImportingError(f"{folder} exists and is not empty; name another folder, or remove it")
     partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists() and not (partial / _MARK).is_file():
+        raise ImportingError(f"{partial}, where the files are gathered, exists and is not of an import; rename it")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    (partial / _MARK).touch()
     try:
         yield partial
+        (partial / _MARK).unlink()
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
