@@ -123,6 +123,10 @@ class Collector:
         used = set(self._images)
         unused = [str(path) for path in self.files.paths if path.resolve() not in used]
         notes = [self._note_on(why, count) for why, count in self._left_out.items()]
+        if self.files.elsewhere:
+            moved = [f"{reference} is {path}" for reference, path in self.files.elsewhere]
+            count = plural(len(moved), "image")
+            notes.append(f"{count} found by name alone, in another folder than the annotation's: {summary(moved, 3)}")
         if unused:
             notes.append(f"{plural(len(unused), 'image')} without an annotation left out: {summary(unused, 3)}")
         images = tuple(self._images.values())

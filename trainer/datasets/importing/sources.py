@@ -83,10 +83,14 @@ class ImageFiles:
 
     Args:
         roots: Folders that hold them, at any depth.
+
+    Attributes:
+        elsewhere: References below a folder whose image is in a folder of another name, and that image.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
+        self.elsewhere: list[tuple[str, Path]] = []
         self.paths = [path for root in roots for path in files_below(root, IMAGE_EXTENSIONS)]
         self._by_name: dict[str, list[Path]] = {}
         for path in dict.fromkeys(path.resolve() for path in self.paths):
@@ -118,6 +122,8 @@ class ImageFiles:
         best = [path for path, length in zip(found, shared, strict=True) if length == max(shared)]
         if len(best) > 1:
             raise ImportingError(f"{wanted!r} may be {best[0]} or {best[1]}; keep their folders as the tool knows them")
+        if best and len(parts) > 1 and max(shared) == 1 and not re.match("/|[A-Za-z]+:", wanted):
+            self.elsewhere.append((wanted, best[0]))
         return best[0] if best else None
 
 

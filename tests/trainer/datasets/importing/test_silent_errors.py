@@ -182,6 +182,14 @@ def test_coco_entries_of_one_id_and_names_that_nothing_shows_are_refused(
     assert expected in workshop.refused("coco")
 
 
+def test_images_in_another_folder_than_the_annotation_names_are_noted(workshop: Workshop) -> None:
+    photo = workshop.photo("second/a.jpg")
+    workshop.json("a.json", coco([IMAGE | {"file_name": "first/a.jpg"}], [CAR]))
+    output = workshop.convert("coco").output
+    assert "1 image found by name alone, in another folder than the annotation's: " in output
+    assert f"first/a.jpg is {photo}" in output
+
+
 def test_a_supercategory_may_be_anything(workshop: Workshop) -> None:
     workshop.photo("a.jpg")
     workshop.json("a.json", coco([IMAGE], [CAR | {"supercategory": ["vehicle"]}]))
