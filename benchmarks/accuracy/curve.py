@@ -3,9 +3,9 @@
     python -m benchmarks.accuracy.curve models/ecenet-lite0-camvid/checkpoint.pt --data DATA/camvid --work /tmp/curve
 
 Writes ``curve.json`` and ``curve.png`` here. The left panel has a model's graphs, exported from its checkpoint at each
-size, quantised, and evaluated on all of val by ONNX Runtime. The right one has the heads of the plain start, with the
-mIoU of those runs at their input size. The service's engines run all of them, one image at a time in turn, and the
-median counts. What ``--work`` holds already is used again.
+size, quantised, and evaluated on all of val by ONNX Runtime. The right one has the heads of ``compare``, with the mIoU
+of its runs at their input size. The service's engines run all of them, one image at a time in turn, and the median
+counts. What ``--work`` holds already is used again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy.experiment import head_commit
+from benchmarks.accuracy.runs import FOLDER as COMPARISON
 from benchmarks.accuracy.runs import read_run
 from benchmarks.accuracy.variants import VARIANTS, build_variant
 from benchmarks.attention.run import processor
+from benchmarks.engines import take_turns
 from model_export.exportable import INPUT_NAME, Exportable
 from model_export.onnx_export import GraphForms, ModelFacts, export_onnx
 from model_export.quantize import quantize
@@ -47,7 +49,6 @@ from trainer.prediction.predictor import Network, network_predictor
 
 FOLDER = Path(__file__).parent
 RESULT, PICTURE = FOLDER / "curve.json", FOLDER / "curve.png"
-PLAIN_START = FOLDER / "plain_start"
 SIZES: tuple[Size, ...] = ((576, 768), (448, 592), (384, 512), (352, 480))
 ENGINES: tuple[tuple[RuntimeName, PrecisionName], ...] = (
     ("onnxruntime", "fp32"),
@@ -131,24 +132,11 @@ def head_points(work: Path) -> Iterator[tuple[Point, Engine]]:
     for name in HEADS:
         directory = head_directory(name, work)
         engine = create_engine(directory, read_manifest(directory), EngineOptions(engine="onnxruntime"))
-        runs = [read_run(path)["miou"] for path in sorted(PLAIN_START.glob(f"{name}-seed*.json"))]
+        runs = [read_run(path)["miou"] for path in sorted(COMPARISON.glob(f"{name}-seed*.json"))]
         yield (
             Point("heads", VARIANTS[name].title, format_size(HEADS_SIZE), round(100 * statistics.mean(runs), 2)),
             engine,
         )
-
-
-def time_in_turn(engines: Sequence[Engine], rounds: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Median milliseconds of one image of each engine; a first round is not counted."""
-    times: list[list[float]] = [[] for _ in engines]
-    images = [np.zeros((1, *engine.graph.input_size, 3), np.uint8) for engine in engines]
-    for turn in range(rounds + 1):
-        for own, engine, image in zip(times, engines, images, strict=True):
-            started = clock()
-            engine.infer(image)
-            if turn:
-                own.append(1e3 * (clock() - started))
-    return [round(statistics.median(own), 1) for own in times]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -158,7 +146,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as opened:
         pairs = [*model_points(directory, arguments.data), *head_points(arguments.work)]
         engines = [opened.enter_context(closing(engine)) for _, engine in pairs]
-        times = time_in_turn(engines, arguments.rounds)
+        images = [np.zeros((1, *engine.graph.input_size, 3), np.uint8) for engine in engines]
+        runs = [partial(engine.infer, image) for engine, image in zip(engines, images, strict=True)]
+        times = np.median(take_turns(runs, arguments.rounds), 0).round(1).tolist()
     points = [replace(point, milliseconds=each) for (point, _), each in zip(pairs, times, strict=True)]
     return {
         "points": [asdict(point) for point in points],
