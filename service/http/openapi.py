@@ -63,7 +63,7 @@ _EXAMPLES: tuple[ServiceError, ...] = (
 
 
 def segment_request() -> dict[str, Any]:
-    """What FastAPI does not see of ``POST /segment``: tags, and a form with a file, the image itself, or JSON."""
+    """Header ``If-None-Match`` and ``requestBody`` of ``POST /segment``: a form with a file, the image, or JSON."""
     tags = {
         "name": TAGS_HEADER,
         "in": "header",

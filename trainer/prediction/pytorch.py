@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model_directory.sizes import Size
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint import CheckpointError, class_names
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.prediction.mode import PredictionMode
 from trainer.prediction.model import ModelError, OpenModel, stated_names
@@ -55,7 +55,7 @@ def open_checkpoint(path: Path, mode: PredictionMode, device: str) -> Iterator[O
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    size, classes = entries.get("input_size"), entries.get("classes")
-    names = None if classes is None else stated_names([entry["name"] for entry in classes])
+    size, names = entries.get("input_size"), class_names(entries)
+    names = None if names is None else stated_names(names)
     network = pytorch_network(model, None if size is None else (int(size[0]), int(size[1])))
     yield OpenModel(network_predictor(network, mode), model.config.num_classes, names, entries.get("dataset"))

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from service.model_directory.files import write_whole
-from trainer.checkpoint import read_entries
+from trainer.checkpoint import class_names, read_entries
 from trainer.patience import best_entry
 from trainer.report.figures import COLORS, curves_svg
 from trainer.report.rendering import render
@@ -78,8 +78,7 @@ def _read(folder: Path, color: str) -> ComparedRun:
     if best is None or not (folder / BEST).is_file():
         raise ReportError(f"{folder} has not been evaluated yet")
     entries = read_entries(folder / BEST)
-    names = tuple(str(entry["name"]) for entry in entries.get("classes", ()))
-    return ComparedRun(str(folder), color, log, best, names, entries.get("train_config", {}))
+    return ComparedRun(str(folder), color, log, best, class_names(entries) or (), entries.get("train_config", {}))
 
 
 def _curves(runs: Sequence[ComparedRun]) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""What the page does when the service refuses, is busy, asks for a key or answers late, in a headless Chromium."""
+"""Errors on the page: refusals, a busy service, a missing key, late answers; in a headless Chromium."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,11 @@ class ClassList:
     """The content of a list file.
 
     Attributes:
-        path: The file.
         entries: The classes, and what is ignored.
         encoding: Whether ``colors`` or ``ids`` of masks count; None where the file does not tell.
         exif: Whether masks are turned with their images.
     """
 
-    path: Path
     entries: tuple[ListedClass, ...]
     encoding: str | None = None
     exif: bool = True
@@ -78,13 +77,13 @@ def read_class_list(path: Path) -> ClassList:
     )
     _unique(path, "name", [entry.name for entry in entries if entry.name != IGNORED])
     _unique(path, "value", [entry.value for entry in entries if entry.value is not None])
-    return ClassList(path, entries, settings.get("encoding"), settings.get("exif", True))
+    return ClassList(entries, settings.get("encoding"), settings.get("exif", True))
 
 
-def _unique(path: Path, what: str, values: Sequence[object]) -> None:
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise ImportingError(f"{path} has two entries of the {what} {value!r}; one of them is wrong")
+def _unique(path: Path, what: str, values: Iterable[object]) -> None:
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise ImportingError(f"{path} has two entries of the {what} {twice!r}; one of them is wrong")
 
 
 def found_list(root: Path) -> Path | None:

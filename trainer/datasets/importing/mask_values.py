@@ -46,7 +46,7 @@ def coding_of(masks: Sequence[Path], listed: ClassList | None) -> Coding:
 
 
 def _kinds(masks: Sequence[Path]) -> dict[Path, bool]:
-    """Whether each mask holds colours, without the broken ones, unless all are."""
+    """True for each mask that holds colours, False for one of values; broken masks are left out unless all are."""
     kinds: dict[Path, bool] = {}
     faults: list[UnreadableFileError] = []
     for path in masks:
