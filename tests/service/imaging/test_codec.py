@@ -1,40 +1,24 @@
-"""Images of every kind in, PNG out: pixel values, limits, and answers to bytes that are not an image."""
+"""Images of every kind in: pixel values, orientation, transparency, depths and the memory it takes."""
 
 from __future__ import annotations
 
 import io
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import NotAnImage, PayloadTooLarge, ServiceError, UnsupportedImage
-from service.imaging.codec import (
-    FORMATS,
-    DecodedImage,
-    ImageHeader,
-    decode,
-    encode_grey_png,
-    encode_label_png,
-    encode_rgb_png,
-    open_image,
-)
+from service.errors import UnsupportedImage
+from service.imaging.codec import FORMATS, ImageHeader, open_image
+from tests.support.image_samples import LOSSLESS, PIXELS, SAMPLES, decoded, encoded, exif_block
 
 Pixels = NDArray[np.uint8]
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (13, 22, 3), np.uint8)
-LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -44,48 +28,6 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     6: lambda stored: np.rot90(stored, -1),
     7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
     8: np.rot90,
-}
-
-
-def decoded(data: bytes, max_image_bytes: int = 2**20, max_image_pixels: int = 2**20) -> DecodedImage:
-    return decode(data, max_image_bytes=max_image_bytes, max_image_pixels=max_image_pixels)
-
-
-def encoded(image: Image.Image | NDArray[Any], image_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, image_format, **options)
-    return stream.getvalue()
-
-
-def exif_block(orientation: int, order: str = "<") -> bytes:
-    """An EXIF block with a maker and an orientation."""
-    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
-    maker = struct.pack(f"{order}HHI", 0x010F, 2, 4) + b"Abc\0"
-    entry = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
-    return b"Exif\0\0" + mark + struct.pack(f"{order}IH", 8, 2) + maker + entry + bytes(4)
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_header(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
-
-
-SAMPLES = {
-    "JPEG": encoded(PIXELS, "JPEG", exif=exif_block(6)),
-    "JPEG, progressive": encoded(PIXELS, "JPEG", progressive=True),
-    "JPEG, CMYK": encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
-    "PNG": encoded(PIXELS, "PNG", exif=exif_block(8)),
-    "PNG, palette": encoded(Image.fromarray(PIXELS).quantize(16), "PNG", transparency=3),
-    "PNG, animated": encoded(PIXELS, "PNG", save_all=True, append_images=[Image.fromarray(PIXELS[::-1])]),
-    "WEBP": encoded(PIXELS, "WEBP", exif=exif_block(3)),
-    "BMP": encoded(PIXELS, "BMP"),
-    "TIFF": encoded(PIXELS, "TIFF"),
-    "TIFF, LZW": encoded(PIXELS, "TIFF", compression="tiff_lzw"),
-    "GIF": encoded(PIXELS, "GIF"),
 }
 
 
@@ -262,188 +204,6 @@ def test_first_frame_is_taken(image_format: str) -> None:
     options = LOSSLESS.get(image_format, {})
     data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
     np.testing.assert_array_equal(decoded(data).pixels, np.broadcast_to([255, 0, 0], (4, 5, 3)))
-
-
-def test_bytes_are_counted_before_anything_else() -> None:
-    with pytest.raises(PayloadTooLarge, match="the image has 33 bytes, at most 32 are accepted") as caught:
-        decoded(bytes(33), max_image_bytes=32)
-    assert caught.value.extra == {"value": 33, "limit": 32, "unit": "bytes"}
-
-
-def test_limits_themselves_are_accepted() -> None:
-    data = SAMPLES["BMP"]
-    assert decoded(data, max_image_bytes=len(data), max_image_pixels=13 * 22).pixels.shape == (13, 22, 3)
-    with pytest.raises(PayloadTooLarge, match=r"the image has 286 pixels \(22x13\), at most 285 are accepted"):
-        decoded(data, max_image_pixels=13 * 22 - 1)
-
-
-def test_claimed_size_is_refused_without_decoding() -> None:
-    with pytest.raises(PayloadTooLarge, match="3600000000 pixels"):
-        decoded(png_header(60_000, 60_000))
-    with pytest.raises(NotAnImage):
-        decoded(png_header(600, 600))
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "position"),
-    [
-        ("BMP", struct.pack("<ii", 50_000, 40_000), 18),
-        ("GIF", struct.pack("<HH", 50_000, 40_000), 6),
-        ("JPEG", struct.pack(">HH", 40_000, 50_000), SAMPLES["JPEG"].index(b"\xff\xc0") + 5),
-    ],
-)
-def test_claimed_sizes_beyond_pillows_own_limit_are_refused(name: str, size: bytes, position: int) -> None:
-    data = bytearray(SAMPLES[name])
-    data[position : position + len(size)] = size
-    with pytest.raises(PayloadTooLarge, match=r"2000000000 pixels \(50000x40000\)"):
-        decoded(bytes(data))
-
-
-def test_sizes_above_pillows_warning_are_left_to_the_caller() -> None:
-    with pytest.raises(NotAnImage):  # 100 million pixels: accepted by the limit, but the data is missing
-        decoded(png_header(10_000, 10_000), max_image_pixels=10**8)
-
-
-def test_huge_webp_canvas_is_refused() -> None:
-    canvas = b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + b"\xfe\x3f\0" * 2
-    data = b"RIFF" + struct.pack("<I", 4 + len(canvas)) + b"WEBP" + canvas
-    with pytest.raises((PayloadTooLarge, NotAnImage)):
-        decoded(data)
-
-
-@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_compressed_bombs_beside_the_pixels_of_a_png_are_not_unpacked(kind: bytes) -> None:
-    packed = zlib.compress(bytes(4_000_000), 9)
-    body = b"key\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + packed
-    data = encoded(PIXELS, "PNG")
-    # Pillow refuses more than 1 MB.
-    np.testing.assert_array_equal(decoded(data[:33] + png_chunk(kind, body) + data[33:]).pixels, PIXELS)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "the bytes are not an image of JPEG, PNG, WEBP, BMP, TIFF, GIF: there are none"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "they start with b'<!DOCTY"),
-        (b"plain text", "they start with b'plain te'"),
-        (b"%PDF-1.7\n", "they start with b'%PDF-1.7'"),
-        (bytes(1000), "they start with"),
-        (b"BM", "the BMP image is truncated or corrupt"),
-        (b"\xff\xd8\xff", "the JPEG image is truncated or corrupt"),
-    ],
-)
-def test_other_bytes_are_no_image(data: bytes, reason: str) -> None:
-    with pytest.raises(NotAnImage) as caught:
-        decoded(data)
-    assert reason in caught.value.detail
-
-
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"\xff\x0a\x7f", "JPEG XL"),
-        (b"\0\0\1\0\1\0\x10\x10", "ICO"),
-        (b"8BPS\0\1", "PSD"),
-        (encoded(PIXELS, "PPM"), "PNM"),
-        (encoded(PIXELS, "DDS"), "DDS"),
-        (b"v/1\1\2\0\0\0", "OpenEXR"),
-        (b"qoif\0\0\0\1", "QOI"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-        (b'<?xml version="1.0"?>\n<!-- drawn by hand -->\n<svg width="1"/>', "SVG"),
-    ],
-)
-def test_other_image_formats_are_unsupported_and_named(data: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedImage) as caught:
-        decoded(data)
-    assert caught.value.detail == f"the image is {name}, accepted are JPEG, PNG, WEBP, BMP, TIFF, GIF"
-    assert caught.value.extra == {"value": name}
-
-
-def test_names_of_other_formats_are_looked_for_in_the_first_1024_bytes() -> None:
-    with pytest.raises(UnsupportedImage, match="the image is SVG"):
-        decoded(b"<svg>".rjust(1024))
-    with pytest.raises(NotAnImage, match="the bytes are not an image"):
-        decoded(b"<svg>".rjust(1025))
-
-
-@pytest.mark.parametrize("name", sorted(SAMPLES.keys() - {"PNG, animated"}))
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_images_are_refused(name: str, share: float) -> None:
-    data = SAMPLES[name]
-    with pytest.raises(NotAnImage) as caught:
-        decoded(data[: int(share * len(data))])
-    start = f"the {name.partition(',')[0]} image is truncated or corrupt: "
-    assert caught.value.detail.startswith(start)
-    assert len(caught.value.detail) > len(start)
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from([data[:16] for data in SAMPLES.values()] + [b""]), st.binary(max_size=300))
-def test_random_bytes_raise_only_our_errors(start: bytes, rest: bytes) -> None:
-    with pytest.raises(ServiceError):
-        decoded(start + rest)
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.data())
-def test_corrupted_images_raise_only_our_errors_or_decode(data: st.DataObject) -> None:
-    corrupt = bytearray(data.draw(st.sampled_from(list(SAMPLES.values()))))
-    for position in data.draw(st.lists(st.integers(0, len(corrupt) - 1), min_size=1, max_size=8)):
-        corrupt[position] = data.draw(st.integers(0, 255))
-    try:
-        pixels = decoded(bytes(corrupt)).pixels
-    except ServiceError:
-        return
-    assert pixels.dtype == np.uint8
-    assert pixels.shape[2] == 3
-
-
-@settings(deadline=None)
-@given(npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.integers(0, 2**32 - 1))
-def test_label_png_holds_class_ids_and_palette(labels: Pixels, seed: int) -> None:
-    palette = np.random.default_rng(seed).integers(0, 256, 768, np.uint8).tobytes()
-    image = Image.open(io.BytesIO(encode_label_png(labels, palette)))
-    assert (image.format, image.mode) == ("PNG", "P")
-    np.testing.assert_array_equal(np.asarray(image), labels)
-    assert bytes(image.getpalette() or []) == palette
-
-
-def test_label_png_of_few_classes_has_eight_bits_per_pixel_and_a_short_palette() -> None:
-    data = encode_label_png(np.array([[0, 1, 0]], np.uint8), bytes([1, 2, 3, 4, 5, 6]))
-    assert data[24:26] == bytes([8, 3])
-    np.testing.assert_array_equal(decoded(data).pixels, [[[1, 2, 3], [4, 5, 6], [1, 2, 3]]])
-
-
-@settings(deadline=None)
-@given(npst.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3))))
-def test_rgb_png_round_trip(pixels: Pixels) -> None:
-    image = decoded(encode_rgb_png(pixels))
-    assert image.format == "PNG"
-    np.testing.assert_array_equal(image.pixels, pixels)
-
-
-def test_views_are_encoded_like_their_copies() -> None:
-    view = PIXELS[::-1, ::2]
-    assert encode_rgb_png(view) == encode_rgb_png(view.copy())
-    assert encode_label_png(view[..., 0], bytes(768)) == encode_label_png(view[..., 0].copy(), bytes(768))
-
-
-@pytest.mark.parametrize("shape", [(700, 1000), (3, 300_000), (1, 1)])
-def test_pngs_of_several_strips_keep_every_value(shape: tuple[int, int]) -> None:
-    samples = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    image = Image.open(io.BytesIO(encode_grey_png(samples)))
-    assert image.mode == "L"
-    np.testing.assert_array_equal(np.asarray(image), samples)
-
-
-@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.uint8, "L")])
-def test_grey_pngs_are_read_in_both_depths(dtype: type[np.generic], mode: str) -> None:
-    grey = np.arange(256, dtype=np.uint8)[None].repeat(2, axis=0)
-    stored = grey.astype(dtype) * (257 if dtype is np.uint16 else 1)
-    data = encoded(stored, "PNG")
-    assert Image.open(io.BytesIO(data)).mode == mode
-    np.testing.assert_array_equal(decoded(data).pixels, np.repeat(grey[..., None], 3, axis=2))
 
 
 _PEAK_OF_DECODING = """
