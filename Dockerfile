@@ -46,9 +46,9 @@ RUN pip install --no-deps --no-build-isolation --root /project .
 FROM dependencies AS slim
 RUN pip uninstall --yes setuptools ziglang pip
 
-# Engines hold what they need of the builder's kernels.
+# Engines hold what they need of the builder's kernels. The parser stays: the Python package is linked against it.
 FROM slim AS slim-runtime
-RUN find /opt/ecenet \( -name '*nvinfer_builder_resource*' -o -name '*nvonnxparser*' \) -type f -delete
+RUN find /opt/ecenet -name '*nvinfer_builder_resource*' -type f -delete
 
 FROM python AS service
 RUN groupadd --gid 10001 ecenet \
@@ -65,7 +65,7 @@ USER 10001:10001
 WORKDIR /tmp
 VOLUME /var/cache/ecenet
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=3s --start-period=15m --retries=3 CMD ["python3", "-I", "/opt/ecenet/healthcheck.py"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20m --retries=3 CMD ["python3", "-I", "/opt/ecenet/healthcheck.py"]
 ENTRYPOINT ["/opt/ecenet/entrypoint.sh"]
 ARG BASE_IMAGE
 ARG VERSION=0.1.0

@@ -18,6 +18,9 @@ SERVICE = """\
     extends: {{file: compose.yaml, service: ecenet}}
     image: ecenet:gpu
     build: {{context: .., dockerfile: Dockerfile}}
+    environment:
+      ECENET_ENGINE: tensorrt
+      ECENET_PRECISION: auto
     networks:
       inside: {{aliases: [ecenet]}}
     deploy:

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(directory: Path, args: argparse.Namespace) -> int:
+    from service.engines.base import closed_on_error  # noqa: PLC0415
     from service.engines.measured_choice import open_engine  # noqa: PLC0415
     from service.engines.selfcheck import BATCH_SIZES, self_check  # noqa: PLC0415
     from service.model_directory.golden import read_golden  # noqa: PLC0415
@@ -61,7 +62,7 @@ def _check(directory: Path, args: argparse.Namespace) -> int:
 
     manifest = read_manifest(directory)
     engine = open_engine(directory, manifest, Settings(**_given(args)).engine_options)
-    try:
+    with closed_on_error(engine):
         graph = engine.graph
         print(
             f"{manifest.name} {manifest.version} on {engine.name}: {graph.file}, {format_size(graph.input_size)}, "
@@ -69,8 +70,7 @@ def _check(directory: Path, args: argparse.Namespace) -> int:
         )
         golden = read_golden(directory, manifest, graph.input_size)
         checked = self_check(engine, golden, BATCH_SIZES, args.repeats or 5)
-    finally:
-        engine.close()
+    engine.close()
     print("batch  ms/batch  ms/image  agreement with PyTorch")
     for batch in checked:
         each = batch.milliseconds / batch.batch_size
@@ -85,8 +85,8 @@ def _report(directory: Path, args: argparse.Namespace) -> int:
     report = selfcheck_report(directory, _given(args), plan)
     for path in write_report(args.report, report):
         print(path)
-    if report["failure"]:
-        raise RuntimeError(report["failure"])
+    if failure := report["failure"] or report["service"]["failure"]:
+        raise RuntimeError(failure)
     verdicts = [row["held"] for row in report["expectations"]]
     print(f"{verdicts.count(True)} expectations held, {verdicts.count(False)} did not")
     return 0

@@ -22,12 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from service.model_directory.sizes import Size, format_size
+
 HOST = "127.0.0.1"
 _POLL_S = 0.1
 _BOUNDARY = "ecenet-selfcheck-boundary"
 _STOP_TIMEOUT_S = 60.0
 # Settings under which a test of this machine would be refused, or could not listen where it asks.
-_NOT_INHERITED = ("API_KEYS", "API_KEYS_FILE", "RATE_LIMIT_PER_S", "TLS_CERT", "TLS_KEY", "CONFIG", "PORT", "HOST")
+_NOT_INHERITED = (
+    *("API_KEYS", "API_KEYS_FILE", "RATE_LIMIT_PER_S", "RATE_LIMIT_BURST"),
+    *("TLS_CERT", "TLS_KEY", "CONFIG", "PORT", "HOST"),
+)
 
 
 class LoadError(RuntimeError):
@@ -177,6 +182,7 @@ def _names(settings: tuple[str, ...]) -> set[str]:
     return {f"ECENET_{name}" for name in settings}
 
 
-def environment_of(options: Mapping[str, str | Path | None]) -> dict[str, str]:
+def environment_of(options: Mapping[str, str | int | Path | Size | None]) -> dict[str, str]:
     """Settings by their names as variables of the environment, without those that are None."""
-    return {f"ECENET_{name.upper()}": str(value) for name, value in options.items() if value is not None}
+    given = {f"ECENET_{name.upper()}": value for name, value in options.items() if value is not None}
+    return {name: format_size(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}

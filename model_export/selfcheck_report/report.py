@@ -22,12 +22,12 @@ from model_export.selfcheck_report.expectations import expectations
 from model_export.selfcheck_report.load import LoadError, ask, environment_of, running_service
 from model_export.selfcheck_report.measure import batch_times, engine_facts, saturation
 from model_export.selfcheck_report.page import html_page
-from service.engines.base import EngineError
+from service.engines.base import Engine, EngineError
 from service.engines.measured_choice import open_engine
-from service.engines.proof import GPU_REPEATS
+from service.engines.proof import repeats_of_proof
 from service.engines.selfcheck import BATCH_SIZES, CheckedBatch, self_check
 from service.model_directory.files import write_whole
-from service.model_directory.golden import Golden, read_golden
+from service.model_directory.golden import GoldenError, read_golden
 from service.model_directory.manifest import Manifest, read_manifest
 from service.settings import Settings
 
@@ -75,7 +75,7 @@ def selfcheck_report(directory: Path, settings: Mapping[str, Any], plan: Plan) -
         "machine": machine.machine_facts(),
         "gpu_bytes_per_s": machine.gpu_bandwidth(),
     }
-    report |= _measure_engine(directory, manifest, golden, settings, plan)
+    report |= _measure_engine(directory, manifest, settings, plan)
     report["service"] = _measure_service(directory, golden.images[0], settings, plan)
     report["expectations"] = [asdict(row) for row in expectations(report)]
     return report
@@ -94,9 +94,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _measure_engine(
-    directory: Path, manifest: Manifest, golden: Golden, settings: Mapping[str, Any], plan: Plan
-) -> dict[str, Any]:
+def _measure_engine(directory: Path, manifest: Manifest, settings: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """The engine and its speed; the reason in ``failure`` where it does not work or does not agree."""
     found: dict[str, Any] = {"failure": "", "engine": {}, "batches": [], "images_per_s": 0.0}
     found |= {"gpu_memory_bytes": None, "peak_memory_bytes": machine.peak_memory_bytes()}
@@ -106,18 +104,28 @@ def _measure_engine(
     except EngineError as error:
         return found | {"failure": str(error)}
     try:
-        self_check(engine, golden, engine.warm_up_sizes, GPU_REPEATS)  # each size plain, and as it will run
+        golden = read_golden(directory, manifest, engine.graph.input_size)  # which --engine-file or speed may choose
+        self_check(engine, golden, engine.warm_up_sizes, repeats_of_proof(engine))
         checked: Sequence[CheckedBatch] = self_check(engine, golden, BATCH_SIZES, plan.repeats)
         left = machine.free_gpu_bytes()
         times = batch_times(engine, checked, plan.repeats)
         found |= {"batches": [asdict(row) for row in times], "images_per_s": saturation(times)}
         found["gpu_memory_bytes"] = None if free is None or left is None else free - left
-    except EngineError as error:
+    except (EngineError, GoldenError) as error:
         found["failure"] = str(error)
     finally:
         found |= {"engine": engine_facts(engine), "peak_memory_bytes": machine.peak_memory_bytes()}
-        engine.close()
+        found["failure"] = found["failure"] or _close(engine)
     return found
+
+
+def _close(engine: Engine) -> str:
+    """Close an engine; gives the error of one whose GPU is lost, or an empty text."""
+    try:
+        engine.close()
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def _measure_service(

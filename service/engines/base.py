@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -109,6 +110,17 @@ def check_images(images: NDArray[Any], input_size: tuple[int, int]) -> None:
 def unfused_attentions(engine: Engine) -> int:
     """Attentions of a TensorRT engine that its layer report does not show as one kernel; 0 for other runtimes."""
     return int(getattr(engine, "unfused_attentions", 0))
+
+
+@contextmanager
+def closed_on_error(engine: Engine) -> Iterator[None]:
+    """Close an engine if the block fails; an error of closing does not hide the block's own, as where a GPU is lost."""
+    try:
+        yield
+    except BaseException:
+        with suppress(EngineError):
+            engine.close()
+        raise
 
 
 def warm_up(engine: Engine, repeats: int = 1) -> dict[int, float]:

@@ -14,7 +14,9 @@ from typing import Any
 
 from service.engines.options import EngineOptions
 from service.engines.processor import processor
+from service.engines.runtimes import CPU_RUNTIMES
 from service.engines.trial import Candidate, Timing, Trial
+from service.model_directory.machine import MachineError, detect_gpu
 from service.model_directory.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -27,13 +29,14 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt
 
 
 def choice_key(manifest: Manifest, candidates: Sequence[Candidate], options: EngineOptions) -> str:
-    """A name for all that the times depend on: graphs, runtimes and their versions, processor, threads and streams."""
+    """A name for all that the times depend on: graphs, runtimes and versions, processor, GPU, threads and streams."""
     facts = {
         "format": _FORMAT,
         "graphs": sorted(graph.sha256 for graph in manifest.graphs),
         "candidates": [str(candidate) for candidate in candidates],
         "versions": {name: _version(name) for name in _PACKAGES},
         "processor": processor(),
+        "gpu": _gpu(candidates),
         "threads": options.num_threads,
         "streams": options.num_streams,
         "max_batch_size": options.max_batch_size,
@@ -88,6 +91,16 @@ def _trial(entry: Any) -> Trial:
     if not (times.score > 0 and times.num_streams > 0):
         raise ValueError(f"times are {timing}")
     return Trial(candidate, times)
+
+
+def _gpu(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """The GPU and its driver, if one of the candidates runs on it."""
+    if all(candidate.runtime in CPU_RUNTIMES for candidate in candidates):
+        return ()
+    try:
+        return detect_gpu()
+    except MachineError:  # the candidate fails of it too, and says so
+        return ()
 
 
 def _version(package: str) -> str:

@@ -37,6 +37,8 @@ def create_engine(model_dir: Path, manifest: Manifest, options: EngineOptions) -
     reasons = "".join(f"; not {runtime}: {reason}" for runtime, reason in choice.passed_over.items())
     if choice.runtime in ENGINE_RUNTIMES:
         info, graph = _find_engine(choice.runtime, model_dir, manifest, options)
+        if (wish := options.max_batch_size) is not None and (shortfall := _shortfall(info, wish)):
+            logger.warning("%s; build another with ecenet-export tensorrt DIR --max-batch-size %d", shortfall, wish)
         logger.info("engine %s runs %s of %s (%s)%s", choice.runtime, info.path, graph.file, graph.precision, reasons)
         return TensorRtEngine(info, graph, manifest.num_classes, max_batch_size=options.max_batch_size)
     graph = choose_graph(manifest, choice.runtime, options.precision, options.input_size)
@@ -159,12 +161,21 @@ def _build_missing(wanted: EngineName, model_dir: Path, manifest: Manifest, opti
         graphs = candidate_graphs(manifest, runtime, options.precision, options.input_size)
         # The first that TensorRT builds: an existing INT8 engine has to prove itself beside it.
         precision = next((graph.precision for graph in graphs if graph.precision != "fp32"), options.precision)
-        _find_engine(runtime, model_dir, manifest, replace(options, precision=precision))
+        info, _ = _find_engine(runtime, model_dir, manifest, replace(options, precision=precision))
+        if shortfall := _shortfall(info, options.max_batch_size or 1):
+            raise EngineError(shortfall)
     except EngineError as error:
         wanted_engine = build.build_options(manifest, runtime, options)
         logger.info("%s: %s", runtime, error)
         build.run_build(build.build_command(model_dir, _engine_folder(model_dir, options), wanted_engine))
     return runtime
+
+
+def _shortfall(info: EngineInfo, max_batch_size: int) -> str:
+    """The reason why an engine cannot take batches of a size, or an empty text."""
+    if info.max_batch_size >= max_batch_size:
+        return ""
+    return f"{info.path} takes batches of up to {info.max_batch_size}, and --max-batch-size is {max_batch_size}"
 
 
 def _first_built(folder: Path, graphs: Iterable[GraphInfo], machine: Machine) -> tuple[EngineInfo, GraphInfo]:

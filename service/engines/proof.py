@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.engines.base import Engine, EngineError, warm_up
 from service.engines.runtimes import CPU_RUNTIMES
-from service.engines.selfcheck import SelfCheckError, self_check
+from service.engines.selfcheck import SelfCheckError, batches_at_once, self_check
 from service.engines.streams import concurrent_runs
 from service.model_directory.golden import GoldenError, read_golden
 from service.model_directory.manifest import Manifest
@@ -15,7 +15,7 @@ from service.model_directory.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 # The first run of a size is plain, and its CUDA graph is what serves: TensorRT-RTX's replays from the third run on.
-GPU_REPEATS = 3
+_GPU_REPEATS = 3
 
 
 def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[int, float]:
@@ -31,7 +31,7 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
     Raises:
         EngineError: The engine failed, or does not agree with PyTorch.
     """
-    repeats = 1 if engine.name in CPU_RUNTIMES else GPU_REPEATS
+    repeats = repeats_of_proof(engine)
     if manifest.golden is None:
         logger.warning("%s has no golden inputs: the engine is warmed up, but not compared with PyTorch", model_dir)
         return _relevant_times(engine, warm_up(engine, repeats))
@@ -52,6 +52,11 @@ def prove_engine(engine: Engine, model_dir: Path, manifest: Manifest) -> dict[in
             batch.milliseconds,
         )
     return _relevant_times(engine, {batch.batch_size: batch.milliseconds / 1000 for batch in checked})
+
+
+def repeats_of_proof(engine: Engine) -> int:
+    """Runs of each batch size until what will serve has run: on a GPU a graph for each batch that it takes at once."""
+    return 1 if engine.name in CPU_RUNTIMES else _GPU_REPEATS * batches_at_once(engine)
 
 
 def _relevant_times(engine: Engine, seconds: dict[int, float]) -> dict[int, float]:

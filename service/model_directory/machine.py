@@ -93,18 +93,22 @@ def detect_machine(runtime: EngineRuntime) -> Machine:
         MachineError: No runtime, no cuda-bindings, no driver, or no GPU.
     """
     version = str(runtime_module(runtime).__version__)
+    return Machine(runtime, version, *detect_gpu())
+
+
+def detect_gpu() -> tuple[str, str, str]:
+    """Name, compute capability and driver of the first GPU that CUDA shows; see ``Machine``.
+
+    Raises:
+        MachineError: No cuda-bindings, no driver, or no GPU.
+    """
     cuda = _cuda_runtime()
     if not _checked(cuda.cudaGetDeviceCount(), "cudaGetDeviceCount"):
         raise MachineError("CUDA finds no GPU: check nvidia-smi, and in a container --gpus all")
     properties = _checked(cuda.cudaGetDeviceProperties(0), "cudaGetDeviceProperties")
-    name = properties.name
-    return Machine(
-        runtime=runtime,
-        runtime_version=version,
-        gpu_name=name.decode() if isinstance(name, bytes) else str(name),
-        compute_capability=f"{properties.major}.{properties.minor}",
-        driver_version=_cuda_version(int(_checked(cuda.cudaDriverGetVersion(), "cudaDriverGetVersion"))),
-    )
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    driver = _cuda_version(int(_checked(cuda.cudaDriverGetVersion(), "cudaDriverGetVersion")))
+    return name, f"{properties.major}.{properties.minor}", driver
 
 
 def detect_builder(runtime: EngineRuntime) -> Machine:

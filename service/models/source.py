@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from service.engines.base import Engine, EngineError, warm_up
+from service.engines.base import Engine, EngineError, closed_on_error, warm_up
 from service.engines.measured_choice import open_engine
 from service.engines.options import EngineOptions
 from service.engines.proof import prove_engine
@@ -130,11 +130,8 @@ class ModelFolder:
         if manifest != found.manifest:
             raise EngineError(f"{directory / MANIFEST_NAME} has changed since it was found; load it again")
         engine = open_engine(directory, manifest, self._options)
-        try:
+        with closed_on_error(engine):
             return LoadedModel(manifest, engine, prove_engine(engine, directory, manifest))
-        except BaseException:
-            engine.close()
-            raise
 
 
 def model_source(settings: Settings) -> ModelFolder:

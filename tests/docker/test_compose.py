@@ -143,12 +143,15 @@ def generated(gpus: str) -> subprocess.CompletedProcess[str]:
 def test_further_gpus_have_a_service_each_behind_the_same_name() -> None:
     services = yaml.safe_load(generated("4").stdout)["services"]
     assert list(services) == ["ecenet-gpu1", "ecenet-gpu2", "ecenet-gpu3"]
-    limits = yaml.safe_load(GPU.read_text(encoding="utf-8"))["services"]["ecenet"]["deploy"]["resources"]["limits"]
+    first = yaml.safe_load(GPU.read_text(encoding="utf-8"))["services"]["ecenet"]
+    limits = first["deploy"]["resources"]["limits"]
+    assert first["environment"] == {"ECENET_ENGINE": "tensorrt", "ECENET_PRECISION": "auto"}
     for index, service in enumerate(services.values(), 1):
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device == {"driver": "nvidia", "device_ids": [str(index)], "capabilities": ["gpu"]}
         assert service["networks"] == {"inside": {"aliases": ["ecenet"]}}
         assert service["extends"] == {"file": "compose.yaml", "service": "ecenet"}
+        assert service["environment"] == first["environment"]  # what it extends serves from the CPU
         assert (service["deploy"]["replicas"], service["deploy"]["resources"]["limits"]) == (1, limits)
 
 
@@ -172,5 +175,6 @@ def test_compose_reads_the_services_of_further_gpus(docker_engine: None) -> None
     service = merged["services"]["ecenet-gpu2"]
     assert (service["user"], service["read_only"], service["image"]) == ("10001:10001", True, "ecenet:gpu")
     assert service["networks"]["inside"]["aliases"] == ["ecenet"]
+    assert service["environment"]["ECENET_ENGINE"] == "tensorrt"
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["device_ids"] == ["2"]

@@ -104,7 +104,7 @@ def test_memory_has_room_for_the_worst_that_the_settings_let_in() -> None:
     manifest = read_manifest(bundled_model_dir())
     slot_bytes = Layout.of(manifest.graph, manifest.num_classes, 1).total_bytes
     sizing = runpy.run_path(str(K8S / "sizing.py"))
-    for build, images_per_s in ((CPU, 0), (GPU, sizing["L4"].images_per_s)):
+    for build, images_per_s in ((CPU, 0), (Build("kserve"), 0), (GPU, sizing["L4"].images_per_s)):
         ((_, container, _),) = serving(render(build))
         limits = container["resources"]["limits"]
         cores = int(limits["cpu"])

@@ -80,12 +80,15 @@ def compile_plan(trt: Any, graph: bytes, machine: Machine, profile: Profile, tim
         timing_cache: Measurements of an earlier build by the same version on the same GPU.
 
     Raises:
-        CompileError: TensorRT does not parse the graph, or has no kernel for a part of it.
+        CompileError: TensorRT does not start, does not parse the graph, or has no kernel for a part of it.
         MachineError: TensorRT-RTX does not build for this GPU.
     """
     log = Log()
     logger = _logger(trt, log)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # so the binding says that TensorRT gave none, e.g. as CUDA has no memory
+        raise CompileError(f"TensorRT cannot start: {log.reason()}") from error
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)  # holds weights of the network: both have to outlive the build
     if not parser.parse(graph):

@@ -319,7 +319,10 @@ def _load(info: EngineInfo) -> tuple[Any, Any, Any]:
     except (OSError, EngineStoreError, MachineError) as error:
         raise EngineError(str(error)) from error
     messages.take_errors()  # those of earlier work have nothing to do with this engine
-    runtime = trt.Runtime(messages)
+    try:
+        runtime = trt.Runtime(messages)
+    except TypeError as error:  # so the binding says that TensorRT gave none
+        raise EngineError(f"{info.key.machine.runtime} cannot start: {messages.take_errors()}") from error
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"{info.key.machine.runtime} refuses {info.path}: {messages.take_errors()}; {_REBUILD}")

@@ -7,10 +7,15 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model_export.selfcheck_report.load import HOST, LoadError, ask, environment_of, percentile, running_service
+from service.settings import Settings
+
+STREET = Path(__file__).parents[3] / "models" / "example" / "street.jpg"
 
 
 @contextmanager
@@ -75,6 +80,24 @@ def test_a_service_that_ends_is_told_with_its_last_lines() -> None:
     assert settings == {"ECENET_ENGINE": "nonsense"}
     with pytest.raises(LoadError, match=r"the service was not ready: .*nonsense"), running_service(settings, 60):
         pass
+
+
+def test_a_service_is_not_refused_by_what_guards_the_one_of_this_machine(
+    shared_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"API_KEYS": f"ci:{'k' * 32}", "RATE_LIMIT_PER_S": "1", "RATE_LIMIT_BURST": "2"}.items():
+        monkeypatch.setenv(f"ECENET_{name}", text)
+    settings = environment_of({"model_dir": shared_model_dir, "engine": "onnxruntime"})
+    with running_service(settings, 60) as port:
+        assert set(ask(port, STREET.read_bytes(), clients=2, seconds=0.1).answers) == {200}
+
+
+def test_the_service_reads_the_settings_as_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"input_size": (384, 512), "max_batch_size": 8, "engine_dir": Path("engines")}
+    for name, text in environment_of(given).items():
+        monkeypatch.setenv(name, text)
+    settings = Settings()
+    assert {name: getattr(settings, name) for name in given} == given
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 3.0), (0.99, 4.0), (1.0, 4.0)])

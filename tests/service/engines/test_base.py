@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError, warm_up
+from service.engines.base import EngineError, closed_on_error, warm_up
 from service.model_directory.manifest import GraphInfo
 
 
@@ -59,3 +59,16 @@ def test_wrong_shape_or_type_is_told(shape: tuple[int, ...], dtype: type) -> Non
 def test_nan_is_told() -> None:
     with pytest.raises(EngineError, match="NaN"):
         warm_up(Engine(lambda images: np.full((len(images), 3, 8, 16), np.nan, np.float32)))
+
+
+class Lost(Engine):
+    def close(self) -> None:
+        raise EngineError("cudaStreamDestroy gave cudaErrorIllegalAddress")
+
+
+def test_an_engine_is_closed_on_an_error_and_the_first_error_counts() -> None:
+    engine = Lost(lambda _: np.zeros((1, 3, 8, 16), np.float32))
+    with closed_on_error(engine):
+        pass
+    with pytest.raises(EngineError, match=r"^differs from PyTorch$"), closed_on_error(engine):
+        raise EngineError("differs from PyTorch")

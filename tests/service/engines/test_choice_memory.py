@@ -17,6 +17,8 @@ import pytest
 from service.engines import choice_memory, create
 from service.engines.base import Engine
 from service.engines.options import EngineOptions
+from service.engines.runtimes import RuntimeName
+from service.engines.trial import Candidate
 from service.model_directory.manifest import Manifest
 from tests.support.stopwatch import OPTIONS, PRODUCTS, Stopwatch
 
@@ -149,6 +151,18 @@ def test_another_processor_or_another_version_measures_again(
     before = choice_memory.choice_key(manifest, [], OPTIONS)
     monkeypatch.setattr(choice_memory, name, lambda *_: "another")
     assert choice_memory.choice_key(manifest, [], OPTIONS) != before
+
+
+def test_on_another_gpu_or_driver_engines_are_measured_again(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(runtime: RuntimeName, *gpu: str) -> str:
+        monkeypatch.setattr(choice_memory, "detect_gpu", lambda: gpu)
+        return choice_memory.choice_key(manifest, [Candidate(runtime, "fp16")], OPTIONS)
+
+    gpus = [("NVIDIA L4", "8.9", "13.0"), ("NVIDIA L40S", "8.9", "13.0"), ("NVIDIA L4", "8.9", "13.1")]
+    assert len({key("tensorrt", *gpu) for gpu in gpus}) == 3
+    assert len({key("openvino", *gpu) for gpu in gpus}) == 1
 
 
 def test_a_folder_that_cannot_be_written_costs_the_memory_alone(

@@ -81,6 +81,18 @@ def test_auto_takes_the_built_engine(
     assert f"engine tensorrt runs {info.path} of model-fp16.onnx (fp16)" in caplog.text
 
 
+def test_an_engine_of_smaller_batches_than_asked_for_serves_with_a_warning(
+    model_dir: Path, two_graphs: Manifest, write: Write, loaded: MagicMock, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = write(two_graphs.graphs[1])
+    for most in (8, 9):
+        create_engine(model_dir, two_graphs, EngineOptions(max_batch_size=most))
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"{info.path} takes batches of up to 8, and --max-batch-size is 9; build another with ecenet-export tensorrt "
+        "DIR --max-batch-size 9"
+    ]
+
+
 def test_auto_logs_why_it_passed_over_tensorrt(
     model_dir: Path, two_graphs: Manifest, loaded: MagicMock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.base import EngineError
+from service.engines.base import EngineError, Images, Rows
 from service.engines.selfcheck import SelfCheckError, self_check
 from service.model_directory.golden import Golden, make_golden
 from service.model_directory.manifest import Bounds, GraphInfo
@@ -65,6 +65,25 @@ def test_rows_in_another_order_are_found(golden: Golden, brightness_logits: Infe
         SelfCheckError, match=r"fake engine at batch 2 differs from PyTorch on the golden inputs: largest"
     ):
         self_check(engine, golden)
+
+
+def test_the_last_run_of_each_batch_at_once_is_compared(golden: Golden, brightness_logits: Infer) -> None:
+    """An engine of two lanes uses them in turn; here the other one than that of the last run gives wrong rows."""
+
+    class TwoLanes(FakeEngine):
+        batches_at_once = 2
+
+        def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return super().infer(images) + np.float32(len(self.batches) % 2)
+
+        def infer_into(self, images: Images, outputs: Sequence[Rows]) -> None:
+            raise NotImplementedError
+
+        def pin(self, memory: Rows) -> None:
+            raise NotImplementedError
+
+    with pytest.raises(SelfCheckError, match=r"batch 1 .*largest logit error 1\.00e\+00"):
+        self_check(TwoLanes(brightness_logits), golden, repeats=2)
 
 
 def test_small_errors_are_found(golden: Golden, brightness_logits: Infer) -> None:

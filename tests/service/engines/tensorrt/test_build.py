@@ -29,7 +29,15 @@ from service.engines.tensorrt.build import (
     target_machine,
     timing_cache_path,
 )
-from service.engines.tensorrt.compile import Log, Plan, capability_members, compile_plan, network_flags, profiles_of
+from service.engines.tensorrt.compile import (
+    CompileError,
+    Log,
+    Plan,
+    capability_members,
+    compile_plan,
+    network_flags,
+    profiles_of,
+)
 from service.engines.tensorrt.layer_report import parse_layers
 from service.model_directory.engine_store import find_engine
 from service.model_directory.machine import Machine, MachineError, detect_builder, runtime_module
@@ -241,6 +249,20 @@ def test_the_inspector_is_asked_where_the_log_has_no_report(
     assert plan.layer_report == REPORT
     runtime.deserialize_cuda_engine.assert_called_once_with(plan.content)
     inspector.get_engine_information.assert_called_once_with(rtx.LayerInformationFormat.ONELINE)
+
+
+def test_a_builder_that_does_not_start_is_told_with_its_reason(
+    attention: bytes, rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pybind11 does where TensorRT gives no builder."""
+
+    def refuse(logger: Any) -> None:
+        logger.log(rtx.ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(rtx, "Builder", refuse)
+    with pytest.raises(CompileError, match=r"^TensorRT cannot start: CUDA initialization failure with error: 2$"):
+        compile_plan(rtx, attention, L4, (1, 8, 8))
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")

@@ -240,9 +240,10 @@ def builds(monkeypatch: pytest.MonkeyPatch, with_fp16: Manifest) -> list[list[st
 
     def run(command: list[str]) -> None:
         commands.append(command)
-        folder = BuildRequest.from_json(command[-1]).engine_dir
+        request = BuildRequest.from_json(command[-1])
+        folder, most = request.engine_dir, request.options.max_batch_size
         graph = with_fp16.graphs[1]
-        key = EngineKey(graph.sha256, L4, (1, 8, 8))
+        key = EngineKey(graph.sha256, L4, (1, most, most))
         write_engine(folder, b"plan", EngineInfo(key, "", graph.input_size, "fp16", "logits", 4, 3, 3, 3, time.time()))
 
     monkeypatch.setattr(build, "run_build", run)
@@ -262,6 +263,16 @@ def test_missing_engine_is_built_loaded_and_there_for_the_next_start(
     assert BuildRequest.from_json(builds[0][5]).model_dir == model_dir
     info, graph = loaded.call_args.args[:2]
     assert (info.path.parent, graph) == (folder, with_fp16.graphs[1])
+
+
+def test_an_engine_of_smaller_batches_than_asked_for_is_built_anew(
+    model_dir: Path, with_fp16: Manifest, loaded: MagicMock, builds: list[list[str]]
+) -> None:
+    folder = model_dir.parent / "engines"
+    for most in (8, 4, 16, 16, None):
+        create_engine(model_dir, with_fp16, EngineOptions(build_engine=True, engine_dir=folder, max_batch_size=most))
+    assert [BuildRequest.from_json(command[-1]).options.max_batch_size for command in builds] == [8, 16]
+    assert [call.args[0].max_batch_size for call in loaded.call_args_list] == [8, 8, 16, 16, 16]
 
 
 @pytest.mark.parametrize(("milliseconds", "served"), [({"fp16": 2.0, "int8": 1.0}, "int8"), ({"fp16": 1.0}, "fp16")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -9,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from service.engines import proof
 from service.engines.base import EngineError
 from service.engines.tensorrt import log as tensorrt_log
-from tests.support.fake_tensorrt import Bench, FakeTensorRt, Images
+from service.model_directory.golden import make_golden
+from service.model_directory.manifest import FileInfo, Manifest
+from tests.support.brightness_model import CLASSES
+from tests.support.fake_tensorrt import GRAPH, Bench, FakeTensorRt, Images
 
 trt = pytest.importorskip("tensorrt_rtx")
 
 
+ROW_BYTES = 3 * 8 * 16 * 4
 CAPTURE = ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphDestroy"]
 
 
@@ -90,6 +96,41 @@ def test_capture_that_fails_costs_the_graph_alone(
     bench.check(engine, images[1:2])
     engine.close()
     assert {freed_by for freed_by, _ in bench.cuda.live} <= {name}
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_proof_finds_the_one_graph_that_is_wrong_in_whichever_lane(
+    bench: Bench, images: Images, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    execute = bench.trt.execute
+
+    def wrong_in_one(state: SimpleNamespace, stream: int) -> bool:
+        done = execute(state, stream)
+        if state is bench.trt.contexts[number]:
+            bench.cuda.put(stream, lambda: ctypes.memset(state.addresses["logits"], 0, state.shape[0] * ROW_BYTES))
+        return done
+
+    monkeypatch.setattr(bench.trt, "execute", wrong_in_one)
+    monkeypatch.setattr(proof, "read_golden", lambda *_: make_golden(images[:3], bench.infer(images[:3]), {}))
+    engine = bench.load()
+    manifest = Manifest("model", "1", "none", CLASSES, (GRAPH,), golden=FileInfo("golden.npz", ""))
+    size = (1, 2, 4, 8)[number % 4]
+    with pytest.raises(EngineError, match=f"the tensorrt engine at batch {size} differs from PyTorch"):
+        proof.prove_engine(engine, bench.info.path.parent, manifest)
+    engine.close()
+
+
+def test_runtime_that_does_not_start_is_told_with_its_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pybind11 does where TensorRT gives no runtime."""
+
+    def refuse(messages: Any) -> None:
+        messages.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(bench.trt, "Runtime", refuse)
+    with pytest.raises(EngineError, match=r"^tensorrt cannot start: CUDA initialization failure with error: 2$"):
+        bench.load()
+    assert not bench.cuda.live
 
 
 @pytest.mark.parametrize("method", ["create_execution_context", "set_input_shape", "set_tensor_address"])
