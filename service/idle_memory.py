@@ -18,6 +18,7 @@ import asyncio
 import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 
 # Seconds between two looks; a process that had no request at both is idle.
 _INTERVAL_S = 2.0
@@ -75,6 +76,7 @@ async def trim_when_idle(
         before, seen = seen, admitted()
         is_idle = seen == before and not in_flight()
         if seen != trimmed and (is_idle or clock() >= due):
-            trimmed = seen
-            await asyncio.to_thread(trim)
+            with suppress(RuntimeError, MemoryError):  # there is no thread for it, and none at the next look perhaps
+                await asyncio.to_thread(trim)
+                trimmed = seen
             due = clock() + busy_interval_s

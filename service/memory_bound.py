@@ -9,6 +9,7 @@ from __future__ import annotations
 from service.answers import contours
 from service.connections.limits import MAX_HEADER_BYTES, ConnectionLimits
 from service.settings import Settings
+from service.workers.slots import slots_for
 
 # Most that a decoder takes for a pixel, the decoded pixels included: WebP, AVIF and HEIF.
 BYTES_PER_PIXEL = 16
@@ -24,6 +25,8 @@ _ANSWER_BYTES_PER_PIXEL = 4
 _ANSWER_BYTES_PER_CORNER = 24
 # A body exists twice while its pieces are joined, and once more while a JSON's base64 is decoded.
 _BODY_COPIES = 2
+# Of the engines that choose their own.
+_LARGEST_BATCH = 8
 
 
 def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict[str, int]:
@@ -36,6 +39,7 @@ def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict
     """
     limits = ConnectionLimits(settings.max_connections, settings.max_connections, settings.header_timeout_s)
     threads = processes * -(-settings.codec_threads // processes)
+    batch = settings.max_batch_size or _LARGEST_BATCH
     largest_answer = max(
         _ANSWER_BYTES_PER_PIXEL * settings.max_image_pixels, _ANSWER_BYTES_PER_CORNER * contours.MAX_CORNERS
     )
@@ -45,7 +49,7 @@ def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict
         + threads * _BODY_COPIES * settings.max_image_bytes,
         "decoding and encoding": threads * (BYTES_PER_PIXEL * settings.max_image_pixels + BYTES_PER_DECODING),
         "decode processes": threads * _DECODE_PROCESS_BYTES,
-        "slots": settings.max_requests_in_flight * slot_bytes,
+        "slots": processes * slots_for(settings.max_requests_in_flight, processes, batch) * slot_bytes,
         "unread answers": limits.max_unsent_bytes + processes * largest_answer,
         "many images": settings.many_images_memory_bytes + processes * settings.max_many_images_bytes,
         "cached answers": settings.cache_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 from collections.abc import Callable
 from importlib import import_module
@@ -21,6 +22,7 @@ from service.release import release
 from service.settings import Settings, SettingsError
 from service.shared_metrics.metric_pages import MetricPages
 from service.shared_metrics.process_totals import with_children
+from service.workers.channel import sealed_memory
 from service.workers.child import limit_address_space
 from service.workers.messages import Control
 from service.workers.shared_connections import SharedConnections
@@ -97,6 +99,9 @@ class _Processes:
         from service.traces import BatchSpans, close_provider, read_caller, tracer_provider  # noqa: PLC0415
         from service.workers.engine_process import EngineProcess  # noqa: PLC0415
 
+        # Where all processes get the signal, as from systemd, workers still need this one; the supervisor ends it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         settings, address = self._settings, self._address
         metrics = self._metrics(self.most_workers)
 
@@ -192,5 +197,7 @@ class _Processes:
 def _report(control: socket.socket, error: Exception) -> int:
     """Report to the supervisor why the service cannot start; gives the exit status."""
     status = 1 if isinstance(error, ManifestError) else 2
-    control.send(bytes((Control.FAILED,)) + json.dumps({"status": status, "message": str(error)}).encode())
+    # In a file, as the text may name all models.
+    failure = sealed_memory("failure", json.dumps({"status": status, "message": str(error)}).encode())
+    socket.send_fds(control, [bytes((Control.FAILED,))], [failure])
     return status

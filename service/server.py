@@ -2,17 +2,16 @@
 
 On the first SIGTERM or SIGINT ``/readyz`` turns 503 while everything else continues for ``drain_delay_s``: a load
 balancer sees that and sends its requests elsewhere before anything is refused. Then the listening socket closes, and
-the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A second signal ends the process at
-once.
+the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A further signal changes nothing: one
+for the service comes from the supervisor, and where all processes get it, as from systemd, from outside too. The
+supervisor ends the service at once on its second one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -99,11 +98,8 @@ class Server(uvicorn.Server):
         self._watch = asyncio.create_task(self._follow_start())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Drain on the first signal, leave on the second."""
+        """Drain."""
         # uvicorn's own version would raise the signal again after a clean end, and the status would not be 0.
-        if self.should_exit:
-            os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
-            os._exit(128 + sig)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

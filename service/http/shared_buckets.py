@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 
 from service.http.token_buckets import Bucket, default_burst
+from service.workers.record_lock import lock_record
 
 # Digest of the name, time, tokens. A process that dies in between leaves the new time with the old tokens, or all old.
 _BUCKET = struct.Struct("=16sdd")
@@ -60,7 +61,7 @@ class SharedTokenBuckets:
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         row = int.from_bytes(digest, "big") % self._rows * _ROW_BYTES
         with self._threads:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, _ROW_BYTES, row)
+            lock_record(self._file, _ROW_BYTES, row)
             try:
                 return self._take(digest, row)
             finally:

@@ -70,7 +70,7 @@ class DecoderPool:
             wait_s: Seconds to wait for a process.
 
         Raises:
-            Overloaded: No process was free in time.
+            Overloaded: No process was free in time, or the system starts none.
             PayloadTooLarge: The image took more CPU time or memory than it may.
             NotAnImage: The decoder crashed.
             ServiceError: See ``service.imaging.codec.decode``.
@@ -125,9 +125,7 @@ class DecoderPool:
         if not self._free.acquire(timeout=max(0.0, wait_s)):
             raise Overloaded("other images of an unusual structure are being decoded", retry_after_s=1)
         try:
-            with self._lock:
-                process = self._idle.pop() if self._idle else None
-            process = process or _start()
+            process = self._idle_process() or _start()
             try:
                 yield process
             except BaseException:
@@ -141,12 +139,25 @@ class DecoderPool:
         finally:
             self._free.release()
 
+    def _idle_process(self) -> _Process | None:
+        """A process that decodes nothing; that one was killed meanwhile is not the fault of the next image."""
+        while True:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            if process is None or process.popen.poll() is None:
+                return process
+            process.close()
+
 
 def _start() -> _Process:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, "-m", "service.imaging.decode_process", str(theirs.fileno())]
-        popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603
+        try:
+            popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))  # noqa: S603
+        except OSError:  # the system has no more processes to give
+            ours.close()
+            raise Overloaded("the service cannot start a process for this image now", retry_after_s=1) from None
     return _Process(popen, ours)
 
 

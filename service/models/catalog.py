@@ -10,6 +10,17 @@ from service.inference.image_queue import ImageQueue
 from service.model_directory.manifest import GraphInfo, Manifest
 
 
+class Loaded(Protocol):
+    """A version that was loaded; another one may have taken over since.
+
+    Attributes:
+        version: The manifest's.
+    """
+
+    @property
+    def version(self) -> str: ...
+
+
 class ServedModel(Protocol):
     """A version of a model that serves.
 

@@ -28,11 +28,14 @@ class Host(Protocol):
 
     Attributes:
         settings: How to run.
+        workers: Most processes whose requests the models answer.
         batch_trace: Notified of the batches of all models, if given.
     """
 
     @property
     def settings(self) -> Settings: ...
+    @property
+    def workers(self) -> int: ...
     @property
     def batch_trace(self) -> BatchTrace | None: ...
 
@@ -76,8 +79,9 @@ class Model:
             output_shape=engine.graph.output_shape(1, engine.num_classes)[1:],
             output_dtype=output_dtype(engine.graph),
             max_batch_size=policy.max_batch_size,
-            # One image at a time may go through in windows.
-            max_queued_images=host.settings.max_requests_in_flight + BATCHES_IN_FLIGHT * policy.max_batch_size,
+            # One image at a time may go through in windows, in each process.
+            max_queued_images=host.settings.max_requests_in_flight
+            + host.workers * BATCHES_IN_FLIGHT * policy.max_batch_size,
             window_s=policy.window_s,
             observer=metrics,
             engine_timeout_s=policy.engine_timeout_s,

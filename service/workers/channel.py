@@ -139,8 +139,8 @@ class Channel:
             self._on_close()
 
 
-def read_json(fields: bytes, descriptor: int) -> Any:
-    """The value of a message from ``Channel.send_json``; closes the descriptor.
+def read_json(fields: bytes, descriptor: int = -1) -> Any:
+    """The value of a message from ``Channel.send_json``; closes the descriptor, if there is one.
 
     Raises:
         ValueError: It is not such a message, or too long.

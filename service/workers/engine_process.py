@@ -71,10 +71,10 @@ class EngineProcess:
             ManifestError, SettingsError: See ``Repository``.
         """
         self.settings = settings
+        self.workers = workers
         self.batch_trace = batch_trace
         self._metrics = metrics
         watch_drops(metrics.log_line_dropped)
-        self._workers = workers
         self._first_workers = first_workers
         self._read_caller = read_caller
         self._describe = describe
@@ -229,7 +229,7 @@ class EngineProcess:
             self._repository.close()
 
     def _slots(self, model: Model) -> int:
-        return slots_for(self.settings.max_requests_in_flight, self._workers, model.queue.max_batch_size)
+        return slots_for(self.settings.max_requests_in_flight, self.workers, model.queue.max_batch_size)
 
     async def _start(self) -> None:
         with report_failed_start(self._fail):

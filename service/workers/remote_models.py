@@ -54,6 +54,13 @@ class RemoteModel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Loaded:
+    """See ``Loaded``."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """See ``CatalogEntry``."""
 
@@ -141,10 +148,9 @@ class RemoteModels(Catalog[RemoteModel]):
     async def start_others(self) -> None:
         """Nothing to do: the engine process loads them."""
 
-    async def load(self, name: str, version: str | None = None) -> RemoteModel:
+    async def load(self, name: str, version: str | None = None) -> _Loaded:
         """See ``Repository``."""
-        loaded = await self._call("load", name, version)
-        return self.serving(name, loaded)
+        return _Loaded(await self._call("load", name, version))
 
     async def unload(self, name: str) -> None:
         """See ``Repository``."""
@@ -208,7 +214,12 @@ class RemoteModels(Catalog[RemoteModel]):
                 self._open[number].queue.fail(slot, generation, unpack_error(error))
         elif kind == Kind.CATALOG:
             message = read_json(fields, descriptor)
-            self._follow(CatalogNews.unpack(message["catalog"]))
+            news = CatalogNews.unpack(message["catalog"])
+            try:
+                self._follow(news)
+            except OSError as error:  # of the memory of the slots
+                self._report_no_room(news, error)
+                return
             self._send(Kind.APPLIED, SERIAL.pack(message["serial"]))
         elif kind == Kind.REPLY:
             self._take_reply(read_json(fields, descriptor))
@@ -243,6 +254,19 @@ class RemoteModels(Catalog[RemoteModel]):
             self._finish_start()
         elif news.state == "failed":
             self._finish_start(LoadFailure(news.failure))
+
+    def _report_no_room(self, news: CatalogNews, error: OSError) -> None:
+        """End the first start; later the models stay as they are here, until the next catalog."""
+        reason = (
+            f"a worker has no room for the slots of the models: {error.strerror}; raise --max-worker-bytes, or lower "
+            "--max-requests-in-flight"
+        )
+        if news.state == "starting" and not self._started.is_set():
+            assert self._control is not None
+            self._connected.set()
+            self._control.send_json(Control.FAILED, {"status": 2, "message": reason})
+        else:
+            logger.error(reason)
 
     def _finish_start(self, failure: ServiceError | None = None) -> None:
         """End ``start``, once."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.workers.channel import sealed_memory
+from service.workers.record_lock import lock_record
 
 _OPEN, _UNSENT, _IS_ACCEPTING = range(3)
 _HEADER = 3
@@ -88,8 +89,7 @@ class SharedConnections:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A record lock is of a process, and the kernel takes it from one that is killed.
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        lock_record(self._descriptor)
         try:
             yield
         finally:

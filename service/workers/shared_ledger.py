@@ -14,6 +14,7 @@ from typing import get_args
 
 from service.inference.ledger import Count
 from service.workers.channel import sealed_memory
+from service.workers.record_lock import lock_record
 
 _COLUMNS: dict[Count, int] = {count: place for place, count in enumerate(get_args(Count))}
 
@@ -69,9 +70,8 @@ class SharedLedger:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A record lock is of a process, and the kernel takes it from one that is killed.
         with self._threads:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            lock_record(self._descriptor)
             try:
                 yield
             finally:

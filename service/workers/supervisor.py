@@ -5,30 +5,34 @@ It runs no event loop and no thread, and reads no untrusted bytes, so that it ca
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
-from service.workers.channel import socket_pair
+from service.workers.channel import read_json, socket_pair
 from service.workers.child import Child, describe_end, fork
 from service.workers.messages import Control
 from service.workers.shared_ledger import SharedLedger
 
 logger = logging.getLogger(__name__)
 
-# Starts of an engine process that end before it serves, or soon after, one after the other; then the service ends.
+# Starts of an engine process that end before it serves, one after the other, however long they take; then the service
+# ends.
 _MAX_ENGINE_STARTS = 3
-_STEADY_S = 60.0
-# A worker that ends at once is restarted after a pause, so that a loop of crashes leaves the CPU to others.
+# A worker that ends at once is restarted after a pause, so that a loop of crashes leaves the CPU to others. So is a
+# process that the system did not start.
 _MIN_WORKER_INTERVAL_S = 0.5
+# In the place of a worker's number.
+_ENGINE = -1
 # Beyond the drain, for processes that do not end on their own.
 _KILL_AFTER_S = 5.0
 _TICK_S = 0.1
@@ -111,11 +115,11 @@ class Supervisor:
             signal.signal(number, self._stop_by_signal)
         signal.signal(signal.SIGHUP, self._hang_up)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._start_engine()
+        self._start(_ENGINE)
         self._mains.prepare_workers()
         for worker in range(self._wanted):
-            self._start_worker(worker)
-        while self._engine is not None or self._workers:
+            self._start(worker)
+        while self._engine is not None or self._workers or self._due:
             self._wait()
             if self._signalled:
                 self._stop(0)
@@ -140,7 +144,7 @@ class Supervisor:
         """Take the messages of a child."""
         while True:
             try:
-                packet = child.control.recv(1 << 16)
+                packet, descriptors, _, _ = socket.recv_fds(child.control, 1 << 16, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -149,14 +153,20 @@ class Supervisor:
                 self._forget_control(child)
                 return
             if packet[0] == Control.FAILED:
-                failure = json.loads(packet[1:])
-                self._stop(failure["status"], failure["message"])
+                self._fail(child, **read_json(packet[1:], *descriptors))
             elif packet[0] == Control.READY:
-                self._take_engine(**json.loads(packet[1:]))
+                self._take_engine(**read_json(packet[1:], *descriptors))
                 self._announce_once()
             elif packet[0] == Control.SERVING:
                 self._serving.add(child.name)
                 self._announce_once()
+
+    def _fail(self, child: Child, status: int, message: str) -> None:
+        """A process cannot start: end the service, unless it is a worker in the place of one that served."""
+        if self._is_announced and child is not self._engine:
+            logger.error("the %s process cannot start: %s", child.name, message)
+        else:
+            self._stop(status, message)
 
     def _announce_once(self) -> None:
         """Say how to use the service when the engine and all workers serve."""
@@ -170,14 +180,27 @@ class Supervisor:
         self._lines = lines
         wanted = min(self._max_workers, self._mains.workers_for(images_per_s))
         for worker in range(self._wanted, wanted):
-            self._start_worker(worker)
+            self._start(worker)
         if wanted > self._wanted:
             logger.info("%d workers, because the engine runs %.0f images/s", wanted, images_per_s)
             self._wanted = wanted
 
+    def _start(self, number: int) -> None:
+        """Start a worker or the engine process; later where the system has no room for it now, not while stopping."""
+        if self._is_stopping:
+            return
+        try:
+            if number == _ENGINE:
+                self._start_engine()
+            else:
+                self._start_worker(number)
+        except OSError as error:
+            logger.error("a process cannot be started, and is tried again: %s", error)
+            self._due[number] = time.monotonic() + _MIN_WORKER_INTERVAL_S
+
     def _start_engine(self) -> None:
-        self._engine_starts += 1
         self._engine = self._fork("engine", self._mains.engine)
+        self._engine_starts += 1
         for worker, child in self._workers.items():
             self._connect(worker, child)
 
@@ -198,7 +221,12 @@ class Supervisor:
         """Connect a worker with the engine process."""
         if self._engine is None:
             return
-        ours, theirs = socket_pair()
+        try:
+            ours, theirs = socket_pair()
+        except OSError as error:  # the next one in its place is connected
+            logger.error("the %s process cannot be connected, and is ended: %s", child.name, error)
+            os.kill(child.pid, signal.SIGKILL)
+            return
         with ours, theirs:
             _send(self._engine, Control.WORKER, bytes((worker & 0xFF,)), ours)
             _send(child, Control.ENGINE, b"", theirs)
@@ -224,13 +252,11 @@ class Supervisor:
         self._engine = None
         if self._is_stopping:
             return
-        if time.monotonic() - child.started > _STEADY_S:
-            self._engine_starts = 0
         if self._engine_starts >= _MAX_ENGINE_STARTS:
             self._stop(1, f"the engine process {describe_end(status)}, {self._engine_starts} times in a row")
             return
         logger.error("the engine process %s; it is started again", describe_end(status))
-        self._start_engine()
+        self._start(_ENGINE)
 
     def _worker_ended(self, worker: int, child: Child, status: int) -> None:
         self._read(child)
@@ -244,9 +270,9 @@ class Supervisor:
 
     def _start_due(self) -> None:
         for worker, due in list(self._due.items()):
-            if not self._is_stopping and time.monotonic() >= due:
+            if time.monotonic() >= due:
                 del self._due[worker]
-                self._start_worker(worker)
+                self._start(worker)
 
     def _stop(self, status: int, message: str = "") -> None:
         """Let the workers answer the requests inside, then end all processes."""
@@ -285,7 +311,9 @@ class Supervisor:
     def _stop_by_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, leave on the second."""
         if self._signalled:
-            os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
+            with suppress(OSError):
+                if select.select((), (sys.stderr,), (), 0)[1]:  # or else nobody reads it, and a write would wait
+                    os.write(sys.stderr.fileno(), b"ecenet-serve: second signal, leaving at once\n")
             os._exit(128 + number)  # the children end with this process
         self._signalled = True
 

@@ -79,6 +79,24 @@ async def test_a_busy_process_gives_memory_back_too() -> None:
     watch.cancel()
 
 
+@pytest.mark.anyio
+async def test_memory_is_given_back_later_where_there_is_no_thread_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work()
+    watch = asyncio.create_task(work.watch())
+    await work.pass_looks()
+    with monkeypatch.context() as patch:
+
+        async def no_thread(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(asyncio, "to_thread", no_thread)
+        work.admitted += 1
+        await work.pass_looks()
+    await work.pass_looks()
+    assert work.trims == 1
+    watch.cancel()
+
+
 def test_what_only_a_cycle_holds_is_given_back() -> None:
     work = Work()
     work.itself = work  # type: ignore[attr-defined]

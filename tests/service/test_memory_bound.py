@@ -42,7 +42,7 @@ def test_each_part_follows_from_its_settings() -> None:
         "bodies": (8 + 4) * 2 * MIB,
         "decoding and encoding": 2 * (64_000_000 + 76 * MIB),
         "decode processes": 2 * 64 * MIB,
-        "slots": 8000,
+        "slots": 2 * (8 + 2 * 8) * 1000,
         "unread answers": 256 * MIB + 2 * 16_000_000,
         "many images": (16 + 2 * 8) * MIB,
         "cached answers": 4 * MIB,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import NotAnImage, PayloadTooLarge
+from service.errors import NotAnImage, Overloaded, PayloadTooLarge
 from service.imaging.codec import decode
 from service.imaging.decode_process import Job
 from service.inference.decoder_pool import DecoderPool
@@ -92,11 +96,39 @@ def process_of(pool: DecoderPool) -> int:
 
 
 def test_crash_of_the_decoder_is_told_as_such(pool: DecoderPool, caplog: pytest.LogCaptureFixture) -> None:
-    os.kill(process_of(pool), signal.SIGSEGV)
-    with pytest.raises(NotAnImage, match="the decoder crashed on it"):
-        pool.decode(picture(), JOB, wait_s=60)
+    process = process_of(pool)
+    os.kill(process, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        decoding = threads.submit(pool.decode, picture(), JOB, wait_s=60)
+        while pool.idle:
+            time.sleep(0.001)
+        os.kill(process, signal.SIGSEGV)
+        os.kill(process, signal.SIGCONT)
+        with pytest.raises(NotAnImage, match="the decoder crashed on it"):
+            decoding.result()
     assert "the decoder crashed; images of client unknown" in caplog.text
     assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+
+
+def test_a_process_that_was_killed_while_idle_is_replaced(pool: DecoderPool, caplog: pytest.LogCaptureFixture) -> None:
+    process = process_of(pool)
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    assert process_of(pool) != process
+    assert caplog.text == ""
+
+
+def test_a_process_that_the_system_does_not_start_is_a_lack_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool = DecoderPool(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", no_room)
+        with pytest.raises(Overloaded, match="cannot start a process for this image now"):
+            pool.decode(picture(), JOB, wait_s=60)
+    assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
+    pool.close()
 
 
 def test_process_gains_no_privileges_and_has_a_filter_of_system_calls(pool: DecoderPool) -> None:

@@ -151,13 +151,16 @@ def test_limits_are_those_of_the_whole_service(start_service: StartService) -> N
             os.kill(service.engine, signal.SIGCONT)
 
 
-def test_a_drain_answers_what_is_inside(start_service: StartService) -> None:
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_drain_answers_what_is_inside(start_service: StartService, *, to_all: bool) -> None:
+    """Whether the supervisor alone gets the signal, or all processes, as systemd sends it."""
     with start_service("--drain-timeout-s", "60") as service:
         os.kill(service.engine, signal.SIGSTOP)
         with ThreadPoolExecutor(2) as threads:
             answers = [threads.submit(segment, service, 2) for _ in range(2)]
             service.until_metric("ecenet_in_flight", 2)
-            service.process.send_signal(signal.SIGTERM)
+            for pid in (service.process.pid, *(service.children if to_all else ())):
+                os.kill(pid, signal.SIGTERM)
             service.until(lambda: not service.is_ready())
             os.kill(service.engine, signal.SIGCONT)
             assert [label_of(answer.result()) for answer in answers] == [2, 2]
