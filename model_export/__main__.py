@@ -16,6 +16,7 @@ EPILOG = """example:
   ecenet-export selfcheck models/my-model
   ecenet-serve --model-dir models/my-model
 """
+INTERRUPTED = 130
 COMMANDS = (model, onnx, quantize, remove, selfcheck, inspect, verify, tensorrt)
 
 
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"ecenet-export: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ecenet-export: stopped", file=sys.stderr)
+        return INTERRUPTED
 
 
 def with_command(arguments: list[str]) -> list[str]:

@@ -239,7 +239,12 @@ def _check_external(path: Path, model: onnx.ModelProto) -> set[Path]:
     for tensor in model.graph.initializer:
         if not uses_external_data(tensor):
             continue
-        place = ExternalDataInfo(tensor)
+        try:
+            place = ExternalDataInfo(tensor)
+        except ValueError as error:
+            raise InspectionError(f"{path} does not tell where the weights {tensor.name} are: {error}") from error
+        if Path(place.location).is_absolute() or ".." in Path(place.location).parts:
+            raise InspectionError(f"{path} keeps weights in {place.location}, which is not below its folder")
         file = path.parent / place.location
         if not file.is_file():
             raise InspectionError(f"{path} keeps weights in {file}, which does not exist; copy it beside the graph")

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from service.model_directory.manifest import (
     LogitsType,
     Manifest,
     Precision,
+    check_identity,
+    class_info,
     file_sha256,
     write_manifest,
 )
@@ -135,24 +137,29 @@ def export_onnx(
         A report on the written graphs and their agreement.
 
     Raises:
-        ExportError: The directory holds a model already, no size is known, or a graph lacks an attention.
-        CheckpointError: The file is not a whole network.
+        ExportError: The directory holds a model already, no size is known or it is out of range, or a graph lacks an
+            attention.
+        ManifestError: A name or version that no service would take.
+        CheckpointError: The file is not a whole network, or its classes are not those of the network.
         AgreementError: A graph does not agree with PyTorch. As with every error, nothing is left behind.
     """
     forms = forms or GraphForms()
     if (directory / MANIFEST_NAME).exists():
         raise ExportError(f"{directory} holds a model already; remove it or name another directory")
+    check_identity(facts.name, facts.version, str(directory / MANIFEST_NAME))
     model, entries = load_model_and_entries(checkpoint)
     if not isinstance(model, ECENet):
         raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
-    sizes = forms.sizes or _own_size(checkpoint, entries)
+    forms = replace(forms, sizes=forms.sizes or _own_size(checkpoint, entries))
+    classes = _classes(checkpoint, entries, model.config.num_classes)
+    sizes = forms.sizes
     samples = {size: sample_images(images, size, count) for size in sizes}
     with _staged(directory) as staging:
         export = _Export(model, forms, staging)
         for size in sizes:
             export.add_size(size, samples[size])
         write_golden(staging / GOLDEN_NAME, export.golden)
-        write_manifest(staging, _manifest(entries, facts, export, _source(checkpoint, directory)))
+        write_manifest(staging, _manifest(entries, facts, classes, export, _source(checkpoint, directory)))
     return [_moved(report, directory) for report in export.reports]
 
 
@@ -245,13 +252,15 @@ def _source(checkpoint: Path, directory: Path) -> FileInfo:
     return FileInfo(path.as_posix(), file_sha256(checkpoint))
 
 
-def _manifest(entries: Mapping[str, Any], facts: ModelFacts, export: _Export, source: FileInfo) -> Manifest:
+def _manifest(
+    entries: Mapping[str, Any], facts: ModelFacts, classes: tuple[ClassInfo, ...], export: _Export, source: FileInfo
+) -> Manifest:
     packages = ("torch", "onnx", "onnxscript", "timm")
     return Manifest(
         name=facts.name,
         version=facts.version,
         architecture=entries.get("architecture", "ecenet"),
-        classes=_classes(entries, export.model.config.num_classes),
+        classes=classes,
         graphs=tuple(report.info for report in export.reports),
         golden=FileInfo(GOLDEN_NAME, file_sha256(export.folder / GOLDEN_NAME)),
         checkpoint=source,
@@ -262,10 +271,21 @@ def _manifest(entries: Mapping[str, Any], facts: ModelFacts, export: _Export, so
     )
 
 
-def _classes(entries: Mapping[str, Any], num_classes: int) -> tuple[ClassInfo, ...]:
-    """The checkpoint's classes, or numbered ones in colours that differ."""
+def _classes(checkpoint: Path, entries: Mapping[str, Any], num_classes: int) -> tuple[ClassInfo, ...]:
+    """The checkpoint's classes, or numbered ones in colours that differ.
+
+    Raises:
+        CheckpointError: They are malformed, or not those of the network's channels.
+    """
     if "classes" in entries:
-        return tuple(ClassInfo(c["id"], c["name"], tuple(c["color"])) for c in entries["classes"])
+        try:
+            classes = tuple(class_info(entry) for entry in entries["classes"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint} has classes that cannot be used: {error}") from error
+        ids = [info.id for info in classes]
+        if ids != list(range(num_classes)):
+            raise CheckpointError(f"{checkpoint} has the class ids {ids}, its network gives 0..{num_classes - 1}")
+        return classes
     hues = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.6 + 0.4 * (index % 2), 0.9) for index in range(num_classes)]
     colors = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
     return tuple(ClassInfo(index, f"class_{index}", color) for index, color in enumerate(colors))

@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the manifest without the graphs, then delete their files."""
     manifest = read_manifest(args.directory)
-    removed = [_graph(manifest, name) for name in args.files]
+    removed = [_graph(manifest, name) for name in dict.fromkeys(args.files)]
     kept = tuple(graph for graph in manifest.graphs if graph not in removed)
     write_manifest(args.directory, replace(manifest, graphs=kept))
     for graph in removed:

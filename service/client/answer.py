@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,10 +14,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from service.answers.schemas import ClassContours, SegmentationSummary
+from service.answers.schemas import AnswerFormat, ClassContours, SegmentationSummary
 from service.client.errors import UnexpectedAnswer
+from service.client.options import Format
 
 Document = TypeVar("Document", bound=BaseModel)
+_JSON = ((b"{", b"["), (b"}", b"]"))
+# First and last bytes of a body, by its media type.
+_FORMS: Mapping[str, tuple[bytes | tuple[bytes, ...], bytes | tuple[bytes, ...]]] = {
+    "image/png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+    "application/x-npy": (b"\x93NUMPY", b""),
+}
+# All that NumPy and Pillow raise on broken files; the last is Pillow's on more pixels than it accepts.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    tokenize.TokenError,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,17 @@ class Answer:
     request_id: str | None
     model_version: str | None
     server_timing: dict[str, float]
+
+    def check(self, answer_format: Format) -> None:
+        """Check by its first and last bytes that the body is whole and in a format, before it is kept.
+
+        Raises:
+            UnexpectedAnswer: It is something else, such as the page of a proxy.
+        """
+        begins, ends = _FORMS.get(AnswerFormat(answer_format).media_type, _JSON)
+        if not (self.content.startswith(begins) and self.content.endswith(ends)):
+            found = f"{len(self.content)} bytes of type {self.media_type!r} that start with {self.content[:8]!r}"
+            raise self._unexpected(answer_format, found)
 
     def labels(self) -> NDArray[np.uint8]:
         """(H, W) uint8, class ids, of ``labels`` or ``npy``.
@@ -84,7 +114,7 @@ class Answer:
         """
         try:
             return json.loads(self.content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._unexpected("JSON", str(error)) from error
 
     def _array(self) -> tuple[NDArray[np.uint8], str]:
@@ -94,13 +124,13 @@ class Answer:
         try:
             with Image.open(io.BytesIO(self.content), formats=["PNG"]) as image:
                 return np.array(image), image.mode
-        except (OSError, SyntaxError) as error:
-            raise self._unexpected("PNG of class ids", str(error)) from error
+        except _BROKEN as error:
+            raise self._unexpected("PNG", str(error)) from error
 
     def _numpy_file(self) -> NDArray[np.uint8]:
         try:
             array = np.load(io.BytesIO(self.content), allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except _BROKEN as error:
             raise self._unexpected("NumPy file", str(error)) from error
         if array.dtype != np.uint8 or array.ndim != 2:
             raise self._unexpected("label map", f"{array.dtype} {array.shape}, expected uint8 (H, W)")

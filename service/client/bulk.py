@@ -58,9 +58,10 @@ async def segment_all(
         for job in waiting:
             try:
                 answer = await client.segment(job.source, answer_format, **_named(parameters, answer_format, job))
+                answer.check(answer_format)
                 await asyncio.to_thread(write_whole, job.target, answer.content)
                 report.written += 1
-            except (ClientError, OSError) as error:
+            except (ClientError, OSError, ValueError) as error:
                 report.failures.append(Failure(job.source, str(error)))
                 if _is_hopeless(error):
                     report.untried += _count(waiting)

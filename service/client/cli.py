@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, TIMEOUT_S, Format
+from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, MAX_PORT, TIMEOUT_S, Format
 
 INTERRUPTED = 130
+# As many requests may be inside a service.
+MAX_CONCURRENCY = 10_000
 
 _EPILOG = """\
 The result of street.jpg is DIR/street.jpg.labels.png, or has its format's ending. Existing results are skipped,
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from service.client.commands import segment, serve_label_studio  # noqa: PLC0415  --help needs none of it
 
-        return serve_label_studio(args) if args.label_studio else segment(args)
+        return segment(args) if args.label_studio is None else serve_label_studio(args)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; run the same command again to continue\n")
         return INTERRUPTED
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
-        "--concurrency", type=_positive, default=4, metavar="N", help="images in flight at once. Default: 4."
+        "--concurrency", type=_concurrency, default=4, metavar="N", help="images in flight at once. Default: 4."
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     _add_parameters(parser.add_argument_group("result, as in POST /segment"))
@@ -90,10 +92,10 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--retries", type=_count, default=5, metavar="N", help="retries of each image. Default: 5.")
     group.add_argument(
         "--timeout-s",
-        type=float,
+        type=_seconds,
         default=TIMEOUT_S,
         metavar="S",
-        help=f"seconds to wait for an answer. Default: {TIMEOUT_S:g}.",
+        help=f"seconds to wait for a connection, and for the next byte of an answer. Default: {TIMEOUT_S:g}.",
     )
     group.add_argument("--request-timeout-ms", type=_positive, metavar="MS", help="time limit for the service")
     group.add_argument(
@@ -118,9 +120,26 @@ def _add_label_studio(group: argparse._ArgumentGroup) -> None:
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not host or _count(port) > 65535:
+    if not host or _count(port) > MAX_PORT:
         raise argparse.ArgumentTypeError(f"it is {text!r}, expected HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def _concurrency(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_CONCURRENCY:
+        raise argparse.ArgumentTypeError(f"it is {value}, expected at most {MAX_CONCURRENCY}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:  # NaN is not either
+        raise argparse.ArgumentTypeError(f"it is {text!r}, expected seconds above 0")
+    return value
 
 
 def _positive(text: str) -> int:

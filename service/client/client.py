@@ -12,7 +12,7 @@ import httpx
 
 from service.client.answer import Answer, parse_server_timing
 from service.client.errors import Refused, Unreachable
-from service.client.options import TIMEOUT_S, Format, Parameters
+from service.client.options import MAX_PORT, TIMEOUT_S, Format, Parameters
 from service.client.parameters import ImageSource, query_of, read_image
 from service.client.retry import RETRIED_STATUSES, RetryPolicy, retry_after_s
 
@@ -70,9 +70,12 @@ class _Scripts(Generic[Http]):
     def _request(self, image: bytes, answer_format: Format, parameters: Parameters) -> httpx.Request:
         query = query_of(answer_format, parameters)
         try:
-            return self._http.build_request("POST", self.url, params=query, content=image, headers=self._headers)
+            request = self._http.build_request("POST", self.url, params=query, content=image, headers=self._headers)
         except httpx.InvalidURL as error:
             raise Unreachable(f"{self.url} cannot be reached: {error}") from error
+        if (port := request.url.port or 0) > MAX_PORT:
+            raise Unreachable(f"{self.url} cannot be reached: port {port} is above {MAX_PORT}")
+        return request
 
     def _answer(self, response: httpx.Response) -> Answer:
         headers = response.headers
@@ -242,6 +245,6 @@ def _members(response: httpx.Response) -> dict[str, Any]:
     """Members of the problem document; none where the body is something else."""
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

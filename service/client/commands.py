@@ -16,20 +16,22 @@ from tqdm import tqdm
 
 from service.client.bulk import Report, segment_all
 from service.client.client import AsyncClient
-from service.client.errors import ClientError
+from service.client.errors import ClientError, UnusableOption
 from service.client.jobs import Failure, Job, plan_jobs
-from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, Parameters
+from service.client.options import API_KEY_VARIABLE, LABEL_STUDIO_VARIABLE, MAX_PORT, Parameters
 from service.client.retry import RetryPolicy
 from service.client.video import segment_video
+from service.logs import escape
 
 
 def segment(args: argparse.Namespace) -> int:
     """Segment the images and videos that are named; gives the exit status."""
     jobs, failures = plan_jobs(args.images, args.output, args.format)
-    wanted = jobs if args.overwrite else [job for job in jobs if not job.target.exists()]
+    wanted = jobs if args.overwrite else [job for job in jobs if not _is_there(job.target)]
     report = Report()
     if wanted:
         try:
+            _check_output(args.output)
             report = asyncio.run(_segment(wanted, args))
         except (ClientError, OSError) as error:
             _tell(f"ecenet-segment: {error}")
@@ -47,7 +49,8 @@ def serve_label_studio(args: argparse.Namespace) -> int:
     from service.client.label_studio import Images, create_backend  # noqa: PLC0415
 
     async def serve() -> None:
-        studio = httpx.AsyncClient(base_url=args.label_studio, follow_redirects=True, timeout=args.timeout_s)
+        address = _studio_address(args.label_studio)
+        studio = httpx.AsyncClient(base_url=address, follow_redirects=True, timeout=args.timeout_s)
         async with _client(args) as client, studio as http:
             images = Images(http, os.environ.get(LABEL_STUDIO_VARIABLE, ""))
             # What a person corrects has few corners.
@@ -126,10 +129,53 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
         yield client
 
 
+def _studio_address(text: str) -> str:
+    """The address of a Label Studio.
+
+    Raises:
+        UnusableOption: It is none of HTTP.
+    """
+    import httpx  # noqa: PLC0415
+
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise UnusableOption(f"--label-studio is {text!r}: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > MAX_PORT:
+        raise UnusableOption(f"--label-studio is {text!r}, expected http://HOST[:PORT] or https://HOST[:PORT]")
+    return text
+
+
+def _is_there(result: Path) -> bool:
+    """True for a result that exists; a path that the file system refuses fails once it is written."""
+    try:
+        return result.exists()
+    except OSError:
+        return False
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse a file in place of the folder of the results, before an image is sent."""
+    if folder.exists() and not folder.is_dir():
+        raise UnusableOption(f"-o is {folder}, which is not a folder")
+
+
 def _api_key(path: Path | None) -> str | None:
+    """The key for a header.
+
+    Raises:
+        UnusableOption: It is empty, or a header cannot have it.
+        OSError: The file cannot be read.
+    """
     if path is None:
-        return os.environ.get(API_KEY_VARIABLE) or None
-    return path.read_text(encoding="utf-8").strip()
+        source, key = API_KEY_VARIABLE, os.environ.get(API_KEY_VARIABLE, "")
+    else:
+        source, key = str(path), path.read_bytes().decode(errors="replace").strip()
+    if path is None and not key:
+        return None
+    if not (key and key.isascii() and key.isprintable()):
+        raise UnusableOption(f"the API key of {source} is empty, or not one line of printable ASCII characters")
+    return key
 
 
 def _parameters(args: argparse.Namespace) -> Parameters:
@@ -140,7 +186,7 @@ def _parameters(args: argparse.Namespace) -> Parameters:
 
 def _tell_report(report: Report, skipped: int) -> None:
     for failure in report.failures:
-        _tell(f"failed: {failure.path}: {failure.reason}")
+        _tell(escape(f"failed: {failure.path}: {failure.reason}"))
     counts = {
         "written": report.written,
         "there already": skipped,

@@ -33,6 +33,14 @@ class UnreadableVideo(ClientError):
     """A file that is not a video, or a broken one."""
 
 
+class UnwritableVideo(ClientError):
+    """A result that cannot be written as a video."""
+
+
+class UnusableOption(ClientError):
+    """A value of the command line or the environment that cannot be used; the text never has a key."""
+
+
 class MissingExtra(ClientError):
     """The package of an extra is not installed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +110,18 @@ def _job(source: Path, below: Path, output: Path, answer_format: Format) -> Job:
 
 def _find(path: Path, failures: list[Failure]) -> Iterator[Path]:
     """The file itself, or the images below a folder in the order of their names."""
-    if not path.is_dir():
-        if path.exists():
-            yield path
-        else:
-            failures.append(Failure(path, "there is no such file or folder"))
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError)
+        reason = "there is no such file or folder" if absent else f"it cannot be read: {error.strerror}"
+        failures.append(Failure(path, reason))
+        return
+    if stat.S_ISREG(mode):
+        yield path
+        return
+    if not stat.S_ISDIR(mode):  # to read a pipe or a device might never end
+        failures.append(Failure(path, "it is neither a regular file nor a folder"))
         return
     before = len(failures)
     images = list(_search(path, failures))
@@ -130,5 +138,13 @@ def _search(folder: Path, failures: list[Failure]) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not _RESULT.search(name) and path.is_file():
+            if path.suffix.lower() in IMAGE_SUFFIXES and not _RESULT.search(name) and _may_be_a_file(path):
                 yield path
+
+
+def _may_be_a_file(path: Path) -> bool:
+    """True for a file, and where that cannot be told: to read it then fails with the reason."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True

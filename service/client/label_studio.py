@@ -1,6 +1,7 @@
 """ML backend of Label Studio (https://labelstud.io/guide/ml): a service's answers as predictions.
 
-Images are fetched from that Label Studio alone. Predictions have the labels of the project's ``<PolygonLabels>``.
+Images are asked of that Label Studio alone, which may redirect to its storage; the key does not go there. Predictions
+have the labels of the project's ``<PolygonLabels>``.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def create_backend(client: AsyncClient, images: Images, parameters: Parameters) 
         control = find_control(question.label_config)
         try:
             return {"results": [await _predict(task, control) for task in question.tasks]}
-        except (ClientError, httpx.HTTPError) as error:
+        except (ClientError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise HTTPException(502, str(error)) from error
 
     async def _predict(task: dict[str, Any], control: Control) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Literal, TypedDict
 API_KEY_VARIABLE = "ECENET_API_KEY"
 LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"
 TIMEOUT_S = 120.0
-"""Longest wait for an answer, unless another is given."""
+"""Longest wait for a connection, and for the next byte of an answer, unless another is given."""
+MAX_PORT = 65535
 
 Format = Literal[
     "labels", "color", "overlay", "confidence", "cutout", "contours", "labelme", "coco", "labelstudio", "npy", "json"

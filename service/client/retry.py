@@ -47,7 +47,7 @@ def retry_after_s(header: str | None, now: Callable[[], datetime] = lambda: date
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # A date without a zone is in UTC, as HTTP knows no other.
     aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)

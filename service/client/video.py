@@ -7,11 +7,10 @@ There is no sound.
 from __future__ import annotations
 
 import asyncio
-import io
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image
 
 from service.client.answer import Answer
 from service.client.client import AsyncClient
-from service.client.errors import MissingExtra, UnreadableVideo
+from service.client.errors import MissingExtra, UnreadableVideo, UnwritableVideo
 from service.client.jobs import Job
 from service.client.options import Format, Parameters
 
@@ -85,10 +84,12 @@ async def segment_video(
         on_frame: Called after each frame.
 
     Raises:
-        ClientError: PyAV is missing, the file is not a video, or the service refuses a frame.
+        ClientError: PyAV is missing, the file is not a video, the service refuses a frame, or the result cannot be
+            written.
     """
     partial = job.target.with_name(f".partial-{job.target.name}")
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)  # of a call that was killed
     waiting: deque[tuple[int, asyncio.Task[Answer]]] = deque()
     try:
         with closing(read_frames(job.source)) as frames:
@@ -103,7 +104,9 @@ async def segment_video(
                         waiting.append((frame[0], asyncio.create_task(ask)))
                     while waiting and (frame is None or len(waiting) >= concurrency):
                         ticks, task = waiting.popleft()
-                        await asyncio.to_thread(writer.add, await task, ticks)
+                        answer = await task
+                        answer.check(answer_format)
+                        await asyncio.to_thread(writer.add, answer, ticks)
                         on_frame()
                     if frame is None:
                         break
@@ -162,24 +165,42 @@ class PictureVideo:
 
     def __init__(self, path: Path, timing: Timing) -> None:
         self._timing = timing
-        self._container: OutputContainer = _pyav().open(str(path), "w", format="mp4")
+        self._last: int | None = None
+        with _writing():
+            self._container: OutputContainer = _pyav().open(str(path), "w", format="mp4")
         self._stream: VideoStream | None = None
 
     def add(self, answer: Answer, ticks: int) -> None:
-        """Encode a picture."""
-        with Image.open(io.BytesIO(answer.content), formats=["PNG"]) as image:
-            pixels = _with_even_sides(np.asarray(image.convert("RGB")))
-        if self._stream is None:
-            self._stream = self._open_stream(pixels)
-        frame = _pyav().VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = ticks, self._timing.time_base
-        self._container.mux(self._stream.encode(frame))
+        """Encode a picture.
+
+        Raises:
+            UnexpectedAnswer: The answer is no picture.
+            UnwritableVideo: Its time is not after the one before, or the file cannot be written.
+        """
+        pixels = _with_even_sides(np.asarray(Image.fromarray(answer.pixels()).convert("RGB")))
+        if self._last is not None and ticks <= self._last:
+            before, now = (f"{float(time * self._timing.time_base):.3f}" for time in (self._last, ticks))
+            raise UnwritableVideo(f"a frame at {now} s follows one at {before} s; --format labels takes such a video")
+        self._last = ticks
+        with _writing():
+            if self._stream is None:
+                self._stream = self._open_stream(pixels)
+            frame = _pyav().VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = ticks, self._timing.time_base
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what the encoder holds, and the index."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what the encoder holds, and the index.
+
+        Raises:
+            UnwritableVideo: The file cannot be written.
+        """
+        with _writing():
+            try:
+                if self._stream is not None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
 
     def _open_stream(self, pixels: Pixels) -> VideoStream:
         stream = cast("VideoStream", self._container.add_stream(_CODEC, rate=self._timing.rate, options=dict(_OPTIONS)))
@@ -187,6 +208,14 @@ class PictureVideo:
         stream.pix_fmt = _PIXEL_FORMAT
         stream.codec_context.time_base = self._timing.time_base
         return stream
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except _pyav().FFmpegError as error:
+        raise UnwritableVideo(f"the video cannot be written: {error.strerror}") from error
 
 
 def _with_even_sides(pixels: Pixels) -> Pixels:

@@ -19,7 +19,8 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART_SUFFIX}")
+    # Without the name of the file, which may be as long as the file system allows.
+    temporary = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
@@ -38,7 +39,8 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is not a regular file")
-        content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
+        # Of a file that is too large nothing is read; one that grows, or states no size, is read up to the limit.
+        content = b"" if status.st_size > max_bytes else stream.read(max_bytes + 1)
+    if max(status.st_size, len(content)) > max_bytes:
         raise OSError(f"it has {max(status.st_size, len(content))} bytes, at most {max_bytes} are accepted")
     return content

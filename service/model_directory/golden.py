@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,21 @@ MAX_GOLDEN_BYTES = 256 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 # Values of logits per image that are kept: enough to find an error anywhere, and small for 150 classes too.
 _MAX_LOGITS = 1 << 16
+# All that NumPy and zipfile raise on broken files.
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
 
 class GoldenError(ValueError):
@@ -119,14 +136,31 @@ def read_golden(directory: Path, manifest: Manifest, size: Size) -> Golden:
         _check_unpacked(content)
         with np.load(content, allow_pickle=False) as arrays:
             strides = [int(name.rpartition("/")[2]) for name in arrays.files if name.startswith(f"{prefix}/labels/")]
-            return Golden(
+            golden = Golden(
                 images=arrays[f"{prefix}/images"],
                 labels={stride: arrays[f"{prefix}/labels/{stride}"] for stride in strides},
                 logits=arrays[f"{prefix}/logits"],
                 step=int(arrays[f"{prefix}/step"]),
             )
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        _check_shapes(golden, size)
+        return golden
+    except _BROKEN as error:
         raise GoldenError(f"{path} has no golden inputs of {prefix}: {error}; export the checkpoint again") from error
+
+
+def _check_shapes(golden: Golden, size: Size) -> None:
+    """Raises ``ValueError`` if an array is not as ``Golden`` describes it."""
+    images, logits = golden.images, golden.logits
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*size, 3) or not len(images):
+        raise ValueError(f"its images are {images.dtype} {images.shape}, expected uint8 (n, {size[0]}, {size[1]}, 3)")
+    if logits.dtype != np.float32 or logits.ndim != 4 or len(logits) != len(images):
+        raise ValueError(f"its logits are {logits.dtype} {logits.shape}, expected float32 ({len(images)}, K, h, w)")
+    if golden.step < 1:
+        raise ValueError(f"its step is {golden.step}, expected 1 or more")
+    for stride, labels in golden.labels.items():
+        if labels.dtype != np.uint8 or labels.ndim != 3 or len(labels) != len(images):
+            found = f"{labels.dtype} {labels.shape}"
+            raise ValueError(f"its labels at stride {stride} are {found}, expected uint8 ({len(images)}, h, w)")
 
 
 def _check_unpacked(content: io.BytesIO) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -189,7 +190,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> Path:
     Raises:
         ManifestError: A name or version that no service would take.
     """
-    _check_identity(manifest, str(directory / MANIFEST_NAME))
+    check_identity(manifest.name, manifest.version, str(directory / MANIFEST_NAME))
     path = directory / MANIFEST_NAME
     write_whole(path, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
     return path
@@ -243,17 +244,18 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
         manifest = Manifest(
             **{
                 **raw,
-                "classes": tuple(_class_info(entry) for entry in raw["classes"]),
+                "classes": tuple(class_info(entry) for entry in raw["classes"]),
                 "graphs": tuple(parse_graph(entry) for entry in raw["graphs"]),
                 "golden": _optional(raw.get("golden"), _file_info),
-                "checkpoint": _optional(raw.get("checkpoint"), lambda entry: FileInfo(**entry)),
+                "checkpoint": _optional(raw.get("checkpoint"), _file_info_anywhere),
             }
         )
+        _check_notes(manifest)
     except KeyError as error:
         raise ManifestError(f"{source}: field {error.args[0]!r} is missing") from None
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ManifestError(f"{source}: {error}") from error
-    _check_identity(manifest, source)
+    check_identity(manifest.name, manifest.version, source)
     ids = [info.id for info in manifest.classes]
     if not 2 <= len(ids) <= 256 or ids != list(range(len(ids))):
         raise ManifestError(f"{source}: class ids are {ids}, expected 0..K-1 in order with 2 <= K <= 256")
@@ -262,8 +264,12 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     return manifest
 
 
-def _check_identity(manifest: Manifest, source: str) -> None:
-    name, version = manifest.name, manifest.version
+def check_identity(name: str, version: str, source: str) -> None:
+    """Check a model's name and version.
+
+    Raises:
+        ManifestError: No service would take them; the text names ``source``.
+    """
     for field_name, value in (("name", name), ("version", version)):
         if not isinstance(value, str) or not value:
             raise ManifestError(f"{source}: {field_name} is {value!r}, expected text")
@@ -281,9 +287,12 @@ def _check_identity(manifest: Manifest, source: str) -> None:
 
 def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:
     path = directory / info.file
-    if not path.is_file():
-        raise ManifestError(f"{directory} has no {info.file}; export the checkpoint again")
-    digest = file_sha256(path)
+    try:
+        if not path.is_file():
+            raise ManifestError(f"{directory} has no {info.file}; export the checkpoint again")
+        digest = file_sha256(path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     if digest != info.sha256:
         raise ManifestError(
             f"{path} has SHA-256 {digest}, the manifest states {info.sha256}: "
@@ -291,11 +300,18 @@ def _check_file(directory: Path, info: GraphInfo | FileInfo) -> None:
         )
 
 
-def _class_info(entry: Mapping[str, Any]) -> ClassInfo:
-    red, green, blue = (int(channel) for channel in entry["color"])
+def class_info(entry: Mapping[str, Any]) -> ClassInfo:
+    """The class of its JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is malformed.
+    """
+    red, green, blue = (_whole(channel, "a colour") for channel in entry["color"])
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):
         raise ValueError(f"colour {entry['color']} of class {entry.get('id')!r} is not within 0..255")
-    return ClassInfo(id=int(entry["id"]), name=str(entry["name"]), color=(red, green, blue))
+    return ClassInfo(
+        _whole(entry["id"], "the id of a class"), _text(entry["name"], "a class's name"), (red, green, blue)
+    )
 
 
 def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
@@ -306,9 +322,10 @@ def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
     """
     fields = {**entry, "input_size": _input_size(entry["input_size"])}
     if "bounds" in entry:
-        fields["bounds"] = Bounds(**entry["bounds"])
+        fields["bounds"] = _bounds(entry["bounds"])
     graph = GraphInfo(**fields)
     _check_name(graph.file)
+    _text(graph.sha256, f"sha256 of {graph.file}")
     if graph.precision not in STORED_PRECISIONS:
         expected = ", ".join(STORED_PRECISIONS)
         raise ValueError(f"precision of {graph.file} is {graph.precision!r}, expected one of {expected}")
@@ -324,14 +341,59 @@ def parse_graph(entry: Mapping[str, Any]) -> GraphInfo:
     return graph
 
 
+def _bounds(entry: Mapping[str, Any]) -> Bounds:
+    bounds = Bounds(**entry)
+    share, error = bounds.min_equal_labels, bounds.max_logit_error
+    if not (_is_number(share) and 0 <= share <= 1):
+        raise ValueError(f"min_equal_labels is {share!r}, expected a share within 0..1")
+    if error is not None and not (_is_number(error) and error >= 0):
+        raise ValueError(f"max_logit_error is {error!r}, expected a number of 0 or more, or null")
+    return bounds
+
+
 def _file_info(entry: Mapping[str, Any]) -> FileInfo:
-    info = FileInfo(**entry)
+    info = _file_info_anywhere(entry)
     _check_name(info.file)
     return info
 
 
+def _file_info_anywhere(entry: Mapping[str, Any]) -> FileInfo:
+    info = FileInfo(**entry)
+    return FileInfo(_text(info.file, "file"), _text(info.sha256, f"sha256 of {info.file}"))
+
+
+def _check_notes(manifest: Manifest) -> None:
+    """Raises ``TypeError`` for a note of another type."""
+    for name in ("architecture", "data", "license"):
+        _text(getattr(manifest, name), name)
+    for name in ("metrics", "exporter"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise TypeError(f"{name} is {getattr(manifest, name)!r}, expected an object")
+    for name, value in manifest.metrics.items():
+        if type(value) not in (int, float):
+            raise TypeError(f"metrics has {name} {value!r}, expected a number")
+    for name, text in manifest.exporter.items():
+        _text(text, f"exporter's {name}")
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected text")
+    return value
+
+
+def _whole(value: Any, name: str) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r}, expected a whole number")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and not math.isnan(value)
+
+
 def _check_name(file: str) -> None:
-    if not isinstance(file, str) or Path(file).name != file:
+    if not isinstance(file, str) or Path(file).name != file or file in ("", "..") or not file.isprintable():
         raise ValueError(f"file is {file!r}, expected a name without folders")
 
 
@@ -340,7 +402,7 @@ def _optional(entry: Any, build: Callable[[Any], T]) -> T | None:
 
 
 def _input_size(entry: Any) -> Size:
-    height, width = (int(side) for side in entry)
+    height, width = (_whole(side, "a side of input_size") for side in entry)
     least, most = SIZE_LIMITS
     if not (least <= height <= most and least <= width <= most):
         raise ValueError(f"input_size is {entry}, expected two sides within {least}..{most}")

@@ -174,6 +174,28 @@ def test_weights_in_other_files_have_to_be_there_and_whole(tmp_path: Path, inspe
     assert f"{path} keeps weights in {data}, which does not exist" in inspect(path)[2]
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ({"location": "../../weights.bin"}, "keeps weights in ../../weights.bin, which is not below its folder"),
+        ({"location": "/etc/passwd"}, "keeps weights in /etc/passwd, which is not below its folder"),
+        ({"location": "a", "offset": "x"}, "does not tell where the weights w are: invalid literal for int()"),
+    ],
+)
+def test_weights_outside_of_the_folder_are_refused(
+    place: dict[str, str], reason: str, tmp_path: Path, inspect: Inspect
+) -> None:
+    weight = onnx.numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in place.items():
+        weight.external_data.add(key=key, value=value)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight]).SerializeToString())
+    status, _, told = inspect(path)
+    assert (status, f"{path} {reason}" in told) == (1, True)
+
+
 def test_flops_that_cannot_be_counted_are_no_error(tmp_path: Path, inspect: Inspect) -> None:
     onnx.save(model_of([helper.make_node("Einsum", ["x", "x"], ["y"], "e", equation="ij,jk->ik")]), tmp_path / "e.onnx")
     status, out, _ = inspect(tmp_path / "e.onnx")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,11 +34,13 @@ from service.model_directory.golden import read_golden
 from service.model_directory.manifest import read_manifest
 from tests.model_export.conftest import LABELS_SIZE, SIZE
 from tests.support.tiny_network import TINY_CONVOLUTIONAL
-from trainer.checkpoint import save_checkpoint
+from trainer.checkpoint import class_entries, read_checkpoint, save_checkpoint
 from trainer.datasets import CAMVID_CLASSES
 from trainer.model.ecenet import ECENet
 from trainer.weights.import_command import main as import_checkpoint
 from trainer.weights.network import load_model
+
+CLASSES = class_entries(CAMVID_CLASSES)
 
 
 def run_graph(path: Path, images: np.ndarray) -> np.ndarray:
@@ -212,6 +216,43 @@ def test_wrong_options_are_told_and_leave_nothing(
 ) -> None:
     assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "model"), *options]) == 1
     assert reason in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "facts", "reason"),
+    [
+        ({"classes": CLASSES[:5]}, {}, "has the class ids [0, 1, 2, 3, 4], its network gives 0..10"),
+        ({"classes": CLASSES[::-1]}, {}, "has the class ids [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0], its network"),
+        ({"classes": [{**CLASSES[0], "color": None}]}, {}, "has classes that cannot be used: 'NoneType'"),
+        ({"classes": [{**CLASSES[0], "color": [300, 0, 0]}]}, {}, "colour [300, 0, 0] of class 0 is not within 0..255"),
+        ({"input_size": [8, 8]}, {}, "size is 8x8, expected sides within 32..8192"),
+        ({"input_size": [100_000, 64]}, {}, "size is 100000x64, expected sides within 32..8192"),
+        ({}, {"version": "v 1"}, "version is 'v 1', expected up to 64 letters"),
+        ({}, {"name": "a/b"}, "name is 'a/b', expected up to 128 printable characters"),
+    ],
+)
+def test_what_no_reader_would_take_is_told_before_the_export(
+    entries: dict[str, Any], facts: dict[str, str], reason: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    torch.save(read_checkpoint(checkpoint) | entries, tmp_path / "best.pt")
+    named = replace(ModelFacts("tiny", "1.0.0"), **facts)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(onnx_export, "trace", lambda *_: pytest.fail("it is exported"))
+        with pytest.raises((ValueError, ExportError), match=re.escape(reason)):
+            export_onnx(tmp_path / "best.pt", tmp_path / "model", named)
+    assert not (tmp_path / "model").exists()
+
+
+def test_ctrl_c_is_told_in_a_line_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_export, "trace", interrupt)
+    assert main(["onnx", str(checkpoint), "-o", str(tmp_path / "model")]) == 130
+    assert capsys.readouterr().err == "ecenet-export: stopped\n"
     assert not (tmp_path / "model").exists()
 
 

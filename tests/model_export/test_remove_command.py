@@ -32,6 +32,12 @@ def test_a_graph_goes_with_its_file(directory: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith(f"{directory} has 32x64 fp32")
 
 
+def test_a_graph_that_is_named_twice_goes_once(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["remove", str(directory), "small.onnx", "small.onnx"]) == 0
+    assert sorted(path.name for path in directory.glob("*.onnx")) == [GRAPH_NAME, "small-int8.onnx"]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

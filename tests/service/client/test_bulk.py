@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.model_directory.files import write_whole
 from tests.support.replies import MakeAsyncClient, MakeProblem
 
 MakeJobs = Callable[[int], list[Job]]
+NPY = b"\x93NUMPY"
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def segment(async_client: MakeAsyncClient) -> Callable[..., Any]:
 
 def doubled(request: httpx.Request) -> httpx.Response:
     assert dict(request.url.params) == {"format": "npy", "size": "model"}
-    return httpx.Response(200, content=request.content * 2)
+    return httpx.Response(200, content=NPY + request.content * 2)
 
 
 @pytest.mark.anyio
@@ -60,7 +62,7 @@ async def test_every_result_is_written_by_itself(jobs: MakeJobs, segment: Callab
     asked = jobs(5)
     report, ended = await segment(asked, doubled)
     assert (report, ended) == (Report(written=5), 5)
-    assert [job.target.read_bytes() for job in asked] == [b"00", b"11", b"22", b"33", b"44"]
+    assert [job.target.read_bytes() for job in asked] == [NPY + two for two in (b"00", b"11", b"22", b"33", b"44")]
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
@@ -94,6 +96,34 @@ async def test_a_failed_image_costs_no_other(jobs: MakeJobs, segment: Callable[.
     assert "No such file" in report.failures[0].reason
     assert "answered 400 Bad Request: no image" in report.failures[1].reason
     assert [job.target.exists() for job in asked] == [True, False, True, False, True]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html>log in</html>", "text/html", "no npy: 19 bytes of type 'text/html' that start with b'<html>lo'"),
+        (b'{"a": 1}', "application/json", "no npy: 8 bytes"),
+        (b"", "application/x-npy", "no npy: 0 bytes"),
+    ],
+)
+async def test_what_is_not_the_format_is_not_written(
+    body: bytes, kind: str, words: str, jobs: MakeJobs, segment: Callable[..., Any]
+) -> None:
+    asked = jobs(2)
+    report, ended = await segment(asked, lambda _: httpx.Response(200, content=body, headers={"content-type": kind}))
+    assert (report.written, [words in failure.reason for failure in report.failures], ended) == (0, [True, True], 2)
+    assert [job.target.exists() for job in asked] == [False, False]
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_not_in_utf_8_costs_its_image_alone(jobs: MakeJobs, async_client: MakeAsyncClient) -> None:
+    first, second = jobs(2)
+    named = replace(first, name="bad\udcff.png")
+    async with async_client(lambda _: httpx.Response(200, content=b"{}")) as client:
+        report = await segment_all([named, second], client, "labelme", {}, concurrency=1, on_end=lambda: None)
+    assert [failure.reason for failure in report.failures] == [r"name is 'bad\udcff.png', which is not in UTF-8"]
+    assert (report.written, second.target.read_bytes()) == (1, b"{}")
 
 
 @pytest.mark.anyio
@@ -162,7 +192,7 @@ async def test_to_cancel_leaves_whole_results_only(jobs: MakeJobs, segment: Call
     await asyncio.get_running_loop().shutdown_default_executor()
     results = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert set(results) <= {"0.bin", "1.bin", "2.bin"}
-    assert all(content == name[:1].encode() * 2 for name, content in results.items())
+    assert all(content == NPY + name[:1].encode() * 2 for name, content in results.items())
 
 
 def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.client.cli import INTERRUPTED, main
+from service.client.cli import INTERRUPTED, MAX_CONCURRENCY, main
 from service.client.options import API_KEY_VARIABLE
+from service.local import LocalSettings
 from tests.support.brightness_model import WriteModel
 from tests.support.limits import HANG_S
 from tests.support.pictures import Png
 
+# What a PNG begins and ends with.
+PNG_HEAD, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
 
 class Echo(ThreadingHTTPServer):
-    """A service that answers with the image itself; keeps those waiting whose bytes are ``wait``.
+    """A service whose PNG has the image itself for content; keeps those waiting whose bytes are ``wait``.
 
     Attributes:
         received: Query and headers of each request, in the order of their arrival.
@@ -57,7 +61,7 @@ class _EchoHandler(BaseHTTPRequestHandler):
         refused = body.startswith(b"broken")
         self.send_response(400 if refused else 200)
         self.end_headers()
-        self.wfile.write(b'{"detail": "it is broken"}' if refused else body)
+        self.wfile.write(b'{"detail": "it is broken"}' if refused else PNG_HEAD + body + PNG_END)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -90,7 +94,9 @@ def photos(tmp_path: Path) -> Callable[..., Path]:
 
 
 def results(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    contents = [path.read_bytes().removeprefix(PNG_HEAD).removesuffix(PNG_END).decode() for path in paths]
+    return {str(path.relative_to(folder)): content for path, content in zip(paths, contents, strict=True)}
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
@@ -215,6 +221,53 @@ def test_a_wrong_address_is_told_at_once(
     assert told.endswith("0 written, 0 there already, 1 failed, 2 not tried\n")
 
 
+@pytest.mark.parametrize("key", [b"", b"schl\xc3\xbcssel", b"\xff\xfe", b"secret\nsecond"])
+def test_a_key_that_no_header_can_have_is_told_and_not_shown(
+    key: bytes, photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_bytes(key)
+    command = [str(photos(a="x")), "-o", str(tmp_path), "--url", "http://host", "--api-key-file", str(tmp_path / "key")]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        f"ecenet-segment: the API key of {tmp_path / 'key'} is empty, or not one line of printable ASCII characters\n"
+    )
+
+
+def test_a_file_in_place_of_the_folder_of_results_is_told_before_an_image_is_sent(
+    echo: Echo, photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert main([str(photos(a="x")), "-o", str(tmp_path / "out"), "--url", echo.url]) == 1
+    assert capsys.readouterr().err == f"ecenet-segment: -o is {tmp_path / 'out'}, which is not a folder\n"
+    assert (echo.received, (tmp_path / "out").read_text()) == ([], "mine")
+
+
+def test_names_as_long_as_file_systems_allow(
+    echo: Echo, photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fits, too_long = "f" * (255 - len(".jpg.labels.png")), "t" * (255 - len(".jpg"))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main([str(photos(**{fits: "x", too_long: "x"})), "-o", str(out), "--url", echo.url]) == 1
+    assert results(out) == {f"{fits}.jpg.labels.png": "x"}
+    told = capsys.readouterr().err
+    assert "File name too long" in told
+    assert told.endswith("1 written, 0 there already, 1 failed, 0 not tried\n")
+
+
+def test_what_is_told_of_a_failure_is_one_line(
+    echo: Echo, photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(**{"a\nfailed: b\x1b[2J": "broken"})
+    assert main([str(folder), "-o", str(tmp_path / "out"), "--url", echo.url]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        told[0]
+        == rf"failed: {folder}/a\nfailed: b\x1b[2J.jpg: {echo.url}/segment answered 400 Bad Request: it is broken"
+    )
+    assert len(told) == 2
+
+
 def test_a_key_that_cannot_be_read_is_told(
     photos: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +282,11 @@ def test_a_key_that_cannot_be_read_is_told(
         (["a.png"], "-o DIR"),
         (["a.png", "-o", "out", "--format", "jpeg"], "invalid choice: 'jpeg'"),
         (["a.png", "-o", "out", "--concurrency", "0"], "it is 0, expected 1 or more"),
+        (["a.png", "-o", "out", "--concurrency", "10001"], "it is 10001, expected at most 10000"),
         (["a.png", "-o", "out", "--retries", "-1"], "it is '-1', expected a whole number"),
+        (["a.png", "-o", "out", "--timeout-s", "nan"], "it is 'nan', expected seconds above 0"),
+        (["a.png", "-o", "out", "--timeout-s", "0"], "it is '0', expected seconds above 0"),
+        (["a.png", "-o", "out", "--timeout-s", "soon"], "it is 'soon', expected seconds above 0"),
     ],
 )
 def test_a_wrong_command_line_is_told(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,6 +294,10 @@ def test_a_wrong_command_line_is_told(arguments: list[str], words: str, capsys: 
         main(arguments)
     assert caught.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_service_here_takes_as_many_images_at_once_as_can_be_asked_for() -> None:
+    assert LocalSettings(max_requests_in_flight=MAX_CONCURRENCY).max_requests_in_flight == 10_000
 
 
 def test_ctrl_c_leaves_whole_results_and_the_next_call_goes_on(

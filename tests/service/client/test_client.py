@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -31,6 +32,12 @@ from tests.support.replies import MakeAsyncClient, MakeClient, MakeProblem, Repl
 
 Labels = NDArray[np.uint8]
 PNG = b"\x89PNG the bytes of a file"
+
+
+def numpy_head(shape: tuple[int, int]) -> bytes:
+    """A NumPy file of uint8 without its data."""
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
 
 
 @pytest.mark.parametrize("url", ["http://host:8000", "http://host:8000/", "http://host:8000/segment"])
@@ -161,7 +168,7 @@ def test_a_problem_is_an_error_with_its_fields(
     assert isinstance(error, ClientError)
 
 
-@pytest.mark.parametrize("body", ["<html>Bad gateway</html>", '["no", "object"]', ""])
+@pytest.mark.parametrize("body", ["<html>Bad gateway</html>", '["no", "object"]', "", "[" * 100_000])
 def test_an_error_that_is_no_problem_document_is_told_too(
     body: str, client: MakeClient, replies: type[Replies]
 ) -> None:
@@ -170,7 +177,7 @@ def test_an_error_that_is_no_problem_document_is_told_too(
     assert (caught.value.type, caught.value.title, caught.value.detail) == (
         "about:blank",
         "Internal Server Error",
-        body,
+        body[:200],
     )
     assert caught.value.request_id is None
 
@@ -235,6 +242,30 @@ def test_silence_is_not_waited_for_again(
     assert waits == []
 
 
+def test_a_port_that_does_not_exist_is_told(client: MakeClient, replies: type[Replies]) -> None:
+    service = replies(httpx.Response(200))
+    with pytest.raises(Unreachable, match="http://host:65536/segment cannot be reached: port 65536 is above 65535"):
+        client(service, "http://host:65536").segment(PNG)
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "large"])
+def test_a_file_that_no_service_takes_is_not_read(
+    kind: str, tmp_path: Path, client: MakeClient, replies: type[Replies]
+) -> None:
+    path = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(path)  # to read it would wait for a writer
+    else:
+        with path.open("wb") as stream:
+            stream.truncate((1 << 30) + 1)
+    service = replies(httpx.Response(200))
+    words = {"pipe": "it is not a regular file", "large": "it has 1073741825 bytes, at most 1073741824 are accepted"}
+    with pytest.raises(OSError, match=words[kind]):
+        client(service).segment(path)
+    assert service.requests == []
+
+
 def test_a_url_without_sense_is_told() -> None:
     with Client("http://host:port") as asked, pytest.raises(Unreachable, match="Invalid port"):
         asked.segment(PNG)
@@ -245,8 +276,12 @@ def test_a_url_without_sense_is_told() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"hello", "no PNG of class ids: cannot identify"),
+        (b"hello", "no PNG: cannot identify"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\4IHDR\0\0\0\1\xde\xad\xbe\xef", "no PNG: "),
         (b"\x93NUMPY\x01\x00", "no NumPy file"),
+        (b"\x93NUMPY\x01\x00\x05\x00((((\n", "no NumPy file"),
+        (numpy_head((10**9, 10**9)), "no NumPy file: Unable to allocate|no NumPy file: array is too big"),
+        (numpy_head((10**30, 5)), "no NumPy file: "),
     ],
 )
 def test_labels_of_something_else_are_told(
@@ -255,6 +290,40 @@ def test_labels_of_something_else_are_told(
     answer = client(replies(httpx.Response(200, content=content))).segment(PNG)
     with pytest.raises(UnexpectedAnswer, match=f"http://host:8000/segment answered {words}"):
         answer.labels()
+
+
+def test_more_pixels_than_pillow_accepts_are_told(
+    client: MakeClient, replies: type[Replies], labelled: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = client(replies(labelled)).segment(PNG)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UnexpectedAnswer, match=r"no PNG: Image size \(35 pixels\) exceeds limit of 20 pixels"):
+        answer.labels()
+
+
+def test_json_that_is_nested_too_deep_is_told(client: MakeClient, replies: type[Replies]) -> None:
+    answer = client(replies(httpx.Response(200, content=b"[" * 100_000))).segment(PNG, "coco")
+    with pytest.raises(UnexpectedAnswer, match="no JSON: maximum recursion depth"):
+        answer.document()
+
+
+@pytest.mark.parametrize(
+    ("answer_format", "whole"),
+    [
+        ("overlay", b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82"),
+        ("npy", b"\x93NUMPY"),
+        ("contours", b"{}"),
+        ("labelstudio", b"[]"),
+    ],
+)
+def test_a_body_is_checked_by_its_first_and_last_bytes(
+    answer_format: Format, whole: bytes, client: MakeClient, replies: type[Replies]
+) -> None:
+    client(replies(httpx.Response(200, content=whole))).segment(PNG).check(answer_format)
+    cut = [whole[1:], b""] if answer_format == "npy" else [whole[1:], whole[:-1], b""]
+    for body in cut:
+        with pytest.raises(UnexpectedAnswer, match=f"answered no {answer_format}: {len(body)} bytes of type ''"):
+            client(replies(httpx.Response(200, content=body))).segment(PNG).check(answer_format)
 
 
 def test_a_picture_is_no_label_map(client: MakeClient, replies: type[Replies]) -> None:

@@ -102,6 +102,33 @@ def test_what_is_not_there_is_told(tree: Callable[..., None]) -> None:
     ]
 
 
+def test_what_is_no_file_and_cannot_be_one_is_told(tree: Callable[..., None]) -> None:
+    tree("a.png")
+    os.mkfifo("pipe.png")
+    Path("loop.png").symlink_to("loop.png")
+    long = Path("n" * 256)
+    jobs, failures = plan_jobs([Path("pipe.png"), Path("loop.png"), long, Path("a.png")], OUT, "labels")
+    assert targets(jobs) == {"a.png": "out/a.png.labels.png"}
+    assert failures == [
+        Failure(Path("pipe.png"), "it is neither a regular file nor a folder"),
+        Failure(Path("loop.png"), "it cannot be read: Too many levels of symbolic links"),
+        Failure(long, "it cannot be read: File name too long"),
+    ]
+
+
+def test_an_image_that_cannot_be_looked_at_is_not_left_out(
+    tree: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree("photos/a.png", "photos/notes.txt")
+
+    def is_file(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", is_file)  # the tests may run as root, who reads everything
+    jobs, failures = plan_jobs([Path("photos")], OUT, "labels")
+    assert (targets(jobs), failures) == ({"photos/a.png": "out/a.png.labels.png"}, [])
+
+
 def test_a_folder_that_cannot_be_read_is_told(tree: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     tree("photos/a.png", "photos/locked/b.png")
     scan = os.scandir

@@ -112,12 +112,13 @@ async def test_parameters_of_the_command_line_are_those_of_the_requests(ask: Ask
         ("//elsewhere.example/a.png", 400, "is not on https://labels.example"),
         ("s3://bucket/a.png", 400, "is not on https://labels.example"),
         ("/data/upload/1/absent.png", 502, "404"),
+        ("http://[::1", 502, "Invalid port: ':1'"),
     ],
 )
 async def test_images_elsewhere_are_not_fetched(ask: Ask, address: str, status: int, words: str) -> None:
     response, tokens = await ask(address)
     assert (response.status_code, words in response.json()["detail"]) == (status, True)
-    assert len(tokens) == (status == 502)
+    assert len(tokens) == (words == "404")
 
 
 @pytest.mark.parametrize("config", ["<View/>", "no XML", '<View><PolygonLabels name="a" toName="b"/></View>'])
@@ -147,6 +148,22 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         assert process.stderr.readline() == "connect http://127.0.0.1:0 as a model of the project in Label Studio\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(HANG_S) in {0, 130}
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "is '', expected http://HOST[:PORT] or https://HOST[:PORT]"),
+        ("localhost:8080", "is 'localhost:8080', expected http://HOST[:PORT]"),
+        ("http://host:99999", "is 'http://host:99999', expected http://HOST[:PORT]"),
+        ("http://[::1", "is 'http://[::1': Invalid port: ':1'"),
+    ],
+)
+def test_an_address_without_sense_ends_the_command(
+    address: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--label-studio", address, "--listen", "127.0.0.1:0", "--url", "http://host"]) == 1
+    assert f"ecenet-segment: --label-studio {words}" in capsys.readouterr().err
 
 
 def test_a_key_that_cannot_be_read_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

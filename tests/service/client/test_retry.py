@@ -24,6 +24,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         (format_datetime(NOW - timedelta(hours=1), usegmt=True), 0),
         ("soon", None),
         ("-3", None),
+        ("Wed, 99 Oct 2026 99:99:99 +999999999999999", None),
         ("1.5", None),
         ("", None),
         ("\N{SUPERSCRIPT TWO}", None),

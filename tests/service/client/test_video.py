@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import io
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.client import video
+from service.client.answer import Answer
 from service.client.cli import main
-from service.client.errors import MissingExtra, Refused, UnreadableVideo
+from service.client.errors import MissingExtra, Refused, UnexpectedAnswer, UnreadableVideo, UnwritableVideo
 from service.client.jobs import Job
 from tests.support.replies import MakeAsyncClient
 
@@ -158,6 +160,69 @@ async def test_a_refused_frame_leaves_nothing(
     with pytest.raises(Refused, match="400"):
         await segmented(source, tmp_path / "out" / "x", service, async_client, answer_format)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("answer_format", "left"), [("labels", "folder"), ("overlay", "file"), ("overlay", "folder")])
+async def test_what_a_killed_call_left_is_no_obstacle(
+    tmp_path: Path, async_client: MakeAsyncClient, answer_format: str, left: str
+) -> None:
+    partial = tmp_path / "out" / ".partial-x"
+    if left == "folder":
+        partial.mkdir(parents=True)
+        (partial / "000000.png").write_bytes(b"half")
+    else:
+        partial.parent.mkdir()
+        partial.write_bytes(b"half")
+    answer = httpx.Response(200, content=png(np.zeros((4, 4), np.uint8)))
+    source = write_video(tmp_path / "drive.mp4")
+    await segmented(source, tmp_path / "out" / "x", lambda _: answer, async_client, answer_format)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer_format", ["labels", "overlay"])
+@pytest.mark.parametrize("body", [b"<html>log in</html>", png(np.zeros((4, 4), np.uint8))[:-5]])
+async def test_frames_of_something_else_leave_nothing(
+    tmp_path: Path, async_client: MakeAsyncClient, answer_format: str, body: bytes
+) -> None:
+    source = write_video(tmp_path / "drive.mp4")
+    with pytest.raises(UnexpectedAnswer, match=f"answered no {answer_format}: {len(body)} bytes"):
+        await segmented(
+            source, tmp_path / "out" / "x", lambda _: httpx.Response(200, content=body), async_client, answer_format
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_frames_whose_times_go_back_are_told(
+    tmp_path: Path, async_client: MakeAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def frames(_: Path) -> Any:
+        yield video.Timing(Fraction(30), Fraction(1, 30), 3)
+        yield from ((ticks, np.zeros((4, 4, 3), np.uint8)) for ticks in (0, 6, 3))
+
+    monkeypatch.setattr(video, "read_frames", frames)
+    answer = httpx.Response(200, content=png(np.zeros((4, 4), np.uint8)))
+    reason = r"a frame at 0\.100 s follows one at 0\.200 s; --format labels takes such a video"
+    with pytest.raises(UnwritableVideo, match=reason):
+        await segmented(tmp_path / "drive.mp4", tmp_path / "out" / "x", lambda _: answer, async_client)
+    assert list((tmp_path / "out").iterdir()) == []
+    await segmented(tmp_path / "drive.mp4", tmp_path / "out" / "x", lambda _: answer, async_client, "labels")
+    assert len(list((tmp_path / "out" / "x").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("absent/a.mp4", "No such file or directory"), ("/dev/full", "No space left on device")]
+)
+def test_a_video_that_cannot_be_written_is_told(path: str, reason: str, tmp_path: Path) -> None:
+    timing = video.Timing(Fraction(30), Fraction(1, 30), 1)
+    answer = Answer("http://host", png(np.zeros((4, 4), np.uint8)), "image/png", None, None, {})
+    with (
+        pytest.raises(UnwritableVideo, match=f"the video cannot be written: {reason}"),
+        closing(video.PictureVideo(tmp_path / path, timing)) as writer,
+    ):
+        writer.add(answer, 0)
 
 
 def test_frames_are_turned_upright() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,66 @@ def test_files_that_are_no_golden_inputs_are_told(content: bytes | None, tmp_pat
     else:
         path.write_bytes(content)
     with pytest.raises(GoldenError, match=r"golden\.npz has no golden inputs of 32x64"):
+        read_golden(tmp_path, manifest_of(tmp_path), SIZE)
+
+
+def saved_arrays(**changed: np.ndarray) -> bytes:
+    """The file of golden inputs with other arrays, by their names without the size."""
+    arrays = {"images": random_images(), "labels/4": np.zeros((2, 8, 16), np.uint8), "logits": random_logits()}
+    named: Any = {f"32x64/{name}": array for name, array in {**arrays, "step": np.array(1), **changed}.items()}
+    stream = io.BytesIO()
+    np.savez(stream, **named)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        (
+            "images",
+            np.zeros((2, 5, 5, 3), np.uint8),
+            r"its images are uint8 \(2, 5, 5, 3\), expected uint8 \(n, 32, 64, 3\)",
+        ),
+        ("images", np.zeros((0, *SIZE, 3), np.uint8), r"its images are uint8 \(0, 32, 64, 3\)"),
+        (
+            "logits",
+            np.zeros((1, 3, 8, 16), np.float32),
+            r"its logits are float32 \(1, 3, 8, 16\), expected float32 \(2, K",
+        ),
+        (
+            "labels/4",
+            np.zeros((2, 8), np.uint8),
+            r"its labels at stride 4 are uint8 \(2, 8\), expected uint8 \(2, h, w\)",
+        ),
+        ("step", np.array(0), "its step is 0, expected 1 or more"),
+        ("step", np.array(math.inf), "cannot convert float infinity to integer"),
+        ("step", np.array([1, 2]), "0-dimensional|size-1"),
+    ],
+)
+def test_arrays_of_another_form_are_told(name: str, array: np.ndarray, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "golden.npz").write_bytes(saved_arrays(**{name: array}))
+    with pytest.raises(GoldenError, match=f"has no golden inputs of 32x64: .*{reason}"):
+        read_golden(tmp_path, manifest_of(tmp_path), SIZE)
+
+
+@pytest.mark.parametrize(("place", "value"), [(0.5, 0xFF), (0.01, 0x28)])
+def test_damaged_archives_are_told(place: float, value: int, tmp_path: Path) -> None:
+    write_golden(tmp_path / "golden.npz", {SIZE: make_golden(random_images(), random_logits(), {})})
+    content = bytearray((tmp_path / "golden.npz").read_bytes())
+    start = int(len(content) * place)
+    content[start : start + 64] = bytes([value]) * 64
+    (tmp_path / "golden.npz").write_bytes(content)
+    with pytest.raises(GoldenError, match="has no golden inputs of 32x64"):
+        read_golden(tmp_path, manifest_of(tmp_path), SIZE)
+
+
+def test_an_unknown_compression_is_told(tmp_path: Path) -> None:
+    content = bytearray(saved_arrays())
+    start = content.index(b"PK\x01\x02")
+    content[start + 10] = 99  # the method, in the index
+    content[8] = 99  # and before the first file
+    (tmp_path / "golden.npz").write_bytes(content)
+    with pytest.raises(GoldenError, match="compression method is not supported"):
         read_golden(tmp_path, manifest_of(tmp_path), SIZE)
 
 
