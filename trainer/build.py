@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.checkpoint import class_names, read_checkpoint
+from trainer.checkpoint import CheckpointError, class_names, read_checkpoint
 from trainer.config import ConfigError, TrainConfig, changed_keys
 from trainer.datasets import SegmentationDataset
 from trainer.distributed import Ranks
@@ -26,6 +26,9 @@ from trainer.training_loop import TrainingState
 from trainer.weights.pretrained import initialise
 
 logger = logging.getLogger(__name__)
+
+COARSEST_STRIDE = 32
+"""Pixels of a view, along a side, per position of the last stage."""
 
 
 def build_model(config: TrainConfig, num_classes: int) -> tuple[ECENet, bool]:
@@ -105,6 +108,33 @@ def start_at_principal_directions(state: TrainingState, images: Iterable[Tensor]
     state.average.model.load_state_dict(state.model.state_dict())
 
 
+def check_trainable(config: TrainConfig, images: int, ranks: Ranks) -> None:
+    """Refuse settings that no step can be done with.
+
+    Args:
+        config: The configuration.
+        images: Of the training split.
+        ranks: The processes of the run.
+
+    Raises:
+        ConfigError: The batch is larger than the training split, no loss reaches the classifier, or a batch norm would
+            see one value of a channel.
+    """
+    schedule, loss = config.schedule, config.loss
+    if images < schedule.batch_size:
+        raise ConfigError(f"schedule.batch_size is {schedule.batch_size}, expected 1 to the {images} images")
+    if not (loss.cross_entropy or loss.overlap):
+        raise ConfigError("loss.cross_entropy and loss.overlap are 0, expected one above: the classifier has no other")
+    shared = 1 if schedule.sync_batchnorm else ranks.world_size
+    together = schedule.batch_size // (schedule.accumulate * shared)
+    height, width = config.data.crop_size
+    if together <= 1 and max(height, width) <= COARSEST_STRIDE:
+        raise ConfigError(
+            f"data.crop_size is {height}x{width}, which leaves a batch norm one value per channel where a process "
+            f"computes one image at a time; expected more than {COARSEST_STRIDE} pixels on a side, or more images"
+        )
+
+
 def training_state(state: TrainingState) -> dict[str, Any]:
     """State for resuming, which a checkpoint holds beside the averaged weights."""
     return {
@@ -122,18 +152,41 @@ def load_training_state(state: TrainingState, content: dict[str, Any]) -> None:
     training = content["training"]
     state.average.model.load_state_dict(content["weights"])
     state.model.load_state_dict(training["model"])
-    state.optimizer.load_state_dict(_on_this_device(training["optimizer"], state.optimizer))
-    state.scheduler.load_state_dict(training["scheduler"])
-    state.scaler.load_state_dict(training["scaler"])
+    state.optimizer.load_state_dict(_with_own_settings(training["optimizer"], state.optimizer))
+    _load_schedule(state, training["scheduler"])
+    if training["scaler"]:  # empty where the run was not in fp16 before
+        state.scaler.load_state_dict(training["scaler"])
     state.step = training["step"]
     sums = training["epoch_sums"]
     state.epoch_sums.zero_()[: len(sums)] = sums  # an older checkpoint has fewer terms
 
 
-def _on_this_device(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's saved state with this one's way to compute, which is that of the device."""
+def _with_own_settings(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's saved moments with the settings of this one: those of the configuration and of the device.
+
+    Raises:
+        ConfigError: This one groups the weights otherwise, so that it is not known whose the moments are.
+    """
+    sizes, own_sizes = (
+        [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
+    )
+    if sizes != own_sizes:
+        raise ConfigError(
+            "rates or decays of [schedule] that were equal differ now, or the other way round, which the optimiser's "
+            "state does not follow; take that back, or name the checkpoint as model.pretrained of a new run"
+        )
     pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
-    return saved | {"param_groups": [group | {"fused": own.get("fused")} for group, own in pairs]}
+    return saved | {"param_groups": [group | own | {"params": group["params"]} for group, own in pairs]}
+
+
+def _load_schedule(state: TrainingState, saved: dict[str, Any]) -> None:
+    """Put the learning rates where the schedule of this configuration has them after the saved steps."""
+    scheduler = state.scheduler
+    factors = [factor(saved["last_epoch"]) for factor in scheduler.lr_lambdas]
+    rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    scheduler.load_state_dict(saved | {"base_lrs": scheduler.base_lrs, "_last_lr": rates})
+    for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def check_resumable(
@@ -148,18 +201,24 @@ def check_resumable(
         accept_changes: Resume although the configuration or the number of images is another.
 
     Raises:
-        CheckpointError: It cannot be read.
-        ConfigError: It has no training state, its classes are others, or configuration or number of images are and
-            that is not accepted.
+        CheckpointError: It cannot be read, or an entry that resuming needs is missing or malformed.
+        ConfigError: It has no training state, its network or classes are others, or configuration or number of images
+            are and that is not accepted.
     """
     content = read_checkpoint(path)
     if "training" not in content:
         raise ConfigError(f"{path} holds weights only; name it as model.pretrained to start from them")
+    _check_training(path, content)
     names, own = class_names(content), tuple(info.name for info in dataset.classes)
     if names != own:
         raise ConfigError(
             f"{path} was trained on the classes {names}, the data has {own}, so the run cannot be resumed; to start "
             "from its weights, name it as model.pretrained of a new run"
+        )
+    if (name := content["train_config"]["model"]["name"]) != config.model.name:
+        raise ConfigError(
+            f"{path} holds the network {name}, the configuration names {config.model.name}, so the run cannot be "
+            "resumed; to start from its weights, name it as model.pretrained of a new run"
         )
     images = len(dataset)
     changes = changed_keys(content["train_config"], config.as_dict())
@@ -171,6 +230,16 @@ def check_resumable(
             "Take it back, or add --accept-changes; nothing was written"
         )
     return content
+
+
+def _check_training(path: Path, content: dict[str, Any]) -> None:
+    """Check the entries that resuming needs."""
+    kinds = {"train_config": dict, "train_images": int, "training": dict}
+    state = {"model": dict, "optimizer": dict, "scheduler": dict, "scaler": dict, "step": int, "epoch_sums": Tensor}
+    for entries, types in ((content, kinds), (content["training"], state | {"log": list, "best_miou": float})):
+        for name, kind in types.items():
+            if not isinstance(entries.get(name), kind):
+                raise CheckpointError(f"{path} cannot be resumed from: its entry {name!r} is missing or malformed")
 
 
 def _wrap(model: ECENet, ranks: Ranks, *, compiled: bool) -> nn.Module:

@@ -87,7 +87,10 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
     size = content.get("input_size", (1, 1))
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise CheckpointError(f"{path} has the input size {size!r}, expected two numbers above 0")
-    for entry in content.get("classes", ()):
+    classes = content.get("classes", ())
+    if not isinstance(classes, list | tuple):
+        raise CheckpointError(f"{path} has the classes {classes!r}, expected a list")
+    for entry in classes:
         if not isinstance(entry, dict) or not entry.keys() >= {"id", "name", "color"}:
             raise CheckpointError(f"{path} has the class {entry!r}, expected id, name and color")
 

@@ -39,5 +39,6 @@ def best_text(best: Mapping[str, Any] | None) -> str:
 
 
 def _has_score(entry: Mapping[str, Any]) -> bool:
-    """Check for a score; it is NaN where val has no labelled pixel."""
-    return not math.isnan(entry.get("val_miou", math.nan))
+    """Check for a score; it is NaN, or null in a log of another writer, where val has no labelled pixel."""
+    score = entry.get("val_miou")
+    return score is not None and not math.isnan(score)

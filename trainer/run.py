@@ -19,11 +19,12 @@ from service.engines.cpus import available_cpus
 from trainer.build import (
     build_state,
     check_resumable,
+    check_trainable,
     load_training_state,
     start_at_principal_directions,
     training_state,
 )
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.datasets import SegmentationDataset
 from trainer.datasets.files import plural
 from trainer.distributed import Ranks, default_workers, joined_ranks, rank_batches, ranks_of_node
@@ -129,18 +130,19 @@ def train(
         if ranks.device.type == "cpu":
             keep_freed_memory()
         run = prepare(config, data, output, ranks)
-        run.folder.check(resume=resume)
-        ranks.wait()
-        if resume:
-            restore(run, accept_changes=accept_changes)
-        elif config.model.principal_start and run.state.has_new_head:
-            _start_from_views(run)
-        if ranks.is_first:
-            run.folder.begin(config, data, run.log)
-        run.on_log = on_log
-        _introduce(run)
-        with stop_requests() as stop:
-            _train_epochs(run, stop)
+        with closing(run.load):
+            run.folder.check(resume=resume)
+            ranks.wait()
+            if resume:
+                restore(run, accept_changes=accept_changes)
+            elif config.model.principal_start and run.state.has_new_head:
+                _start_from_views(run)
+            if ranks.is_first:
+                run.folder.begin(config, data, run.log)
+            run.on_log = on_log
+            _introduce(run)
+            with stop_requests() as stop:
+                _train_epochs(run, stop)
         if ranks.is_first and run.best_miou >= 0:
             _conclude(run)
 
@@ -149,9 +151,8 @@ def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
     """Open the data and build the network; nothing is written."""
     train_split, val = open_splits(config.data, data, seed=config.schedule.seed)
     schedule = config.schedule
+    check_trainable(config, len(train_split), ranks)
     steps = len(train_split) // schedule.batch_size
-    if not steps:
-        raise ConfigError(f"schedule.batch_size is {schedule.batch_size}, expected 1 to the {len(train_split)} images")
     precision = choose_precision(schedule.precision, ranks.device)
     state = build_state(config, len(train_split.classes), steps_per_epoch=steps, ranks=ranks, precision=precision)
     weights = balanced_class_weights(class_pixels(train_split)) if config.loss.class_balance else None
@@ -201,6 +202,7 @@ def _introduce(run: Run) -> None:
     Raises:
         ConfigError: No pixel to learn from has a label.
     """
+    found = list(warnings(run.train, run.val)) if run.ranks.is_first else []
     if run.ranks.is_first:
         logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch))
     cost = _measure(run) if run.config.runtime.timed_steps else None
@@ -211,7 +213,7 @@ def _introduce(run: Run) -> None:
         own = -(-len(run.val) // run.ranks.world_size)
         done = sum("val_miou" in entry for entry in run.log)
         logger.info(cost_text(run.config, cost, steps=steps, val_images=own, evaluated=done))
-    for text in warnings(run.train, run.val):
+    for text in found:
         logger.warning("warning: %s", text)
 
 

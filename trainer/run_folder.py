@@ -68,7 +68,8 @@ class RunFolder:
         link.unlink(missing_ok=True)
         link.symlink_to(path.name)
         link.replace(self.path / LAST)
-        for old in sorted(self.path.glob(_PATTERN))[: -self.keep]:
+        done = sorted(file for file in self.path.glob(_PATTERN) if file.name <= path.name)  # not of a longer run before
+        for old in done[: -self.keep]:
             old.unlink()
 
     def save_best(self, config: ModelConfig, weights: Mapping[str, Any], entries: Mapping[str, Any]) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from trainer.config import ConfigError, DataSection
 from trainer.datasets import InMemory, PairedFiles, Repeated, SegmentationDataset, open_dataset, splits_in
-from trainer.datasets.mixed import open_mixed
+from trainer.datasets.files import copies
+from trainer.datasets.mixed import mixed
 from trainer.datasets.reading import image_size
 from trainer.datasets.source import Source
 from trainer.transforms import Augmentation
 
 logger = logging.getLogger(__name__)
+
+OpenSource = tuple[PairedFiles, Source]
+"""A dataset to learn from beside the first, and the table of the configuration that names it."""
 
 FEW_IMAGES = 10
 """Below these, a folder without val is evaluated on its training images: no image can be spared."""
@@ -39,32 +43,35 @@ def open_splits(section: DataSection, root: Path, *, seed: int = 0) -> tuple[Seg
     """
     files = open_dataset(section.dataset, root, "train")
     scored = _val(section.dataset, root, files)
+    sources = [(open_dataset(it.dataset, Path(it.root), it.split), it) for it in section.sources or ()]
     if scored is not files:
-        _check_apart(section.sources or (), scored)
+        _check_apart(sources, scored)
     fits = section.cache and _num_bytes(scored) <= MAX_CACHED_VAL_BYTES
-    return _learned_from(section, files, seed), InMemory(scored) if fits else scored
+    return _learned_from(section, files, sources, seed), InMemory(scored) if fits else scored
 
 
-def _check_apart(sources: Sequence[Source], val: PairedFiles) -> None:
-    """Raise an error where a source holds images that the run is evaluated on."""
-    scored = {image.resolve() for image, _ in val.pairs}
-    for number, source in enumerate(sources):
-        own = open_dataset(source.dataset, Path(source.root), source.split)
-        both = sum(image.resolve() in scored for image, _ in own.pairs)
+def _check_apart(sources: Sequence[OpenSource], val: PairedFiles) -> None:
+    """Raise an error where a source holds images that the run is evaluated on, under whatever names."""
+    scored = [image for image, _ in val.pairs]
+    for number, (own, source) in enumerate(sources):
+        both = copies((image for image, _ in own.pairs), scored)
         if both:
             raise ConfigError(
-                f"data.sources[{number}] ({source.root}, split {source.split!r}) holds {both} of the images that the "
-                "run is evaluated on; the scores would be of images that it has learned"
+                f"data.sources[{number}] ({source.root}, split {source.split!r}) holds {len(both)} of the images that "
+                f"the run is evaluated on, such as {both[0][0]}, which is {both[0][1]}; the scores would be of images "
+                "that it has learned"
             )
 
 
-def _learned_from(section: DataSection, files: PairedFiles, seed: int) -> SegmentationDataset:
+def _learned_from(
+    section: DataSection, files: PairedFiles, sources: Sequence[OpenSource], seed: int
+) -> SegmentationDataset:
     def prepare(dataset: SegmentationDataset) -> SegmentationDataset:
         return InMemory(dataset, augmentation(section).useful_size) if section.cache else dataset
 
     train, repeat = prepare(files), section.repeat or 1
-    if section.sources:
-        return open_mixed((train, repeat), section.sources, seed=seed, prepare=prepare)
+    if sources:
+        return mixed((train, repeat), [(prepare(dataset), source) for dataset, source in sources], seed=seed)
     return Repeated(train, repeat) if repeat > 1 else train
 
 

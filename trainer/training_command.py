@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import torch
 
 from trainer.config import CONFIG_DIR, ConfigError, TrainConfig, load_config, shipped_names
+from trainer.datasets import DATASETS
+from trainer.datasets.errors import unknown_name
+from trainer.model.ecenet import named_config
 from trainer.own_data import own_config
 from trainer.run import train
 from trainer.run_folder import CONFIG, has_checkpoint
 from trainer.stopping import StoppedError
 from trainer.training_loop import DivergedError
+
+# What PyTorch puts before the sentence of an error in a process that prepares batches.
+_WORKER_TRACE = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*\n[\w.]+: ", re.DOTALL)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         data, output = _folders(args)
         resume = args.resume or (args.auto_resume and output is not None and has_checkpoint(output))
         config = _configuration(args, output if resume else None)
+        check_names(config)
         if args.print_config:
             print(config.as_toml())  # noqa: T201
             return 0
@@ -35,6 +43,20 @@ def run(args: argparse.Namespace) -> int:
     except (DivergedError, ValueError, OSError) as error:
         return _failed(error, 1)
     return 0
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuse names of networks and data sets that there are not, before anything is printed or read.
+
+    Raises:
+        ValueError: A name is unknown; the text lists those that there are.
+    """
+    named_config(config.model.name, num_classes=2)
+    sources = enumerate(config.data.sources or ())
+    names = {"data.dataset": config.data.dataset} | {f"data.sources[{n}].dataset": it.dataset for n, it in sources}
+    for key, name in names.items():
+        if name not in DATASETS:
+            raise unknown_name(key, name, DATASETS)
 
 
 def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
@@ -66,5 +88,6 @@ def _is_data(path: Path) -> bool:
 
 
 def _failed(reason: object, status: int) -> int:
-    print(f"ecenet-train: {reason}", file=sys.stderr)  # noqa: T201
+    text = _WORKER_TRACE.sub("", str(reason)).rstrip()
+    print(f"ecenet-train: {text}", file=sys.stderr)  # noqa: T201
     return status

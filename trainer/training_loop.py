@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trainer.config import LossWeights
 from trainer.datasets import SegmentationDataset
@@ -109,6 +110,12 @@ class BatchLoader:
         """The views of each list of indices as a batch, in turn; the next call ends this one's."""
         self._places[:] = [[(epoch, index) for index in batch] for batch in batches]
         return self._loader
+
+    def close(self) -> None:
+        """End the processes. They leave SIGTERM alone, so that after an error Python's own end would wait forever."""
+        iterator = self._loader._iterator
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 _Place = tuple[int, int]

@@ -65,7 +65,8 @@ class Augmentation:
         box = np.array((left, top, left + window[1], top + window[0]))
         inside = np.clip(box, 0, (width, height, width, height))
         target = np.rint((inside - box[[0, 1, 0, 1]]) * factors[[1, 0, 1, 0]]).astype(int)
-        x0, y0, x1, y1 = (int(side) for side in target)
+        first = np.minimum(target[:2], (self.crop_size[1] - 1, self.crop_size[0] - 1))
+        x0, y0, x1, y1 = (int(side) for side in (*first, *np.maximum(target[2:], first + 1)))  # a pixel or more
         size = (x1 - x0, y1 - y0)
         image = np.full((*self.crop_size, 3), PADDING_GREY, np.uint8)
         labels = np.full(self.crop_size, IGNORE_INDEX, np.uint8)

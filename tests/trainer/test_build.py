@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from trainer.build import build_model, build_state, load_training_state, start_at_principal_directions, training_state
+from trainer.build import (
+    build_model,
+    build_state,
+    check_trainable,
+    load_training_state,
+    start_at_principal_directions,
+    training_state,
+)
 from trainer.checkpoint import save_checkpoint
-from trainer.config import TrainConfig, load_config
+from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.distributed import Ranks
 from trainer.model.ecenet import ECENet, named_config
 from trainer.model.initialisation import principal_directions, stage_covariances
-from trainer.run import prepare, train
+from trainer.run import Run, prepare, train
 from trainer.training_loop import TrainingState
 from trainer.weights.released_keys import DERIVED
 from trainer.weights.released_names import released_name
@@ -155,3 +164,78 @@ def test_a_checkpoint_with_fewer_terms_restores_their_sums(tiny_camvid: Path, tm
     content["training"]["epoch_sums"] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     load_training_state(run.state, content)
     assert run.state.epoch_sums.tolist() == [1.0, 2.0, 3.0, 4.0, 0.0]
+
+
+def stepped(run: Run, steps: int) -> None:
+    """Do steps by hand: a gradient of ones."""
+    for _ in range(steps):
+        for parameter in run.state.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        run.state.optimizer.step()
+        run.state.scheduler.step()
+        run.state.step += 1
+
+
+def content_of(run: Run) -> dict[str, Any]:
+    return {"training": training_state(run.state), "weights": run.state.average.model.state_dict()}
+
+
+@pytest.mark.usefixtures("tiny_sizes")
+def test_a_resumed_run_has_the_rates_and_decays_of_its_configuration(tiny_camvid: Path, tmp_path: Path) -> None:
+    """Where they are accepted changes; equal ones give the rate that the run had, to the bit."""
+    before = prepare(config(), tiny_camvid, tmp_path, ALONE)
+    stepped(before, 7)
+    saved = content_of(before)
+    same = prepare(config(), tiny_camvid, tmp_path, ALONE)
+    load_training_state(same.state, saved)
+    other = prepare(config("schedule.lr=6e-3", "schedule.weight_decay=0.5"), tiny_camvid, tmp_path, ALONE)
+    load_training_state(other.state, saved)
+    for run, lr, decay in ((same, 3e-4, 0.02), (other, 6e-3, 0.5)):
+        factor = (1 - (7 - 4) / (200 * 4 - 4)) ** 0.9  # an epoch of four steps is the warm-up
+        groups = run.state.optimizer.param_groups
+        assert [group["lr"] for group in groups] == pytest.approx([lr * factor * x for x in (1, 1, 8, 8, 192, 192)])
+        assert [group["weight_decay"] for group in groups] == [decay, 0.0] * 3
+        moments = run.state.optimizer.state[groups[0]["params"][0]]
+        assert float(moments["step"]) == 7
+        assert torch.equal(moments["exp_avg"], before.state.optimizer.state_dict()["state"][0]["exp_avg"])
+    rates = [[group["lr"] for group in run.state.optimizer.param_groups] for run in (before, same)]
+    assert rates[0] == rates[1] == same.state.scheduler.get_last_lr()
+    stepped(other, 1)
+    assert other.state.scheduler.get_last_lr()[0] == pytest.approx(6e-3 * (1 - (8 - 4) / (200 * 4 - 4)) ** 0.9)
+
+
+@pytest.mark.usefixtures("tiny_sizes")
+def test_an_optimiser_of_other_groups_is_not_resumed(tiny_camvid: Path, tmp_path: Path) -> None:
+    saved = content_of(prepare(config(), tiny_camvid, tmp_path, ALONE))
+    run = prepare(config("schedule.classifier_lr_multiple=8"), tiny_camvid, tmp_path, ALONE)
+    with pytest.raises(ConfigError, match=r"rates or decays of \[schedule\] that were equal differ now"):
+        load_training_state(run.state, saved)
+
+
+@pytest.mark.usefixtures("tiny_sizes")
+def test_a_run_goes_on_in_fp16_that_began_in_another_precision(tiny_camvid: Path, tmp_path: Path) -> None:
+    """Also without a change of the configuration: ``auto`` depends on the machine."""
+    saved = content_of(prepare(config(), tiny_camvid, tmp_path, ALONE))
+    run = prepare(config("schedule.precision=fp16"), tiny_camvid, tmp_path, ALONE)
+    load_training_state(run.state, saved)
+    assert run.state.scaler.get_scale() == 65536
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "message"),
+    [
+        (["schedule.batch_size=9"], 1, "schedule.batch_size is 9, expected 1 to the 8 images"),
+        (["loss.cross_entropy=0", "loss.overlap=0"], 1, "loss.cross_entropy and loss.overlap are 0"),
+        (["data.crop_size=[32,32]", "schedule.batch_size=1"], 1, "data.crop_size is 32x32, which leaves a batch norm"),
+        (["data.crop_size=[32,32]", "schedule.accumulate=2"], 1, "data.crop_size is 32x32, which leaves a batch norm"),
+        (["data.crop_size=[32,32]", "schedule.sync_batchnorm=false"], 2, "data.crop_size is 32x32"),
+        (["data.crop_size=[32,32]"], 2, None),
+        (["data.crop_size=[32,33]", "schedule.batch_size=1"], 1, None),
+        (["loss.cross_entropy=0"], 1, None),
+    ],
+)
+def test_settings_that_no_step_can_be_done_with_are_refused(
+    overrides: list[str], ranks: int, message: str | None
+) -> None:
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        check_trainable(config(*overrides), 8, Ranks(0, ranks, torch.device("cpu")))

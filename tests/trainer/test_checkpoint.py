@@ -67,6 +67,7 @@ def test_a_foreign_torch_file_is_no_training_checkpoint(tmp_path: Path) -> None:
         ({"weights": [1]}, "holds no tensors in 'weights'"),
         ({"input_size": [-1, 3]}, r"has the input size \[-1, 3\], expected two numbers above 0"),
         ({"classes": [{"id": 0, "name": "sky"}]}, "expected id, name and color"),
+        ({"classes": 5}, "has the classes 5, expected a list"),
     ],
 )
 def test_a_malformed_entry_is_named(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -42,3 +42,7 @@ def test_an_evaluation_is_told_beside_the_best() -> None:
 def test_of_equal_scores_the_first_is_the_best() -> None:
     assert best_entry(log_of(0.1, 0.5, 0.5)) == {"epoch": 2, "val_miou": 0.5}
     assert best_entry(log_of(None, math.nan)) is None
+    assert best_entry([{"epoch": 1, "val_miou": None}, {"epoch": 2, "val_miou": 0.25}]) == {
+        "epoch": 2,
+        "val_miou": 0.25,
+    }

@@ -12,7 +12,7 @@ from PIL import Image
 
 from trainer import splits
 from trainer.config import ConfigError, DataSection
-from trainer.datasets import DatasetError, InMemory, PairedFiles, Repeated
+from trainer.datasets import DatasetError, InMemory, PairedFiles, Repeated, files, open_dataset
 from trainer.datasets.mixed import Mixed
 from trainer.datasets.source import Source
 from trainer.splits import open_splits
@@ -21,14 +21,16 @@ SECTION = DataSection(dataset="folder", input_size=(32, 64), crop_size=(32, 64),
 
 
 def write_folder(root: Path, **counts: int) -> Path:
-    """A folder with as many images of 64x128 in each split."""
+    """A folder with as many images of 64x128 in each split, no two alike."""
     (root / "classes.json").parent.mkdir(parents=True)
     (root / "classes.json").write_text(json.dumps({"classes": {"left": "#000000", "right": "#ffffff"}}))
     labels = np.zeros((64, 128), np.uint8)
     labels[:, 64:] = 1
     for split, count in counts.items():
         for index in range(count):
-            for folder, pixels in (("images", labels * 200), ("labels", labels)):
+            rng = np.random.default_rng([*f"{root.name} {split} {index}".encode()])
+            image = rng.integers(0, 256, labels.shape, np.uint8)
+            for folder, pixels in (("images", image), ("labels", labels)):
                 path = root / folder / split / f"{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
@@ -59,6 +61,50 @@ def test_a_source_holds_no_image_of_val(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"data\.sources\[0\] .*, split 'val'\) holds 2 of the images"):
         open_splits(section, root)
+
+
+def test_a_source_holds_no_copy_of_an_image_of_val_under_another_name(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", train=2, val=2)
+    other = write_folder(tmp_path / "other", train=3)
+    copy, original = other / "images" / "train" / "2.png", root / "images" / "val" / "1.png"
+    copy.write_bytes(original.read_bytes())
+    section = SECTION.model_copy(update={"sources": (Source(dataset="folder", root=str(other)),)})
+    message = (
+        rf"split 'train'\) holds 1 of the images that the run is evaluated on, such as {copy}, which is {original};"
+    )
+    with pytest.raises(ConfigError, match=message):
+        open_splits(section, root)
+
+
+def test_only_images_of_equal_size_are_read_to_compare_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {"a": b"12", "b": b"13", "c": b"1", "d": b"123", "e": b"13", "f": b"123"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    read: list[str] = []
+
+    def digest(path: Path) -> bytes:
+        read.append(path.name)
+        return path.read_bytes()
+
+    monkeypatch.setattr(files, "file_sha256", digest)
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    found = files.copies([tmp_path / name for name in ("a", "b", "link", "c", "broken")], map(tmp_path.joinpath, "def"))
+    assert [(own.name, original.name) for own, original in found] == [("b", "e"), ("link", "d")]
+    assert sorted(read) == ["a", "b", "e"]
+
+
+def test_a_source_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, other = write_folder(tmp_path / "data", train=2, val=2), write_folder(tmp_path / "other", train=3)
+    opened: list[tuple[Path, str]] = []
+
+    def counted(name: str, folder: Path, split: str) -> PairedFiles:
+        opened.append((folder, split))
+        return open_dataset(name, folder, split)
+
+    monkeypatch.setattr(splits, "open_dataset", counted)
+    open_splits(SECTION.model_copy(update={"sources": (Source(dataset="folder", root=str(other)),)}), root)
+    assert sorted(opened) == [(root, "train"), (root, "val"), (other, "train")]
 
 
 def test_a_repeat_applies_to_train_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import LossWeights
-from trainer.datasets import CamVid
+from trainer.datasets import CamVid, DatasetError
 from trainer.datasets.base import Sample
 from trainer.distributed import Ranks, rank_batches
 from trainer.losses import Losses
@@ -142,6 +143,25 @@ def test_a_process_that_stays_gives_the_views_of_each_epoch(tiny_camvid: Path) -
     for epoch in (0, 1, 0):
         (found,), (expected,) = (list(load(epoch, [[0, 1]])) for load in (stays, alone))
         assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+class Broken(Numbered):
+    """A dataset of which no image can be read."""
+
+    def __getitem__(self, index: int) -> Sample:
+        raise DatasetError(f"image {index} is broken")
+
+
+def test_no_process_is_left_after_an_error(tiny_camvid: Path) -> None:
+    """Each leaves SIGTERM alone, with which Python would end it at its own end."""
+    load = BatchLoader(partial(AugmentedViews, Broken(CamVid(tiny_camvid, "train")), VIEW, 0), 2)
+    load.close()  # none was started yet
+    with pytest.raises(DatasetError, match="image 3 is broken") as error:
+        list(load(0, [[3], [2]]))
+    assert len(multiprocessing.active_children()) == 2
+    load.close()
+    assert multiprocessing.active_children() == []
+    assert error.value is not None  # whose frames hold the iterator
 
 
 @pytest.mark.parametrize(("class_mix", "least", "most"), [(0.0, 0, 0), (0.5, 4, 5), (1.0, 7, 8)])

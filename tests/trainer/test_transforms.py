@@ -33,6 +33,15 @@ def test_labels_stay_on_their_pixels(scale: tuple[float, float], flip: float) ->
         assert right[inside].mean() > 0.85  # but for the soft edges between blocks
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_smallest_scale_leaves_a_pixel_of_the_image(seed: int) -> None:
+    """0.01 of an input of 32 pixels is a third of one."""
+    tiny = Augmentation((32, 32), (32, 64), (0.01, 0.01), 0.0)
+    view = tiny(blocks(), np.random.default_rng(seed))
+    assert view.labels.shape == (32, 64)
+    assert (view.labels != IGNORE_INDEX).sum() == 1
+
+
 def test_outside_is_grey_and_ignored() -> None:
     view = augmentation((0.25, 0.25))(blocks(), np.random.default_rng(0))
     outside = view.labels == IGNORE_INDEX

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from service.model_directory.manifest import file_sha256
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError
 
 Pair = tuple[Path, Path]
@@ -112,6 +114,27 @@ def read_list(path: Path) -> list[str]:
     if twice:
         raise DatasetError(f"{path} lists more than once: {summary(twice)}")
     return list(names)
+
+
+def copies(files: Iterable[Path], originals: Iterable[Path]) -> list[Pair]:
+    """The files that are one of the originals or hold the bytes of one, each with that one.
+
+    Only files of equal size are read. Files that are not there are left out.
+    """
+    by_place: dict[Path, Path] = {}
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in filter(Path.is_file, originals):
+        by_place[path.resolve()] = path
+        by_size[path.stat().st_size].append(path)
+    digest = cache(file_sha256)
+
+    def original(path: Path) -> Path | None:
+        if path.resolve() in by_place:
+            return by_place[path.resolve()]
+        alike = by_size.get(path.stat().st_size, ())
+        return next((other for other in alike if digest(other) == digest(path)), None)
+
+    return [(path, found) for path in filter(Path.is_file, files) if (found := original(path)) is not None]
 
 
 def plural(count: int, noun: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from trainer.datasets.base import Sample, SegmentationDataset
 from trainer.datasets.errors import DatasetError
 from trainer.datasets.files import Pair
 from trainer.datasets.mapped import Mapped
-from trainer.datasets.registry import open_dataset
 from trainer.datasets.source import Source
 
 Part = tuple[SegmentationDataset, float]
@@ -66,26 +64,18 @@ class Mixed:
         return dataset.labels(own)
 
 
-def open_mixed(
-    first: Part,
-    sources: Sequence[Source],
-    *,
-    seed: int,
-    prepare: Callable[[SegmentationDataset], SegmentationDataset] = lambda dataset: dataset,
-) -> Mixed:
-    """Open the datasets of a mixture.
+def mixed(first: Part, others: Sequence[tuple[SegmentationDataset, Source]], *, seed: int) -> Mixed:
+    """A mixture of datasets in the classes of the first.
 
     Args:
         first: A dataset whose classes are those of the mixture, and its weight.
-        sources: The others.
+        others: The others, each with what the configuration says of it.
         seed: Of the order in which images are seen.
-        prepare: Applied to each of the others before its classes are mapped, for example to keep it in memory.
 
     Raises:
-        DatasetError: A dataset cannot be opened, or its classes do not fit.
+        DatasetError: The classes of a dataset do not fit.
     """
-    opened = [(prepare(open_dataset(source.dataset, Path(source.root), source.split)), source) for source in sources]
-    parts = [(Mapped(dataset, first[0].classes, source.classes), source.weight) for dataset, source in opened]
+    parts = [(Mapped(dataset, first[0].classes, source.classes), source.weight) for dataset, source in others]
     return Mixed([first, *parts], seed=seed)
 
 

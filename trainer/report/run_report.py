@@ -174,10 +174,16 @@ def _parse_entry(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
         raise ReportError(f"{path} line {number} is {line[:60]!r}, expected an object with a whole number 'epoch'")
     for key, value in entry.items():
-        shown = key == "lr" or key.startswith(("loss_", "val_"))
-        if shown and not (value is None or type(value) in {int, float}):
+        shown = key in {"lr", "seconds"} or key.startswith(("loss_", "val_"))
+        if shown and not _is_figure(value):
             raise ReportError(f"{path} line {number} has {key} {value!r}, expected a number")
+        if key == "class_iou" and not (isinstance(value, list) and all(map(_is_figure, value))):
+            raise ReportError(f"{path} line {number} has {key} {str(value)[:60]}, expected a list of numbers")
     return entry
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or type(value) in {int, float}
 
 
 def _load_best(run: Path) -> tuple[ECENet, dict[str, Any]]:

@@ -15,15 +15,13 @@ from trainer.datasets import (
     CAMVID_CLASSES,
     IGNORE_INDEX,
     DatasetError,
-    InMemory,
     Sample,
-    SegmentationDataset,
     open_dataset,
 )
 from trainer.datasets.cityscapes import CITYSCAPES_CLASSES
 from trainer.datasets.files import Pair
 from trainer.datasets.mapped import NAMED_MAPS, Mapped, named_map
-from trainer.datasets.mixed import Mixed, open_mixed
+from trainer.datasets.mixed import Mixed, mixed
 from trainer.datasets.source import Source
 
 V = IGNORE_INDEX
@@ -125,22 +123,16 @@ def test_a_mixture_needs_equal_classes_and_positive_weights() -> None:
         Mixed([(Rows(1), 1.0), (Rows(1, name="other", classes=("a", "b")), 1.0)], seed=0)
 
 
-def test_sources_are_opened_mapped_and_prepared(tiny_camvid: Path, tmp_path: Path, write: Write) -> None:
+def test_sources_are_mapped_to_the_classes_of_the_first(tiny_camvid: Path, tmp_path: Path, write: Write) -> None:
     road, terrain = CITYSCAPES_CLASSES[0].color, CITYSCAPES_CLASSES[9].color
     pixels = [[(9, 9, 9), (9, 9, 9), road, terrain]] * 2
     write(tmp_path / "pairs" / "train" / "1.jpg", pixels, format="PNG")
-    prepared: list[str] = []
-
-    def prepare(dataset: SegmentationDataset) -> SegmentationDataset:
-        prepared.append(dataset.name)
-        return InMemory(dataset)
-
     names = named_map("cityscapes-to-camvid")
     source = Source(dataset="cityscapes_pairs", root=str(tmp_path / "pairs"), weight=2.0, classes=names)
     camvid = open_dataset("camvid", tiny_camvid, "train")
-    mixed = open_mixed((camvid, 0.5), [source], seed=0, prepare=prepare)
-    assert prepared == ["cityscapes_pairs"]
-    assert len(mixed) == 4 + 2
-    assert mixed.places == (("camvid", 4), ("cityscapes_pairs", 2))
-    assert mixed.labels(5).tolist() == [[3, 3, 5, 5]] * 2  # Road and Tree
-    assert mixed.classes == CAMVID_CLASSES
+    pairs = open_dataset("cityscapes_pairs", tmp_path / "pairs", "train")
+    both = mixed((camvid, 0.5), [(pairs, source)], seed=0)
+    assert len(both) == 4 + 2
+    assert both.places == (("camvid", 4), ("cityscapes_pairs", 2))
+    assert both.labels(5).tolist() == [[3, 3, 5, 5]] * 2  # Road and Tree
+    assert both.classes == CAMVID_CLASSES

@@ -57,6 +57,33 @@ def test_runs_are_compared_at_their_best_evaluations(runs: list[Path], tmp_path:
     assert "schedule.lr" not in page
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"seconds": "60"}, "line 1 has seconds '60', expected a number"),
+        ({"class_iou": 0.5}, "line 1 has class_iou 0.5, expected a list of numbers"),
+        ({"class_iou": [0.5, "x"]}, "line 1 has class_iou [0.5, 'x'], expected a list of numbers"),
+    ],
+)
+def test_a_log_of_another_writer_is_told(
+    entry: dict[str, Any], message: str, runs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (runs[0] / "log.jsonl").write_text(json.dumps({"epoch": 1, "val_miou": 0.5, **entry}))
+    assert main([*map(str, runs), "--output", str(tmp_path / "both.html")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_evaluations_without_a_score_are_passed_over(
+    runs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (runs[0] / "log.jsonl").write_text('{"epoch": 1, "val_miou": null}\n{"epoch": 2, "val_miou": 0.25}')
+    assert main([*map(str, runs), "--output", str(tmp_path / "both.html")]) == 0
+    assert '<td class="number">25.00</td><td class="number">2 / 2</td>' in (tmp_path / "both.html").read_text()
+    (runs[0] / "log.jsonl").write_text('{"epoch": 1, "val_miou": null}')
+    assert main([*map(str, runs), "--output", str(tmp_path / "both.html")]) == 1
+    assert f"{runs[0]} has not been evaluated yet" in capsys.readouterr().err
+
+
 def test_runs_of_one_configuration_are_told_so(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

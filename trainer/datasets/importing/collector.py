@@ -83,7 +83,8 @@ class Collector:
             path = self.files.find(reference, source.parent)
             if path is not None:
                 return path
-        self.missing.append(missing_image(wanted[0], source))
+        outside = self.files.is_outside(wanted[0], source.parent)
+        self.missing.append(missing_image(wanted[0], source, is_outside=outside))
         return None
 
     def add(

@@ -15,7 +15,7 @@ from trainer.datasets.errors import DatasetError, MissingFileError
 from trainer.datasets.files import plural
 from trainer.datasets.importing.collector import Source
 from trainer.datasets.importing.convert import Imported, Options, convert
-from trainer.datasets.importing.sources import opened_export
+from trainer.datasets.importing.sources import in_terms_of, opened_export
 
 
 def import_export(args: argparse.Namespace) -> int:
@@ -29,17 +29,18 @@ def import_export(args: argparse.Namespace) -> int:
         incomplete=args.incomplete,
         workers=args.workers,
     )
+    opened = args.export
     try:
-        with opened_export(args.export) as path:
+        with opened_export(args.export) as opened:
             folders = tuple(Path(os.path.normpath(folder)) for folder in args.images)
             if absent := [folder for folder in folders if not folder.is_dir()]:
                 raise MissingFileError(f"--images {absent[0]} is no folder")
-            source = Source(path, folders, args.classes, exif=options.exif)
+            source = Source(opened, folders, args.classes, exif=options.exif)
             imported = convert(args.tool, source, args.output, options, _progress)
     except (DatasetError, OSError) as error:
-        print(f"ecenet-train data import: {error}", file=sys.stderr)  # noqa: T201
+        print(f"ecenet-train data import: {in_terms_of(args.export, opened, str(error))}", file=sys.stderr)  # noqa: T201
         return 1
-    print(_text(imported, args.output))  # noqa: T201
+    print(in_terms_of(args.export, opened, _text(imported, args.output)))  # noqa: T201
     return 0
 
 

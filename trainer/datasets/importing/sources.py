@@ -36,13 +36,20 @@ def opened_export(path: Path) -> Iterator[Path]:
     if path.is_dir() or path.suffix.lower() not in ARCHIVES:
         yield path
         return
-    with TemporaryDirectory(prefix="export-") as folder:
+    with TemporaryDirectory(prefix="export-") as temporary:
+        folder = Path(temporary).resolve() / path.name  # alone in another, as images beside an export count too
+        folder.mkdir()
         try:
-            _unpack(path, Path(folder))
+            _unpack(path, folder)
         except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-            why = str(error).partition("\n")[0].rstrip(":")
+            why = in_terms_of(path, folder, str(error).partition("\n")[0].rstrip(":"))
             raise UnreadableFileError(f"{path} cannot be unpacked: {why}") from error
-        yield Path(folder)
+        yield folder
+
+
+def in_terms_of(export: Path, opened: Path, text: str) -> str:
+    """A text that names members of an archive, not the files that they were unpacked to: ``export.zip/a.json``."""
+    return text.replace(str(opened), str(export))
 
 
 def _unpack(path: Path, folder: Path) -> None:
@@ -99,6 +106,8 @@ class ImageFiles:
     def find(self, reference: str, near: Path) -> Path | None:
         """The file of a reference, which may be relative, a path of another machine, or a name alone.
 
+        An annotation file comes from elsewhere, so that it reaches no file outside of the export.
+
         Args:
             reference: E.g. ``images/a.jpg``, or ``C:\\photos\\a.jpg``.
             near: Folder of the file that refers to it.
@@ -107,12 +116,21 @@ class ImageFiles:
             ImportingError: Several files fit equally well.
         """
         wanted = reference.replace("\\", "/")
+        inside = (path for path in self._places(wanted, near) if self._holds(path, near))
+        return next(filter(Path.is_file, inside), None) or self._by_end(wanted)
+
+    def is_outside(self, reference: str, near: Path) -> bool:
+        """Check whether a reference leads to a file, but to one in none of the export's folders."""
+        return any(path.is_file() for path in self._places(reference.replace("\\", "/"), near))
+
+    def _places(self, wanted: str, near: Path) -> Iterator[Path]:
         bases = (near, near / "images", near.parent / "images", *self.roots, *(root / "images" for root in self.roots))
-        for base in bases:
-            path = Path(os.path.normpath(base / wanted))
-            if path.is_file():
-                return path
-        return self._by_end(wanted)
+        return (Path(os.path.normpath(base / wanted)) for base in bases)
+
+    def _holds(self, path: Path, near: Path) -> bool:
+        """Check whether a path stays in a folder of the export, or in ``images`` beside that of the annotation."""
+        folders = (*self.roots, near.parent / "images")
+        return any(_absolute(path).is_relative_to(_absolute(folder)) for folder in folders)
 
     def _by_end(self, wanted: str) -> Path | None:
         """The file whose path ends as the reference does, over as many folders as possible."""
@@ -127,9 +145,10 @@ class ImageFiles:
         return best[0] if best else None
 
 
-def missing_image(reference: str, source: Path) -> str:
+def missing_image(reference: str, source: Path, *, is_outside: bool = False) -> str:
     """The sentence for a missing image that an annotation file names."""
-    return f"{source} names the image {reference}, which is not there"
+    where = "outside of the export" if is_outside else "not there"
+    return f"{source} names the image {reference}, which is {where}"
 
 
 def path_split(name: str) -> str | None:
@@ -145,6 +164,11 @@ def relative_name(path: Path, roots: Iterable[Path]) -> str:
         if resolved.is_relative_to(root.resolve()):
             return resolved.relative_to(root.resolve()).as_posix()
     return path.name
+
+
+def _absolute(path: Path) -> Path:
+    """A path without ``..``; links stay, as they may lead to images elsewhere."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _parts(path: str) -> list[str]:

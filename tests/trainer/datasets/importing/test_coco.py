@@ -169,6 +169,20 @@ def test_images_are_found_by_what_other_machines_call_them(workshop: Workshop, r
     assert workshop.convert("coco").splits == {"train": ["a b ü"]}
 
 
+@pytest.mark.parametrize("reference", ["../../outside.jpg", "{above}/outside.jpg"])
+def test_no_image_outside_of_the_export_is_taken(workshop: Workshop, reference: str) -> None:
+    """Also where the export is one file, whose images are beside it or in ``images`` beside its folder."""
+    outside = workshop.photo("../outside.jpg")
+    named = reference.format(above=outside.parent.resolve())
+    path = workshop.json("annotations/a.json", coco(annotation(1, [box(2, 2, 8, 8)]), name=named))
+    for export in (path, workshop.root):
+        error = workshop.refused("coco", export=export)
+        assert f"{path} names the image {named}, which is outside of the export" in error
+    workshop.photo("images/outside.jpg")
+    path.write_text(path.read_text().replace(named, "../images/outside.jpg"))
+    assert workshop.convert("coco", export=path).splits == {"train": ["outside"]}
+
+
 def test_images_may_lie_elsewhere(workshop: Workshop) -> None:
     photo = workshop.photo("../photos/deep/a.jpg")
     path = workshop.json("a.json", coco(annotation(1, [box(2, 2, 8, 8)])))

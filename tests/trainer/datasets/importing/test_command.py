@@ -125,13 +125,52 @@ def test_equal_images_never_come_apart(workshop: Workshop) -> None:
     assert sorted(val) in (["a", "d"], ["b", "e"], ["c", "f"])
 
 
-def test_names_that_clash_hide_or_lead_away_become_others(workshop: Workshop) -> None:
+def test_names_that_clash_become_others(workshop: Workshop) -> None:
     for name in ("a.jpg", "a.png", "A.bmp"):
         workshop.photo(name)
         workshop.json(f"{name}.json", labelme(name))
-    workshop.photo("../outside.jpg")
-    workshop.json("out.json", labelme("..\\outside.jpg"))
-    assert sorted(workshop.convert("labelme").splits["train"]) == ["A", "a-2", "a-3", "outside"]
+    assert sorted(workshop.convert("labelme").splits["train"]) == ["A", "a-2", "a-3"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["../outside.jpg", "..\\outside.jpg", "{above}/outside.jpg", "b/../../outside.jpg"]
+)
+def test_an_annotation_reaches_no_image_outside_of_the_export(workshop: Workshop, reference: str) -> None:
+    outside = workshop.photo("../outside.jpg")
+    named = reference.format(above=outside.parent.resolve())
+    path = workshop.json("a.json", labelme(named))
+    assert f"{path} names the image {named}, which is outside of the export; name" in workshop.refused("labelme")
+    dataset = workshop.convert("labelme", "--images", str(outside.parent), "--split", "0")
+    assert (dataset.root / "images" / "train" / "outside.jpg").read_bytes() == outside.read_bytes()
+
+
+def test_a_reference_that_leads_out_is_read_as_the_image_of_that_name_inside(workshop: Workshop) -> None:
+    workshop.photo("../images/a.jpg")
+    inside = workshop.photo("photos/images/a.jpg")
+    workshop.json("photos/json/a.json", labelme("../../../images/a.jpg"))
+    dataset = workshop.convert("labelme", "--split", "0")
+    (stored,) = (dataset.root / "images").rglob("*.jpg")
+    assert stored.read_bytes() == inside.read_bytes()
+
+
+def test_images_beside_an_archive_are_none_of_its_own(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.photo("../images/a.jpg")
+    workshop.json("a.json", labelme("a.jpg"))
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", workshop.root))
+    assert f"{archive}/a.json names the image a.jpg, which is not there" in workshop.refused("labelme", export=archive)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_errors_and_notes_name_the_member_of_the_archive(workshop: Workshop, tmp_path: Path, kind: str) -> None:
+    annotate(workshop, "day/a", "day/b")
+    workshop.photo("day/c.jpg")
+    workshop.text("day/b.jpg", "no image")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, workshop.root))
+    broken = f"{archive}/day/b.jpg cannot be read: "
+    assert workshop.refused("labelme", export=archive).startswith(broken)
+    output = workshop.convert("labelme", "--incomplete", "--split", "0", export=archive).output
+    assert f"note: {broken}" in output
+    assert f"note: 1 image without an annotation left out: {archive}/day/c.jpg\n" in output
 
 
 def test_an_unknown_class_is_named(workshop: Workshop) -> None:
