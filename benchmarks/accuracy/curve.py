@@ -4,8 +4,8 @@
 
 Writes ``curve.json`` and ``curve.png`` here. The left panel has a model's graphs, exported from its checkpoint at each
 size, quantised, and evaluated on all of val by ONNX Runtime. The right one has the heads of ``compare``, with the mIoU
-of its runs at their input size. The service's engines run all of them, one image at a time in turn, and the median
-counts. What ``--work`` holds already is used again.
+of its runs at their input size. The service's engines run those of a panel one image at a time in turn, and the median
+counts. What ``--work`` holds already is used again; a panel that ``--panels`` does not name stays as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from benchmarks.accuracy.experiment import head_commit
 from benchmarks.accuracy.runs import FOLDER as COMPARISON
 from benchmarks.accuracy.runs import read_run
-from benchmarks.accuracy.variants import VARIANTS, build_variant
+from benchmarks.accuracy.variants import HEADS, VARIANTS, build_variant
 from benchmarks.attention.run import processor
 from benchmarks.engines import take_turns
 from model_export.exportable import INPUT_NAME, Exportable
@@ -56,16 +56,17 @@ ENGINES: tuple[tuple[RuntimeName, PrecisionName], ...] = (
     ("openvino", "fp32"),
     ("openvino", "int8"),
 )
-HEADS = ("fcn", "fpn", "deeplabv3plus", "segformer", "ecenet")
 HEADS_SIZE: Size = (192, 256)
+PANELS = ("model", "heads")
+# Points of mIoU below which a head's label would cover that of the next better one.
+_CLOSE = 0.25
 _COLORS = {"onnxruntime fp32": "tab:blue", "onnxruntime int8": "tab:cyan", "openvino fp32": "tab:red"}
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of the figure: a graph and what runs it, its mIoU on val in percent, and the milliseconds of an image."""
+    """A point of a panel: a graph and what runs it, its mIoU on val in percent, and the milliseconds of an image."""
 
-    panel: str
     name: str
     size: str
     miou: float
@@ -124,7 +125,7 @@ def model_points(directory: Path, data: Path) -> Iterator[tuple[Point, Engine]]:
             if key not in known:
                 known[key] = score(engine, data)
                 (directory.parent / "scores.json").write_text(json.dumps(known))
-            yield Point("model", f"{runtime} {precision}", format_size(size), known[key]), engine
+            yield Point(f"{runtime} {precision}", format_size(size), known[key]), engine
 
 
 def head_points(work: Path) -> Iterator[tuple[Point, Engine]]:
@@ -133,39 +134,42 @@ def head_points(work: Path) -> Iterator[tuple[Point, Engine]]:
         directory = head_directory(name, work)
         engine = create_engine(directory, read_manifest(directory), EngineOptions(engine="onnxruntime"))
         runs = [read_run(path)["miou"] for path in sorted(COMPARISON.glob(f"{name}-seed*.json"))]
-        yield (
-            Point("heads", VARIANTS[name].title, format_size(HEADS_SIZE), round(100 * statistics.mean(runs), 2)),
-            engine,
-        )
+        yield Point(VARIANTS[name].title, format_size(HEADS_SIZE), round(100 * statistics.mean(runs), 2)), engine
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The content of ``curve.json``."""
+    """The content of ``curve.json``: each panel's points, and how they were measured."""
     arguments.work.mkdir(parents=True, exist_ok=True)
     directory = model_directory(arguments.checkpoint, arguments.data, arguments.work)
+    result: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    panels = {"model": partial(model_points, directory, arguments.data), "heads": partial(head_points, arguments.work)}
+    for panel in arguments.panels:
+        result[panel] = {
+            "points": [asdict(point) for point in _timed(panels[panel](), arguments.rounds)],
+            "rounds": arguments.rounds,
+            "threads": EngineOptions().num_threads,
+            "processor": processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+            "commit": head_commit(),
+        }
+    return result
+
+
+def _timed(pairs: Iterable[tuple[Point, Engine]], rounds: int) -> list[Point]:
+    """The points with the times of their engines, which take turns."""
     with ExitStack() as opened:
-        pairs = [*model_points(directory, arguments.data), *head_points(arguments.work)]
-        engines = [opened.enter_context(closing(engine)) for _, engine in pairs]
+        points, engines = zip(*((point, opened.enter_context(closing(engine))) for point, engine in pairs), strict=True)
         images = [np.zeros((1, *engine.graph.input_size, 3), np.uint8) for engine in engines]
         runs = [partial(engine.infer, image) for engine, image in zip(engines, images, strict=True)]
-        times = np.median(take_turns(runs, arguments.rounds), 0).round(1).tolist()
-    points = [replace(point, milliseconds=each) for (point, _), each in zip(pairs, times, strict=True)]
-    return {
-        "points": [asdict(point) for point in points],
-        "rounds": arguments.rounds,
-        "threads": EngineOptions().num_threads,
-        "processor": processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
-        "commit": head_commit(),
-    }
+        times = np.median(take_turns(runs, rounds), 0).round(1).tolist()
+    return [replace(point, milliseconds=each) for point, each in zip(points, times, strict=True)]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Write the figure; speeds are relative to one of the panel's points, so that a slow machine changes little."""
-    points = [Point(**point) for point in result["points"]]
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2)
-    _draw_model(axes[0], [point for point in points if point.panel == "model"])
-    _draw_heads(axes[1], [point for point in points if point.panel == "heads"])
+    for place, (panel, draw_panel) in zip(axes, (("model", _draw_model), ("heads", _draw_heads)), strict=True):
+        draw_panel(place, [Point(**point) for point in result[panel]["points"]])
     axes[0].set_ylabel("mIoU on CamVid val, %")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
@@ -176,8 +180,8 @@ def _draw_model(axes: Axes, points: Sequence[Point]) -> None:
         places = [_place(point, points[0]) for point in own]
         axes.plot(*zip(*places, strict=True), "o-", color=_COLORS.get(name, "tab:orange"), label=name)
     for point in [point for point in points if point.name == "openvino int8"]:
-        width_by_height = "x".join(reversed(point.size.split("x")))
-        axes.annotate(width_by_height, _place(point, points[0]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        _write(axes, "x".join(reversed(point.size.split("x"))), _place(point, points[0]))
+    axes.margins(x=0.17)
     axes.legend(fontsize=8)
     axes.set_title("bundled model", fontsize=10)
     axes.set_xlabel("images/s relative to onnxruntime fp32 at 768x576")
@@ -188,11 +192,19 @@ def _draw_heads(axes: Axes, points: Sequence[Point]) -> None:
     ours = next(point for point in points if point.name == VARIANTS["ecenet"].title)
     for point in points:
         axes.plot(*_place(point, ours), "o", color="tab:blue" if point is ours else "tab:gray")
-        axes.annotate(point.name, _place(point, ours), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        is_below = any(0 < other.miou - point.miou < _CLOSE and other is not ours for other in points)
+        _write(axes, point.name, _place(point, ours), is_left=point is ours, is_below=is_below and point is not ours)
+    axes.margins(x=0.2, y=0.1)
     height, width = HEADS_SIZE
     axes.set_title(f"heads after 450 steps, {width}x{height}, onnxruntime fp32", fontsize=10)
     axes.set_xlabel("images/s relative to ECENet's head")
     axes.grid(alpha=0.3)
+
+
+def _write(axes: Axes, text: str, place: tuple[float, float], *, is_left: bool = False, is_below: bool = False) -> None:
+    """Write a text at a point: to its right or left, above or below."""
+    offset = (-4 if is_left else 4, -9 if is_below else 4)
+    axes.annotate(text, place, xytext=offset, textcoords="offset points", ha="right" if is_left else "left", fontsize=7)
 
 
 def _place(point: Point, reference: Point) -> tuple[float, float]:
@@ -211,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of the model")
     parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--work", type=Path, required=True, help="folder for graphs and scores")
+    parser.add_argument("--panels", nargs="+", choices=PANELS, default=PANELS, help="default: both")
     parser.add_argument("--rounds", type=int, default=15, help="times of each engine (default: %(default)s)")
     result = measure(parser.parse_args(arguments))
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

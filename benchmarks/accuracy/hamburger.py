@@ -46,7 +46,7 @@ class LightHamburger(nn.Module):
     def _first_bases(self, matrix: Tensor) -> Tensor:
         """(B, C, R): other ones in each step of training, the same in every evaluation."""
         if not self.training:
-            return self.get_buffer("bases").expand(len(matrix), -1, -1)
+            return self.get_buffer("bases").expand(matrix.shape[0], -1, -1)
         return F.normalize(torch.rand(*matrix.shape[:2], RANK, dtype=matrix.dtype, device=matrix.device), dim=1)
 
 

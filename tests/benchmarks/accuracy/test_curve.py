@@ -8,18 +8,19 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.accuracy import curve
-from benchmarks.accuracy.curve import ENGINES, HEADS, SIZES, draw
+from benchmarks.accuracy.curve import ENGINES, SIZES, draw
 from benchmarks.accuracy.runs import FOLDER as COMPARISON
+from benchmarks.accuracy.variants import HEADS
 
 
 def test_the_committed_figures_are_of_every_engine_size_and_head() -> None:
     result = json.loads(curve.RESULT.read_text(encoding="utf-8"))
-    model = [point for point in result["points"] if point["panel"] == "model"]
+    model, heads = result["model"]["points"], result["heads"]["points"]
     assert len(model) == len(ENGINES) * len(SIZES)
     scores = {(point["size"], point["name"].split()[1]): point["miou"] for point in model}
     assert (scores["576x768", "fp32"], scores["384x512", "int8"]) == (80.26, 78.27)  # those of the model card
-    assert len([point for point in result["points"] if point["panel"] == "heads"]) == len(HEADS)
-    assert all(point["milliseconds"] > 0 for point in result["points"])
+    assert len(heads) == len(HEADS)
+    assert all(point["milliseconds"] > 0 for point in (*model, *heads))
     assert all(list(COMPARISON.glob(f"{name}-seed*.json")) for name in HEADS)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.accuracy.hamburger import LightHamburger
 from benchmarks.accuracy.rivals import dilate
 from benchmarks.accuracy.variants import VARIANTS, build_variant, parameters
 from trainer.model.backbone import ConvBackbone
@@ -31,6 +32,15 @@ def test_logits_have_stride_4_at_any_size(rival: ECENet, size: tuple[int, int], 
         logits = rival(torch.randn(1, 3, *size))
     assert logits.shape == (1, 5, *cells)
     assert torch.isfinite(logits).all()
+
+
+def test_the_hamburger_head_is_exported_for_any_batch() -> None:
+    head = LightHamburger((8, 8, 8), 32).eval()
+    features = [torch.rand(2, 8, side, side) for side in (16, 8, 4, 2)]
+    shapes = ([{0: torch.export.Dim("batch")}] * 4,)
+    program = torch.export.export(head, (features,), dynamic_shapes=shapes)
+    three = [torch.rand(3, *feature.shape[1:]) for feature in features]
+    torch.testing.assert_close(program.module()(three), head(three))
 
 
 def test_a_row_of_a_batch_equals_the_single_call(rival: ECENet) -> None:

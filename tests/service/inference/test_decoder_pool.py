@@ -6,10 +6,9 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,17 +94,21 @@ def process_of(pool: DecoderPool) -> int:
     return process
 
 
-def test_crash_of_the_decoder_is_told_as_such(pool: DecoderPool, caplog: pytest.LogCaptureFixture) -> None:
-    process = process_of(pool)
-    os.kill(process, signal.SIGSTOP)
-    with ThreadPoolExecutor(1) as threads:
-        decoding = threads.submit(pool.decode, picture(), JOB, wait_s=60)
-        while pool.idle:
-            time.sleep(0.001)
+def test_crash_of_the_decoder_is_told_as_such(
+    pool: DecoderPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, send = process_of(pool), socket.send_fds
+
+    def send_and_crash(connection: socket.socket, messages: list[bytes], descriptors: list[int]) -> None:
+        os.kill(process, signal.SIGSTOP)
+        send(connection, messages, descriptors)
         os.kill(process, signal.SIGSEGV)
         os.kill(process, signal.SIGCONT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "send_fds", send_and_crash)
         with pytest.raises(NotAnImage, match="the decoder crashed on it"):
-            decoding.result()
+            pool.decode(picture(), JOB, wait_s=60)
     assert "the decoder crashed; images of client unknown" in caplog.text
     assert pool.decode(picture(), JOB, wait_s=60).shape == (21, 37, 3)
 
