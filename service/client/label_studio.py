@@ -1,7 +1,6 @@
 """ML backend of Label Studio (https://labelstud.io/guide/ml): a service's answers as predictions.
 
-Images are asked of that Label Studio alone, which may redirect to its storage; the key does not go there. Predictions
-have the labels of the project's ``<PolygonLabels>``.
+Images are asked of that Label Studio alone. Predictions have the labels of the project's ``<PolygonLabels>``.
 """
 
 from __future__ import annotations

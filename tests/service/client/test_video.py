@@ -213,9 +213,10 @@ async def test_frames_whose_times_go_back_are_told(
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"), [("absent/a.mp4", "No such file or directory"), ("/dev/full", "No space left on device")]
+    ("path", "reason"), [("absent/a.mp4", "No such file or directory"), ("full.mp4", "No space left on device")]
 )
 def test_a_video_that_cannot_be_written_is_told(path: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "full.mp4").symlink_to("/dev/full")  # what cannot be written is removed: here the link
     timing = video.Timing(Fraction(30), Fraction(1, 30), 1)
     answer = Answer("http://host", png(np.zeros((4, 4), np.uint8)), "image/png", None, None, {})
     with (

@@ -110,8 +110,8 @@ def test_a_longer_wait_than_the_limit_is_not_begun(predictor: Callable[..., Http
         (httpx.Response(500, text="oops"), "answered 500 Internal Server Error: oops$"),
         (httpx.Response(404, json=["nothing"]), "answered 404 Not Found"),
         (httpx.Response(307, headers={"location": "/elsewhere"}), "answered 307"),
-        (httpx.Response(200, text="hello"), "answered no PNG of class ids: cannot identify"),
-        (httpx.Response(200, content=encode_label_png(LABELS, PALETTE)[:50]), "answered no PNG of class ids"),
+        (httpx.Response(200, text="hello"), "answered no PNG: cannot identify"),
+        (httpx.Response(200, content=encode_label_png(LABELS, PALETTE)[:50]), "answered no PNG: "),
         (httpx.Response(200, content=encode_rgb_png(IMAGE)), "answered no PNG of class ids: a PNG of mode RGB"),
         (
             httpx.Response(200, content=encode_label_png(LABELS[1:], PALETTE)),
