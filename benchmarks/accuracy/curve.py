@@ -192,8 +192,8 @@ def _draw_heads(axes: Axes, points: Sequence[Point]) -> None:
     ours = next(point for point in points if point.name == VARIANTS["ecenet"].title)
     for point in points:
         axes.plot(*_place(point, ours), "o", color="tab:blue" if point is ours else "tab:gray")
-        is_below = any(0 < other.miou - point.miou < _CLOSE and other is not ours for other in points)
-        _write(axes, point.name, _place(point, ours), is_left=point is ours, is_below=is_below and point is not ours)
+        is_below = any(0 < other.miou - point.miou < _CLOSE for other in points)
+        _write(axes, point.name, _place(point, ours), is_below=is_below)
     axes.margins(x=0.2, y=0.1)
     height, width = HEADS_SIZE
     axes.set_title(f"heads after 450 steps, {width}x{height}, onnxruntime fp32", fontsize=10)
@@ -201,10 +201,9 @@ def _draw_heads(axes: Axes, points: Sequence[Point]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _write(axes: Axes, text: str, place: tuple[float, float], *, is_left: bool = False, is_below: bool = False) -> None:
-    """Write a text at a point: to its right or left, above or below."""
-    offset = (-4 if is_left else 4, -9 if is_below else 4)
-    axes.annotate(text, place, xytext=offset, textcoords="offset points", ha="right" if is_left else "left", fontsize=7)
+def _write(axes: Axes, text: str, place: tuple[float, float], *, is_below: bool = False) -> None:
+    """Write a text right of a point, above or below."""
+    axes.annotate(text, place, xytext=(4, -9 if is_below else 4), textcoords="offset points", fontsize=7)
 
 
 def _place(point: Point, reference: Point) -> tuple[float, float]:
