@@ -59,7 +59,7 @@ ENGINES: tuple[tuple[RuntimeName, PrecisionName], ...] = (
 HEADS_SIZE: Size = (192, 256)
 PANELS = ("model", "heads")
 # Points of mIoU below which a head's label would cover that of the next better one.
-_CLOSE = 0.25
+_CLOSE = 0.2
 _COLORS = {"onnxruntime fp32": "tab:blue", "onnxruntime int8": "tab:cyan", "openvino fp32": "tab:red"}
 
 
