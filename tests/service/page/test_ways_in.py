@@ -77,7 +77,7 @@ def test_several_images_are_segmented_one_after_another(site: StartSite, visit: 
     expect(page.locator("#legend li")).to_have_count(3)
     page.locator("#strip button").nth(2).click()
     expect(page.locator("#picture-name")).to_have_text("c.png")
-    expect(page.locator("#legend li")).to_have_text([re.compile("bright")])  # a list waits for one entry in place of three
+    expect(page.locator("#legend li")).to_have_text([re.compile("bright")])  # a list: waits for one entry
     expect(page.locator("#strip [aria-current=true]")).to_contain_text("c.png")
     assert violations(page) == []
     segmented(page, png(60, 120))
