@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from service.answers import contours
 from service.connections.limits import MAX_HEADER_BYTES, ConnectionLimits
+from service.engines.tensorrt.build import MAX_BATCH_SIZE
 from service.settings import Settings
 from service.workers.slots import slots_for
 
@@ -25,8 +26,6 @@ _ANSWER_BYTES_PER_PIXEL = 4
 _ANSWER_BYTES_PER_CORNER = 24
 # A body exists twice while its pieces are joined, and once more while a JSON's base64 is decoded.
 _BODY_COPIES = 2
-# Of the engines that choose their own.
-_LARGEST_BATCH = 8
 
 
 def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict[str, int]:
@@ -39,7 +38,7 @@ def memory_bound(settings: Settings, *, processes: int, slot_bytes: int) -> dict
     """
     limits = ConnectionLimits(settings.max_connections, settings.max_connections, settings.header_timeout_s)
     threads = processes * -(-settings.codec_threads // processes)
-    batch = settings.max_batch_size or _LARGEST_BATCH
+    batch = settings.max_batch_size or MAX_BATCH_SIZE
     largest_answer = max(
         _ANSWER_BYTES_PER_PIXEL * settings.max_image_pixels, _ANSWER_BYTES_PER_CORNER * contours.MAX_CORNERS
     )

@@ -167,11 +167,11 @@ def _api_key(path: Path | None) -> str | None:
         UnusableOption: It is empty, or a header cannot have it.
         OSError: The file cannot be read.
     """
-    if path is None:
-        source, key = API_KEY_VARIABLE, os.environ.get(API_KEY_VARIABLE, "")
-    else:
+    if path is not None:
         source, key = str(path), path.read_bytes().decode(errors="replace").strip()
-    if path is None and not key:
+    elif key := os.environ.get(API_KEY_VARIABLE, ""):
+        source = API_KEY_VARIABLE
+    else:
         return None
     if not (key and key.isascii() and key.isprintable()):
         raise UnusableOption(f"the API key of {source} is empty, or not one line of printable ASCII characters")

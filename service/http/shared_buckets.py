@@ -9,7 +9,6 @@ A record lock on the row keeps the others out. The kernel releases it when its h
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import mmap
 import os
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from service.http.token_buckets import Bucket, default_burst
-from service.workers.record_lock import lock_record
+from service.workers.record_lock import record_lock
 
 # Digest of the name, time, tokens. A process that dies in between leaves the new time with the old tokens, or all old.
 _BUCKET = struct.Struct("=16sdd")
@@ -60,12 +59,8 @@ class SharedTokenBuckets:
         """See ``Buckets``."""
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         row = int.from_bytes(digest, "big") % self._rows * _ROW_BYTES
-        with self._threads:
-            lock_record(self._file, _ROW_BYTES, row)
-            try:
-                return self._take(digest, row)
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, _ROW_BYTES, row)
+        with self._threads, record_lock(self._file, _ROW_BYTES, row):
+            return self._take(digest, row)
 
     def _take(self, digest: bytes, row: int) -> float:
         now = self._clock()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-def lock_record(descriptor: int, length: int = 0, start: int = 0) -> None:
-    """Wait for a part of a file that no other process has locked; threads of this one are not kept out.
-
-    The kernel refuses a lock where processes seem to wait for each other in a circle. It does not know threads: two
-    processes of which each holds the lock of one file in one thread, and waits for that of another file in a second
-    one, make such a circle. No thread here holds two locks, so the circle opens by itself.
+@contextmanager
+def record_lock(descriptor: int, length: int = 0, start: int = 0) -> Iterator[None]:
+    """Keep other processes out of a part of a file during the block; threads of this one are not kept out.
 
     Args:
         descriptor: The file.
@@ -21,6 +20,20 @@ def lock_record(descriptor: int, length: int = 0, start: int = 0) -> None:
 
     Raises:
         OSError: It cannot be locked.
+    """
+    _lock(descriptor, length, start)
+    try:
+        yield
+    finally:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, length, start)
+
+
+def _lock(descriptor: int, length: int, start: int) -> None:
+    """Wait for the lock.
+
+    The kernel refuses it where processes seem to wait for each other in a circle. It does not know threads: two
+    processes of which each holds the lock of one file in one thread, and waits for that of another file in a second
+    one, make such a circle. No thread here holds two locks, so the circle opens by itself.
     """
     while True:
         try:

@@ -8,14 +8,11 @@ cleared by the next one of its number.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import mmap
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from service.workers.channel import sealed_memory
-from service.workers.record_lock import lock_record
+from service.workers.record_lock import record_lock
 
 _OPEN, _UNSENT, _IS_ACCEPTING = range(3)
 _HEADER = 3
@@ -47,7 +44,7 @@ class SharedConnections:
     def open(self, client: str) -> tuple[int, int]:
         """See ``ConnectionCounts``."""
         columns = _columns(client)
-        with self._locked():
+        with record_lock(self._descriptor):
             for column in (_OPEN, *columns):
                 self._memory[self._place(column)] += 1
             return self._total(_OPEN), min(map(self._total, columns))
@@ -86,14 +83,6 @@ class SharedConnections:
 
     def _total(self, column: int) -> int:
         return sum(self._memory[column::_COLUMNS])
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock_record(self._descriptor)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
 
 def _columns(client: str) -> tuple[int, int]:

@@ -5,16 +5,13 @@ Each process has its own row, so that the counts of a killed worker can be taken
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import get_args
 
 from service.inference.ledger import Count
 from service.workers.channel import sealed_memory
-from service.workers.record_lock import lock_record
+from service.workers.record_lock import record_lock
 
 _COLUMNS: dict[Count, int] = {count: place for place, count in enumerate(get_args(Count))}
 
@@ -52,7 +49,7 @@ class SharedLedger:
 
     def add_within(self, count: Count, number: int, limit: int, *, alone: bool = False) -> bool:
         """See ``Ledger``."""
-        with self._locked():
+        with self._threads, record_lock(self._descriptor):
             total = self.total(count)
             if total + number > limit and not (alone and total == 0):
                 return False
@@ -61,18 +58,9 @@ class SharedLedger:
 
     def clear(self) -> None:
         """Take out what the process of this row had; it is gone."""
-        with self._locked():
+        with self._threads, record_lock(self._descriptor):
             for count in _COLUMNS:
                 self._memory[self._place(count)] = 0
 
     def _place(self, count: Count) -> int:
         return self._row * len(_COLUMNS) + _COLUMNS[count]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._threads:
-            lock_record(self._descriptor)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""What the command line refuses before a run begins, and the configuration that it prints."""
+"""The command line: refusals before a run begins, and the configuration that it prints."""
 
 from __future__ import annotations
 

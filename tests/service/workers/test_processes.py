@@ -153,7 +153,7 @@ def test_limits_are_those_of_the_whole_service(start_service: StartService) -> N
 
 @pytest.mark.parametrize("to_all", [False, True])
 def test_a_drain_answers_what_is_inside(start_service: StartService, *, to_all: bool) -> None:
-    """Whether the supervisor alone gets the signal, or all processes, as systemd sends it."""
+    """The supervisor alone gets the signal, or all processes do, as from systemd."""
     with start_service("--drain-timeout-s", "60") as service:
         os.kill(service.engine, signal.SIGSTOP)
         with ThreadPoolExecutor(2) as threads:
