@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from service.engines.tensorrt import engine as tensorrt_engine
 from service.engines.tensorrt import log as tensorrt_log
 from service.model_directory.engine_store import STATE_VARIABLE, EngineInfo, EngineKey, write_engine
 from service.model_directory.machine import EngineRuntime, Machine
+from service.model_directory.manifest import GraphInfo, Manifest
 from tests.support.fake_tensorrt import GRAPH, PLAN, Bench, Images, Infer, Strict
 
 BOTH: list[EngineRuntime] = ["tensorrt", "tensorrt-rtx"]
@@ -60,3 +62,8 @@ def either(make_bench: Callable[..., Bench], request: pytest.FixtureRequest) -> 
 def strict_fake() -> Callable[..., Any]:
     """Makes an instance of a class of TensorRT that refuses what the class has not."""
     return Strict
+
+
+@pytest.fixture
+def with_fp16(manifest: Manifest) -> Manifest:
+    return replace(manifest, graphs=(*manifest.graphs, GraphInfo("half.onnx", "f" * 64, (32, 64), precision="fp16")))

@@ -42,6 +42,7 @@ from service.engines.tensorrt.layer_report import parse_layers
 from service.model_directory.engine_store import find_engine
 from service.model_directory.machine import Machine, MachineError, detect_builder, runtime_module
 from service.model_directory.manifest import ClassInfo, GraphInfo, Manifest, file_sha256, read_manifest, write_manifest
+from tests.support.attention_graph import attention_graph
 from tests.support.limits import HANG_S
 
 L4 = Machine("tensorrt", "10.14.1", "NVIDIA L4", "8.9", "13.0")
@@ -62,14 +63,7 @@ def rtx() -> Any:
 @pytest.fixture
 def attention() -> bytes:
     """A graph with one attention of float16."""
-    nodes = [
-        helper.make_node("Neg", ["q"], ["k"]),
-        helper.make_node("Abs", ["q"], ["v"]),
-        helper.make_node("Attention", ["q", "k", "v"], ["logits"], name="attention"),
-    ]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["B", 2, 64, 48]) for name in ("q", "logits")]
-    graph = helper.make_graph(nodes, "attention", values[:1], values[1:])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
+    return attention_graph().SerializeToString()
 
 
 @pytest.fixture
