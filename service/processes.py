@@ -52,6 +52,7 @@ def serve(settings: Settings, make_source: Callable[[], ModelSource], bound: soc
         workers=processes.workers,
         max_workers=processes.most_workers,
         drain_timeout_s=settings.drain_timeout_s,
+        process_timeout_s=settings.process_timeout_s,
     )
     return supervisor.run()
 

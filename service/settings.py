@@ -244,6 +244,15 @@ class Settings(BaseSettings):
             "Default: 10 times the slowest warm-up run, at least 10.",
         ),
     ] = None
+    process_timeout_s: Annotated[
+        float,
+        Field(
+            ge=5,
+            le=86_400,
+            description="Seconds without a sign of life after which the engine process or a worker is killed and a new "
+            "one started.",
+        ),
+    ] = 30.0
     load_timeout_s: Annotated[
         float,
         Field(

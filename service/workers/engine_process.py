@@ -26,6 +26,7 @@ from service.settings import Settings
 from service.workers.catalog_message import CatalogNews, EntryNews, ModelNews, StartState
 from service.workers.channel import Channel
 from service.workers.messages import Control
+from service.workers.signs_of_life import send_signs
 from service.workers.slots import slots_for
 from service.workers.worker_link import WorkerLink
 
@@ -103,6 +104,7 @@ class EngineProcess:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         self._control = Channel(control, self._obey, lambda: self._finish(0))
+        self._keep(send_signs(self._control))
         self._keep(self._start())
         self._keep(self._watch())
         self._keep(self._follow_hang_ups())

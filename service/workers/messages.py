@@ -48,6 +48,8 @@ class Control(IntEnum):
     SERVING = 6
     # From a child, JSON: the exit status and the message of the service, which cannot start.
     FAILED = 5
+    # From a child: its event loop runs.
+    ALIVE = 7
 
 
 # Model, slot, generation of the slot, deadline on the clock of all processes (CLOCK_MONOTONIC).

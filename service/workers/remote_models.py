@@ -22,6 +22,7 @@ from service.workers.catalog_message import CatalogNews, ModelNews
 from service.workers.channel import Channel, read_json
 from service.workers.messages import MODEL, RESULT, SERIAL, Control, Kind
 from service.workers.remote_queue import RemoteQueue
+from service.workers.signs_of_life import send_signs
 from service.workers.slots import Layout, slots_for
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class RemoteModels(Catalog[RemoteModel]):
     async def connect(self) -> None:
         """Wait for the engine process's first report, so that no request precedes it; bounded if there is none."""
         self._control = Channel(self._control_socket, self._obey, self._on_orphaned)
+        self._keep(send_signs(self._control))
         with suppress(TimeoutError):
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await self._connected.wait()

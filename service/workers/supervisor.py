@@ -22,6 +22,7 @@ from service.workers.channel import read_json, socket_pair
 from service.workers.child import Child, describe_end, fork
 from service.workers.messages import Control
 from service.workers.shared_ledger import SharedLedger
+from service.workers.signs_of_life import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Supervisor:
         workers: int,
         max_workers: int,
         drain_timeout_s: float,
+        process_timeout_s: float,
     ) -> None:
         """Prepare; no process runs before ``run``.
 
@@ -82,6 +84,7 @@ class Supervisor:
             workers: Number of workers at the start.
             max_workers: Most workers.
             drain_timeout_s: Seconds that workers have to end after SIGTERM.
+            process_timeout_s: Seconds without a sign of life after which a process is killed.
         """
         self._mains = mains
         self._listener = listener
@@ -89,6 +92,8 @@ class Supervisor:
         self._wanted = workers
         self._max_workers = max_workers
         self._drain_timeout_s = drain_timeout_s
+        self._process_timeout_s = process_timeout_s
+        self._silence = Silence(time.monotonic())
         self._selector = selectors.DefaultSelector()
         self._engine: Child | None = None
         self._engine_starts = 0
@@ -123,6 +128,7 @@ class Supervisor:
             self._wait()
             if self._signalled:
                 self._stop(0)
+            self._kill_silent()
             self._reap()
             if self._hung_up and self._engine is not None:
                 self._hung_up = False
@@ -157,6 +163,8 @@ class Supervisor:
             elif packet[0] == Control.READY:
                 self._take_engine(**read_json(packet[1:], *descriptors))
                 self._announce_once()
+            elif packet[0] == Control.ALIVE:
+                self._silence.heard(child.pid)
             elif packet[0] == Control.SERVING:
                 self._serving.add(child.name)
                 self._announce_once()
@@ -211,8 +219,7 @@ class Supervisor:
         self._connect(worker, child)
 
     def _fork(self, name: str, main: Callable[[socket.socket], int], *, serves: bool = False) -> Child:
-        others = [*self._workers.values()] if self._engine is None else [self._engine, *self._workers.values()]
-        inherited = [child.control for child in others] + ([] if serves else [self._listener])
+        inherited = [child.control for child in self._children()] + ([] if serves else [self._listener])
         child = fork(name, main, inherited)
         self._selector.register(child.control, selectors.EVENT_READ, child)
         return child
@@ -230,6 +237,17 @@ class Supervisor:
         with ours, theirs:
             _send(self._engine, Control.WORKER, bytes((worker & 0xFF,)), ours)
             _send(child, Control.ENGINE, b"", theirs)
+
+    def _kill_silent(self) -> None:
+        """Kill processes whose event loop stands still; what is stopping has its own limit."""
+        if self._is_stopping:
+            return
+        silent = self._silence.longer_than(self._process_timeout_s, time.monotonic())
+        for child in self._children():
+            if child.pid in silent:
+                logger.error("the %s process is killed: stuck for more than %g s", child.name, self._process_timeout_s)
+                os.kill(child.pid, signal.SIGKILL)
+                self._silence.forget(child.pid)
 
     def _reap(self) -> None:
         """Take note of processes that have ended."""
@@ -249,6 +267,7 @@ class Supervisor:
     def _engine_ended(self, child: Child, status: int) -> None:
         self._read(child)
         self._forget_control(child)
+        self._silence.forget(child.pid)
         self._engine = None
         if self._is_stopping:
             return
@@ -261,6 +280,7 @@ class Supervisor:
     def _worker_ended(self, worker: int, child: Child, status: int) -> None:
         self._read(child)
         self._forget_control(child)
+        self._silence.forget(child.pid)
         del self._workers[worker]
         self._ledger.of(worker).clear()
         if self._is_stopping:
@@ -300,8 +320,11 @@ class Supervisor:
             self._kill_all()
 
     def _kill_all(self) -> None:
-        for child in (*self._workers.values(), *([self._engine] if self._engine else [])):
+        for child in self._children():
             os.kill(child.pid, signal.SIGKILL)
+
+    def _children(self) -> list[Child]:
+        return [*([] if self._engine is None else [self._engine]), *self._workers.values()]
 
     def _forget_control(self, child: Child) -> None:
         if child.control.fileno() >= 0:

@@ -98,6 +98,16 @@ def test_requests_fail_at_once_while_the_engine_process_is_started_again(start_s
         assert label_of(segment(service, 0)) == 0
 
 
+def test_a_frozen_engine_process_is_replaced(start_service: StartService) -> None:
+    with start_service("--process-timeout-s", "5") as service:
+        before = service.engine
+        os.kill(before, signal.SIGSTOP)
+        assert segment(service, 1).status_code == 503
+        service.until(service.is_ready)
+        assert service.engine != before
+        assert label_of(segment(service, 0)) == 0
+
+
 def test_an_engine_process_that_never_serves_ends_the_service(start_service: StartService, tmp_path: Path) -> None:
     with start_service() as service:
         (graph,) = (tmp_path / "brightness").glob("*.onnx")

@@ -19,6 +19,7 @@ from service.workers.channel import Channel
 from service.workers.child import Child, fork
 from service.workers.messages import Control
 from service.workers.shared_ledger import SharedLedger
+from service.workers.signs_of_life import Silence
 from service.workers.supervisor import Supervisor
 from tests.support import forked
 from tests.support.forked import fresh
@@ -66,7 +67,7 @@ def send(control: socket.socket, kind: Control, fields: dict[str, Any]) -> None:
     control.setblocking(True)
 
 
-def run(mains: Mains, failing: Iterable[int] = ()) -> tuple[int, str]:
+def run(mains: Mains, failing: Iterable[int] = (), process_timeout_s: float = 3600) -> tuple[int, str]:
     """The end of a service; of its starts of processes, those with the numbers fail."""
 
     def start(name: str, main: Callable[[socket.socket], int], inherited: Iterable[socket.socket]) -> Child:
@@ -81,7 +82,9 @@ def run(mains: Mains, failing: Iterable[int] = ()) -> tuple[int, str]:
     vars(supervisor)["fork"] = start
     with socket.socket() as listener:
         ledger = SharedLedger.create(3)
-        return Supervisor(mains, listener, ledger, workers=1, max_workers=2, drain_timeout_s=5).run()
+        return Supervisor(
+            mains, listener, ledger, workers=1, max_workers=2, drain_timeout_s=5, process_timeout_s=process_timeout_s
+        ).run()
 
 
 def with_failed_starts(victim: str) -> Any:
@@ -193,6 +196,49 @@ def with_dying_engines() -> Any:
 
 def test_engine_processes_that_die_before_they_serve_end_the_service() -> None:
     assert fresh(with_dying_engines) == [1, "the engine process ended with exit status 7, 3 times in a row"]
+
+
+def with_a_process_that_freezes(victim: str) -> Any:
+    """End and names of a service of which a process shows a sign of life, and then no more.
+
+    Its other process shows them for longer than the limit, and the second one in its place none at all.
+    """
+
+    class Freezing(Mains):
+        def engine(self, control: socket.socket) -> int:
+            self._live("engine", control)
+            return super().engine(control)
+
+        def worker(self, number: int, control: socket.socket) -> int:
+            self._live("worker 0", control)
+            return super().worker(number, control)
+
+        def _live(self, name: str, control: socket.socket) -> None:
+            if name != victim:
+                for _ in range(30):
+                    control.send(bytes((Control.ALIVE,)))
+                    time.sleep(0.1)
+                os.kill(os.getppid(), signal.SIGTERM)
+            elif self.started.count(name) == 1:
+                control.send(bytes((Control.ALIVE,)))
+                time.sleep(3600)
+
+    mains = Freezing()
+    return [*run(mains, process_timeout_s=1), mains.started]
+
+
+@pytest.mark.parametrize("victim", ["engine", "worker 0"])
+def test_a_process_that_is_stuck_is_replaced(victim: str) -> None:
+    assert fresh(with_a_process_that_freezes, victim) == [0, "", ["engine", "worker 0", victim]]
+
+
+def test_a_supervisor_that_was_paused_itself_finds_nobody_stuck() -> None:
+    silence = Silence(now=100)
+    silence.heard(1)
+    assert silence.longer_than(5, now=1000) == []
+    for now in (1001, 1002, 1003):
+        assert silence.longer_than(5, now) == []
+    assert silence.longer_than(5, now=1004) == [1]
 
 
 def with_failure(length: int) -> Any:
