@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from service.banner import address_of, announce, banner
 from service.engines.cpus import available_cpus
@@ -93,7 +94,7 @@ class _Processes:
         rate = settings.rate_limit_per_s
         self._buckets = None if rate is None else SharedTokenBuckets(rate, settings.rate_limit_burst)
 
-    def engine(self, control: socket.socket) -> int:
+    def engine(self, control: socket.socket, choices: Any) -> int:
         """See ``Mains``."""
         import uvloop  # noqa: PLC0415
 
@@ -116,6 +117,7 @@ class _Processes:
                     workers=self.most_workers,
                     first_workers=self.workers,
                     batch_trace=None if provider is None else BatchSpans(provider),
+                    choices=choices,
                     read_caller=read_caller,
                     describe=lambda model: banner(settings, model, address),
                 )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.models.model import Model
 from service.models.source import FoundModel
@@ -34,6 +34,18 @@ class IndexEntry:
     reason: str
 
 
+class Choice(NamedTuple):
+    """A version that somebody has chosen by ``load``.
+
+    Attributes:
+        version: The one.
+        newest: The newest version that existed then.
+    """
+
+    version: str
+    newest: str
+
+
 @dataclass(eq=False, slots=True)
 class ModelEntry:
     """A model name, with the version that serves.
@@ -45,7 +57,7 @@ class ModelEntry:
         loading: Version that is being loaded; None if none is.
         is_due: Whether it is about to be loaded for the first time.
         is_unloaded: Whether somebody has unloaded it.
-        chosen_over: The newest version that existed when somebody chose the one that serves.
+        choice: What somebody has chosen to serve, if anybody has.
         failures: Why versions could not be loaded, when that was tried last.
     """
 
@@ -55,7 +67,7 @@ class ModelEntry:
     loading: str | None = None
     is_due: bool = False
     is_unloaded: bool = False
-    chosen_over: str | None = None
+    choice: Choice | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -91,12 +103,8 @@ class ModelEntry:
         """A version takes over."""
         self.serving = model
         self.is_unloaded = False
-        self.chosen_over = None
-
-    def choose(self, newest: str) -> None:
-        """Note that somebody has chosen the version that serves, while ``newest`` was the newest."""
-        self.newest = newest
-        self.chosen_over = newest
+        if self.choice is not None and self.choice.version != model.version:
+            self.choice = None
 
     def forget_others(self, versions: Sequence[FoundModel]) -> None:
         """Forget versions that no longer exist."""
@@ -107,13 +115,13 @@ class ModelEntry:
         """The existing versions to try in place of the one that serves, newest first."""
         if self.is_unloaded:
             return []
-        serving = self.serving
+        serving, choice = self.serving, self.choice
         if serving is None:
-            return versions
+            return versions if choice is None else sorted(versions, key=lambda entry: _rank(entry.version, choice))
         same = [entry for entry in versions if _is_place_of(entry, serving)]
         if not same:
             return versions
-        least = max(serving.version, self.chosen_over or serving.version, key=version_order)
+        least = max(serving.version, choice.newest if choice else serving.version, key=version_order)
         newer = [entry for entry in versions if version_order(entry.version) > version_order(least)]
         return [*newer, *(entry for entry in same if entry not in newer and entry.manifest != serving.manifest)]
 
@@ -141,6 +149,13 @@ class ModelEntry:
         if self.serving is not None:
             return f"not loaded: version {self.serving.version} serves"
         return "unloaded" if self.is_unloaded else "not loaded yet"
+
+
+def _rank(version: str, choice: Choice) -> int:
+    """Place in the order of loads: what is newer than all that the choice was made of, the choice, the others."""
+    if version_order(version) > version_order(choice.newest):
+        return 0
+    return 1 if version == choice.version else 2
 
 
 def _is_place_of(found: FoundModel, serving: Model) -> bool:

@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.model_directory.manifest import ManifestError
 from service.models.catalog import Catalog
 from service.models.change_queue import ChangeQueue
-from service.models.entry import IndexEntry, ModelEntry
+from service.models.entry import Choice, IndexEntry, ModelEntry
 from service.models.model import Host, Model, load_model
 from service.models.source import FoundModel, ModelSource, VersionsByName, by_name, choose_default, refuse_duplicates
 
@@ -26,8 +26,22 @@ logger = logging.getLogger(__name__)
 class Repository(Catalog[Model]):
     """Finds, loads, switches and unloads models."""
 
-    def __init__(self, source: ModelSource, host: Host, metrics: Metrics, default: str | None = None) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        host: Host,
+        metrics: Metrics,
+        default: str | None = None,
+        choices: Mapping[str, Choice | None] | None = None,
+    ) -> None:
         """List the versions in the folder; ``start`` loads.
+
+        Args:
+            source: Of the models.
+            host: The process.
+            metrics: Of this process.
+            default: Name of the default model; the first by name if not given.
+            choices: From ``choices`` of an earlier repository, which this one replaces.
 
         Raises:
             ManifestError: There is no model, or one version exists twice.
@@ -43,6 +57,16 @@ class Repository(Catalog[Model]):
         self._open: set[Model] = set()
         self._changes = ChangeQueue()
         self._note_names(found)
+        for name, choice in (choices or {}).items():
+            if (entry := self._entries.get(name)) is not None:
+                entry.choice, entry.is_unloaded = choice, choice is None
+
+    @property
+    def choices(self) -> dict[str, Choice | None]:
+        """What somebody has chosen to serve by ``load``, by name; None where it was ``unload``."""
+        return {
+            name: entry.choice for name, entry in self._entries.items() if entry.is_unloaded or entry.choice is not None
+        }
 
     @property
     def open_models(self) -> Collection[Model]:
@@ -57,7 +81,7 @@ class Repository(Catalog[Model]):
         """Nothing to connect to: the engines are in this process."""
 
     async def start(self) -> None:
-        """Load the default model; of its versions the newest that works.
+        """Load the default model, unless it was unloaded; of its versions the chosen or the newest that works.
 
         Raises:
             LoadFailure: None does.
@@ -65,7 +89,7 @@ class Repository(Catalog[Model]):
         """
         await self._changes.run(self._start)
         entry = self._entries[self.default]
-        if entry.serving is None:
+        if entry.serving is None and not entry.is_unloaded:
             raise LoadFailure(entry.failure)
 
     async def start_others(self) -> None:
@@ -171,14 +195,15 @@ class Repository(Catalog[Model]):
         except LoadFailure:
             entry.log_failures(wanted[:1])
             raise
-        entry.choose(versions[0].version)
+        entry.newest = versions[0].version
+        entry.choice = Choice(model.version, entry.newest)
         return model
 
     async def _unload(self, name: str) -> None:
         entry = self._entries.get(name)
         if entry is None:
             raise self.unknown(name, "is unknown")
-        entry.is_unloaded = True
+        entry.is_unloaded, entry.choice = True, None
         self._retire(entry)
         self._host.models_changed()
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from service.errors import Draining, ServiceError
 from service.inference.batch_observers import BatchTrace
 from service.logs import watch_drops
 from service.metrics import Metrics
+from service.models.entry import Choice
 from service.models.model import Model
 from service.models.repository import Repository
 from service.models.source import ModelSource
@@ -53,6 +54,7 @@ class EngineProcess:
         workers: int,
         first_workers: int,
         batch_trace: BatchTrace | None = None,
+        choices: Mapping[str, Sequence[str] | None] | None = None,
         read_caller: Callable[[bytes], Any] = lambda _: None,
         describe: Callable[[Model], str] = lambda _: "",
     ) -> None:
@@ -65,6 +67,7 @@ class EngineProcess:
             workers: Most workers, for the number of their slots.
             first_workers: Number of workers at the start.
             batch_trace: Notified of each batch.
+            choices: What the last engine process has sent the supervisor as ``CHOICES``.
             read_caller: Gives the request of a submission, for ``batch_trace``.
             describe: Gives the first lines for a user, when the workers know the default model.
 
@@ -93,7 +96,8 @@ class EngineProcess:
         self._hung_up = asyncio.Event()
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._repository = Repository(source, self, metrics, settings.default_model)
+        chosen = {name: None if choice is None else Choice(*choice) for name, choice in (choices or {}).items()}
+        self._repository = Repository(source, self, metrics, settings.default_model, chosen)
 
     async def run(self, control: socket.socket) -> int:
         """Serve; gives the exit status.
@@ -162,10 +166,12 @@ class EngineProcess:
         if method == "load":
             name, version = arguments
             model = await self._repository.load(name, version)
+            self._send_choices()
             await self._until_applied()
             return model.version
         if method == "unload":
             await self._repository.unload(*arguments)
+            self._send_choices()
             await self._until_applied()
             return None
         if method == "index":
@@ -242,11 +248,18 @@ class EngineProcess:
             self._state = "ready"
             self.models_changed()
             await self._until_applied()
-            model = self._repository.serving()
-            per_s = 1 / model.queue.seconds_per_image if model.queue.seconds_per_image else 0.0
-            self._control.send_json(Control.READY, {"images_per_s": per_s, "lines": self._describe(model)})
+            self._send_ready(self._repository.entries[self._repository.default].serving)
             await self._repository.start_others()
             self.models_changed()
+
+    def _send_ready(self, model: Model | None) -> None:
+        """Report to the supervisor; the default model serves, unless it was unloaded."""
+        seconds = 0.0 if model is None else model.queue.seconds_per_image
+        lines = "" if model is None else self._describe(model)
+        self._control.send_json(Control.READY, {"images_per_s": 1 / seconds if seconds else 0.0, "lines": lines})
+
+    def _send_choices(self) -> None:
+        self._control.send_json(Control.CHOICES, self._repository.choices)
 
     def _fail(self, reason: str) -> None:
         if self._state == "ready":
@@ -271,6 +284,7 @@ class EngineProcess:
             logger.info("the models are not rescanned: the process is stopping")
         except Exception:
             logger.exception("the models could not be rescanned")
+        self._send_choices()
         self.models_changed()
 
     async def _watch(self) -> None:

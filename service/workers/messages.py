@@ -48,6 +48,8 @@ class Control(IntEnum):
     SERVING = 6
     # From a child, JSON: the exit status and the message of the service, which cannot start.
     FAILED = 5
+    # From the engine process, JSON: see ``Repository.choices``; for the next engine process.
+    CHOICES = 8
     # From a child: its event loop runs.
     ALIVE = 7
 

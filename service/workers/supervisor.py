@@ -42,8 +42,13 @@ _TICK_S = 0.1
 class Mains(Protocol):
     """The main functions of the processes."""
 
-    def engine(self, control: socket.socket) -> int:
-        """Run the engine process; gives the exit status."""
+    def engine(self, control: socket.socket, choices: Any) -> int:
+        """Run the engine process; gives the exit status.
+
+        Args:
+            control: To the supervisor.
+            choices: What the last engine process has sent as ``CHOICES``; None if none has.
+        """
         ...
 
     def prepare_workers(self) -> None:
@@ -97,6 +102,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._engine: Child | None = None
         self._engine_starts = 0
+        self._choices: Any = None
         self._workers: dict[int, Child] = {}
         self._due: dict[int, float] = {}
         self._is_stopping = False
@@ -163,6 +169,8 @@ class Supervisor:
             elif packet[0] == Control.READY:
                 self._take_engine(**read_json(packet[1:], *descriptors))
                 self._announce_once()
+            elif packet[0] == Control.CHOICES:
+                self._choices = read_json(packet[1:], *descriptors)
             elif packet[0] == Control.ALIVE:
                 self._silence.heard(child.pid)
             elif packet[0] == Control.SERVING:
@@ -207,7 +215,7 @@ class Supervisor:
             self._due[number] = time.monotonic() + _MIN_WORKER_INTERVAL_S
 
     def _start_engine(self) -> None:
-        self._engine = self._fork("engine", self._mains.engine)
+        self._engine = self._fork("engine", lambda control: self._mains.engine(control, self._choices))
         self._engine_starts += 1
         for worker, child in self._workers.items():
             self._connect(worker, child)

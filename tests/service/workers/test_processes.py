@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.service.workers.conftest import Service, StartService
 from tests.support import plain_http
-from tests.support.brightness_model import LEVELS
+from tests.support.brightness_model import LEVELS, WriteModel
 
 
 def picture(level: int) -> bytes:
@@ -106,6 +106,51 @@ def test_a_frozen_engine_process_is_replaced(start_service: StartService) -> Non
         service.until(service.is_ready)
         assert service.engine != before
         assert label_of(segment(service, 0)) == 0
+
+
+def test_what_was_loaded_and_unloaded_stays_so_in_the_next_engine_process(
+    start_service: StartService, write_model: WriteModel, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    for name, version in (("a", "1.0.0"), ("a", "2.0.0"), ("b", "1.0.0"), ("c", "1.0.0")):
+        write_model(models / f"{name}-{version}", name=name, version=version)
+    before = {("a", "1.0.0"): "READY", ("a", "2.0.0"): "UNAVAILABLE"}
+    key = "0123456789abcdef"
+    keys = tmp_path / "keys"
+    keys.write_text(f"test:{key}\n", encoding="utf-8")
+    with start_service("--model-dir", str(models), "--api-keys-file", str(keys)) as service:
+
+        def post(path: str, body: object = None) -> httpx.Response:
+            return plain_http.post(f"{service.url}/v2/repository/{path}", json=body, headers={"X-API-Key": key})
+
+        def states() -> dict[tuple[str, str], str]:
+            answer = post("index")
+            entries = answer.json() if answer.status_code == 200 else []
+            return {(entry["name"], entry["version"]): entry["state"] for entry in entries}
+
+        def change(name: str, what: str, **body: object) -> None:
+            answer = post(f"models/{name}/{what}", body)
+            assert answer.status_code == 200, answer.text
+
+        def restart() -> None:
+            engine = service.engine
+            os.kill(engine, signal.SIGKILL)
+            service.until(lambda: engine not in service.children and len(service.children) == 3)
+
+        change("a", "load", parameters={"version": "1.0.0"})
+        change("b", "unload")
+        restart()
+        service.until(service.is_ready)
+        service.until(lambda: states() == {**before, ("b", "1.0.0"): "UNAVAILABLE", ("c", "1.0.0"): "READY"})
+        change("a", "unload")
+        change("b", "load")
+        restart()
+        others = {("b", "1.0.0"): "READY", ("c", "1.0.0"): "READY"}
+        service.until(lambda: states() == dict.fromkeys(before, "UNAVAILABLE") | others)
+        assert not service.is_ready()
+        change("a", "load")
+        assert service.is_ready()
+        assert states() == {("a", "1.0.0"): "UNAVAILABLE", ("a", "2.0.0"): "READY", **others}
 
 
 def test_an_engine_process_that_never_serves_ends_the_service(start_service: StartService, tmp_path: Path) -> None:

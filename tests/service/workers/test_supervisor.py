@@ -37,7 +37,7 @@ class Mains:
         self.started: list[str] = []
         self.pids: list[int] = []
 
-    def engine(self, control: socket.socket) -> int:
+    def engine(self, control: socket.socket, choices: Any) -> int:
         while control.recv(1 << 16):
             pass
         return 0
@@ -91,8 +91,8 @@ def with_failed_starts(victim: str) -> Any:
     """End and names of a service whose first engine process or worker dies, and of which two starts then fail."""
 
     class Dying(Mains):
-        def engine(self, control: socket.socket) -> int:
-            return self._live("engine") or super().engine(control)
+        def engine(self, control: socket.socket, choices: Any) -> int:
+            return self._live("engine") or super().engine(control, choices)
 
         def worker(self, number: int, control: socket.socket) -> int:
             return self._live("worker 0") or super().worker(number, control)
@@ -115,9 +115,9 @@ def with_a_worker_that_cannot_start_again() -> Any:
     """End and names of a service whose worker is killed while it serves; the next one finds wrong settings."""
 
     class Typo(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             send(control, Control.READY, {"images_per_s": 0.0, "lines": "ready"})
-            return super().engine(control)
+            return super().engine(control, choices)
 
         def worker(self, number: int, control: socket.socket) -> int:
             match self.started.count("worker 0"):
@@ -169,12 +169,12 @@ def with_an_engine_that_is_ready_too_late() -> Any:
     """End and names of a service whose engine process could use more workers, and serves when all shall stop."""
 
     class Late(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             os.kill(os.getppid(), signal.SIGTERM)
             while control.recv(1 << 16)[0] != Control.CLOSE:
                 pass
             control.send(bytes((Control.READY,)) + b'{"images_per_s": 1000.0, "lines": "ready"}')
-            return super().engine(control)
+            return super().engine(control, choices)
 
     mains = Late()
     return [*run(mains), mains.started]
@@ -188,7 +188,7 @@ def with_dying_engines() -> Any:
     """End of a service whose engine processes die before they serve."""
 
     class Dying(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             return 7
 
     return run(Dying())
@@ -205,9 +205,9 @@ def with_a_process_that_freezes(victim: str) -> Any:
     """
 
     class Freezing(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             self._live("engine", control)
-            return super().engine(control)
+            return super().engine(control, choices)
 
         def worker(self, number: int, control: socket.socket) -> int:
             self._live("worker 0", control)
@@ -245,7 +245,7 @@ def with_failure(length: int) -> Any:
     """End of a service whose engine process fails for a reason of so many characters."""
 
     class Failing(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             send(control, Control.FAILED, {"status": 1, "message": "x" * length})
             return 1
 
@@ -261,12 +261,12 @@ def leaving_beside_a_full_pipe() -> Any:
     """Exit statuses of a service that gets two signals, and whose standard error nobody reads."""
 
     class Impatient(Mains):
-        def engine(self, control: socket.socket) -> int:
+        def engine(self, control: socket.socket, choices: Any) -> int:
             os.kill(os.getppid(), signal.SIGTERM)
             while control.recv(1 << 16)[0] != Control.CLOSE:
                 pass
             os.kill(os.getppid(), signal.SIGTERM)
-            return super().engine(control)
+            return super().engine(control, choices)
 
         def worker(self, number: int, control: socket.socket) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
