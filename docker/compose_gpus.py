@@ -26,7 +26,7 @@ SERVICE = """\
     deploy:
       replicas: 1
       resources:
-        limits: {{cpus: "${{CPUS:-4}}", memory: 10g, pids: 512}}
+        limits: {{cpus: "${{CPUS:-4}}", memory: "${{MEMORY:-10g}}", pids: 512}}
         reservations:
           devices:
             - {{driver: nvidia, device_ids: ["{index}"], capabilities: [gpu]}}

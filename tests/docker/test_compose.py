@@ -15,6 +15,7 @@ import yaml
 from service.command_line import CONFIG_VARIABLE
 from service.settings import Settings, variable
 from tests.docker.containers import docker
+from tests.support.worst_memory import worst_memory
 
 FOLDER = Path(__file__).resolve().parents[2] / "docker"
 BASE, GPU = FOLDER / "compose.yaml", FOLDER / "compose.gpu.yaml"
@@ -108,6 +109,16 @@ def test_variables_of_the_service_are_settings() -> None:
     names = set(re.findall(r"\bECENET_[A-Z_]+", BASE.read_text(encoding="utf-8") + GPU.read_text(encoding="utf-8")))
     assert names
     assert names <= {*map(variable, Settings.model_fields), CONFIG_VARIABLE}
+
+
+@pytest.mark.parametrize("path", [BASE, GPU])
+def test_memory_has_room_for_the_worst_that_the_settings_let_in(path: Path) -> None:
+    limits = yaml.safe_load(path.read_text(encoding="utf-8"))["services"]["ecenet"]["deploy"]["resources"]["limits"]
+    cpus, memory = (re.fullmatch(r"\$\{\w+:-(\d+)([mg]?)\}", limits[name]) for name in ("cpus", "memory"))
+    assert cpus
+    assert memory
+    unit = {"m": 1 << 20, "g": 1 << 30}[memory[2]]
+    assert worst_memory(Settings(), int(cpus[1])) <= int(memory[1]) * unit
 
 
 def test_docker_waits_for_the_drain() -> None:

@@ -12,17 +12,15 @@ import yaml
 
 from service.http.api_keys import parse_api_keys
 from service.http.upload import FORM_OVERHEAD_BYTES
-from service.memory_bound import memory_bound
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import FORMAT_VERSION, read_manifest
-from service.processes import workers_for
 from service.settings import Settings
-from service.workers.slots import Layout
 from tests.k8s.manifests import K8S, ROOT, Build, of_kind, render
 from tests.k8s.object_checks import published
 from tests.k8s.pod_checks import settings_of
 from tests.k8s.pods import pods, quantity, serving
 from tests.support.live_service import LiveService
+from tests.support.worst_memory import worst_memory
 
 CPU = Build("overlays/cpu")
 GATEWAY = Build("overlays/cpu", ("gateway-route",))
@@ -33,8 +31,6 @@ MPS = Build("overlays/gpu-multi-tenant", ("mps",))
 KEDA = Build("overlays/cpu", ("prometheus-operator", "keda", "scale-to-zero-ingress-nginx", "api-keys"))
 README = (K8S / "README.md").read_text(encoding="utf-8")
 NGINX = "nginx.ingress.kubernetes.io/"
-# All processes before the first request, the bundled model on a CPU.
-AT_REST_BYTES = 450 << 20
 
 
 def effective(build: Build) -> Settings:
@@ -101,17 +97,11 @@ def test_pods_listen_where_the_service_does() -> None:
 
 
 def test_memory_has_room_for_the_worst_that_the_settings_let_in() -> None:
-    manifest = read_manifest(bundled_model_dir())
-    slot_bytes = Layout.of(manifest.graph, manifest.num_classes, 1).total_bytes
     sizing = runpy.run_path(str(K8S / "sizing.py"))
     for build, images_per_s in ((CPU, 0), (Build("kserve"), 0), (GPU, sizing["L4"].images_per_s)):
         ((_, container, _),) = serving(render(build))
         limits = container["resources"]["limits"]
-        cores = int(limits["cpu"])
-        settings = effective(build).model_copy(update={"codec_threads": cores})
-        processes = workers_for(images_per_s, cores)
-        bound = sum(memory_bound(settings, processes=processes, slot_bytes=slot_bytes).values())
-        assert bound + AT_REST_BYTES <= quantity(limits["memory"])
+        assert worst_memory(effective(build), int(limits["cpu"]), images_per_s) <= quantity(limits["memory"])
 
 
 def test_gpu_pods_get_one_device_and_build_for_it() -> None:
