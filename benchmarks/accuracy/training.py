@@ -145,16 +145,12 @@ def train_by(
     state: TrainingState, dataset: SegmentationDataset, variant: str, recipe: Recipe, seed: int
 ) -> Iterator[Losses]:
     """The remaining steps of a run, by the variant's loss; gives the terms of each."""
-    settings = StepSettings(
-        VARIANTS[variant].loss,
-        balanced_class_weights(class_pixels(dataset)),
-        recipe.precision,
-        recipe.clip_norm,
-        seed=seed,
-    )
+    class_weights = balanced_class_weights(class_pixels(dataset))
     steps = len(dataset) // recipe.batch_size
     for epoch in count(state.step // steps):
         start = epoch * steps
+        weights = VARIANTS[variant].loss_at(start / recipe.steps)
+        settings = StepSettings(weights, class_weights, recipe.precision, recipe.clip_norm, seed=seed)
         loader = epoch_batches(dataset, recipe, seed, epoch, slice(state.step - start, recipe.steps - start))
         for group in train_steps(state, loader, settings, ALONE):
             yield from (values.losses for values in group)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.model.decode_head import HeadOutput
 from trainer.model.ecenet import ECENet
@@ -48,22 +49,42 @@ def with_norm_momentum(momentum: float) -> Change:
 
 def with_finest_mask(model: ECENet) -> ECENet:
     """Supervise the sum of all masks, which the logits use, in place of the sum without the finest stage's."""
-    model.decode_head.register_forward_hook(_FinestMask(model))
+    model.decode_head.register_forward_hook(_OtherMasks(model, lambda masks: torch.stack(masks).sum(0)))
     return model
 
 
-class _FinestMask:
-    """Adds the finest mask of a pass to its auxiliary ones; a copy of the model gets its own copy."""
+def with_deep_masks(model: ECENet) -> ECENet:
+    """Supervise the sum of all masks after each stage too, from the coarsest to the finest.
 
-    def __init__(self, model: ECENet) -> None:
-        self._mask: Tensor | None = None
-        model.decode_head.semantics_attention[0].register_forward_hook(self.keep)
+    The four sums alternate by row, so that the loss compares each of them with the labels.
+    """
+    model.decode_head.register_forward_hook(_OtherMasks(model, _sums_by_row))
+    return model
 
-    def keep(self, _module: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        self._mask = output[1]
+
+def _sums_by_row(masks: list[Tensor]) -> Tensor:
+    """The sums of the first masks, of the first two, and so on: four of (B, K, h, w) to (B, K, 4h, w)."""
+    return torch.stack(masks).cumsum(0).movedim(0, 3).flatten(2, 3)
+
+
+class _OtherMasks:
+    """Computes the auxiliary masks of a pass anew; a copy of the model gets its own copy."""
+
+    def __init__(self, model: ECENet, combine: Callable[[list[Tensor]], Tensor]) -> None:
+        """``combine`` gets the four masks at the finest size, the coarsest stage's first."""
+        self._masks: list[Tensor] = []
+        self._combine = combine
+        model.decode_head.initial_masks.register_forward_hook(self.keep)
+        for attention in model.decode_head.semantics_attention:
+            attention.register_forward_hook(self.keep)
+
+    def keep(self, _module: nn.Module, _inputs: Any, output: Tensor | tuple[Tensor, Tensor]) -> None:
+        self._masks.append(output if isinstance(output, Tensor) else output[1])
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor | HeadOutput) -> Tensor | HeadOutput:
-        mask, self._mask = self._mask, None
-        if not isinstance(output, HeadOutput) or mask is None:
+        masks, self._masks = self._masks, []
+        if not isinstance(output, HeadOutput):
             return output
-        return replace(output, auxiliary_masks=output.auxiliary_masks + mask)
+        size = masks[-1].shape[2:]
+        resized = [functional.interpolate(mask, size, mode="bilinear", align_corners=False) for mask in masks]
+        return replace(output, auxiliary_masks=self._combine(resized))

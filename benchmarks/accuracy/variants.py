@@ -26,7 +26,13 @@ from benchmarks.accuracy.rivals import (
     segformer_head,
     upernet_head,
 )
-from benchmarks.accuracy.trials import with_finest_mask, with_key_scale, with_norm_momentum, without_dropout
+from benchmarks.accuracy.trials import (
+    with_deep_masks,
+    with_finest_mask,
+    with_key_scale,
+    with_norm_momentum,
+    without_dropout,
+)
 from trainer.config import RELEASED, LossWeights
 from trainer.model.backbone import ConvBackbone
 from trainer.model.ecenet import ECENet, build_model, named_config
@@ -53,6 +59,7 @@ class Variant:
         width: Channels that the classifier gets.
         one_rate: Whether the classifier has the rate of the rest of the head unless a recipe gives it its own.
         warmup: Steps of warm-up per step of the recipe's.
+        fading: Terms of the loss whose weights fall to 0, epoch by epoch.
     """
 
     title: str
@@ -65,6 +72,7 @@ class Variant:
     width: int = WIDTH
     one_rate: bool = False
     warmup: float = 1.0
+    fading: tuple[str, ...] = ()
 
     def network(self, name: str) -> str:
         """The variant that has the same network in inference: ECENet, or the one of this ``name`` itself."""
@@ -74,6 +82,10 @@ class Variant:
     def is_rival(self) -> bool:
         """True for a head that is none of ECENet's."""
         return self.loss is CROSS_ENTROPY
+
+    def loss_at(self, progress: float) -> LossWeights:
+        """The weights after a share of the training, 0..1."""
+        return self.loss.model_copy(update={name: (1 - progress) * getattr(self.loss, name) for name in self.fading})
 
     @property
     def fast_multiple(self) -> float:
@@ -109,8 +121,9 @@ def _same(model: ECENet) -> ECENet:
 
 def _rival(title: str, change: Callable[[ECENet], ECENet], width: int) -> Variant:
     """A head that has nothing of ECENet's start and losses."""
-    options = {"bilinear_start": False, "principal_start": False, "one_rate": True}
-    return Variant(title, change, CROSS_ENTROPY, width=width, **options)
+    return Variant(
+        title, change, CROSS_ENTROPY, width=width, bilinear_start=False, principal_start=False, one_rate=True
+    )
 
 
 def _ablation(title: str, change: Callable[[ECENet], ECENet] = _same, **options: Any) -> Variant:
@@ -146,6 +159,11 @@ VARIANTS: dict[str, Variant] = {
     "key-scale-4": _trial("keys that start four times as large", with_key_scale(4)),
     "key-scale-16": _trial("keys that start 16 times as large", with_key_scale(16)),
     "finest-mask": _trial("the finest mask inside the auxiliary loss", with_finest_mask),
+    "deep-masks": _trial("the sum of masks after each stage inside the auxiliary loss", with_deep_masks),
+    "fading-masks": _trial("an auxiliary loss that fades", fading=("auxiliary",)),
+    "fading-losses": _trial(
+        "auxiliary, diversity and presence losses that fade", fading=("auxiliary", "diversity", "presence")
+    ),
     "slow-norms": _trial("batch norms of momentum 0.02", with_norm_momentum(0.02)),
     "no-dropout": _trial("no dropout", without_dropout),
     "half-warm-up": _trial("half the steps of warm-up", warmup=0.5),

@@ -58,6 +58,30 @@ def test_the_finest_mask_joins_the_auxiliary_ones() -> None:
     torch.testing.assert_close(trained(whole).logits, trained(build("ecenet")).logits)
 
 
+def test_the_sums_of_masks_after_each_stage_join_the_auxiliary_ones() -> None:
+    plain, deep = build("ecenet"), build("deep-masks")
+    coarsest: list[Tensor] = []
+    plain.decode_head.initial_masks.register_forward_hook(lambda _module, _inputs, output: coarsest.append(output))
+    without_finest = trained(plain).auxiliary_masks
+    with_finest = trained(build("finest-mask")).auxiliary_masks
+    for model in (deep, copy.deepcopy(deep)):
+        sums = trained(model).auxiliary_masks
+        assert sums.shape == (2, 5, 64, 16)
+        first = nn.functional.interpolate(coarsest[0], (16, 16), mode="bilinear")
+        torch.testing.assert_close(sums[:, :, 0::4], first)
+        torch.testing.assert_close(sums[:, :, 2::4], without_finest)
+        torch.testing.assert_close(sums[:, :, 3::4], with_finest)
+
+
+def test_losses_fade_while_the_others_stay() -> None:
+    start, middle, end = (VARIANTS["fading-masks"].loss_at(progress) for progress in (0, 0.5, 1))
+    assert start == VARIANTS["ecenet"].loss == VARIANTS["ecenet"].loss_at(0.7)
+    assert (middle.auxiliary, end.auxiliary) == (start.auxiliary / 2, 0)
+    assert (middle.cross_entropy, middle.presence) == (start.cross_entropy, start.presence)
+    last = VARIANTS["fading-losses"].loss_at(1)
+    assert (last.auxiliary, last.diversity, last.presence, last.cross_entropy) == (0, 0, 0, start.cross_entropy)
+
+
 def test_norms_and_dropout_of_the_head_alone_change() -> None:
     slow = build("slow-norms")
     momenta = {
@@ -76,6 +100,5 @@ def test_a_warm_up_is_a_share_of_the_recipes() -> None:
 
 
 def test_trials_are_run_by_name_alone() -> None:
-    changes = ["key-scale-2", "key-scale-4", "key-scale-16", "finest-mask", "slow-norms", "no-dropout"]
-    assert [*changes, "half-warm-up", "long-warm-up"] == TRIALS
+    assert {"key-scale-2", "finest-mask", "deep-masks", "fading-losses", "slow-norms"} < set(TRIALS)
     assert not set(TRIALS) & {*COMPARED, *HEADS}
