@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -220,13 +220,20 @@ class Admission:
 
     @asynccontextmanager
     async def permit(
-        self, limit: TimeLimit | None = None, *, accepted: bool = False, owner: ImageQueue | None = None
+        self,
+        limit: TimeLimit | None = None,
+        *,
+        accepted: bool = False,
+        further: bool = False,
+        owner: ImageQueue | None = None,
     ) -> AsyncIterator[Ticket]:
         """Admit one request; the block is cancelled at the ticket's deadline.
 
         Args:
             limit: The request's own limit; ``timeout_s`` from now if not given.
             accepted: True for a part of a request that was admitted before; a drain admits it too.
+            further: True for one more place of a request that is inside; a drain admits it too, and the observer
+                counts the request alone.
             owner: Receiver of the request, see ``expected`` and ``until_unused``; woken when it comes and leaves.
 
         Raises:
@@ -236,8 +243,8 @@ class Admission:
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner, self._count_expected)
-        with self._observed(ticket):
-            self._take_place(ticket, accepted=accepted)
+        with nullcontext() if further else self._observed(ticket):
+            self._take_place(ticket, accepted=accepted, further=further)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
             self._admitted += 1
@@ -258,6 +265,12 @@ class Admission:
             finally:
                 lateness.cancel()
                 self._leave(ticket)
+
+    def shorten(self, ticket: Ticket, limit: TimeLimit) -> None:
+        """Give a request inside another limit, if that ends before its own."""
+        if limit.deadline < ticket.deadline:
+            ticket.limit = limit
+            self._inside[ticket].reschedule(limit.deadline)
 
     def count_pixels(self, ticket: Ticket, pixels: int) -> None:
         """Count the pixels of a request's image, before they are decoded; from any thread.
@@ -313,8 +326,8 @@ class Admission:
             self._left.clear()
             await self._left.wait()
 
-    def _take_place(self, ticket: Ticket, *, accepted: bool) -> None:
-        if self._gave_up or not (self._open or accepted):
+    def _take_place(self, ticket: Ticket, *, accepted: bool, further: bool) -> None:
+        if self._gave_up or not (self._open or accepted or further):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if not accepted:
             self._check_time(ticket)

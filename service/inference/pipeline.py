@@ -102,18 +102,25 @@ class Pipeline:
         """Seconds of the engine for an image, by its latest batches."""
         return self._queue.seconds_per_image
 
-    def admit(self, limit: TimeLimit | None = None, *, accepted: bool = False) -> AbstractAsyncContextManager[Ticket]:
+    def admit(
+        self, limit: TimeLimit | None = None, *, accepted: bool = False, further: bool = False
+    ) -> AbstractAsyncContextManager[Ticket]:
         """Admit a request before its body is read; all of its work belongs inside the block.
 
         Args:
             limit: The time of the request; default: ``request_timeout_s``.
             accepted: True for a part of a request that was admitted before; a drain admits it too.
+            further: True for one more place of a request that is inside, see ``Admission.permit``.
 
         Raises:
             Overloaded, Draining: No room, or the process stops.
             DeadlineExceeded: The block took longer than the limit.
         """
-        return self._admission.permit(limit, accepted=accepted, owner=self._queue)
+        return self._admission.permit(limit, accepted=accepted, further=further, owner=self._queue)
+
+    def shorten(self, ticket: Ticket, limit: TimeLimit) -> None:
+        """See ``Admission.shorten``."""
+        self._admission.shorten(ticket, limit)
 
     def hold_open(self) -> AbstractContextManager[None]:
         """Make a drain, and the end of this version, wait for a request whose parts are admitted one by one."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from service.errors import DeadlineExceeded
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.pipeline import Pipeline
 from service.inference_protocol.answer import EncodedResponse, assemble
@@ -132,12 +129,12 @@ async def infer(request: Request, runtime: RuntimeOf, limit: TimeLimitOf) -> Res
     state.answer_format = TENSORS
     pipeline = _pipeline_of(request)
     signature = signature_of(pipeline.graph, pipeline.manifest.num_classes)
-    async with _client_timeout() as timeout, pipeline.admit(limit) as ticket:
+    async with pipeline.admit(limit) as ticket:
         state.stopwatch = ticket.stopwatch
         inference = await _read(request, runtime.settings, pipeline, signature, ticket)
         if inference.timeout_s is not None:
-            timeout.reschedule(limit.arrived + inference.timeout_s)
-        answer = await cancel_on_disconnect(request, _answer(pipeline, inference, signature, limit, ticket))
+            pipeline.shorten(ticket, TimeLimit(inference.timeout_s, limit.arrived, "parameter 'timeout'"))
+        answer = await cancel_on_disconnect(request, _answer(pipeline, inference, signature, ticket))
     runtime.metrics.request_succeeded(pipeline.manifest.name, ticket.stopwatch)
     return _response(answer)
 
@@ -159,12 +156,12 @@ async def _read(
     return await pipeline.run_job(parse, ticket)
 
 
-async def _answer(
-    pipeline: Pipeline, inference: Inference, signature: Signature, limit: TimeLimit, ticket: Ticket
-) -> EncodedResponse:
+async def _answer(pipeline: Pipeline, inference: Inference, signature: Signature, ticket: Ticket) -> EncodedResponse:
     """Run the images. Each takes a place in the service: the request's own for the first, one more for each other."""
     async with AsyncExitStack() as places:
-        others = [await places.enter_async_context(pipeline.admit(limit)) for _ in inference.images[1:]]
+        others = [
+            await places.enter_async_context(pipeline.admit(ticket.limit, further=True)) for _ in inference.images[1:]
+        ]
         rows = await run_inference(
             pipeline, inference.images, inference.outputs, signature.input_size, [ticket, *others]
         )
@@ -172,18 +169,6 @@ async def _answer(
             lambda: assemble(pipeline.manifest.name, pipeline.manifest.version, inference.id, inference.outputs, rows),
             ticket,
         )
-
-
-@asynccontextmanager
-async def _client_timeout() -> AsyncIterator[asyncio.Timeout]:
-    """A scope for the time that the client states in its request, which is known once that is read."""
-    try:
-        async with asyncio.timeout(None) as scope:
-            yield scope
-    except TimeoutError:
-        if not scope.expired():
-            raise
-        raise DeadlineExceeded("no answer within the request's parameter 'timeout'") from None
 
 
 def _response(answer: EncodedResponse) -> Response:

@@ -284,6 +284,15 @@ async def test_error_of_the_body_passes_and_gives_the_place_back() -> None:
     assert observer.events == []
 
 
+async def test_a_request_with_further_places_is_counted_once() -> None:
+    admission, observer = make(capacity=2)
+    with pytest.raises(Overloaded):
+        async with admission.permit(), admission.permit(further=True), admission.permit(further=True):
+            pytest.fail("admitted")
+    assert observer.events == ["rejected: overloaded"]
+    assert admission.in_flight == 0
+
+
 async def test_departure_is_told_with_its_stage() -> None:
     admission, observer = make()
     with pytest.raises(ClientGone):

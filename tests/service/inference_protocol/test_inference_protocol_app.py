@@ -10,7 +10,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -244,6 +244,7 @@ async def test_each_image_takes_a_place(engine: FakeEngine, serving: Serving) ->
         refused = await infer(api, flat(0, 0))
         assert "3 requests are in the service already" in error_of(refused, 503)
         assert int(refused.headers["retry-after"]) >= 1
+        assert await api.metric('ecenet_requests_rejected_total{reason="overloaded"}') == 1
         assert await api.metric("ecenet_in_flight") == 2
         engine.gate.set()
         assert labels_of(await inside).shape == (2, 32, 64)
@@ -262,9 +263,25 @@ async def test_client_may_give_it_less_time(engine: FakeEngine, serving: Serving
     async with serving() as api:
         engine.shut()
         response = await infer(api, flat(0), parameters={"timeout": 20_000})
-        assert "parameter 'timeout'" in error_of(response, 504)
+        assert "0.02 s (parameter 'timeout')" in error_of(response, 504)
+        assert await api.metric("ecenet_requests_expired_total") == 1
         assert await api.metric("ecenet_in_flight") == 0
         engine.gate.set()
+
+
+async def test_images_of_a_request_inside_are_answered_though_a_drain_begins(api: Api) -> None:
+    body, headers = whole(tensor_of(flat(0, 255)), flat(0, 255).tobytes())
+    drains = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body[:10]
+        drains.append(asyncio.create_task(api.runtime.drain(60)))
+        await asyncio.sleep(0)
+        yield body[10:]
+
+    response = await api.http.post(INFER, content=pieces(), headers=headers)
+    assert labels_of(response)[:, 0, 0].tolist() == [0, 2]
+    await drains[0]
 
 
 async def test_time_limit_that_is_none_is_answered_400(api: Api) -> None:
