@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.connections.answer_transport import AnswerTransport
@@ -253,7 +253,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         cycle.transport = cast(asyncio.Transport, AnswerTransport(cycle))
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, _without_chunks(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     def _leave(self) -> None:
         """Notify the request that is being answered that its client is gone, and drop those behind it.
@@ -313,6 +313,29 @@ class LimitedProtocol(HttpToolsProtocol):
         if running is None or running.response_complete or (running is self.cycle and self._in_request):
             return None
         return running
+
+
+def _without_chunks(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The application for a client of HTTP/1.0, which knows no chunks.
+
+    An answer of unknown length ends with its connection, RFC 9112, 6.3; uvicorn would send it in chunks.
+    """
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        has_length = True
+
+        async def send_whole(message: ASGISendEvent) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                cycle.chunked_encoding = None if has_length else False
+            elif message["type"] == "http.response.body" and not has_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_whole)
+
+    return answer
 
 
 def _with_path(target: bytes) -> bytes:

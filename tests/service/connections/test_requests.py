@@ -260,6 +260,19 @@ async def test_a_client_of_http_1_0_gets_no_interim_answer() -> None:
         )
 
 
+@pytest.mark.anyio
+async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first, ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"last"})
+
+    async with served(ROOMY, stream) as (port, _):
+        head, _, body = (await answer_to(port, b"GET / HTTP/1.0\r\n\r\n")).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert body == b"first, last"
+
+
 @pytest.mark.parametrize(
     ("target", "path", "query"),
     [(b"http://a", "/", b""), (b"http://a?b=1", "/", b"b=1"), (b"http://a/c?d", "/c", b"d"), (b"*", "*", b"")],
