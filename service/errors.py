@@ -219,10 +219,10 @@ class Draining(Unavailable):
 
 
 class NotReady(Unavailable):
-    """The model is not loaded yet."""
+    """The model is not loaded: not yet, or no more."""
 
     slug = "not-ready"
-    title = "The service is starting"
+    title = "The service is not ready"
 
 
 class DeadlineExceeded(ServiceError):

@@ -85,4 +85,7 @@ def _http_problem(request: Request, error: HTTPException) -> Response:
         "status": error.status_code,
         "detail": detail,
     }
-    return _response(request, problem, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":  # HeadAsGet answers HEAD too
+        headers["Allow"] = "GET, HEAD"
+    return _response(request, problem, headers)

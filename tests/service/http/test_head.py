@@ -40,6 +40,12 @@ def test_head_is_refused_where_get_is(site: Site) -> None:
         assert client.head("/nowhere", headers={"X-API-Key": KEY}).status_code == 404
 
 
+def test_a_refused_method_names_head_beside_get(site: Site) -> None:
+    with httpx.Client(base_url=site.url, headers={"X-API-Key": KEY}) as client:
+        allowed = {path: client.put(path).headers["allow"] for path in ("/healthz", "/static/page.css", "/segment")}
+    assert allowed == {"/healthz": "GET, HEAD", "/static/page.css": "GET, HEAD", "/segment": "POST"}
+
+
 def test_the_connection_is_kept_after_head(site: Site) -> None:
     with httpx.Client(base_url=site.url, limits=httpx.Limits(max_connections=1)) as client:
         assert [client.request(method, "/healthz").status_code for method in ("HEAD", "GET", "HEAD")] == [200] * 3

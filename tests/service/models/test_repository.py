@@ -220,6 +220,7 @@ async def test_without_its_default_model_the_process_is_alive_but_not_ready(shel
         await api.runtime.models.unload("night")
         with pytest.raises(NotReady, match="the default model 'night' is not loaded: it was unloaded"):
             api.runtime.check_ready()
+        assert (await api.get("/readyz")).json()["title"] == "The service is not ready"
         api.runtime.check_alive()
         assert await api.metric("ecenet_ready") == 0
         assert api.runtime.pipeline("street").manifest.name == "street"
