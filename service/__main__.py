@@ -24,8 +24,10 @@ logger = logging.getLogger("service")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, serve until a signal, and end the process."""
     _open_missing_streams()
-    # Until uvicorn takes over; process 1 of a container has no default for it and would ignore it.
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
+    # Until the supervisor takes over; process 1 of a container has no default for SIGTERM and would ignore it, and
+    # Ctrl-C would print a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _signal, _frame: os._exit(0))
     # It asks for a new search for models, which the start does anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # After the signals, which may come at any time.

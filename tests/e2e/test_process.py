@@ -241,6 +241,22 @@ def test_stuck_engine_is_told_to_everybody_within_seconds_and_the_process_stays(
         assert process.popen.wait(HANG_S) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_process_starts_ends_it_without_a_word(number: signal.Signals, tiny_model_dir: Path) -> None:
+    command = [sys.executable, *SERVICE, "--port", "0", "--model-dir", str(tiny_model_dir)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while not _catches(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.communicate(timeout=HANG_S) == (b"", None)
+    assert process.returncode == 0
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> number - 1 & 1)
+
+
 def namespace() -> tuple[str, ...]:
     """The command that makes a program process 1 of a namespace of its own; skips the test where that is forbidden."""
     unshare = shutil.which("unshare")
