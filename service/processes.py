@@ -73,7 +73,7 @@ class _Processes:
     """The main functions of the processes; see ``Mains``.
 
     Attributes:
-        workers: Number of workers at the start.
+        workers: Number of workers; at the start that of the first ones.
         most_workers: Most workers.
         ledger: Counts of the processes.
     """
@@ -183,6 +183,10 @@ class _Processes:
     def workers_for(self, images_per_s: float) -> int:
         """See ``Mains``."""
         return workers_for(images_per_s, available_cpus()) if self._settings.workers is None else self.workers
+
+    def share_among(self, workers: int) -> None:
+        """See ``Mains``."""
+        self.workers = workers
 
     def _share(self, settings: Settings) -> Settings:
         """The settings of one worker: its share of threads and memory."""

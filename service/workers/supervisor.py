@@ -65,6 +65,9 @@ class Mains(Protocol):
         """Number of workers for an engine of so many images a second."""
         ...
 
+    def share_among(self, workers: int) -> None:
+        """Give a worker that starts from now on the share of one of so many."""
+
 
 class Supervisor:
     """Runs the service; ``run`` is all there is to call."""
@@ -195,10 +198,13 @@ class Supervisor:
         self._engine_starts = 0
         self._lines = lines
         wanted = min(self._max_workers, self._mains.workers_for(images_per_s))
-        for worker in range(self._wanted, wanted):
-            self._start(worker)
-        if wanted > self._wanted:
+        if wanted > self._wanted and not self._is_stopping:
             logger.info("%d workers, because the engine runs %.0f images/s", wanted, images_per_s)
+            self._mains.share_among(wanted)
+            for child in self._workers.values():  # they have larger shares; their successors have not
+                os.kill(child.pid, signal.SIGTERM)
+            for worker in range(self._wanted, wanted):
+                self._start(worker)
             self._wanted = wanted
 
     def _start(self, number: int) -> None:
@@ -293,7 +299,8 @@ class Supervisor:
         self._ledger.of(worker).clear()
         if self._is_stopping:
             return
-        logger.error("worker %d %s; it is started again", worker, describe_end(status))
+        level = logging.ERROR if status else logging.INFO
+        logger.log(level, "worker %d %s; it is started again", worker, describe_end(status))
         self._due[worker] = child.started + _MIN_WORKER_INTERVAL_S
 
     def _start_due(self) -> None:

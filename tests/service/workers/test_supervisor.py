@@ -55,6 +55,9 @@ class Mains:
     def workers_for(self, images_per_s: float) -> int:
         return 2 if images_per_s > 100 else 1
 
+    def share_among(self, workers: int) -> None:
+        self.started.append(f"shares of {workers}")
+
 
 def send(control: socket.socket, kind: Control, fields: dict[str, Any]) -> None:
     """Send the supervisor a message, as an event loop does."""
@@ -182,6 +185,27 @@ def with_an_engine_that_is_ready_too_late() -> Any:
 
 def test_a_service_that_stops_starts_no_workers() -> None:
     assert fresh(with_an_engine_that_is_ready_too_late) == [0, "", ["engine", "worker 0"]]
+
+
+def with_a_fast_engine() -> Any:
+    """End and names of a service whose engine process can use more workers."""
+
+    class Fast(Mains):
+        def engine(self, control: socket.socket, choices: Any) -> int:
+            send(control, Control.READY, {"images_per_s": 1000.0, "lines": "ready"})
+            return super().engine(control, choices)
+
+        def worker(self, number: int, control: socket.socket) -> int:
+            if self.started.count("worker 0") == 2:
+                os.kill(os.getppid(), signal.SIGTERM)
+            return super().worker(number, control)
+
+    mains = Fast()
+    return [*run(mains), mains.started]
+
+
+def test_all_workers_of_a_fast_engine_have_equal_shares() -> None:
+    assert fresh(with_a_fast_engine) == [0, "", ["engine", "worker 0", "shares of 2", "worker 1", "worker 0"]]
 
 
 def with_dying_engines() -> Any:
