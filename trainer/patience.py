@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Log = Sequence[Mapping[str, Any]]
-"""Entries of a run's log, one per epoch; those of epochs with an evaluation have ``val_miou``."""
+"""Entries of a run's log, one per epoch; those of epochs with an evaluation that gave a score have ``val_miou``."""
 
 
 def best_entry(log: Log) -> Mapping[str, Any] | None:
@@ -39,6 +39,6 @@ def best_text(best: Mapping[str, Any] | None) -> str:
 
 
 def _has_score(entry: Mapping[str, Any]) -> bool:
-    """Check for a score; it is NaN, or null in a log of another writer, where val has no labelled pixel."""
+    """Check for a score; in older logs, and those of other writers, it may be NaN or null."""
     score = entry.get("val_miou")
     return score is not None and not math.isnan(score)

@@ -367,7 +367,8 @@ def _entries(run: Run, figures: dict[str, float]) -> dict[str, Any]:
 
 
 def _figures(scores: Scores | None) -> dict[str, float]:
-    if scores is None:
+    """The means of an evaluation; none where no pixel of val has a label, since JSON has no NaN."""
+    if scores is None or np.isnan(scores.miou):
         return {}
     return {"val_miou": scores.miou, "val_accuracy": scores.accuracy, "val_mean_accuracy": scores.mean_accuracy}
 

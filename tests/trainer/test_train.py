@@ -99,6 +99,18 @@ def test_a_run_leaves_what_belongs_to_it(tiny_camvid: Path, tmp_path: Path, caps
     assert float(line[1]) == pytest.approx(100 * float(log[1]["val_miou"]), abs=0.005)  # type: ignore[arg-type]
 
 
+def test_a_log_is_json_where_no_pixel_of_val_has_a_label(
+    tiny_camvid: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (tiny_camvid / "valannot").iterdir():
+        Image.fromarray(np.full((48, 64), 11, np.uint8)).save(path)
+    with caplog.at_level(logging.INFO):
+        assert main(arguments(tiny_camvid, tmp_path / "run")) == 0
+    assert "epoch 2/2: no labelled pixel in val" in caplog.text
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text()
+    assert read_entries(tmp_path / "run" / "last.pt")["metrics"] == {}
+
+
 @pytest.mark.parametrize("options", [{"runtime__gradient_checkpointing": "true"}, {"runtime__channels_last": "false"}])
 def test_the_runtime_does_not_change_what_is_learned(
     options: dict[str, str], tiny_camvid: Path, tmp_path: Path
