@@ -175,6 +175,7 @@ class RuntimeSection(Section):
             cores, and with a GPU the rank's share of the CPUs but one, 1 to 16.
         channels_last: Whether features are stored with their channels together (NHWC), fastest for convolutions.
         gradient_checkpointing: Whether the backbone's activations are computed again for the gradient: slower, smaller.
+            The batch norms of a convolutional backbone then take each batch into their statistics twice.
         compile: Whether the network goes through ``torch.compile``.
         evaluate_every: Epochs between evaluations of the val split.
         patience: Evaluations in a row without a better mIoU after which the run ends; 0 for no limit.
