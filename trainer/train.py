@@ -45,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingExtraError as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
-        what = "" if arguments and arguments[0] in COMMANDS else " before the first checkpoint"
-        return _failed(f"stopped{what}", EXIT_INTERRUPTED)
+        return _failed("stopped", EXIT_INTERRUPTED)
 
 
 def _other_command(name: str, *arguments: str) -> int:
