@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.model_directory.manifest import ClassInfo
@@ -51,8 +52,9 @@ class TensorBoard:
             ) from error
         if every < 1:
             raise ConfigError(f"every is {every} steps, expected at least 1")
-        self._every = every
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1, flush_secs=30)
+        self._every, self._folder = every, folder
+        with self._named():
+            self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1, flush_secs=30)
 
     def step(
         self, step: int, losses: Mapping[str, float], lr: float, grad_norm: float | None, images_per_s: float
@@ -80,18 +82,33 @@ class TensorBoard:
             scores: Of the evaluation; a class that does not occur gets no point.
             classes: The classes in the order of their ids.
             samples: The same images at each evaluation, see ``FixedExamples``; side by side, void in black.
+
+        Raises:
+            OSError: The events cannot be written, as on a full disk.
         """
         self._scalars(step, evaluation_values(scores, classes))
         palette = full_palette(classes)
-        for sample in samples:
-            picture = triptych(sample.image, sample.labels, sample.prediction, palette)
-            self._writer.add_image(f"sample/{sample.index}", picture, step, dataformats="HWC")
-        self._writer.flush()
+        with self._named():
+            for sample in samples:
+                picture = triptych(sample.image, sample.labels, sample.prediction, palette)
+                self._writer.add_image(f"sample/{sample.index}", picture, step, dataformats="HWC")
+            self._writer.flush()
 
     def close(self) -> None:
-        """Write pending events and close the file."""
-        self._writer.close()
+        """Write pending events and close the file; one that cannot be written does not hide why the run ends."""
+        with suppress(OSError):
+            self._writer.close()
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with self._named():
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the folder in the error of events that cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            text = f"events for TensorBoard cannot be written to {self._folder}: {error}; the checkpoints stay"
+            raise OSError(text) from error

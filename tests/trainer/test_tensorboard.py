@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -117,3 +118,12 @@ def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_every_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="every is 0 steps, expected at least 1"):
         TensorBoard(tmp_path, every=0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_events_that_cannot_be_written_are_told_with_their_folder(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path / "events")
+    shutil.rmtree(tmp_path / "events")
+    with pytest.raises(OSError, match=f"^events for TensorBoard cannot be written to {tmp_path}/events: "):
+        board.evaluation(1, SCORES, CLASSES)
+    board.close()
