@@ -44,11 +44,13 @@ def own_config(root: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """
     if bundled_checkpoint() is None:
         logger.warning("warning: the bundled model's checkpoint is not installed; imagenet weights take its place")
-    return load_config(Path(RECIPE), [*fitting_settings(root), *overrides])
+    settings = [*fitting_settings(root), *overrides]
+    epochs = load_config(Path(RECIPE), settings).schedule.epochs
+    return load_config(Path(RECIPE), [*_pace(epochs), *settings])
 
 
 def fitting_settings(root: Path) -> list[str]:
-    """The settings as overrides, ``section.key=value``."""
+    """The settings as overrides, ``section.key=value``, but for those of ``_pace``."""
     kind = guess_dataset(root)
     train = open_dataset(kind, root, "train")
     size = input_size(_sizes(train))
@@ -62,9 +64,12 @@ def fitting_settings(root: Path) -> list[str]:
         *([f"data.repeat={repeat}"] if repeat > 1 else []),
         f"schedule.batch_size={_BATCH_SIZE}",
         f"schedule.epochs={epochs}",
-        f"schedule.warmup_epochs={0.05 * epochs:.2f}",
-        f"runtime.evaluate_every={max(1, epochs // _EVALUATIONS)}",
     ]
+
+
+def _pace(epochs: int) -> list[str]:
+    """The settings that follow from the length of the run, which a user may have set."""
+    return [f"schedule.warmup_epochs={0.05 * epochs:.2f}", f"runtime.evaluate_every={max(1, epochs // _EVALUATIONS)}"]
 
 
 def input_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -54,6 +54,13 @@ def test_a_folder_gives_a_configuration_and_the_user_has_the_last_word(tiny_camv
     assert own_config(tiny_camvid).runtime.evaluate_every == 1
 
 
+def test_warm_up_and_evaluations_follow_the_epochs_that_the_user_sets(tiny_camvid: Path) -> None:
+    short, long = (own_config(tiny_camvid, [f"schedule.epochs={epochs}"]) for epochs in (2, 400))
+    assert (short.schedule.warmup_epochs, short.runtime.evaluate_every) == (0.1, 1)
+    assert (long.schedule.warmup_epochs, long.runtime.evaluate_every) == (20, 20)
+    assert own_config(tiny_camvid, ["schedule.epochs=2", "schedule.warmup_epochs=1"]).schedule.warmup_epochs == 1
+
+
 def test_an_installation_without_the_bundled_checkpoint_starts_from_imagenet(
     tiny_camvid: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
