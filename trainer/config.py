@@ -158,6 +158,8 @@ def _sentence(mistake: ErrorDetails) -> str:
         return f"{name} is missing"
     if mistake["type"] == "model_type":
         return f"[{name}] is {mistake['input']!r}, expected a table"
+    if mistake["type"] == "tuple_type" and isinstance(mistake["input"], dict):
+        return f"[{name}] is one table, expected a list of tables, each below [[{name}]]"
     expected = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{name} is {mistake['input']!r}, {expected}"
 

@@ -162,6 +162,11 @@ def test_a_source_with_another_key_or_value_is_an_error(table: dict[str, object]
         parse_config({"data": {"sources": [defaults | table]}})
 
 
+def test_a_single_table_of_sources_is_told_how_to_be_a_list() -> None:
+    with pytest.raises(ConfigError, match=r"^\[data\.sources\] is one table, .* each below \[\[data\.sources\]\]$"):
+        parse_config({"data": {"sources": {"dataset": "voc", "root": "x"}}})
+
+
 def test_an_unreadable_file_names_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="camvid_lite0"):
         load_config(tmp_path / "absent.toml")
