@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -234,7 +235,8 @@ def _conclude(run: Run) -> None:
     logger.info("mIoU on val: %s", best_text(best_entry(run.log)))
     if run.config.runtime.report:
         logger.info("report: %s", report_run(run.folder.path, run.val, device=run.ranks.device))
-    logger.info("next: ecenet-export %s -o models/%s", run.folder.path, run.folder.path.resolve().name)
+    folder, target = run.folder.path, Path("models") / run.folder.path.resolve().name
+    logger.info("next: %s", shlex.join(["ecenet-export", str(folder), "-o", str(target)]))
 
 
 def _train_epochs(run: Run, stop: StopRequest) -> None:

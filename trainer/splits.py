@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def _val(name: str, root: Path, train: PairedFiles) -> PairedFiles:
     if len(train) >= FEW_IMAGES:
         raise ConfigError(
             f"{root} has no val split, so nothing shows how well it learns; for the remedy run "
-            f"ecenet-train data check {root}"
+            f"ecenet-train data check {shlex.quote(str(root))}"
         )
     logger.warning("warning: there is no val split; the scores are those of the training images")
     return train

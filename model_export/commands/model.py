@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from model_export.commands import verify
@@ -48,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
     if exported.int8_fault is not None:
         print(f"there is no INT8 graph: {exported.int8_fault}")
     status = verify.run(_verification(args.directory, source.data, source.kind, source.labelled_split))
+    directory = shlex.quote(str(args.directory))
     if status:
-        print(f"next: ecenet-export remove {args.directory} GRAPH, for each that FAILS; more images in val tell better")
+        print(f"next: ecenet-export remove {directory} GRAPH, for each that FAILS; more images in val tell better")
     else:
-        print(f"next: ecenet-serve --model-dir {args.directory}")
+        print(f"next: ecenet-serve --model-dir {directory}")
     return status
 
 

@@ -26,7 +26,7 @@ def test_a_run_that_no_longer_improves_ends_with_its_report_and_the_next_command
     tiny_camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("trainer.run.evaluate", lambda *_args, **_options: Counts(np.eye(11, dtype=np.int64)))
-    run = tmp_path / "run"
+    run = tmp_path / "my run"
     options = arguments(tiny_camvid, run, "--patience", "1", schedule__epochs="9", runtime__evaluate_every="1")
     with caplog.at_level(logging.INFO):
         assert main(options) == 0
@@ -37,7 +37,7 @@ def test_a_run_that_no_longer_improves_ends_with_its_report_and_the_next_command
         "epoch 2/9: mIoU 100.00, best 100.00 in epoch 1",
         "ends early: no better mIoU in the last 1 evaluation",
         "mIoU on val: best 100.00 in epoch 1",
-        f"next: ecenet-export {run} -o models/run",
+        f"next: ecenet-export '{run}' -o 'models/my run'",
     ]
 
 

@@ -43,6 +43,7 @@ square or upside down.
 
 from __future__ import annotations
 
+import shlex
 from functools import cached_property
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class Folder(PairedFiles):
         if not splits:
             raise DatasetError(
                 f"{root} has no split: neither a folder images/SPLIT nor 'splits' in {SPEC_NAME}; "
-                f"to split it: ecenet-train data import {root} --from masks -o FOLDER --split 0.2"
+                f"to split it: ecenet-train data import {shlex.quote(str(root))} --from masks -o FOLDER --split 0.2"
             )
         return splits
 

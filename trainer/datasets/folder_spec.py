@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def read_spec(root: Path) -> FolderSpec:
         raise MissingFileError(
             f"{path} does not exist; it must name the classes and their colours, as in "
             f'{{"classes": [{{"name": "road", "color": "#804080"}}, {{"name": "sky", "color": "#4682b4"}}]}}; '
-            f"to make one of masks: ecenet-train data import {root} --from masks -o FOLDER"
+            f"to make one of masks: ecenet-train data import {shlex.quote(str(root))} --from masks -o FOLDER"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableFileError(f"{path} cannot be read: {error}") from error

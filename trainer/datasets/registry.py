@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def guess_dataset(root: Path) -> str:
     if (root / SPEC_NAME).exists() or (root / "images").is_dir():
         return Folder.name
     raise DatasetError(
-        f"{root} holds no dataset: neither {SPEC_NAME} nor the layout of one of {', '.join(DATASETS)}; "
-        f"annotations of a tool become one with: ecenet-train data import {root} --from TOOL -o FOLDER"
+        f"{root} holds no dataset: neither {SPEC_NAME} nor the layout of one of {', '.join(DATASETS)}; annotations of "
+        f"a tool become one with: ecenet-train data import {shlex.quote(str(root))} --from TOOL -o FOLDER"
     )
 
 

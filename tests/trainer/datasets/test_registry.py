@@ -138,3 +138,16 @@ def test_a_folder_is_read_as_what_the_model_was_trained_on_if_it_has_that_layout
 def test_a_folder_without_a_dataset_is_refused_whatever_the_model_states(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no dataset: neither classes"):
         choose_dataset(tmp_path, stated="camvid")
+
+
+def test_a_remedy_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match=f"ecenet-train data import '{folder}' --from TOOL"):
+        guess_dataset(folder)
+    (folder / "images").mkdir()
+    with pytest.raises(DatasetError, match=f"ecenet-train data import '{folder}' --from masks"):
+        open_dataset("folder", folder, "train")
+    (folder / "classes.json").write_text('{"road": "#804080", "sky": "#4682b4"}')
+    with pytest.raises(DatasetError, match=f"ecenet-train data import '{folder}' --from masks"):
+        splits_in("folder", folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def _text(imported: Imported, output: Path) -> str:
         f"{output}: {counts}",
         f"classes: {', '.join(imported.classes)}",
         *(f"note: {note}" for note in imported.notes),
-        f"next: ecenet-train data check {output}",
+        f"next: ecenet-train data check {shlex.quote(str(output))}",
     ]
     return "\n".join(lines)
 

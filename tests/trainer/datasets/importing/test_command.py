@@ -54,6 +54,13 @@ def test_the_folder_holds_images_as_they_are_labels_and_classes(workshop: Worksh
     assert main(["check", str(workshop.output), "--output", str(workshop.root / "sheet.png")]) == 0
 
 
+def test_the_next_command_can_be_pasted(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotate(workshop, "a", "b")
+    output = tmp_path / "my data"
+    assert main(["import", str(workshop.root), "--from", "labelme", "-o", str(output)]) == 0
+    assert capsys.readouterr().out.endswith(f"next: ecenet-train data check '{output}'\n")
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
 def test_archives_are_unpacked(workshop: Workshop, tmp_path: Path, kind: str) -> None:
     annotate(workshop, "day/a")
