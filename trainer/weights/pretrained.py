@@ -100,6 +100,16 @@ def initialise(model: ECENet, source: str) -> str:
     path = bundled_checkpoint() if source == BUNDLED else Path(source)
     if path is None:
         raise PretrainedError("the bundled model's checkpoint is not installed; take model.pretrained=imagenet")
+    try:
+        return _load_file(model, path)
+    except PretrainedError as error:
+        if source != BUNDLED:
+            raise
+        text = "the bundled weights are of another network; take model.pretrained=imagenet, or name a file"
+        raise PretrainedError(text) from error
+
+
+def _load_file(model: ECENet, path: Path) -> str:
     with _pretrained_errors():
         file = read_weights(path)
         if file.kind == OWN or any(_ECENET_MARK in name for name in file.tensors):
