@@ -336,9 +336,7 @@ def test_initialise_refuses_what_is_not_there(tmp_path: Path) -> None:
     model = ecenet(5)
     with pytest.raises(PretrainedError, match="no packaged ImageNet weights for a Swin backbone"):
         initialise(model, "imagenet")
-    with pytest.raises(
-        PretrainedError, match=r"of another network; take model\.pretrained=imagenet"
-    ):
+    with pytest.raises(PretrainedError, match=r"of another network; take model\.pretrained=imagenet"):
         initialise(model, "bundled")
     with pytest.raises(PretrainedError, match=r"absent\.pth does not exist"):
         initialise(model, str(tmp_path / "absent.pth"))
