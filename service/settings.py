@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         bool,
         Field(
             description="Let auto compute in float32 with the first usable runtime, so that answers depend on no "
-            "measurement. An INT8 or bf16 graph may change up to 1% of the labels."
+            "measurement. An INT8 graph changes about 1% of the labels, bf16 less."
         ),
     ] = False
     input_size: Annotated[

@@ -6,6 +6,7 @@ import importlib
 import re
 import tomllib
 from dataclasses import fields
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
 from model_export.__main__ import argument_parser as export_parser
 from model_export.__main__ import with_command
+from service import errors
+from service.connections.limits import TEXTS
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import Bounds, GraphInfo, Manifest, read_manifest
 from service.settings import Settings, option
@@ -51,6 +54,14 @@ def test_every_setting_is_in_the_services_readme_with_its_default(name: str) -> 
         assert default not in {"", "None"}
     else:
         assert default == str(field.default)
+
+
+def test_every_status_of_an_error_is_in_the_services_readme() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)]
+    statuses = {kind.status for kind in kinds} - {errors.ClientGone.status}  # which nobody is left to read
+    refusals = {status.value for status, _ in TEXTS.values()}
+    rows = re.findall(r"^\| (\d{3}) \|", READMES["service/README.md"], re.MULTILINE)
+    assert {int(row) for row in rows} == statuses | refusals | {HTTPStatus.METHOD_NOT_ALLOWED}
 
 
 @pytest.mark.parametrize("path", READMES)
