@@ -57,6 +57,7 @@ def _machine(name: str, cpu: str, memory: str, labels: dict[str, str] | None = N
     return Node(name, free | {names[device]: float(count) for device, count in devices.items()}, labels or {})
 
 
+KIND = _machine("6 cores and 16 GB", "6", "16G")
 TWO_CORES = _machine("e2-standard-2", "1930m", "6Gi")
 FOUR_CORES = _machine("e2-standard-4", "3920m", "13Gi")
 L4_GKE = _machine("g2-standard-4", "3920m", "13Gi", _L4, gpus=1)
@@ -70,6 +71,7 @@ FOUR_L4 = _machine("g2-standard-48", "47810m", "173Gi", _L4, gpus=4)
 
 # The smallest nodes that README.md names, and how many pods of ours each must take.
 SMALLEST = (
+    (KIND, 3),
     (TWO_CORES, 1),
     (L4_GKE, 1),
     (L4_EKS, 1),

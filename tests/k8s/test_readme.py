@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from k8s.sizing import DEVICES
 from tests.k8s.manifests import K8S
 from tests.k8s.nodes import SMALLEST
 
@@ -28,6 +29,11 @@ def test_each_kind_of_cluster_has_five_commands(section: str) -> None:
 
 def test_the_smallest_nodes_are_those_that_pods_fit_on() -> None:
     assert [node.name for node, _ in SMALLEST if node.name not in README] == []
+
+
+def test_the_price_of_an_l4_is_that_of_the_sizing() -> None:
+    (l4,) = [device for device in DEVICES if "overlays/gpu" in device.name]
+    assert f"| ${l4.dollars_per_million:.2f} a million images, an estimate |" in CLUSTERS
 
 
 def test_every_folder_and_file_that_it_names_is_there() -> None:
