@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.datasets.errors import UnreadableFileError
+from trainer.datasets.folder_files import IMAGE_EXTENSIONS
 from trainer.datasets.importing.class_lists import read_class_list
 from trainer.datasets.importing.collector import Collector, Source
 from trainer.datasets.importing.colors import parse_color
@@ -79,7 +80,10 @@ def _read_image(fields: Fields, image: ET.Element, path: Path, collector: Collec
             order = shape.number("z_order") if "z_order" in shape.values else 0.0
             shapes.append((order, Shape(label, _region(element.tag, shape))))
     drawn = [shape for _, shape in sorted(shapes, key=lambda it: it[0])]
-    found = collector.find([fields.text("name")], path)
+    name = fields.text("name")
+    # The frame of a video is named without the extension of its image.
+    endings = () if name.lower().endswith(IMAGE_EXTENSIONS) else IMAGE_EXTENSIONS
+    found = collector.find([name, *(f"{name}{ending}" for ending in endings)], path)
     if found is not None:
         split = split_of(fields.values.get("subset", ""))
         collector.add(found, drawn, path, size=fields.size(), split=split)

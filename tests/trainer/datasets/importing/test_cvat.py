@@ -77,6 +77,12 @@ def test_lines_and_tags_are_left_out(workshop: Workshop, drawing: Draw) -> None:
     assert "a polyline has no area" in dataset.output
 
 
+def test_frames_of_a_video_are_named_without_extension(workshop: Workshop, drawing: Draw) -> None:
+    workshop.photo("images/frame_000000.PNG")
+    workshop.text("annotations.xml", xml(BOX.format("car", 2, 2, 8, 8, 0), name="frame_000000"))
+    assert workshop.convert("cvat").drawn("frame_000000") == drawing(("c", 2, 2, 8, 8))
+
+
 def test_subsets_are_splits_and_folders_stay(workshop: Workshop) -> None:
     head, tail = xml().split("<image")[0], "</annotations>"
     images = ""
