@@ -40,7 +40,7 @@ def find_control(label_config: str) -> Control:
         root = ET.fromstring(label_config)  # noqa: S314  expat bounds what entities expand to
         polygons = next(root.iter("PolygonLabels"))
         image = next(it for it in root.iter("Image") if it.attrib["name"] == polygons.attrib["toName"])
-        labels = frozenset(label.attrib["value"] for label in polygons.iter("Label"))
+        labels = frozenset(label.get(key, "") for label in polygons.iter("Label") for key in ("value", "alias"))
         key = image.attrib["value"].removeprefix("$")
         return Control({"from_name": polygons.attrib["name"], "to_name": image.attrib["name"]}, key, labels)
     except (ET.ParseError, StopIteration, KeyError):

@@ -94,6 +94,12 @@ async def test_regions_have_the_names_and_labels_of_the_project(ask: Ask) -> Non
     assert dark[:, 1].max() == 100
 
 
+async def test_a_label_is_known_by_its_alias_too(ask: Ask) -> None:
+    config = CONFIG.replace('value="dark"', 'value="night" alias="dark"')
+    response, _ = await ask("/data/upload/1/a%20b.png", config=config)
+    assert [it["value"]["polygonlabels"] for it in response.json()["results"][0]["result"]] == [["dark"], ["bright"]]
+
+
 async def test_a_personal_token_is_turned_into_access(ask: Ask) -> None:
     _, tokens = await ask("/data/upload/1/a%20b.png", key="header.payload.signature")
     assert tokens == ["Bearer fresh"]

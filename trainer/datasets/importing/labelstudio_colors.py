@@ -20,7 +20,7 @@ def label_colors(root: Path) -> dict[str, Color | None]:
         except (ET.ParseError, OSError) as error:
             raise UnreadableFileError(f"{path} cannot be read as XML: {error}") from error
         for label in view.iter("Label"):
-            name = label.get("value", "").strip()
+            name = (label.get("alias", "") or label.get("value", "")).strip()  # regions have the alias
             if name:
                 colors[name] = parse_color(f"{path}, label {name!r},", label.get("background"))
     return colors

@@ -204,7 +204,8 @@ def test_colours_come_from_the_labelling_configuration(workshop: Workshop) -> No
     workshop.text(
         "config.xml",
         '<View><Image name="image" value="$image"/><PolygonLabels name="tag" toName="image">'
-        '<Label value="tree" background="green"/><Label value="car" background="rgba(255, 10, 0, 0.7)"/>'
+        '<Label value="Conifer" alias="tree" background="green"/>'
+        '<Label value="car" background="rgba(255, 10, 0, 0.7)"/>'
         "</PolygonLabels></View>",
     )
     workshop.json("export.json", [task(polygon("car", 2, 2, 8, 8), polygon("tree", 0, 0, 1, 1, number="q"))])
