@@ -292,10 +292,10 @@ class Supervisor:
         self._start(_ENGINE)
 
     def _worker_ended(self, worker: int, child: Child, status: int) -> None:
+        del self._workers[worker]  # first: its last message may stop the service, which sends the others signals
         self._read(child)
         self._forget_control(child)
         self._silence.forget(child.pid)
-        del self._workers[worker]
         self._ledger.of(worker).clear()
         if self._is_stopping:
             return

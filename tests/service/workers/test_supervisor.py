@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
@@ -143,6 +144,33 @@ def with_a_worker_that_cannot_start_again() -> Any:
 
 def test_a_worker_that_cannot_start_again_does_not_end_those_that_serve() -> None:
     assert fresh(with_a_worker_that_cannot_start_again) == [0, "", ["engine", *["worker 0"] * 3]]
+
+
+def with_a_worker_that_fails_beside_the_engine() -> Any:
+    """End of a service of which a worker finds wrong settings, and ends, while the end of the engine is noted."""
+    go, told = os.pipe()
+
+    class Typo(Mains):
+        def engine(self, control: socket.socket, choices: Any) -> int:
+            return 7 if self.started == ["engine"] else super().engine(control, choices)
+
+        def worker(self, number: int, control: socket.socket) -> int:
+            os.read(go, 1)
+            send(control, Control.FAILED, {"status": 2, "message": "a typo"})
+            return 2
+
+    class Log(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            os.write(told, b".")
+            os.waitid(os.P_PID, mains.pids[1], os.WEXITED | os.WNOWAIT)
+
+    mains = Typo()
+    supervisor.logger.addHandler(Log())
+    return run(mains)
+
+
+def test_a_worker_that_fails_while_the_engine_ends_tells_its_reason() -> None:
+    assert fresh(with_a_worker_that_fails_beside_the_engine) == [2, "a typo"]
 
 
 def without_handles_for_a_connection() -> Any:
