@@ -144,8 +144,11 @@ async function select(picture) {
     return;
   }
   if (picture.width) {
+    state.image = picture;
     const photo = await createImageBitmap(picture.seen);
-    showPhoto(picture, photo);
+    if (state.image === picture) {
+      showPhoto(picture, photo);
+    }
     photo.close();
     if (picture.answer) {
       await showAnswer(picture);

@@ -34,6 +34,11 @@ export async function getJson(path, parameters, options = {}) {
   return (await request(address(path, parameters), {}, options)).json();
 }
 
+/** A file of the page. */
+export async function getFile(url) {
+  return (await requestOnce(url, {})).blob();
+}
+
 /** Send an image to be segmented, with `options.headers` if there are; gives the response, whose status is 200. */
 export async function segment(image, parameters, options = {}) {
   const body = new FormData();

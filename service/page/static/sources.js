@@ -1,6 +1,6 @@
 // The ways in: choose, drop, paste, and the example pictures; videos are told what to use.
 
-import { Problem } from "./service.js";
+import { Problem, getFile } from "./service.js";
 
 const VIDEO = /\.(avi|m4v|mkv|mov|mp4|mpe?g|webm)$/i;
 const element = (id) => document.getElementById(id);
@@ -29,8 +29,11 @@ export function listenToSources({ onPictures, onProblem }) {
   element("examples").addEventListener("click", async ({ target }) => {
     const button = target.closest("button");
     if (button) {
-      const response = await fetch(button.querySelector("img").src);
-      onPictures([{ blob: await response.blob(), name: button.dataset.name }]);
+      try {
+        onPictures([{ blob: await getFile(button.querySelector("img").src), name: button.dataset.name }]);
+      } catch (problem) {
+        onProblem(problem);
+      }
     }
   });
 }

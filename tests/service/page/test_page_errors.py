@@ -142,11 +142,21 @@ def test_an_answer_that_comes_late_does_not_replace_the_newer_image(
     assert tries == ["POST", "POST"]
 
 
+def test_an_example_of_a_service_that_is_gone_is_told(site: StartSite, visit: Visit) -> None:
+    page = visit(site())
+    page.route("**/examples/*", lambda route: route.abort())
+    page.get_by_role("button", name="A street").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+
+
 def test_a_key_is_asked_for_and_kept_in_the_tab_only(site: StartSite, visit: Visit, stripes: bytes) -> None:
     page = visit(site(api_keys=f"page:{KEY}"))
     expect(page.get_by_role("alert")).to_contain_text("API key")
     field = page.get_by_label("API key")
     expect(field).to_be_focused()
+    field.fill("kéy of no header: €")
+    field.press("Enter")
+    expect(field).to_have_js_property("validity.patternMismatch", True)
     field.fill("not-the-key-of-anybody")
     field.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("not valid")

@@ -84,6 +84,27 @@ def test_several_images_are_segmented_one_after_another(site: StartSite, visit: 
     expect(page.locator("#strip")).to_be_hidden()
 
 
+def test_the_picture_chosen_last_is_shown_however_long_the_others_take(site: StartSite, visit: Visit, png: Png) -> None:
+    page = visit(site())
+    page.set_input_files("#file", [payload(png(60, 120), name) for name in ("a.png", "b.png", "c.png")])
+    expect(page.locator("#strip li").last).to_contain_text("segmented")
+    page.evaluate(
+        """() => {
+          const open = createImageBitmap;
+          const gate = new Promise((resolve) => { window.openGate = resolve; });
+          window.createImageBitmap = async (blob, ...options) => {
+            await (blob.name === "b.png" ? gate : null);
+            return open(blob, ...options);
+          };
+        }"""
+    )
+    page.locator("#strip button").nth(1).click()
+    page.locator("#strip button").nth(2).click()
+    expect(page.locator("#picture-name")).to_have_text("c.png")
+    page.evaluate("new Promise((resolve) => { openGate(); setTimeout(resolve, 500); })")
+    expect(page.locator("#picture-name")).to_have_text("c.png")
+
+
 def test_one_of_several_that_fails_stops_no_other(site: StartSite, visit: Visit, png: Png, solid: Solid) -> None:
     page = visit(site())
     drop(page, [("a.png", "image/png", png()), ("notes.png", "image/png", b"hello"), ("c.png", "image/png", solid(0))])
