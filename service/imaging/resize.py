@@ -42,10 +42,11 @@ def resize_to_input(
             return pixels
         np.copyto(out, pixels)
         return out
+    pixel_bytes = PADDED_BYTES
     if pixels.strides != (PADDED_BYTES * width, PADDED_BYTES, 1):
-        pixels = np.ascontiguousarray(pixels)
+        pixels, pixel_bytes = np.ascontiguousarray(pixels), 3  # numpy's own strides mean nothing along a side of 1
     resized = np.empty((*input_size, 3), np.uint8) if out is None else out
-    status = library.resize(pixels.ctypes.data, pixels.strides[1], height, width, *input_size, resized.ctypes.data)
+    status = library.resize(pixels.ctypes.data, pixel_bytes, height, width, *input_size, resized.ctypes.data)
     if status == Status.NO_MEMORY:
         raise MemoryError(f"no memory to resize {height}x{width} pixels to {input_size[0]}x{input_size[1]}")
     assert status == Status.OK

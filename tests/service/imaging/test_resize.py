@@ -91,6 +91,12 @@ def test_pixels_in_any_order_of_memory() -> None:
     np.testing.assert_array_equal(resize_to_input(pixels[::2, ::-1], (5, 6)), expected)
 
 
+def test_one_column_of_any_stride() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 3), np.uint8)
+    assert pixels[:, ::2].strides == (3, 6, 1)
+    np.testing.assert_array_equal(resize_to_input(pixels[:, ::2], (5, 6)), by_pillow(pixels, (5, 6)))
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "size", "message"),
     [
