@@ -59,8 +59,8 @@ class Worker:
         self._engine.close()
 
     def _of_supervisor(self, kind: int, fields: bytes, descriptor: int) -> None:
-        assert kind == Control.FAILED
-        self.failures.append(read_json(fields, descriptor))
+        if kind == Control.FAILED:
+            self.failures.append(read_json(fields, descriptor))
 
     def _of_engine(self, kind: int, fields: bytes, descriptor: int) -> None:
         if kind == Kind.APPLIED:
