@@ -39,6 +39,7 @@ VIDEO_ENDINGS: dict[Format, str] = {
     "confidence": ".confidence.mp4",
 }
 _RESULT = re.compile(r"\.(?:labels|color|overlay|confidence|cutout)\.png$")
+_VIDEO_RESULT = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES)))})\.labels$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _search(folder: Path, failures: list[Failure]) -> Iterator[Path]:
         failures.append(Failure(Path(error.filename), f"the folder cannot be read: {error.strerror}"))
 
     for root, folders, names in os.walk(folder, onerror=fail):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not _VIDEO_RESULT.search(name))
         for name in sorted(names):
             path = Path(root, name)
             if path.suffix.lower() in IMAGE_SUFFIXES and not _RESULT.search(name) and _may_be_a_file(path):

@@ -93,12 +93,12 @@ async def segment_video(
     waiting: deque[tuple[int, asyncio.Task[Answer]]] = deque()
     try:
         with closing(read_frames(job.source)) as frames:
-            timing = cast(Timing, await asyncio.to_thread(next, frames))
+            timing = cast(Timing, await _in_a_thread(next, frames))
             on_start(timing.frames)
             writer = LabelMaps(partial) if answer_format == "labels" else PictureVideo(partial, timing)
             with closing(writer):
                 while True:
-                    frame = cast("tuple[int, Pixels] | None", await asyncio.to_thread(next, frames, None))
+                    frame = cast("tuple[int, Pixels] | None", await _in_a_thread(next, frames, None))
                     if frame is not None:
                         ask = client.segment(frame[1], answer_format, **parameters)
                         waiting.append((frame[0], asyncio.create_task(ask)))
@@ -106,7 +106,7 @@ async def segment_video(
                         ticks, task = waiting.popleft()
                         answer = await task
                         answer.check(answer_format)
-                        await asyncio.to_thread(writer.add, answer, ticks)
+                        await _in_a_thread(writer.add, answer, ticks)
                         on_frame()
                     if frame is None:
                         break
@@ -116,6 +116,16 @@ async def segment_video(
             task.cancel()
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
         _remove(partial)
+
+
+async def _in_a_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call. A cancellation waits for its end: what it uses cannot be closed before."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,))
+        raise
 
 
 def read_frames(path: Path) -> Generator[Timing | tuple[int, Pixels]]:

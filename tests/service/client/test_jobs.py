@@ -72,6 +72,7 @@ def test_other_tools_get_the_place_of_an_image_below_its_folder(tree: Callable[.
 
 def test_results_are_not_taken_for_images(tree: Callable[..., None]) -> None:
     tree("photos/a.png", "photos/a.png.labels.png", "photos/out/a.png.overlay.png", "photos/a.png.json")
+    tree("photos/drive.MP4.labels/000000.png")
     jobs, failures = plan_jobs([Path("photos")], Path("photos"), "labels")
     assert targets(jobs) == {"photos/a.png": "photos/a.png.labels.png"}
     assert failures == []

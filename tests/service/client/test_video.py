@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import io
+import threading
+from collections.abc import Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,7 @@ from service.client.answer import Answer
 from service.client.cli import main
 from service.client.errors import MissingExtra, Refused, UnexpectedAnswer, UnreadableVideo, UnwritableVideo
 from service.client.jobs import Job
+from tests.support.limits import HANG_S
 from tests.support.replies import MakeAsyncClient
 
 av = pytest.importorskip("av")
@@ -142,6 +145,30 @@ async def test_frames_are_asked_for_at_once_and_written_in_order(tmp_path: Path,
     _, frames = read_video(tmp_path / "out.mp4")
     assert [frame.shape for frame in frames] == [(32, 46, 3)] * 6
     assert [round(float(frame.mean()) / 127) for frame in frames] == [0, 1, 2, 1, 0, 2]
+
+
+@pytest.mark.anyio
+async def test_a_call_that_is_cancelled_while_a_frame_is_read_leaves_nothing(
+    tmp_path: Path, async_client: MakeAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_reading, may_end = threading.Event(), threading.Event()
+
+    def read_slowly(_path: Path) -> Iterator[video.Timing | tuple[int, NDArray[np.uint8]]]:
+        yield video.Timing(Fraction(1), Fraction(1), 1)
+        is_reading.set()
+        assert may_end.wait(HANG_S)
+        yield 0, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(video, "read_frames", read_slowly)
+    work = asyncio.create_task(
+        segmented(tmp_path / "drive.mp4", tmp_path / "out" / "x", lambda _: httpx.Response(400), async_client)
+    )
+    assert await asyncio.to_thread(is_reading.wait, HANG_S)
+    work.cancel()
+    asyncio.get_running_loop().call_later(0.01, may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.anyio
