@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from service.model_directory.manifest import ClassInfo
 from trainer.config import ConfigError
@@ -120,10 +121,17 @@ def test_every_below_one_is_refused(tmp_path: Path) -> None:
         TensorBoard(tmp_path, every=0)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_events_that_cannot_be_written_are_told_with_their_folder(tmp_path: Path) -> None:
+def test_events_that_cannot_be_written_are_told_with_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     board = TensorBoard(tmp_path / "events")
-    shutil.rmtree(tmp_path / "events")
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
     with pytest.raises(OSError, match=f"^events for TensorBoard cannot be written to {tmp_path}/events: "):
         board.evaluation(1, SCORES, CLASSES)
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "close", fail)
+        board.close()
     board.close()
