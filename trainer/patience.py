@@ -39,6 +39,6 @@ def best_text(best: Mapping[str, Any] | None) -> str:
 
 
 def _has_score(entry: Mapping[str, Any]) -> bool:
-    """Check for a score; in older logs, and those of other writers, it may be NaN or null."""
+    """Check for a score; in a log of another writer it may be NaN or null."""
     score = entry.get("val_miou")
     return score is not None and not math.isnan(score)

@@ -57,7 +57,7 @@ class ModelEntry:
         loading: Version that is being loaded; None if none is.
         is_due: Whether it is about to be loaded for the first time.
         is_unloaded: Whether somebody has unloaded it.
-        choice: What somebody has chosen to serve, if anybody has.
+        choice: The version that ``load`` chose, until a newer one takes over; None if there is none.
         failures: Why versions could not be loaded, when that was tried last.
     """
 

@@ -63,7 +63,7 @@ class Repository(Catalog[Model]):
 
     @property
     def choices(self) -> dict[str, Choice | None]:
-        """What somebody has chosen to serve by ``load``, by name; None where it was ``unload``."""
+        """The choices of ``load`` by model name; None for a model that ``unload`` stopped."""
         return {
             name: entry.choice for name, entry in self._entries.items() if entry.is_unloaded or entry.choice is not None
         }

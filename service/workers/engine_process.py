@@ -67,7 +67,7 @@ class EngineProcess:
             workers: Most workers, for the number of their slots.
             first_workers: Number of workers at the start.
             batch_trace: Notified of each batch.
-            choices: What the last engine process has sent the supervisor as ``CHOICES``.
+            choices: The last ``CHOICES`` of the engine process before this one.
             read_caller: Gives the request of a submission, for ``batch_trace``.
             describe: Gives the first lines for a user, when the workers know the default model.
 

@@ -47,7 +47,7 @@ class Mains(Protocol):
 
         Args:
             control: To the supervisor.
-            choices: What the last engine process has sent as ``CHOICES``; None if none has.
+            choices: The last ``CHOICES`` of an engine process; None if there were none.
         """
         ...
 
