@@ -139,16 +139,24 @@ FILES = {
 }
 
 
-def test_every_format_is_downloaded_as_it_is_on_the_screen(site: StartSite, visit: Visit, stripes: bytes) -> None:
-    page = segmented(visit(site()), stripes)
-    page.get_by_role("checkbox", name="grey").uncheck()
-    page.get_by_role("slider", name="Opacity").fill("100")
-    buttons = page.locator("[data-format]")
+def test_every_format_has_a_button_and_three_are_visible(site: StartSite, visit: Visit, stripes: bytes) -> None:
+    buttons = segmented(visit(site()), stripes).locator("[data-format]")
     assert buttons.evaluate_all("all => all.map(({ dataset }) => dataset.format)") == list(FILES)
     titles = buttons.evaluate_all("all => all.map((button) => button.firstChild.textContent)")
     assert len(set(titles)) == len(titles)
     assert [button.is_visible() for button in buttons.all()] == [True] * 3 + [False] * (len(FILES) - 3)
-    for answer_format, (suffix, magic) in FILES.items():
+
+
+# Chromium drops the eleventh download that a page begins within a second, so the formats are shared between two pages.
+@pytest.mark.parametrize("formats", [list(FILES)[:5], list(FILES)[5:]], ids=["first", "rest"])
+def test_a_format_is_downloaded_as_it_is_on_the_screen(
+    site: StartSite, visit: Visit, stripes: bytes, formats: list[str]
+) -> None:
+    page = segmented(visit(site()), stripes)
+    page.get_by_role("checkbox", name="grey").uncheck()
+    page.get_by_role("slider", name="Opacity").fill("100")
+    for answer_format in formats:
+        suffix, magic = FILES[answer_format]
         if not page.locator(f"[data-format={answer_format}]").is_visible():
             page.get_by_text("More formats").click()
         with page.expect_download() as download, page.expect_request("**/segment?*") as request:
