@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from PIL import ImageColor
 
@@ -86,7 +87,7 @@ def resolve_options(query: SegmentQuery, accept: str | None, manifest: Manifest,
         media_type, answer_format = negotiate(accept, OFFERS, "format")
     else:
         media_type, answer_format = query.answer_format.media_type, query.answer_format
-    if answer_format not in available_formats(graph):
+    if not _is_available(answer_format, graph):
         raise InvalidParameter(
             f"format={answer_format} needs scores: {graph.file} gives labels without scores; serve a graph exported "
             "with --output logits",
@@ -148,7 +149,11 @@ def check_tiles(graph: GraphInfo) -> None:
 
 def available_formats(graph: GraphInfo) -> list[AnswerFormat]:
     """List the formats that the outputs of a graph suffice for."""
-    return [known for known in AnswerFormat if graph.output == "logits" or known is not AnswerFormat.CONFIDENCE]
+    return [known for known in AnswerFormat if _is_available(known, graph)]
+
+
+def _is_available(answer_format: AnswerFormat, graph: GraphInfo) -> bool:
+    return graph.output == "logits" or answer_format is not AnswerFormat.CONFIDENCE
 
 
 def available_modes(graph: GraphInfo) -> list[InputMode]:
@@ -190,6 +195,7 @@ def _ids_of(value: str, ids: dict[str, int], manifest: Manifest) -> list[int]:
     return [ids[name.casefold()] for name in names]
 
 
+@lru_cache(maxsize=64)
 def _colour(value: str) -> Rgb:
     digits = re.fullmatch(r"#?([0-9a-f]{3}|[0-9a-f]{6})", value, re.IGNORECASE)
     named = ImageColor.colormap.get(value.lower())

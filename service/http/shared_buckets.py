@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from service.http.token_buckets import Bucket, default_burst
-from service.workers.record_lock import record_lock
+from service.workers.record_lock import RecordLock
 
 # Digest of the name, time, tokens. A process that dies in between leaves the new time with the old tokens, or all old.
 _BUCKET = struct.Struct("=16sdd")
@@ -59,7 +59,7 @@ class SharedTokenBuckets:
         """See ``Buckets``."""
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         row = int.from_bytes(digest, "big") % self._rows * _ROW_BYTES
-        with self._threads, record_lock(self._file, _ROW_BYTES, row):
+        with self._threads, RecordLock(self._file, _ROW_BYTES, row):
             return self._take(digest, row)
 
     def _take(self, digest: bytes, row: int) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class Admission:
         self._forecast = forecast
         self._observer = observer
         self._inside: dict[Ticket, asyncio.Timeout] = {}
+        self._expected: Counter[ImageQueue | None] = Counter()
         self._held_open: list[ImageQueue | None] = []
         self._left = asyncio.Event()
         self._open = True
@@ -215,8 +217,8 @@ class Admission:
         return self._ledger.total("pixels")
 
     def expected(self, owner: ImageQueue | None = None) -> int:
-        """Requests for ``owner`` inside this process whose image has not reached the queue."""
-        return sum(ticket.owner is owner and ticket.is_before_queue for ticket in self._inside)
+        """Requests for ``owner`` inside this process whose image is on its way to the queue, and not late."""
+        return self._expected[owner]
 
     @asynccontextmanager
     async def permit(
@@ -250,6 +252,7 @@ class Admission:
             self._admitted += 1
             lateness = loop.call_later(_READ_GRACE_S, self._note_late, ticket)
             try:
+                self._count_expected(ticket)
                 if owner is not None:
                     owner.wake()
                 async with scope:
@@ -358,16 +361,24 @@ class Admission:
 
     def _count_expected(self, ticket: Ticket) -> None:
         """Count a request as expected while its image is on its way to the queue; from any thread."""
+        if not (ticket.is_expected or ticket.is_before_queue):
+            return
         with self._lock:
             is_awaited = ticket.current_stage != "read" or not ticket.is_late
             is_expected = ticket.is_open and ticket.is_before_queue and is_awaited
             if is_expected != ticket.is_expected:
                 ticket.is_expected = is_expected
-                self._ledger.add("expected", 1 if is_expected else -1)
+                change = 1 if is_expected else -1
+                self._expected[ticket.owner] += change
+                if not self._expected[ticket.owner]:
+                    del self._expected[ticket.owner]  # a model that is unloaded must not stay in memory
+                self._ledger.add("expected", change)
 
     def _note_late(self, ticket: Ticket) -> None:
         ticket.is_late = True
         self._count_expected(ticket)
+        if ticket.owner is not None:
+            ticket.owner.wake()
 
     def _note_answered(self, ticket: Ticket) -> None:
         """Learn how long the work around the engine takes."""

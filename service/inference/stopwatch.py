@@ -48,4 +48,4 @@ class Stopwatch:
     def server_timing(self) -> str:
         """Value of the ``Server-Timing`` header, in milliseconds."""
         entries = [*self.seconds.items(), ("total", self.total_s())]
-        return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in entries)
+        return ", ".join([f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in entries])

@@ -5,27 +5,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
-@contextmanager
-def record_lock(descriptor: int, length: int = 0, start: int = 0) -> Iterator[None]:
-    """Keep other processes out of a part of a file during the block; threads of this one are not kept out.
+class RecordLock:
+    """Keeps other processes out of a part of a file during a block; threads of this one are not kept out.
 
-    Args:
-        descriptor: The file.
-        length: Bytes of the part; all that follow if 0.
-        start: First byte of the part.
-
-    Raises:
-        OSError: It cannot be locked.
+    A block raises ``OSError`` if the part cannot be locked.
     """
-    _lock(descriptor, length, start)
-    try:
-        yield
-    finally:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, length, start)
+
+    __slots__ = ("_descriptor", "_part")
+
+    def __init__(self, descriptor: int, length: int = 0, start: int = 0) -> None:
+        """Lock nothing yet.
+
+        Args:
+            descriptor: The file.
+            length: Bytes of the part; all that follow if 0.
+            start: First byte of the part.
+        """
+        self._descriptor = descriptor
+        self._part = (length, start)
+
+    def __enter__(self) -> None:
+        _lock(self._descriptor, *self._part)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, *self._part)
 
 
 def _lock(descriptor: int, length: int, start: int) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import mmap
 
 from service.workers.channel import sealed_memory
-from service.workers.record_lock import record_lock
+from service.workers.record_lock import RecordLock
 
 _OPEN, _UNSENT, _IS_ACCEPTING = range(3)
 _HEADER = 3
@@ -27,6 +27,7 @@ class SharedConnections:
     def __init__(self, descriptor: int, memory: memoryview, row: int) -> None:
         """Use ``create`` and ``of``."""
         self._descriptor = descriptor
+        self._processes = RecordLock(descriptor)
         self._memory = memory
         self._row = row
 
@@ -44,7 +45,7 @@ class SharedConnections:
     def open(self, client: str) -> tuple[int, int]:
         """See ``ConnectionCounts``."""
         columns = _columns(client)
-        with record_lock(self._descriptor):
+        with self._processes:
             for column in (_OPEN, *columns):
                 self._memory[self._place(column)] += 1
             return self._total(_OPEN), min(map(self._total, columns))

@@ -11,7 +11,7 @@ from typing import get_args
 
 from service.inference.ledger import Count
 from service.workers.channel import sealed_memory
-from service.workers.record_lock import record_lock
+from service.workers.record_lock import RecordLock
 
 _COLUMNS: dict[Count, int] = {count: place for place, count in enumerate(get_args(Count))}
 
@@ -22,6 +22,7 @@ class SharedLedger:
     def __init__(self, descriptor: int, memory: memoryview, rows: int, row: int) -> None:
         """Use ``create`` and ``of``."""
         self._descriptor = descriptor
+        self._processes = RecordLock(descriptor)
         self._memory = memory
         self._rows = rows
         self._row = row
@@ -49,7 +50,7 @@ class SharedLedger:
 
     def add_within(self, count: Count, number: int, limit: int, *, alone: bool = False) -> bool:
         """See ``Ledger``."""
-        with self._threads, record_lock(self._descriptor):
+        with self._threads, self._processes:
             total = self.total(count)
             if total + number > limit and not (alone and total == 0):
                 return False
@@ -58,7 +59,7 @@ class SharedLedger:
 
     def clear(self) -> None:
         """Take out what the process of this row had; it is gone."""
-        with self._threads, record_lock(self._descriptor):
+        with self._threads, self._processes:
             for count in _COLUMNS:
                 self._memory[self._place(count)] = 0
 

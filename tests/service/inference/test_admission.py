@@ -184,18 +184,20 @@ async def test_requests_are_ahead_in_all_processes_until_their_images_have_reach
     assert ledger.total("expected") == 0
 
 
-def test_a_slow_body_is_ahead_of_nobody() -> None:
+def test_a_slow_body_is_ahead_of_nobody_and_not_waited_for() -> None:
     async def story() -> None:
         ledger = LocalLedger()
         admission, _ = make(ledger=ledger)
-        async with admission.permit() as ticket:
+        model = Model(admission)
+        async with admission.permit(owner=model) as ticket:
             await asyncio.sleep(0.9)
-            assert ledger.total("expected") == 1
+            assert ledger.total("expected") == admission.expected(model) == 1
             await asyncio.sleep(0.2)
-            assert ledger.total("expected") == 0
+            assert ledger.total("expected") == admission.expected(model) == 0
+            assert model.woken == [True, False]
             ticket.enter("decode")
-            assert ledger.total("expected") == 1
-        assert ledger.total("expected") == 0
+            assert ledger.total("expected") == admission.expected(model) == 1
+        assert ledger.total("expected") == admission.expected(model) == 0
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(story())

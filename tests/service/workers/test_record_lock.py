@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from service.workers.channel import sealed_memory
-from service.workers.record_lock import record_lock
+from service.workers.record_lock import RecordLock
 from service.workers.shared_connections import SharedConnections
 from service.workers.shared_ledger import SharedLedger
 from tests.support.forked import fork, fresh, wait_all
@@ -52,5 +52,5 @@ def test_threads_of_two_workers_are_not_taken_for_a_deadlock() -> None:
 def test_what_cannot_be_locked_is_an_error() -> None:
     descriptor = sealed_memory("test", size=8)
     os.close(descriptor)
-    with pytest.raises(OSError, match="Bad file descriptor"), record_lock(descriptor):
+    with pytest.raises(OSError, match="Bad file descriptor"), RecordLock(descriptor):
         pass
