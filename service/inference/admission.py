@@ -226,7 +226,7 @@ class Admission:
         limit: TimeLimit | None = None,
         *,
         accepted: bool = False,
-        further: bool = False,
+        places: int = 0,
         owner: ImageQueue | None = None,
     ) -> AsyncIterator[Ticket]:
         """Admit one request; the block is cancelled at the ticket's deadline.
@@ -234,8 +234,8 @@ class Admission:
         Args:
             limit: The request's own limit; ``timeout_s`` from now if not given.
             accepted: True for a part of a request that was admitted before; a drain admits it too.
-            further: True for one more place of a request that is inside; a drain admits it too, and the observer
-                counts the request alone.
+            places: Of a request that is inside and takes one more, those that it has; a drain admits it too, and the
+                observer counts the request alone.
             owner: Receiver of the request, see ``expected`` and ``until_unused``; woken when it comes and leaves.
 
         Raises:
@@ -245,8 +245,8 @@ class Admission:
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(limit or TimeLimit(self._timeout_s, loop.time()), loop.time, owner, self._count_expected)
-        with nullcontext() if further else self._observed(ticket):
-            self._take_place(ticket, accepted=accepted, further=further)
+        with nullcontext() if places else self._observed(ticket):
+            self._take_place(ticket, accepted=accepted, places=places)
             scope = asyncio.timeout_at(ticket.deadline)
             self._inside[ticket] = scope
             self._admitted += 1
@@ -329,11 +329,11 @@ class Admission:
             self._left.clear()
             await self._left.wait()
 
-    def _take_place(self, ticket: Ticket, *, accepted: bool, further: bool) -> None:
-        if self._gave_up or not (self._open or accepted or further):
+    def _take_place(self, ticket: Ticket, *, accepted: bool, places: int) -> None:
+        if self._gave_up or not (self._open or accepted or places):
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if not accepted:
-            self._check_time(ticket)
+            self._check_time(ticket, places)
         if not self._ledger.add_within("requests", 1, self._capacity):
             raise Overloaded(
                 f"{self._capacity} requests are in the service already, which is the limit",
@@ -341,13 +341,14 @@ class Admission:
                 extra={"limit": self._capacity},
             )
 
-    def _check_time(self, ticket: Ticket) -> None:
+    def _check_time(self, ticket: Ticket, places: int) -> None:
         """Refuse a request that cannot be answered in time behind the work ahead of it.
 
-        With nothing ahead it is admitted in any case: the estimate may be wrong, and nobody has to wait for it.
+        With nothing ahead but its own ``places`` it is admitted in any case: the estimate may be wrong, and a later try
+        would not find less.
         """
         expected, left_s = self._ledger.total("expected"), ticket.seconds_left
-        if ticket.owner is None or left_s == 0 or self._forecast.ahead_s(expected) <= 0:
+        if ticket.owner is None or left_s == 0 or self._forecast.ahead_s(expected - places) <= 0:
             return
         done_s = self._forecast.done_s(ticket.owner, expected) + self._around_s
         excess_s = done_s - _SHARE_OF_TIME * left_s

@@ -103,20 +103,20 @@ class Pipeline:
         return self._queue.seconds_per_image
 
     def admit(
-        self, limit: TimeLimit | None = None, *, accepted: bool = False, further: bool = False
+        self, limit: TimeLimit | None = None, *, accepted: bool = False, places: int = 0
     ) -> AbstractAsyncContextManager[Ticket]:
         """Admit a request before its body is read; all of its work belongs inside the block.
 
         Args:
             limit: The time of the request; default: ``request_timeout_s``.
             accepted: True for a part of a request that was admitted before; a drain admits it too.
-            further: True for one more place of a request that is inside, see ``Admission.permit``.
+            places: Those of a request that is inside and takes one more, see ``Admission.permit``.
 
         Raises:
             Overloaded, Draining: No room, or the process stops.
             DeadlineExceeded: The block took longer than the limit.
         """
-        return self._admission.permit(limit, accepted=accepted, further=further, owner=self._queue)
+        return self._admission.permit(limit, accepted=accepted, places=places, owner=self._queue)
 
     def shorten(self, ticket: Ticket, limit: TimeLimit) -> None:
         """See ``Admission.shorten``."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from service.errors import PayloadTooLarge
 from service.inference.admission import Ticket, TimeLimit
 from service.inference.pipeline import Pipeline
 from service.inference_protocol.answer import EncodedResponse, assemble
@@ -36,6 +37,8 @@ from service.settings import Settings
 
 # JSON around the images.
 _MESSAGE_OVERHEAD_BYTES = 64 * 1024
+# Factor by which the estimate of the engine's time may be wrong.
+_TOLERANCE = 2
 _BINARY = {"type": "string", "format": "binary"}
 
 
@@ -158,9 +161,11 @@ async def _read(
 
 async def _answer(pipeline: Pipeline, inference: Inference, signature: Signature, ticket: Ticket) -> EncodedResponse:
     """Run the images. Each takes a place in the service: the request's own for the first, one more for each other."""
+    _check_time(pipeline, len(inference.images), ticket)
     async with AsyncExitStack() as places:
         others = [
-            await places.enter_async_context(pipeline.admit(ticket.limit, further=True)) for _ in inference.images[1:]
+            await places.enter_async_context(pipeline.admit(ticket.limit, places=taken))
+            for taken in range(1, len(inference.images))
         ]
         rows = await run_inference(
             pipeline, inference.images, inference.outputs, signature.input_size, [ticket, *others]
@@ -168,6 +173,18 @@ async def _answer(pipeline: Pipeline, inference: Inference, signature: Signature
         return await pipeline.run_job(
             lambda: assemble(pipeline.manifest.name, pipeline.manifest.version, inference.id, inference.outputs, rows),
             ticket,
+        )
+
+
+def _check_time(pipeline: Pipeline, images: int, ticket: Ticket) -> None:
+    """Refuse images that would never be done in time, whatever is ahead of them; one is let try."""
+    needed_s, left_s = images * pipeline.seconds_per_image, ticket.seconds_left
+    if images > 1 and needed_s > _TOLERANCE * left_s:
+        # No 503: a later try would be in vain.
+        raise PayloadTooLarge(
+            f"the {images} images take about {needed_s:.0f} s, but only {left_s:.0f} s of the request's time are left; "
+            "send fewer at once, or ask for more time with X-Request-Timeout-Ms",
+            extra={"value": round(needed_s, 1), "limit": round(left_s, 1), "unit": "seconds"},
         )
 
 

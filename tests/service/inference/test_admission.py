@@ -160,6 +160,18 @@ async def test_with_nothing_ahead_a_request_is_admitted_however_short_its_time()
         assert ticket.is_open
 
 
+async def test_a_request_alone_is_admitted_with_all_of_its_places_however_short_its_time() -> None:
+    admission, observer = make(capacity=10, seconds_per_image=3.0)
+    model = Model(admission, 3.0)
+    async with admission.permit(limit(5), owner=model), admission.permit(limit(5), owner=model, places=1):
+        async with admission.permit(limit(5), owner=model, places=2):
+            assert admission.in_flight == 3
+        with pytest.raises(Overloaded, match=r"behind .* would take about 9\.0 s; the request has 5\.0 s"):
+            async with admission.permit(limit(5), owner=model, places=1):  # one of the two is another's
+                pytest.fail("admitted")
+    assert observer.events == []
+
+
 async def test_parts_of_an_admitted_request_are_admitted_whatever_is_ahead() -> None:
     admission, _ = make(capacity=10, timeout_s=10, seconds_per_image=30)
     model = Model(admission, 30)
@@ -289,7 +301,7 @@ async def test_error_of_the_body_passes_and_gives_the_place_back() -> None:
 async def test_a_request_with_further_places_is_counted_once() -> None:
     admission, observer = make(capacity=2)
     with pytest.raises(Overloaded):
-        async with admission.permit(), admission.permit(further=True), admission.permit(further=True):
+        async with admission.permit(), admission.permit(places=1), admission.permit(places=2):
             pytest.fail("admitted")
     assert observer.events == ["rejected: overloaded"]
     assert admission.in_flight == 0

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.inference.batcher import Batcher
 from tests.support.api import Api, Serving
 from tests.support.brightness_model import Infer
 from tests.support.exchange import Exchange
@@ -267,6 +268,32 @@ async def test_client_may_give_it_less_time(engine: FakeEngine, serving: Serving
         assert await api.metric("ecenet_requests_expired_total") == 1
         assert await api.metric("ecenet_in_flight") == 0
         engine.gate.set()
+
+
+async def test_images_that_take_most_of_the_time_are_answered_where_nothing_is_ahead(
+    serving_in_process: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch in ("first_s", "full_s"):
+        monkeypatch.setattr(Batcher, batch, 58.0)
+    async with serving_in_process(request_timeout_s=60) as api:
+        api.batcher.seconds_per_image = 20.0
+        assert labels_of(await infer(api, flat(0, 255, 0))).shape == (3, 32, 64)
+
+
+async def test_images_that_would_never_be_done_in_time_are_not_begun(
+    serving_in_process: Serving, engine: FakeEngine
+) -> None:
+    async with serving_in_process(request_timeout_s=60) as api:
+        api.batcher.seconds_per_image = 50.0
+        engine.batch_sizes.clear()
+        error = error_of(refused := await infer(api, flat(0, 0, 0)), 413)
+        assert "3 images take about 150 s" in error
+        assert "s of the request's time are left" in error
+        assert "send fewer" in error
+        assert "retry-after" not in refused.headers
+        assert engine.batch_sizes == []
+        assert await api.metric("ecenet_in_flight") == 0
+        assert labels_of(await infer(api, flat(255))).shape == (1, 32, 64)
 
 
 async def test_images_of_a_request_inside_are_answered_though_a_drain_begins(api: Api) -> None:
