@@ -36,12 +36,14 @@ class Child:
         pid: Its process id.
         control: The supervisor's end of the channel to it.
         started: Its start, by ``time.monotonic``.
+        silent_s: Seconds without a sign of life, while the supervisor could have read one; None before the first.
     """
 
     name: str
     pid: int
     control: socket.socket
     started: float = field(default_factory=time.monotonic)
+    silent_s: float | None = None
 
 
 def fork(name: str, main: Callable[[socket.socket], int], inherited: Iterable[socket.socket]) -> Child:

@@ -22,7 +22,6 @@ from service.workers.channel import read_json, socket_pair
 from service.workers.child import Child, describe_end, fork
 from service.workers.messages import Control
 from service.workers.shared_ledger import SharedLedger
-from service.workers.signs_of_life import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,8 @@ _MAX_ENGINE_STARTS = 3
 _MIN_WORKER_INTERVAL_S = 0.5
 # In the place of a worker's number.
 _ENGINE = -1
+# A supervisor that was paused itself, as by `docker pause`, has missed no more than this.
+_LONGEST_STEP_S = 2.0
 # Beyond the drain, for processes that do not end on their own.
 _KILL_AFTER_S = 5.0
 _TICK_S = 0.1
@@ -101,7 +102,7 @@ class Supervisor:
         self._max_workers = max_workers
         self._drain_timeout_s = drain_timeout_s
         self._process_timeout_s = process_timeout_s
-        self._silence = Silence(time.monotonic())
+        self._looked = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._engine: Child | None = None
         self._engine_starts = 0
@@ -175,7 +176,7 @@ class Supervisor:
             elif packet[0] == Control.CHOICES:
                 self._choices = read_json(packet[1:], *descriptors)
             elif packet[0] == Control.ALIVE:
-                self._silence.heard(child.pid)
+                child.silent_s = 0.0
             elif packet[0] == Control.SERVING:
                 self._serving.add(child.name)
                 self._announce_once()
@@ -256,12 +257,16 @@ class Supervisor:
         """Kill processes whose event loop stands still; what is stopping has its own limit."""
         if self._is_stopping:
             return
-        silent = self._silence.longer_than(self._process_timeout_s, time.monotonic())
+        now = time.monotonic()
+        step_s, self._looked = min(now - self._looked, _LONGEST_STEP_S), now
         for child in self._children():
-            if child.pid in silent:
+            if child.silent_s is None:
+                continue
+            child.silent_s += step_s
+            if child.silent_s > self._process_timeout_s:
                 logger.error("the %s process is killed: stuck for more than %g s", child.name, self._process_timeout_s)
                 os.kill(child.pid, signal.SIGKILL)
-                self._silence.forget(child.pid)
+                child.silent_s = None
 
     def _reap(self) -> None:
         """Take note of processes that have ended."""
@@ -281,7 +286,6 @@ class Supervisor:
     def _engine_ended(self, child: Child, status: int) -> None:
         self._read(child)
         self._forget_control(child)
-        self._silence.forget(child.pid)
         self._engine = None
         if self._is_stopping:
             return
@@ -295,7 +299,6 @@ class Supervisor:
         del self._workers[worker]  # first: its last message may stop the service, which sends the others signals
         self._read(child)
         self._forget_control(child)
-        self._silence.forget(child.pid)
         self._ledger.of(worker).clear()
         if self._is_stopping:
             return
