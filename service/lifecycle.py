@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The phase of the process; ``/readyz`` answers 200 in ``READY`` only."""
+    """The phase of the process; ``/readyz`` answers 200 in ``READY``, see ``Lifecycle.is_replaced`` too."""
 
     STARTING = "starting"
     READY = "ready"
@@ -30,15 +30,17 @@ class Lifecycle:
     Attributes:
         state: The current state.
         failure: Why the start failed, one sentence; empty otherwise. It stays after ``FAILED`` was left.
+        is_replaced: True for a worker that drains because another takes its place: the service stays ready.
     """
 
     def __init__(self) -> None:
         self.state = State.STARTING
         self.failure = ""
+        self.is_replaced = False
 
     @property
     def is_ready(self) -> bool:
-        return self.state is State.READY
+        return self.state is State.READY or (self.state is State.DRAINING and self.is_replaced)
 
     def advance(self, state: State) -> None:
         """Go to ``state``; a repetition is allowed.

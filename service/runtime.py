@@ -176,8 +176,8 @@ class Runtime:
         self.models.serving()
 
     def check_accepting(self) -> None:
-        """Raises ``Draining`` from the first signal on."""
-        if self.lifecycle.state in {State.DRAINING, State.STOPPED}:
+        """Raises ``Draining`` from the first signal on, but not in a worker that is replaced."""
+        if self.lifecycle.state in {State.DRAINING, State.STOPPED} and not self.lifecycle.is_ready:
             raise Draining("the process is stopping")
 
     def check_alive(self) -> None:

@@ -1,16 +1,18 @@
 """uvicorn's server with our own shutdown: a drain in two steps.
 
-On the first SIGTERM or SIGINT ``/readyz`` turns 503 while everything else continues for ``drain_delay_s``: a load
+On the first SIGTERM ``/readyz`` turns 503 while everything else continues for ``drain_delay_s``: a load
 balancer sees that and sends its requests elsewhere before anything is refused. Then the listening socket closes, and
-the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A further signal changes nothing: one
+the requests inside are answered, within ``drain_timeout_s`` of the signal in all. A further one changes nothing: one
 for the service comes from the supervisor, and where all processes get it, as from systemd, from outside too. The
-supervisor ends the service at once on its second one.
+supervisor ends the service at once on its second one. On SIGINT, which the supervisor sends to a worker that another
+one replaces, ``/readyz`` stays 200, for the service stays ready.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -98,7 +100,8 @@ class Server(uvicorn.Server):
         self._watch = asyncio.create_task(self._follow_start())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Drain."""
+        """Drain, for the service's end if any signal says so."""
+        self._runtime.lifecycle.is_replaced = sig == signal.SIGINT and not self.should_exit
         # uvicorn's own version would raise the signal again after a clean end, and the status would not be 0.
         self.should_exit = True
 

@@ -203,7 +203,7 @@ class Supervisor:
             logger.info("%d workers, because the engine runs %.0f images/s", wanted, images_per_s)
             self._mains.share_among(wanted)
             for child in self._workers.values():  # they have larger shares; their successors have not
-                os.kill(child.pid, signal.SIGTERM)
+                os.kill(child.pid, signal.SIGINT)  # replaced: see ``service.server``
             for worker in range(self._wanted, wanted):
                 self._start(worker)
             self._wanted = wanted

@@ -17,6 +17,15 @@ def test_a_process_starts_serves_drains_and_stops() -> None:
     assert lifecycle.state is State.STOPPED
 
 
+def test_a_worker_that_is_replaced_is_ready_until_it_stops() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.is_replaced = True
+    assert not lifecycle.is_ready
+    for state, is_ready in ((State.READY, True), (State.DRAINING, True), (State.STOPPED, False)):
+        lifecycle.advance(state)
+        assert lifecycle.is_ready == is_ready
+
+
 def test_a_failed_start_keeps_its_reason_while_it_drains() -> None:
     lifecycle = Lifecycle()
     lifecycle.fail("no such graph")

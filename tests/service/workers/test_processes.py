@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -79,6 +80,18 @@ def test_a_killed_worker_is_replaced_and_its_requests_leave_the_counts(start_ser
             service.until(service.is_ready)
             service.until_metric("ecenet_in_flight", 0)
         assert label_of(segment(service, 2)) == 2
+
+
+def test_a_worker_that_is_replaced_is_ready_until_its_end_and_so_is_the_next_one(start_service: StartService) -> None:
+    with start_service("--workers", "1", "--drain-delay-s", "0.2") as service:
+        (before,) = service.workers
+        os.kill(before, signal.SIGINT)
+        while service.workers in ([], [before]):
+            with suppress(httpx.TransportError):  # of a connection whose request was not read when the worker ended
+                answer = plain_http.get(service.url + "/readyz")
+                assert answer.status_code == 200, answer.text
+        assert plain_http.get(service.url + "/readyz").status_code == 200
+        assert service.stop() == 0
 
 
 def test_requests_fail_at_once_while_the_engine_process_is_started_again(start_service: StartService) -> None:

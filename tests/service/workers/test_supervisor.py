@@ -217,24 +217,33 @@ def test_a_service_that_stops_starts_no_workers() -> None:
 
 
 def with_a_fast_engine() -> Any:
-    """End and names of a service whose engine process can use more workers."""
+    """End and names of a service whose engine process can use more workers, and the signal to the first of them."""
+    is_waiting, waits = os.pipe()
+    signalled, says = os.pipe()
 
     class Fast(Mains):
         def engine(self, control: socket.socket, choices: Any) -> int:
+            os.read(is_waiting, 1)
             send(control, Control.READY, {"images_per_s": 1000.0, "lines": "ready"})
             return super().engine(control, choices)
 
         def worker(self, number: int, control: socket.socket) -> int:
+            if len(self.started) == 2:
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+                os.write(waits, b".")
+                os.write(says, bytes([signal.sigwait([signal.SIGINT, signal.SIGTERM])]))
+                return 0
             if self.started.count("worker 0") == 2:
                 os.kill(os.getppid(), signal.SIGTERM)
             return super().worker(number, control)
 
     mains = Fast()
-    return [*run(mains), mains.started]
+    return [*run(mains), mains.started, *os.read(signalled, 1)]
 
 
-def test_all_workers_of_a_fast_engine_have_equal_shares() -> None:
-    assert fresh(with_a_fast_engine) == [0, "", ["engine", "worker 0", "shares of 2", "worker 1", "worker 0"]]
+def test_all_workers_of_a_fast_engine_have_equal_shares_and_the_first_are_told_that_they_are_replaced() -> None:
+    started = ["engine", "worker 0", "shares of 2", "worker 1", "worker 0"]
+    assert fresh(with_a_fast_engine) == [0, "", started, signal.SIGINT]
 
 
 def with_dying_engines() -> Any:
