@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from service.engines.base import Engine
 from service.http.api_keys import api_keys
@@ -136,16 +138,18 @@ def _add_middleware(app: FastAPI, runtime: Runtime, buckets: Buckets | None) -> 
     warn_if_open(settings, keys)
     app.add_middleware(Authentication, keys=keys)
     # Outside of the checks: browsers ask for permission without a key, and show refusals only with CORS headers.
-    if settings.cors_origins:
-        _add_cors(app, settings.cors_origins)
+    with_cors = _cors(settings.cors_origins)
+    app.add_middleware(with_cors)
     if app.state.tracer_provider is not None:
         app.add_middleware(Tracing, provider=app.state.tracer_provider)
-    app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle)
+    app.add_middleware(RequestContext, metrics=runtime.metrics, lifecycle=runtime.lifecycle, with_cors=with_cors)
 
 
-def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
-    """Open ``app`` for pages of ``origins``, without cookies: a key goes in a header."""
-    app.add_middleware(
+def _cors(origins: Sequence[str] | None) -> Callable[[ASGIApp], ASGIApp]:
+    """Middleware that opens an application for pages of ``origins``, without cookies: a key goes in a header."""
+    if not origins:
+        return lambda app: app
+    return partial(
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=_CORS_METHODS,

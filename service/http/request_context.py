@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,8 +36,17 @@ QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "
 class RequestContext:
     """ASGI middleware; attaches the request's state, and reads what the route has noted there."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        with_cors: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    ) -> None:
+        """``with_cors`` is put around the answer to an unexpected error, which has passed by all other middleware."""
         self._app = app
+        self._with_cors = with_cors
         # Random bytes for each id would cost more than the rest of it; the first half is this process's.
         self._ids = map(f"{secrets.token_hex(8)}{{:016x}}".format, itertools.count())
         self._metrics = metrics
@@ -59,7 +68,7 @@ class RequestContext:
             logger.exception("the request failed")
             if exchange.status is None:
                 error = ServiceError("unexpected error; the log has it under the request id")
-                await problem_response(Request(scope), error)(scope, receive, exchange.send)
+                await self._with_cors(problem_response(Request(scope), error))(scope, receive, exchange.send)
         finally:
             self._account(scope, exchange)
 

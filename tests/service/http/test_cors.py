@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.inference.pipeline import Pipeline
 from tests.support.api import Api, Serving
 from tests.support.pictures import Solid
 
@@ -53,6 +54,24 @@ async def test_named_page_reads_answers_their_headers_and_refusals(serving: Serv
             assert response.headers["access-control-allow-origin"] == PAGE
             exposed = set(response.headers["access-control-expose-headers"].split(", "))
             assert exposed >= {"X-Request-ID", "ETag", "Server-Timing", "Retry-After", "X-Model-Version"}
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [(PAGE, PAGE), (PAGE + ".evil.example", None)])
+async def test_named_page_alone_reads_an_unexpected_error(
+    serving: Serving, solid: Solid, monkeypatch: pytest.MonkeyPatch, origin: str, allowed: str | None
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Pipeline, "segment", fail)
+    async with serving(cors_origins=PAGE) as api:
+        headers = {"Origin": origin, "Content-Type": "image/png"}
+        response = await api.http.post("/segment", content=solid(128), headers=headers)
+        api.check_problem(response, 500, "internal-error", "unexpected error")
+    assert response.headers.get("access-control-allow-origin") == allowed
+    assert response.headers["vary"] == "Origin"
+    assert "X-Request-ID" in response.headers["access-control-expose-headers"]
+    assert response.headers["x-request-id"]
 
 
 async def test_all_pages_may_if_the_setting_says_so(serving: Serving) -> None:
