@@ -8,6 +8,7 @@ export class Camera {
     this.dialog = element("camera");
     this.video = element("camera-video");
     this.stream = null;
+    this.openings = 0;
     this.onError = onError;
     element("open-camera").addEventListener("click", () => this.open());
     element("close-camera").addEventListener("click", () => this.dialog.close());
@@ -27,18 +28,27 @@ export class Camera {
     }
     element("shoot").disabled = true;
     this.dialog.showModal();
+    const opening = ++this.openings;
+    // The dialog may be closed, and open again, before the camera has started.
+    const isOver = () => !this.dialog.open || opening !== this.openings;
     try {
       const wanted = { video: { facingMode: "environment", width: { ideal: 1920 } } };
-      this.stream = await navigator.mediaDevices.getUserMedia(wanted);
-      if (!this.dialog.open) {
-        this.stop();
+      const stream = await navigator.mediaDevices.getUserMedia(wanted);
+      if (isOver()) {
+        stopTracks(stream);
         return;
       }
-      this.video.srcObject = this.stream;
+      this.video.srcObject = this.stream = stream;
       await this.video.play();
+      if (isOver()) {
+        return;
+      }
       element("shoot").disabled = false;
       element("shoot").focus();
     } catch (error) {
+      if (isOver()) {
+        return;
+      }
       this.dialog.close();
       this.onError(`The camera cannot be used: ${error.message}`);
     }
@@ -51,9 +61,13 @@ export class Camera {
   }
 
   stop() {
-    for (const track of this.stream?.getTracks() ?? []) {
-      track.stop();
-    }
+    stopTracks(this.stream);
     this.stream = this.video.srcObject = null;
+  }
+}
+
+function stopTracks(stream) {
+  for (const track of stream?.getTracks() ?? []) {
+    track.stop();
   }
 }

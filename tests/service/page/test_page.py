@@ -232,6 +232,35 @@ def test_the_camera_is_let_go_by_escape(site: StartSite, visit: Visit) -> None:
     expect(page.locator("#result")).to_be_hidden()
 
 
+def test_a_camera_that_starts_for_a_dialog_that_was_closed_is_let_go(site: StartSite, visit: Visit) -> None:
+    page = visit(site(), permissions=["camera"])
+    page.evaluate(
+        """() => {
+          window.starts = [];  // each takes the camera, and starts when it is called
+          const take = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            const stream = await take(wanted);
+            return new Promise((resolve, reject) =>
+              window.starts.push({ stream, now: () => resolve(stream), never: () => reject(new Error("busy")) }));
+          };
+        }"""
+    )
+    for count in (1, 2, 3):
+        page.get_by_role("button", name="Camera").click()
+        page.wait_for_function("count => starts.length === count", arg=count)
+        if count < 3:
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("dialog")).to_be_hidden()
+    page.evaluate("() => { starts[0].now(); starts[1].never(); starts[2].now(); }")
+    expect(page.get_by_role("button", name="Take the picture")).to_be_focused()
+    states = "starts.map(({ stream }) => stream.getTracks()[0].readyState)"
+    assert page.evaluate(states) == ["ended", "live", "live"]  # of the second one the page knows nothing
+    assert page.evaluate("document.getElementById('camera-video').srcObject === starts[2].stream")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => starts[2].stream.getTracks()[0].readyState === 'ended'")
+    expect(page.locator("#error")).to_be_hidden()
+
+
 def test_what_the_browser_cannot_read_the_service_shows(site: StartSite, visit: Visit, stripes: bytes) -> None:
     stream = io.BytesIO()
     Image.open(io.BytesIO(stripes)).save(stream, "TIFF")
