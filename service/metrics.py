@@ -84,6 +84,10 @@ class Metrics:
         )
         dropped_lines = SharedCounter("ecenet_log_lines_dropped", "Lines of the log that nobody read.", [], self._pages)
         self._dropped_lines, self._log_line_dropped = dropped_lines, dropped_lines.labels()
+        engine_starts = SharedCounter(
+            "ecenet_engine_starts", "Starts of the engine process; all but the first are restarts.", [], self._pages
+        )
+        self._engine_starts, self._engine_started = engine_starts, engine_starts.labels()
         self._in_flight = Gauge("ecenet_in_flight", "Requests inside the service.", registry=registry)
         self._in_flight_pixels = Gauge(
             "ecenet_in_flight_pixels", "Decoded pixels of the requests inside the service.", registry=registry
@@ -154,9 +158,14 @@ class Metrics:
         """Count a line of the log that nobody read."""
         self._log_line_dropped.inc()
 
+    def engine_started(self) -> None:
+        """Count a start of the engine process; the count outlives it."""
+        self._engine_started.inc()
+
     def _texts(self) -> Iterator[bytes]:
         """The counters and histograms, one after another."""
-        own = (self._rejected, self._cancelled, self._expired, self._refused_connections, self._dropped_lines)
+        requests = (self._rejected, self._cancelled, self._expired)
+        own = (*requests, self._refused_connections, self._dropped_lines, self._engine_starts)
         return (family.text().encode() for family in (*own, *self._families.shared))
 
     def _initialise_labels(self) -> None:

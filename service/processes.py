@@ -96,6 +96,8 @@ class _Processes:
 
     def engine(self, control: socket.socket, choices: Any) -> int:
         """See ``Mains``."""
+        metrics = self._metrics(self.most_workers)
+        metrics.engine_started()  # first, so that a process that dies at once counts too
         import uvloop  # noqa: PLC0415
 
         from service.traces import BatchSpans, close_provider, read_caller, tracer_provider  # noqa: PLC0415
@@ -105,7 +107,6 @@ class _Processes:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         settings, address = self._settings, self._address
-        metrics = self._metrics(self.most_workers)
 
         async def run() -> int:
             try:

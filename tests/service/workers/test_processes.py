@@ -97,6 +97,7 @@ def test_a_worker_that_is_replaced_is_ready_until_its_end_and_so_is_the_next_one
 def test_requests_fail_at_once_while_the_engine_process_is_started_again(start_service: StartService) -> None:
     with start_service() as service:
         before = service.engine
+        assert service.metric("ecenet_engine_starts_total{}") == 1
         os.kill(before, signal.SIGSTOP)
         with ThreadPoolExecutor(4) as threads:
             waiting = [threads.submit(segment, service, 1) for _ in range(4)]
@@ -108,6 +109,7 @@ def test_requests_fail_at_once_while_the_engine_process_is_started_again(start_s
         assert plain_http.get(service.url + "/healthz").status_code == 200
         service.until(service.is_ready)
         assert service.engine != before
+        assert service.metric("ecenet_engine_starts_total{}") == 2
         assert label_of(segment(service, 0)) == 0
 
 
