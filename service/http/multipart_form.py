@@ -6,9 +6,11 @@ them, and does not distinguish a truncated form from a whole one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 _MAX_FIELDS = 16
 # Of a boundary there are 70 at most, RFC 2046. All parameters are read on the event loop.
 _MAX_CONTENT_TYPE_CHARACTERS = 1024
+# The value of `filename*` (RFC 8187), outside of quoted strings: its charset and language, and the rest.
+_EXTENDED_FILE_NAME = re.compile(
+    rb"""(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*=(?:[^;"']*'[^;"']*')?([^;"]*)""", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class _Form:
         if name == self._wanted:
             self._check_count()
             self._file_name = options.get(b"filename")
+            if self._file_name is None:
+                self._file_name = _extended_file_name(self._disposition)
         elif len(self._names) - len(self._files) >= _MAX_FIELDS - 1:
             raise BadRequest(f"the form has more than {_MAX_FIELDS} fields")
         self._names.append(name)
@@ -140,3 +148,9 @@ class _Form:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _extended_file_name(disposition: bytes) -> bytes | None:
+    """The file name of `filename*`, which RFC 7578 forbids and some clients send alone; it is taken for UTF-8."""
+    found = _EXTENDED_FILE_NAME.match(disposition)
+    return None if found is None else unquote_to_bytes(found[1].strip())

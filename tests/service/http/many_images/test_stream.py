@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -100,6 +103,41 @@ async def test_hostile_forms_are_problems_and_leave_nothing(api: Api, body: byte
     response = await send_body(api, body)
     api.check_problem(response, status, "invalid-parameter" if status == 422 else "bad-request", words)
     check_nothing_is_held(api)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("form-data; name=file; filename*=UTF-8''stra%C3%9Fe%20%22a%22.png", 'straße "a".png'),
+        ("form-data; filename*=utf-8'de'a.png ; name=file", "a.png"),
+        ("form-data; name=file; filename*=UTF-8''a.png; filename=b.png", "b.png"),
+        ("form-data; name=file; filename*=UTF-8''100%zz%.png", "100%zz%.png"),
+        ("form-data; name=file; filename*=zip''%ff.png", "\ufffd.png"),
+        ("form-data; name=file; filename*=UTF-8''%00%0d%0aStatus: 500", "\0\r\nStatus: 500"),
+        ("form-data; name=file; filename*=a.png", "a.png"),
+        ("form-data; name=file; filename*=", ""),
+        ("form-data; name=file; filename*=''", ""),
+    ],
+)
+async def test_an_extended_file_name_makes_a_file_too(api: Api, solid: Solid, disposition: str, name: str) -> None:
+    response = await send_body(api, part(solid(128), disposition) + END, Accept="application/zip")
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        (entry,) = json.loads(archive.read("index.json"))["images"]
+    assert (entry["name"], entry["status"]) == (name, 200)
+    mixed = await send_body(api, part(solid(128), disposition) + END, Accept=MULTIPART)
+    assert mixed.content.count(b"\r\nStatus: ") == mixed.content.count(b"\r\nStatus: 200\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        'form-data; name=file; x="; filename*=a"',
+        'form-data; name=file; x="; filename*=a',
+        "form-data; name=file; x-filename*=a",
+    ],
+)
+async def test_an_extended_file_name_within_another_parameter_makes_no_file(api: Api, disposition: str) -> None:
+    api.check_problem(await send_body(api, part(b"x", disposition) + END), 422, "invalid-parameter", "is text")
 
 
 async def test_body_without_a_length_is_bounded_while_it_arrives(serving: Serving) -> None:
