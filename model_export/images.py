@@ -46,6 +46,8 @@ def sample_images(source: Path | None, size: Size, count: int) -> list[NDArray[n
 def photos_in(source: Path) -> list[Photo]:
     """The images of a folder, in the order of their names; those that a dataset learns from; or an image file alone.
 
+    Hidden files are left out, such as macOS's ``._a.jpg``.
+
     Raises:
         ValueError: There is none.
     """
@@ -53,7 +55,8 @@ def photos_in(source: Path) -> list[Photo]:
         return [_photo(source)]
     if not source.is_dir():
         raise ValueError(f"{source} does not exist, expected an image or a folder of images")
-    images = (path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_EXTENSIONS)
+    shown = (path for path in sorted(source.iterdir()) if not path.name.startswith("."))
+    images = (path for path in shown if path.suffix.lower() in IMAGE_EXTENSIONS)
     photos = _learned_from(source) or [_photo(path) for path in images]
     if not photos:
         raise ValueError(f"{source} holds no image, and no dataset with a train split")

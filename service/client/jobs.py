@@ -73,8 +73,9 @@ class Failure:
 def plan_jobs(inputs: Iterable[Path], output: Path, answer_format: Format) -> tuple[list[Job], list[Failure]]:
     """The jobs for files and, with everything below them, folders.
 
-    The result of a file goes to ``output``; that of an image in a folder to the same place below ``output``. Images
-    that are results of this command are skipped in folders. A path named twice is done once.
+    The result of a file goes to ``output``; that of an image in a folder to the same place below ``output``. In folders
+    hidden files and folders are skipped, such as macOS's ``._a.jpg``, and images that are results of this command. A
+    path named twice is done once.
 
     Returns:
         Jobs, no two with the same target, and failures.
@@ -136,11 +137,15 @@ def _search(folder: Path, failures: list[Failure]) -> Iterator[Path]:
         failures.append(Failure(Path(error.filename), f"the folder cannot be read: {error.strerror}"))
 
     for root, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not _VIDEO_RESULT.search(name))
-        for name in sorted(names):
+        folders[:] = sorted(name for name in _shown(folders) if not _VIDEO_RESULT.search(name))
+        for name in sorted(_shown(names)):
             path = Path(root, name)
             if path.suffix.lower() in IMAGE_SUFFIXES and not _RESULT.search(name) and _may_be_a_file(path):
                 yield path
+
+
+def _shown(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if not name.startswith("."))
 
 
 def _may_be_a_file(path: Path) -> bool:

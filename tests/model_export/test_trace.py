@@ -117,6 +117,8 @@ def test_the_images_of_a_dataset_are_those_that_it_learns_from_turned_as_there(t
     assert (case[0] == pixels).all()
     Image.fromarray(pixels).save(tmp_path / "labels" / "train" / "b.tiff")  # a plain folder
     assert [photo.path.name for photo in photos_in(tmp_path / "labels" / "train")] == ["b.tiff", "train.png"]
+    (tmp_path / "labels" / "train" / "._train.png").write_bytes(b"macOS writes such a file beside the image")
+    assert [photo.path.name for photo in photos_in(tmp_path / "labels" / "train")] == ["b.tiff", "train.png"]
 
 
 def test_images_to_compare_on_are_read_and_resized(tmp_path: Path) -> None:

@@ -34,16 +34,27 @@ def targets(jobs: list[Job]) -> dict[str, str]:
 
 
 def test_folders_are_searched_and_keep_their_shape(tree: Callable[..., None]) -> None:
-    tree("photos/b.JPG", "photos/a.png", "photos/notes.txt", "photos/x/y/c.webp", "photos/x/.hidden.tif", "d")
+    tree("photos/b.JPG", "photos/a.png", "photos/notes.txt", "photos/x/y/c.webp", "d")
     jobs, failures = plan_jobs([Path("photos"), Path("d")], OUT, "labels")
     assert failures == []
     assert list(targets(jobs).items()) == [
         ("photos/a.png", "out/a.png.labels.png"),
         ("photos/b.JPG", "out/b.JPG.labels.png"),
-        ("photos/x/.hidden.tif", "out/x/.hidden.tif.labels.png"),
         ("photos/x/y/c.webp", "out/x/y/c.webp.labels.png"),
         ("d", "out/d.labels.png"),
     ]
+
+
+def test_hidden_files_and_folders_are_skipped_unless_they_are_named(tree: Callable[..., None]) -> None:
+    tree("photos/a.jpg", "photos/._a.jpg", "photos/.cache/b.jpg", "photos/.Trash/._c.jpg")
+    jobs, failures = plan_jobs([Path("photos")], OUT, "labels")
+    assert (targets(jobs), failures) == ({"photos/a.jpg": "out/a.jpg.labels.png"}, [])
+    jobs, failures = plan_jobs([Path("photos/.cache"), Path("photos/._a.jpg")], OUT, "labels")
+    assert failures == []
+    assert targets(jobs) == {
+        "photos/.cache/b.jpg": "out/b.jpg.labels.png",
+        "photos/._a.jpg": "out/._a.jpg.labels.png",
+    }
 
 
 def test_images_of_one_stem_and_formats_of_one_image_keep_apart(tree: Callable[..., None]) -> None:
