@@ -7,7 +7,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,7 +83,7 @@ class QuantizedGraph:
 def quantize(
     directory: Path, calibration: Path, settings: QuantizeSettings | None = None, report: Report = lambda _: None
 ) -> list[QuantizedGraph]:
-    """Add an INT8 graph to a model directory for each of its float32 graphs, and write ``quantization.json``.
+    """Add an INT8 graph to a model directory for each of its float32 graphs, and its row to ``quantization.json``.
 
     Args:
         directory: A model directory; its checkpoint need not exist.
@@ -92,8 +92,8 @@ def quantize(
         report: Called with a line on each step; there are minutes between them.
 
     Raises:
-        QuantizationError: No float32 graph, an existing INT8 graph, too few images, or a bound that is not
-            reached. As with every error, the directory stays as it was.
+        QuantizationError: No float32 graph, an existing INT8 graph, a ``quantization.json`` that cannot be read, too
+            few images, or a bound that is not reached. As with every error, the directory stays as it was.
         ManifestError: The directory is not a model directory.
         ValueError: A setting out of range, or images that cannot be read.
     """
@@ -102,12 +102,13 @@ def quantize(
         raise ValueError(f"min_equal_labels is {settings.min_equal_labels}, expected a share within 0..1")
     manifest = read_manifest(directory)
     sources = _sources(directory, manifest, settings)
+    kept = _kept_rows(directory, manifest, sources)
     photos = spread(photos_in(calibration), settings.count)
     with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
         folder = Path(name)
         quantizations = [_Quantization(directory, manifest, source, folder) for source in sources]
         graphs = [quantization.run(photos, settings, report) for quantization in quantizations]
-        _write_table(folder / TABLE_NAME, graphs, settings)
+        _write_table(folder / TABLE_NAME, [*kept, *(_graph_dict(graph, settings) for graph in graphs)])
         publish(directory, manifest, folder, [graph.info for graph in graphs], TABLE_NAME)
     return graphs
 
@@ -308,26 +309,42 @@ def split(images: Images) -> tuple[Images, Images]:
     return kept, images[_HELD_OUT_STEP - 1 :: _HELD_OUT_STEP]
 
 
-def _write_table(path: Path, graphs: Sequence[QuantizedGraph], settings: QuantizeSettings) -> None:
+def _kept_rows(directory: Path, manifest: Manifest, sources: Sequence[GraphInfo]) -> list[dict[str, Any]]:
+    """The rows of the table whose graphs stay.
+
+    Raises:
+        QuantizationError: The table cannot be read.
+    """
+    path = directory / TABLE_NAME
+    files = {graph.file for graph in manifest.graphs} - {int8_name(source.input_size) for source in sources}
+    try:
+        return [row for row in json.loads(path.read_text(encoding="utf-8"))["graphs"] if row["file"] in files]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise QuantizationError(f"{path} cannot be read ({error}); remove it to write a new one") from error
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = {
-        "onnxruntime": onnxruntime.__version__,
         "settings": {
             "activations": "uint8, per tensor, with a zero point",
             "weights": "7 of the 8 bits of int8, per output channel, symmetric",
             "ranges": "smallest and largest value, averaged over the calibration images",
             "layers_in_fp32": "the worst first, until min_equal_labels is reached on the images held out",
-            "min_equal_labels": settings.min_equal_labels,
         },
-        "graphs": [_graph_dict(graph) for graph in graphs],
+        "graphs": rows,
     }
     path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
-def _graph_dict(graph: QuantizedGraph) -> dict[str, Any]:
+def _graph_dict(graph: QuantizedGraph, settings: QuantizeSettings) -> dict[str, Any]:
     calibrated, held_out = graph.images
     return {
         "file": graph.info.file,
         "source": graph.source.file,
+        "onnxruntime": onnxruntime.__version__,
+        "min_equal_labels": settings.min_equal_labels,
         "images": {"calibration": calibrated, "held_out": held_out},
         "equal_labels": {
             "by_layers_in_fp32": [round(share, 6) for share in graph.choice.equal_labels],

@@ -217,9 +217,8 @@ def test_what_lies_between_int8_layers_runs_in_int8(quantized: Path) -> None:
 
 def test_the_table_is_sorted_and_complete(quantized: Path) -> None:
     table = json.loads((quantized / "quantization.json").read_text())
-    assert table["onnxruntime"] == ort.__version__
-    assert table["settings"]["min_equal_labels"] == 0.9
     (graph,) = table["graphs"]
+    assert (graph["onnxruntime"], graph["min_equal_labels"]) == (ort.__version__, 0.9)
     assert (graph["file"], graph["source"]) == (INT8_FILE, "model.onnx")
     assert graph["images"] == {"calibration": 6, "held_out": 2}
     rows = graph["layers"]
@@ -232,6 +231,32 @@ def test_the_table_is_sorted_and_complete(quantized: Path) -> None:
     none, _, chosen = graph["equal_labels"]["by_layers_in_fp32"]
     assert none < 0.9 <= chosen
     assert graph["milliseconds"]["int8"] > 0
+
+
+def test_the_table_keeps_the_rows_of_other_graphs_that_the_manifest_still_has(
+    quantized: Path, calibration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(quantized, directory)
+    path = directory / "quantization.json"
+    table = json.loads(path.read_text())
+    (own,) = table["graphs"]
+    other, removed = {**own, "file": "model-32x96-int8.onnx"}, {**own, "file": "model-96x32-int8.onnx"}
+    path.write_text(json.dumps({**table, "graphs": [other, own, removed]}))
+    manifest = read_manifest(directory)
+    shutil.copyfile(directory / INT8_FILE, directory / other["file"])
+    graph = replace(manifest.graphs[1], file=other["file"], input_size=(32, 96))
+    write_manifest(directory, replace(manifest, graphs=(*manifest.graphs, graph)))
+    quantize(directory, calibration, QuantizeSettings((SIZE,), count=8, min_equal_labels=0.01, force=True))
+    kept, new = json.loads(path.read_text())["graphs"]
+    assert kept == other
+    assert (kept["min_equal_labels"], new["min_equal_labels"]) == (0.9, 0.01)
+    assert (new["file"], new["num_layers"], new["layers"]) == (INT8_FILE, len(LAYERS), [])
+    path.write_text("{")
+    before = contents(directory)
+    assert main(command(directory, calibration, "--force")) == 1
+    assert f"{path} cannot be read (" in capsys.readouterr().err
+    assert contents(directory) == before
 
 
 def test_the_manifest_gains_the_graph_with_the_bound_that_was_measured(quantized: Path, model_dir: Path) -> None:
