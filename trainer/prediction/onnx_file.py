@@ -25,6 +25,11 @@ def open_onnx_file(path: Path, mode: PredictionMode) -> Iterator[OpenModel]:
         ModelError: ONNX Runtime is not installed or cannot load the file, or its inputs and outputs are others.
     """
     session = _session(path)
+    if [len(output.shape) for output in session.get_outputs()] == [3]:
+        raise ModelError(
+            f"{path} gives labels, which do not tell the number of classes: evaluate its model directory, or a graph "
+            "that gives logits"
+        )
     try:
         (entry,), (output,) = session.get_inputs(), session.get_outputs()
         batch, height, width, _ = entry.shape

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from service.engines.base import Engine, EngineError
 from service.engines.create import create_engine
@@ -144,6 +146,23 @@ def test_onnx_files_that_cannot_be_used_are_told(
         pass
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match=r"cannot load .*broken\.onnx"), open_model(str(tmp_path / "broken.onnx")):
+        pass
+
+
+def test_an_onnx_file_of_labels_is_told_what_to_open_instead(
+    write_graph: Callable[[Path, int | str], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.onnx"
+    write_graph(path, "B")
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["classes"], axis=1, keepdims=0))
+    model.graph.node.append(helper.make_node("Cast", ["classes"], ["labels"], to=TensorProto.UINT8))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("labels", TensorProto.UINT8, ["B", 8, 16]))
+    onnx.save(model, path)
+    text = (
+        r"labels\.onnx gives labels, which do not tell .*: evaluate its model directory, or a graph that gives logits"
+    )
+    with pytest.raises(ModelError, match=text), open_model(str(path)):
         pass
 
 
