@@ -39,6 +39,7 @@ from service.model_directory.manifest import (
     check_identity,
     class_info,
     file_sha256,
+    same_name,
     write_manifest,
 )
 from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
@@ -275,7 +276,7 @@ def _classes(checkpoint: Path, entries: Mapping[str, Any], num_classes: int) -> 
     """The checkpoint's classes, or numbered ones in colours that differ.
 
     Raises:
-        CheckpointError: They are malformed, or not those of the network's channels.
+        CheckpointError: They are malformed, two have the same name, or they are not those of the network's channels.
     """
     if "classes" in entries:
         try:
@@ -285,6 +286,8 @@ def _classes(checkpoint: Path, entries: Mapping[str, Any], num_classes: int) -> 
         ids = [info.id for info in classes]
         if ids != list(range(num_classes)):
             raise CheckpointError(f"{checkpoint} has the class ids {ids}, its network gives 0..{num_classes - 1}")
+        if fault := same_name([info.name for info in classes]):
+            raise CheckpointError(f"{checkpoint}: {fault}")
         return classes
     hues = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.6 + 0.4 * (index % 2), 0.9) for index in range(num_classes)]
     colors = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -259,9 +259,25 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
     ids = [info.id for info in manifest.classes]
     if not 2 <= len(ids) <= 256 or ids != list(range(len(ids))):
         raise ManifestError(f"{source}: class ids are {ids}, expected 0..K-1 in order with 2 <= K <= 256")
+    if fault := same_name([info.name for info in manifest.classes]):
+        raise ManifestError(f"{source}: {fault}")
     if not manifest.graphs:
         raise ManifestError(f"{source}: graphs is empty, expected one or more")
     return manifest
+
+
+def same_name(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of classes, in the order of their ids, if two are the same; None if none are.
+
+    Case does not count, as requests name classes without it.
+    """
+    ids: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = ids.setdefault(name.casefold(), index)
+        if first != index:
+            both = f"class {first} {names[first]!r} and class {index} {name!r}"
+            return f"{both} have the same name (case does not count); rename one of them"
+    return None
 
 
 def check_identity(name: str, version: str, source: str) -> None:

@@ -224,6 +224,11 @@ def test_wrong_options_are_told_and_leave_nothing(
     [
         ({"classes": CLASSES[:5]}, {}, "has the class ids [0, 1, 2, 3, 4], its network gives 0..10"),
         ({"classes": CLASSES[::-1]}, {}, "has the class ids [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0], its network"),
+        (
+            {"classes": [*CLASSES[:10], {**CLASSES[10], "name": "SKY"}]},
+            {},
+            "class 0 'Sky' and class 10 'SKY' have the same",
+        ),
         ({"classes": [{**CLASSES[0], "color": None}]}, {}, "has classes that cannot be used: 'NoneType'"),
         ({"classes": [{**CLASSES[0], "color": [300, 0, 0]}]}, {}, "colour [300, 0, 0] of class 0 is not within 0..255"),
         ({"input_size": [8, 8]}, {}, "size is 8x8, expected sides within 32..8192"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.model_directory.manifest import ClassInfo
+from service.model_directory.manifest import ClassInfo, same_name
 from trainer.datasets.base import hex_color
 from trainer.datasets.errors import DatasetError, MissingFileError, UnreadableFileError, unknown_name
 from trainer.datasets.label_coding import IGNORE_INDEX, LARGEST_ID, Color
@@ -86,7 +86,8 @@ def _spec(root: Path, raw: Mapping[str, Any]) -> FolderSpec:
     entries = [_object(f"class {index}", entry, CLASS_KEYS) for index, entry in enumerate(_class_list(raw))]
     classes = tuple(ClassInfo(index, _name(index, entry), _class_color(entry)) for index, entry in enumerate(entries))
     class_ids = [_id(entry.get("id", index)) for index, entry in enumerate(entries)]
-    _unique("name", [info.name for info in classes])
+    if fault := same_name([info.name for info in classes]):
+        raise DatasetError(fault)
     _unique("id", class_ids)
     ignored_ids, ignored_colors = _ignored(raw, class_ids)
     encoding = raw.get("encoding")

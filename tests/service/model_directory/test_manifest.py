@@ -89,6 +89,14 @@ def test_an_edited_graph_is_refused(directory: Path) -> None:
         ({"format_version": 3}, "format_version is 3, this release reads 2"),
         ({"classes": []}, r"class ids are \[\]"),
         ({"classes": [{"id": 1, "name": "a", "color": [0, 0, 0]}] * 2}, r"class ids are \[1, 1\]"),
+        (
+            {
+                "classes": [
+                    {"id": index, "name": name, "color": [0, 0, 0]} for index, name in enumerate(("Sky", "a", "sky"))
+                ]
+            },
+            r"manifest\.json: class 0 'Sky' and class 2 'sky' have the same name \(case does not count\); rename one",
+        ),
         ({"classes": [{"id": 0, "name": "a", "color": [0, 0, 256]}]}, r"\[0, 0, 256\].*within 0\.\.255"),
         ({"classes": [{"id": 0, "name": "a", "color": [0, 0, 1.9]}]}, r"a colour is 1\.9, expected a whole number"),
         ({"classes": [{"id": "0", "name": "a", "color": [0, 0, 0]}]}, "the id of a class is '0', expected a whole"),

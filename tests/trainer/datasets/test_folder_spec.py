@@ -69,7 +69,7 @@ def test_folders_of_a_split_have_defaults(describe: Describe) -> None:
             r"colour \[1, 2, 256\], expected \[red, green, blue\]",
         ),
         ({"classes": [*TWO, {"name": "c", "color": "#12345"}]}, "colour '#12345', expected"),
-        ({"classes": [*TWO, TWO[0]]}, "two classes have the name 'a'"),
+        ({"classes": [*TWO, {"name": "A", "color": [1, 2, 3]}]}, "class 0 'a' and class 2 'A' have the same name"),
         ({"classes": [*TWO, {"name": "c", "color": [1, 2, 3], "id": 1}]}, "two classes have the id 1"),
         ({"classes": [*TWO, {"name": "c", "color": [1, 2, 3], "id": 65536}]}, r"id 65536, expected .* 0\.\.65535"),
         ({"ignore": [1]}, "'ignore' has id 1, which is a class's"),

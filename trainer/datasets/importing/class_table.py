@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from service.model_directory.manifest import same_name
 from trainer.datasets.errors import unknown_name
 from trainer.datasets.folder_spec import MAX_CLASSES
 from trainer.datasets.importing.colors import unused_colors
@@ -49,7 +50,7 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
         only: The classes to keep, all if empty; the others count as unlabelled.
 
     Raises:
-        DatasetError: ``only`` names an unknown class.
+        DatasetError: ``only`` names an unknown class, or two classes have the same name.
     """
     categories = [it for it in export.categories if it.name != IGNORED]
     for name in only:
@@ -63,6 +64,8 @@ def class_table(export: Export, unlabelled: str, only: Collection[str] = ()) -> 
     if adds_background:
         named = "background"
         kept.insert(0, Category(named, BACKGROUND_COLOR))
+    if fault := same_name([category.name for category in kept]):
+        raise ImportingError(fault)
     ids = {category.name: index for index, category in enumerate(kept)}
     rest = ids[named] if unlabelled == "background" and named is not None else IGNORE_INDEX
     every = {**{it.name: rest for it in categories}, **ids, IGNORED: IGNORE_INDEX}

@@ -84,6 +84,7 @@ def test_what_an_import_does_not_take_over_is_refused(workshop: Workshop, keys: 
     [
         ("_classes.csv", "Pixel Value, Class\n0, sky\n1, sign\n1, car\n", "has two entries of the value 1"),
         ("classes.txt", "sky\nsign\nsign\n", "has two entries of the name 'sign'"),
+        ("classes.txt", "sky\nSign\nsign\n", "class 1 'Sign' and class 2 'sign' have the same name"),
         ("classes.json", '[{"name": "a", "id": 1}, {"name": "b"}]', "has two entries of the value 1"),
         ("classes.json", '{"classes": [{"name": "a"}, {"name": "b"}], "ignore": [1]}', "two entries of the value 1"),
     ],
