@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from service.model_directory.files import named_in_errors
 from trainer.data import SHEET_NAME
 from trainer.datasets import DATASETS, DatasetError, PairedFiles, guess_dataset, open_dataset, splits_in
 from trainer.datasets.contact_sheet import Entry, contact_sheet
@@ -45,10 +46,12 @@ def _inspect(args: argparse.Namespace) -> int:
     print(*[f"no {split} split here" for split in absent], as_text(reports, classes, found), sep="\n")  # noqa: T201
     if args.json:
         content = {"dataset": kind, "root": str(args.root), **as_dict(reports, classes, found)}
-        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with named_in_errors(args.json):
+            args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     entries = _entries(datasets, reports, args.samples)
     if entries:
-        contact_sheet(entries, classes).save(sheet_path)
+        with named_in_errors(sheet_path):
+            contact_sheet(entries, classes).save(sheet_path)
         print(f"contact sheet: {sheet_path}")  # noqa: T201
     return int(bool(found) or any(report.problems for report in reports.values()))
 

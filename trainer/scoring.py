@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from service.model_directory.files import named_in_errors
 from service.model_directory.manifest import ClassInfo, ManifestError, read_manifest, write_manifest
 from trainer.datasets import SegmentationDataset, choose_dataset, open_dataset
 from trainer.datasets.mapped import Mapped, named_map
@@ -108,7 +109,8 @@ def _evaluate(args: argparse.Namespace, mode: PredictionMode) -> None:
             "seconds": round(seconds, 3),
             **as_dict(scores, dataset.classes),
         }
-        args.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with named_in_errors(args.json):
+            args.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.update_manifest:
         update_manifest(Path(args.model), args.split, scores)
 

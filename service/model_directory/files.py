@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PART_SUFFIX = ".part"
@@ -22,10 +24,21 @@ def write_whole(path: Path, content: bytes) -> None:
     # Without the name of the file, which may be as long as the file system allows.
     temporary = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}")
     try:
-        temporary.write_bytes(content)
+        with named_in_errors(path):
+            temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Name a file in the error of a write that names none, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -180,6 +180,14 @@ def test_scores_are_written_into_the_manifest(run: Run, tiny_model_dir: Path, tm
     }
 
 
+def test_a_full_disk_is_told_with_the_file(run: Run, tiny_model_dir: Path) -> None:
+    status, _, errors = run(tiny_model_dir, "--json", "/dev/full")
+    assert (status, errors.splitlines()[-1]) == (
+        1,
+        "ecenet-evaluate: [Errno 28] No space left on device: '/dev/full'",
+    )
+
+
 def test_a_manifest_states_only_what_the_service_answers(run: Run, tiny_model_dir: Path, greys: Path) -> None:
     status, table, errors = run(tiny_model_dir, "--update-manifest", "--flip")
     assert (status, table) == (1, "")

@@ -130,6 +130,17 @@ def test_the_sheet_goes_to_a_file_or_into_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "new").is_dir()
 
 
+@pytest.mark.parametrize("option", ["--json", "--output"])
+def test_a_full_disk_is_told_with_the_file(
+    option: str, tiny_camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "full.png"
+    target.symlink_to("/dev/full")
+    assert main(["camvid", str(tiny_camvid), option, str(target)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"ecenet-train data check: [Errno 28] No space left on device: '{target}'\n"
+
+
 def test_samples_are_spread_over_the_split() -> None:
     assert spread(range(100, 201), 5) == [100, 125, 150, 175, 200]
     assert spread([3, 7], 5) == [3, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_evaluations_without_a_score_are_passed_over(
     (runs[0] / "log.jsonl").write_text('{"epoch": 1, "val_miou": null}')
     assert main([*map(str, runs), "--output", str(tmp_path / "both.html")]) == 1
     assert f"{runs[0]} has not been evaluated yet" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_with_the_file(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_bytes(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "both.html"
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert main([*map(str, runs), "--output", str(target)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"ecenet-train report: [Errno 28] No space left on device: '{target}'\n"
+    assert not target.exists()
 
 
 def test_runs_of_one_configuration_are_told_so(

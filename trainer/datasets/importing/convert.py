@@ -17,7 +17,7 @@ from trainer.datasets.importing.class_table import ClassTable, check_count, clas
 from trainer.datasets.importing.coco import read_coco
 from trainer.datasets.importing.collector import Source
 from trainer.datasets.importing.cvat import read_cvat
-from trainer.datasets.importing.drawing import draw
+from trainer.datasets.importing.drawing import Drawn, draw
 from trainer.datasets.importing.errors import ImportingError
 from trainer.datasets.importing.labelme import read_labelme
 from trainer.datasets.importing.labelstudio import read_labelstudio_json
@@ -142,11 +142,12 @@ def _draw_all(
 
     def drawn(image: AnnotatedImage, key: str) -> _Entry | str:
         try:
-            return _draw_one(image, key, table, folder, options)
+            result = draw(image, table.ids, table.unlabelled, exif=options.exif)
         except (DatasetError, OSError) as error:
             if options.incomplete:
                 return str(error)
             raise
+        return _write_drawn(image, result, key, table, folder)
 
     with ThreadPoolExecutor(options.workers) as pool:
         done = list(progress(pool.map(drawn, images, keys), len(images)))
@@ -160,8 +161,7 @@ def _draw_all(
     return entries, notes
 
 
-def _draw_one(image: AnnotatedImage, key: str, table: ClassTable, folder: Path, options: Options) -> _Entry:
-    result = draw(image, table.ids, table.unlabelled, exif=options.exif)
+def _write_drawn(image: AnnotatedImage, result: Drawn, key: str, table: ClassTable, folder: Path) -> _Entry:
     path = folder / "drawn" / f"{key}.png"
     write_labels(path, result.labels, table)
     suffix = PurePosixPath(image.name.replace("\\", "/")).suffix.lower()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.model_directory.files import named_in_errors
 from trainer.datasets.folder_spec import SPEC_NAME
 from trainer.datasets.importing.class_table import ClassTable
 from trainer.datasets.importing.errors import ImportingError
@@ -61,14 +62,16 @@ def write_labels(path: Path, labels: NDArray[np.uint8], table: ClassTable) -> No
     image = Image.fromarray(labels)
     image.putpalette(palette.tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    with named_in_errors(path):
+        image.save(path)
 
 
 def write_image(path: Path, image: AnnotatedImage) -> None:
     """Write the file of an image unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image.image, bytes):
-        path.write_bytes(image.image)
+        with named_in_errors(path):
+            path.write_bytes(image.image)
     else:
         shutil.copyfile(image.image, path)
 
@@ -79,7 +82,9 @@ def write_spec(folder: Path, table: ClassTable, splits: Sequence[str], *, exif: 
     rest = {"ignore": [IGNORE_INDEX], **({} if exif else {"exif": False})}
     lines = ",\n".join(f"    {json.dumps(entry, ensure_ascii=False)}" for entry in classes)
     others = "".join(f',\n  "{key}": {json.dumps(value)}' for key, value in rest.items())
-    (folder / SPEC_NAME).write_text(f'{{\n  "classes": [\n{lines}\n  ]{others}\n}}\n', encoding="utf-8")
+    path = folder / SPEC_NAME
+    with named_in_errors(path):
+        path.write_text(f'{{\n  "classes": [\n{lines}\n  ]{others}\n}}\n', encoding="utf-8")
     for split in splits:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)

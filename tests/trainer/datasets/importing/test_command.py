@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
 import shutil
 import tarfile
@@ -59,6 +61,30 @@ def test_the_next_command_can_be_pasted(workshop: Workshop, tmp_path: Path, caps
     output = tmp_path / "my data"
     assert main(["import", str(workshop.root), "--from", "labelme", "-o", str(output)]) == 0
     assert capsys.readouterr().out.endswith(f"next: ecenet-train data check '{output}'\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--incomplete"]])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("PIL.Image.Image.save", "drawn/a.png"),
+        ("pathlib.Path.write_bytes", "images/train/a.jpg"),
+        ("pathlib.Path.write_text", "classes.json"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_file(
+    workshop: Workshop, method: str, name: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = workshop.photo("a.jpg")
+    workshop.json("a.json", {**labelme("a.jpg"), "imageData": base64.b64encode(photo.read_bytes()).decode()})
+    photo.unlink()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(method, fail)
+    expected = f"[Errno 28] No space left on device: '{workshop.output}.partial/{name}'"
+    assert workshop.refused("labelme", *options) == expected
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
