@@ -22,6 +22,8 @@ from trainer.datasets.importing.sources import files_below
 from trainer.datasets.split_names import split_of
 
 KEYS = frozenset({"images", "annotations", "categories"})
+_WITHOUT_ALL = "neither a segmentation nor a box"
+_WITHOUT_CORNERS = "no polygon of the segmentation has 3 corners or more, and a box counts only without a segmentation"
 
 
 def read_coco(source: Source) -> Export:
@@ -65,7 +67,7 @@ def _read_file(content: Fields, path: Path, collector: Collector) -> None:
             raise ImportingError(f"{annotation.where}: 'category_id' is {category}, which no entry of 'categories' has")
         regions = list(_regions(annotation, images[image].size()))
         if not regions:
-            collector.leave_out(path, "neither a polygon of 3 corners or more, nor run lengths, nor a box")
+            collector.leave_out(path, _WITHOUT_CORNERS if annotation.values.get("segmentation") else _WITHOUT_ALL)
         shapes[image] += [Shape(names[category], region) for region in regions]
     split = _file_split(path)
     for number, image_fields in images.items():

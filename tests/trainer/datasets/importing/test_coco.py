@@ -114,6 +114,17 @@ def test_polygons_without_an_area_are_left_out(workshop: Workshop, drawing: Draw
     assert "1 shape left out" in dataset.output
 
 
+def test_a_box_does_not_stand_in_for_a_segmentation_without_corners(workshop: Workshop, drawing: Draw) -> None:
+    workshop.photo("a.jpg")
+    empty, line = annotation(7, [[]], bbox=[2, 3, 5, 4]), annotation(7, [[1, 2, 3, 4]], bbox=[2, 3, 5, 4])
+    path = workshop.json("a.json", coco(empty, line, annotation(7, []), annotation(1, [box(2, 2, 8, 8)])))
+    dataset = workshop.convert("coco")
+    assert dataset.drawn("a") == drawing(("c", 2, 2, 8, 8))
+    reason = "no polygon of the segmentation has 3 corners or more, and a box counts only without a segmentation"
+    assert f"note: 2 shapes left out, the first in {path}: {reason}\n" in dataset.output
+    assert f"note: 1 shape left out, the first in {path}: neither a segmentation nor a box\n" in dataset.output
+
+
 def test_more_classes_than_labels_can_hold_are_refused(workshop: Workshop) -> None:
     workshop.photo("a.jpg")
     many = [{"id": number, "name": f"class {number}"} for number in range(300)]
