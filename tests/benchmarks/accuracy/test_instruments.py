@@ -111,3 +111,11 @@ def test_the_command_writes_a_table_and_json(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| Figure | step 0 | step 1 |"
     assert len(lines) == 2 + sum(len(parts) for name, parts in entries[0].items() if name != "step")
+
+
+@pytest.mark.parametrize("option", ["--every", "--steps"])
+def test_counts_below_1_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        instruments.main(["--data", "unused", option, "0"])
+    assert ended.value.code == 2
+    assert f"argument {option}: 0 is not 1 or more" in capsys.readouterr().err
