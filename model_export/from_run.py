@@ -13,7 +13,7 @@ from trainer.checkpoint import CheckpointError, class_names, read_entries
 from trainer.datasets import DatasetError, choose_dataset, open_dataset, splits_in
 from trainer.prediction.model import check_classes
 from trainer.run_folder import BEST, data_of
-from trainer.weights.bundled import BUNDLED, bundled_terms
+from trainer.weights.bundled import inherited_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,8 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
     split = "val" if "val" in splits_in(kind, data) else "train"
     if (names := class_names(entries)) is not None:
         check_classes(len(names), names, open_dataset(kind, data, split))
-    pretrained = entries.get("train_config", {}).get("model", {}).get("pretrained")
-    return RunSource(
-        checkpoint,
-        data,
-        kind,
-        split,
-        f"trained from the bundled model: {bundled_terms()}" if pretrained == BUNDLED else "",
-    )
+    terms = inherited_terms(entries)
+    return RunSource(checkpoint, data, kind, split, f"trained from the bundled model: {terms}" if terms else "")
 
 
 def export_run(

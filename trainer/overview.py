@@ -14,7 +14,6 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.datasets import SegmentationDataset
 from trainer.datasets.files import plural, summary
 from trainer.datasets.mixed import Mixed
-from trainer.weights.bundled import BUNDLED, bundled_terms
 
 FEW_VAL_IMAGES = 10
 """Below these, one image moves the mIoU more than a better network does."""
@@ -38,8 +37,10 @@ class Cost:
     memory_bytes: int
 
 
-def overview(config: TrainConfig, train: SegmentationDataset, val: SegmentationDataset, steps_per_epoch: int) -> str:
-    """The lines on data and schedule."""
+def overview(
+    config: TrainConfig, train: SegmentationDataset, val: SegmentationDataset, steps_per_epoch: int, terms: str
+) -> str:
+    """The lines on data and schedule, and on the terms of the bundled weights, where there are some."""
     data, schedule, runtime = config.data, config.schedule, config.runtime
     ends = f"; ends early after {runtime.patience} without a better mIoU" if runtime.patience else ""
     views = f"{schedule.batch_size} views of {format_size(data.crop_size)} a step"
@@ -49,7 +50,7 @@ def overview(config: TrainConfig, train: SegmentationDataset, val: SegmentationD
             f"input {format_size(data.input_size)}, {views}, from {config.model.pretrained} weights",
             f"{schedule.epochs * steps_per_epoch:,} steps in {plural(schedule.epochs, 'epoch')}, "
             f"{plural(evaluations(config), 'evaluation')}{ends}",
-            *_terms(config.model.pretrained),
+            *_terms(terms),
         ]
     )
 
@@ -62,10 +63,10 @@ def _images(train: SegmentationDataset, repeat: int | None) -> str:
     return f"{plural(len(train) // (repeat or 1), 'image')} to learn from{seen}"
 
 
-def _terms(pretrained: str) -> Iterator[str]:
+def _terms(terms: str) -> Iterator[str]:
     """A line on the terms of the bundled weights, which models trained from them inherit."""
-    if pretrained == BUNDLED:
-        yield f"terms of the bundled weights: {bundled_terms()}; model.pretrained=imagenet starts without them"
+    if terms:
+        yield f"terms of the bundled weights: {terms}; model.pretrained=imagenet starts without them"
 
 
 def cost_text(config: TrainConfig, cost: Cost, *, steps: int, val_images: int, evaluated: int) -> str:

@@ -57,6 +57,7 @@ from trainer.training_loop import (
     epoch_order,
     train_steps,
 )
+from trainer.weights.pretrained import terms_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Run:
         settings: Settings of a step.
         load: Loads the batches of an epoch.
         steps_per_epoch: Steps of an epoch.
+        terms: Terms that its weights have from the bundled model, or empty.
         log: An entry per epoch done.
         best_miou: Highest mIoU on val so far, 0..1.
         on_log: Called after each step and each evaluation.
@@ -95,6 +97,7 @@ class Run:
     settings: StepSettings
     load: BatchLoader
     steps_per_epoch: int
+    terms: str
     log: list[dict[str, Any]] = field(default_factory=list)
     best_miou: float = -1.0
     on_log: OnLog | None = None
@@ -167,7 +170,9 @@ def prepare(config: TrainConfig, data: Path, output: Path, ranks: Ranks) -> Run:
         read_every(config.runtime.checkpoint_every, ranks.device),
     )
     folder = RunFolder(output, config.runtime.keep_checkpoints)
-    return Run(config, folder, ranks, train_split, val, state, settings, _loader(config, train_split, ranks), steps)
+    terms = terms_of(config.model.pretrained)
+    load = _loader(config, train_split, ranks)
+    return Run(config, folder, ranks, train_split, val, state, settings, load, steps, terms)
 
 
 def read_every(checkpoint_every: int, device: torch.device) -> int:
@@ -205,7 +210,7 @@ def _introduce(run: Run) -> None:
     """
     found = list(warnings(run.train, run.val)) if run.ranks.is_first else []
     if run.ranks.is_first:
-        logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch))
+        logger.info(overview(run.config, run.train, run.val, run.steps_per_epoch, run.terms))
     cost = _measure(run) if run.config.runtime.timed_steps else None
     if not run.ranks.is_first:
         return
@@ -361,6 +366,7 @@ def _entries(run: Run, figures: dict[str, float]) -> dict[str, Any]:
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in run.train.classes],
         "input_size": list(run.config.data.input_size),
         "train_config": run.config.as_dict(),
+        "terms": run.terms,
         "train_images": len(run.train),
         "epochs_done": run.state.step // run.steps_per_epoch,
         "steps_done": run.state.step,

@@ -91,6 +91,11 @@ def test_a_run_is_found_with_its_data_and_terms(run: Path, data: Path) -> None:
     started = {"model": {"pretrained": "bundled"}}
     save_checkpoint(run / "best.pt", config_of(content["config"]), content["weights"], train_config=started)
     assert find_run(run).terms.startswith("trained from the bundled model: Research use")
+    started = {"model": {"pretrained": "runs/other/best.pt"}}
+    save_checkpoint(
+        run / "best.pt", config_of(content["config"]), content["weights"], train_config=started, terms="as stated"
+    )
+    assert find_run(run).terms == "trained from the bundled model: as stated"
 
 
 def test_a_run_without_a_checkpoint_or_data_is_refused(run: Path, tmp_path: Path) -> None:

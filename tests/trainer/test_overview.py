@@ -35,7 +35,7 @@ def labelled(*maps: list[int]) -> SegmentationDataset:
 def test_the_text_tells_images_steps_and_evaluations() -> None:
     options = ["data.repeat=4", "schedule.epochs=9", "runtime.evaluate_every=2", "model.pretrained=imagenet"]
     config = load_config(Path("own_images"), options)
-    text = overview(config, labelled(*[[0]] * 8), labelled([0], [1]), 1)
+    text = overview(config, labelled(*[[0]] * 8), labelled([0], [1]), 1, "")
     assert text.splitlines() == [
         "2 images to learn from, each seen 4 times an epoch, 2 to evaluate on, 3 classes (folder)",
         "input 352x480, 8 views of 352x480 a step, from imagenet weights",
@@ -45,14 +45,16 @@ def test_the_text_tells_images_steps_and_evaluations() -> None:
 
 def test_the_parts_of_a_mixture_are_told() -> None:
     mixed = Mixed([(labelled([0], [1]), 4.0), (labelled(*[[2]] * 1000), 2.5)], seed=0)
-    first = overview(load_config(Path("camvid_lite0")), mixed, labelled([0]), 1).splitlines()[0]
+    first = overview(load_config(Path("camvid_lite0")), mixed, labelled([0]), 1, "").splitlines()[0]
     images = "2,508 images an epoch to learn from (8 of folder, 2,500 of folder)"
     assert first == f"{images}, 1 to evaluate on, 3 classes (folder+folder)"
 
 
 def test_the_terms_of_the_bundled_weights_are_told() -> None:
-    config = load_config(Path("own_images"), ["model.pretrained=bundled"])
-    assert "terms of the bundled weights: Research use" in overview(config, labelled([0]), labelled([0]), 1)
+    text = overview(load_config(Path("own_images"), []), labelled([0]), labelled([0]), 1, "Research use")
+    assert text.splitlines()[3] == (
+        "terms of the bundled weights: Research use; model.pretrained=imagenet starts without them"
+    )
 
 
 def test_the_time_is_that_of_the_steps_and_the_evaluations_that_are_left() -> None:

@@ -12,12 +12,13 @@ from PIL import Image
 
 from tests.trainer.small_runs import SMALL, arguments, read_log
 from trainer import load_model
-from trainer.checkpoint import read_entries
+from trainer.checkpoint import read_checkpoint, read_entries
 from trainer.config import load_config
 from trainer.evaluate import main as evaluate_main
 from trainer.metrics import Counts
 from trainer.run import train
 from trainer.train import main
+from trainer.weights.bundled import bundled_terms
 
 pytestmark = pytest.mark.usefixtures("tiny_sizes")
 
@@ -39,6 +40,29 @@ def test_a_run_that_no_longer_improves_ends_with_its_report_and_the_next_command
         "mIoU on val: best 100.00 in epoch 1",
         f"next: ecenet-export '{run}' -o 'models/my run'",
     ]
+
+
+def test_the_terms_of_the_bundled_weights_are_carried_on_from_run_to_run(
+    tiny_camvid: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"schedule__epochs": "1", "runtime__evaluate_every": "1"}
+    assert main(arguments(tiny_camvid, tmp_path / "first", **options)) == 0
+    assert read_entries(tmp_path / "first" / "best.pt")["terms"] == ""
+    content = read_checkpoint(tmp_path / "first" / "best.pt")
+    content["train_config"]["model"]["pretrained"] = "bundled"
+    del content["terms"]
+    torch.save(content, tmp_path / "0.pt")
+    with caplog.at_level(logging.INFO):
+        for number in range(2):
+            run = tmp_path / f"run{number}"
+            given = {**options, "model__pretrained": str(tmp_path / f"{number}.pt")}
+            assert main(arguments(tiny_camvid, run, **given)) == 0
+            assert main(arguments(tiny_camvid, run, "--resume", **given)) == 0
+            (run / "best.pt").rename(tmp_path / f"{number + 1}.pt")
+    terms = bundled_terms()
+    assert terms.startswith("Research use")
+    assert read_entries(tmp_path / "2.pt")["terms"] == read_entries(run / "last.pt")["terms"] == terms
+    assert caplog.text.count(f"terms of the bundled weights: {terms}; model.pretrained=imagenet starts without") == 4
 
 
 def test_a_callback_gets_each_step_and_evaluation(tiny_camvid: Path, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ class AverageError(ValueError):
 def average_weights(sources: Sequence[Path], output: Path) -> None:
     """Write the mean of the averaged weights and batch statistics of checkpoints of one network.
 
-    The other entries are those of the first, without its metrics; ``averaged_from`` names all.
+    The other entries are those of the first, without its metrics; ``averaged_from`` names all, and ``terms`` are those
+    of any that has some.
 
     Raises:
         AverageError: Fewer than two checkpoints, ones of different networks, classes or input sizes, or an output that
@@ -39,6 +40,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
         CheckpointError: A file is not one of our checkpoints, or cannot be written.
     """
     from trainer.checkpoint import entries_of, model_config, read_checkpoint, save_checkpoint  # noqa: PLC0415
+    from trainer.weights.bundled import inherited_terms  # noqa: PLC0415
 
     if len(sources) < 2:
         raise AverageError(f"a mean needs two or more checkpoints, got {len(sources)}")
@@ -51,6 +53,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
     weights = {name: _mean([content["weights"][name] for content in contents]) for name in contents[0]["weights"]}
     entries = entries_of(contents[0]) | {
         "metrics": {},
+        "terms": next(filter(None, map(inherited_terms, contents)), ""),
         "averaged_from": [{"file": source.name, "sha256": file_sha256(source)} for source in sources],
     }
     save_checkpoint(output, model_config(contents[0]["config"]), weights, **entries)

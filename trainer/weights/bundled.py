@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.model_directory.bundled import bundled_model_dir
 from service.model_directory.manifest import ManifestError, read_manifest
@@ -29,3 +31,9 @@ def bundled_terms() -> str:
         ManifestError: The installation came without it.
     """
     return read_manifest(bundled_model_dir()).license
+
+
+def inherited_terms(entries: Mapping[str, Any]) -> str:
+    """The terms that a checkpoint has from the bundled model, by its entries; empty if it does not come from that."""
+    pretrained = entries.get("train_config", {}).get("model", {}).get("pretrained")
+    return str(entries.get("terms") or (bundled_terms() if pretrained == BUNDLED else ""))

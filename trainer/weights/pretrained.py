@@ -17,7 +17,7 @@ from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet, ModelConfig
 from trainer.model.timm_loader import import_timm
 from trainer.weights.backbone_layouts import Layout, find_layout, layout_in_order
-from trainer.weights.bundled import BUNDLED, bundled_checkpoint
+from trainer.weights.bundled import BUNDLED, bundled_checkpoint, bundled_terms, inherited_terms
 from trainer.weights.files import MINDSPORE, OWN, WeightFile, read_weights
 from trainer.weights.network import network_of
 from trainer.weights.released_keys import (
@@ -107,6 +107,17 @@ def initialise(model: ECENet, source: str) -> str:
             raise
         text = "the bundled weights are of another network; take model.pretrained=imagenet, or name a file"
         raise PretrainedError(text) from error
+
+
+def terms_of(source: str) -> str:
+    """The terms that weights have from the bundled model, also through other runs; empty if they do not come from that.
+
+    Args:
+        source: As ``initialise`` takes it.
+    """
+    if source == BUNDLED:
+        return bundled_terms()
+    return "" if source in (NONE, IMAGENET) else inherited_terms(read_weights(Path(source)).checkpoint)
 
 
 def _load_file(model: ECENet, path: Path) -> str:

@@ -51,8 +51,13 @@ def test_entries_are_those_of_the_first_without_its_scores_and_its_training(
     average_weights([write("a.pt"), write("b.pt", dataset="other")], tmp_path / "mean.pt")
     entries = read_entries(tmp_path / "mean.pt")
     assert [source["file"] for source in entries.pop("averaged_from")] == ["a.pt", "b.pt"]
-    assert entries == {"classes": CLASSES, "input_size": [64, 96], "metrics": {}}
+    assert entries == {"classes": CLASSES, "input_size": [64, 96], "metrics": {}, "terms": ""}
     assert "training" not in read_checkpoint(tmp_path / "mean.pt")
+
+
+def test_terms_that_one_of_the_sources_has_are_those_of_the_mean(write: Callable[..., Path], tmp_path: Path) -> None:
+    average_weights([write("a.pt", terms=""), write("b.pt", terms="research only")], tmp_path / "mean.pt")
+    assert read_entries(tmp_path / "mean.pt")["terms"] == "research only"
 
 
 @pytest.mark.parametrize(
