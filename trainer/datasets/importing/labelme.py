@@ -1,8 +1,9 @@
 """LabelMe: a JSON file per image (https://github.com/wkentaro/labelme).
 
 Shapes are drawn in the order of the file, as LabelMe's own ``shapes_to_label`` does. The image is the file that
-``imagePath`` names or, where it is not there, the one that ``imageData`` embeds. Shapes without an area (line,
-linestrip, point, points) are left out. ``labels.txt`` in the folder gives the order of the classes.
+``imagePath`` names or, where it is not there, the one that ``imageData`` embeds; where none is embedded, a file of the
+name elsewhere in the export. Shapes without an area (line, linestrip, point, points) are left out. ``labels.txt`` in
+the folder gives the order of the classes.
 """
 
 from __future__ import annotations
@@ -71,16 +72,14 @@ def _read_file(content: Fields, path: Path, collector: Collector) -> None:
             collector.category(label, parse_color(fields.where, color))
         shapes.append(Shape(label, region))
     size = content.size("imageHeight", "imageWidth")
-    reference = content.text("imagePath")
-    image = collector.files.find(reference, path.parent)
+    is_embedded = bool(content.values.get("imageData"))
+    reference = content.text("imagePath") if content.values.get("imagePath") or not is_embedded else ""
+    image = collector.files.named(reference, path.parent) if is_embedded else collector.find([reference], path)
     if image is not None:
         collector.add(image, shapes, path, size=size)
-    elif content.values.get("imageData"):
-        embedded = _bytes(content, "imageData")
+    elif is_embedded:
         name = path.with_suffix(PureWindowsPath(reference).suffix).relative_to(collector.files.roots[0]).as_posix()
-        collector.add_embedded(name, embedded, shapes, path, size)
-    else:
-        collector.find([reference], path)
+        collector.add_embedded(name, _bytes(content, "imageData"), shapes, path, size)
 
 
 def _region(fields: Fields) -> Region | None:

@@ -119,6 +119,11 @@ class ImageFiles:
         inside = (path for path in self._places(wanted, near) if self._holds(path, near))
         return next(filter(Path.is_file, inside), None) or self._by_end(wanted)
 
+    def named(self, reference: str, near: Path) -> Path | None:
+        """The file that a reference leads to from the folder of its annotation file, inside of the export alone."""
+        path = Path(os.path.normpath(near / reference.replace("\\", "/")))
+        return path if self._holds(path, near) and path.is_file() else None
+
     def is_outside(self, reference: str, near: Path) -> bool:
         """Check whether a reference leads to a file, but to one in none of the export's folders."""
         return any(path.is_file() for path in self._places(reference.replace("\\", "/"), near))

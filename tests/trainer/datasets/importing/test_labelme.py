@@ -120,6 +120,36 @@ def test_an_embedded_image_is_taken_where_there_is_no_file(workshop: Workshop) -
     assert (workshop.output / "images" / "train" / "a.png").is_file()
 
 
+@pytest.mark.parametrize("named", [{}, {"imagePath": None}, {"imagePath": "b.jpg"}, {"imagePath": "../b.jpg"}])
+def test_an_embedded_image_is_taken_before_a_file_of_the_name_elsewhere(
+    workshop: Workshop, named: dict[str, Any], drawing: Draw
+) -> None:
+    workshop.photo("other/b.jpg")
+    workshop.photo("other/a.jpg")
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    content = labelme(shape("car", SQUARE), imageData=png(pixels))
+    del content["imagePath"]
+    workshop.json("day/a.json", content | named)
+    dataset = workshop.convert("labelme")
+    assert np.array_equal(dataset.image("day/a"), pixels)
+    assert dataset.drawn("day/a") == drawing(("c", 2, 2, 8, 8))
+
+
+def test_a_file_that_is_named_is_taken_before_an_embedded_image(workshop: Workshop) -> None:
+    path = workshop.photo("photos/a.png")
+    workshop.json(
+        "day/a.json", labelme(shape("car", SQUARE), path="../photos/a.png", imageData=png(np.zeros((9, 9), np.uint8)))
+    )
+    with Image.open(path) as image:
+        assert np.array_equal(workshop.convert("labelme").image("photos/a"), np.asarray(image))
+
+
+def test_a_file_without_a_name_or_an_image_is_named(workshop: Workshop) -> None:
+    workshop.photo("a.jpg")
+    path = workshop.json("a.json", labelme(shape("car", SQUARE)) | {"imagePath": None})
+    assert workshop.refused("labelme") == f"{path}: 'imagePath' is missing, expected text"
+
+
 def test_without_file_and_embedded_image_the_image_is_missing(workshop: Workshop) -> None:
     path = workshop.json("a.json", labelme(shape("car", SQUARE)))
     assert f"{path} names the image a.jpg, which is not there" in workshop.refused("labelme")
