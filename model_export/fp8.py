@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from model_export.parity import labels_of_logits
 from model_export.quantize import bounds_of, golden_share, publish, split, spread
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import QuantizationError
+from model_export.staging import staging_folder
 from service.engines.cpus import available_cpus
 from service.engines.onnxruntime_engine import session_options
 from service.imaging.resize import resize_to_input
@@ -74,15 +74,15 @@ def quantize_fp8(
     manifest = read_manifest(directory)
     sources = _sources(directory, manifest, settings)
     photos = spread(photos_in(calibration), settings.count)
-    with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
-        graphs = [_fp8_graph(directory, each, Path(name), photos, report) for each in sources]
+    with staging_folder(directory) as folder:
+        graphs = [_fp8_graph(directory, each, folder, photos, report) for each in sources]
         for graph in graphs:
             if graph.equal_labels < settings.min_equal_labels:
                 raise QuantizationError(
                     f"{graph.info.file} has {graph.equal_labels:.3%} of the labels, fewer than "
                     f"{settings.min_equal_labels:.3%} (--min-equal-labels)"
                 )
-        publish(directory, manifest, Path(name), [graph.info for graph in graphs])
+        publish(directory, manifest, folder, [graph.info for graph in graphs])
     return graphs
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import colorsys
 import importlib.metadata
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from model_export.exportable import Exportable
 from model_export.graph_precision import HALF_LOGITS_CLASSES, to_fp16
 from model_export.images import sample_images
 from model_export.parity import graph_agreement, labels_of_logits, pytorch_logits
+from model_export.staging import staging_folder
 from model_export.trace import OPSET, ExportError, check_graph, trace
 from service.model_directory.agreement import Agreement
 from service.model_directory.golden import Golden, make_golden, write_golden
@@ -225,13 +224,12 @@ def _staged(directory: Path) -> Iterator[Path]:
     """A folder whose files move into ``directory`` once all are written, the manifest last; if one fails, none is."""
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".export-", dir=directory))
     try:
-        yield staging
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
-            path.replace(directory / path.name)
+        with staging_folder(directory) as staging:
+            yield staging
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+                path.replace(directory / path.name)
     finally:
-        shutil.rmtree(staging)
         if made:
             with suppress(OSError):  # it is not empty: the export went well
                 directory.rmdir()

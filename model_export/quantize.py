@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from model_export.images import Photo, photos_in
 from model_export.int8_graph import Layer, QuantizableGraph
 from model_export.quantize_settings import QuantizeSettings
 from model_export.sensitivity import Choice, Damage, QuantizationError, choose_floats, rank
+from model_export.staging import staging_folder
 from service.engines.base import Rows
 from service.engines.cpus import available_cpus
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -104,8 +104,7 @@ def quantize(
     sources = _sources(directory, manifest, settings)
     kept = _kept_rows(directory, manifest, sources)
     photos = spread(photos_in(calibration), settings.count)
-    with TemporaryDirectory(dir=directory, prefix=".quantize-") as name:
-        folder = Path(name)
+    with staging_folder(directory) as folder:
         quantizations = [_Quantization(directory, manifest, source, folder) for source in sources]
         graphs = [quantization.run(photos, settings, report) for quantization in quantizations]
         _write_table(folder / TABLE_NAME, [*kept, *(_graph_dict(graph, settings) for graph in graphs)])

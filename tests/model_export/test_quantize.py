@@ -301,12 +301,14 @@ def test_a_graph_that_is_there_is_replaced_only_by_force(
     assert main(command(directory, calibration)) == 1
     assert f"{directory} has {INT8_FILE} already; --force replaces it" in capsys.readouterr().err
     assert contents(directory) == before
+    (directory / ".export-left").mkdir()  # by a run that was killed
     # All layers in INT8 this time: another graph under the same name.
     settings = QuantizeSettings(count=8, min_equal_labels=0.01, force=True)
     (report,) = quantize(directory, calibration, settings)
     assert report.choice.floats == ()
     assert [graph.precision for graph in read_manifest(directory).graphs] == ["fp32", "int8"]
     assert int8_layers(onnx.load(directory / INT8_FILE)).keys() == set(LAYERS)
+    assert contents(directory).keys() == before.keys()
 
 
 def test_a_stop_before_the_manifest_is_written_leaves_a_directory_that_can_be_read(
