@@ -13,7 +13,6 @@ from trainer.checkpoint import CheckpointError, class_names, read_entries
 from trainer.datasets import DatasetError, choose_dataset, open_dataset, splits_in
 from trainer.prediction.model import check_classes
 from trainer.run_folder import BEST, data_of
-from trainer.weights.bundled import inherited_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +24,12 @@ class RunSource:
         data: Folder of its dataset.
         kind: Kind of the dataset.
         labelled_split: The split to verify on: val, or train where there is none.
-        terms: Terms of the weights that it started from.
     """
 
     checkpoint: Path
     data: Path
     kind: str
     labelled_split: str
-    terms: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +70,7 @@ def find_run(run: Path, data: Path | None = None) -> RunSource:
     split = "val" if "val" in splits_in(kind, data) else "train"
     if (names := class_names(entries)) is not None:
         check_classes(len(names), names, open_dataset(kind, data, split))
-    terms = inherited_terms(entries)
-    return RunSource(checkpoint, data, kind, split, f"trained from the bundled model: {terms}" if terms else "")
+    return RunSource(checkpoint, data, kind, split)
 
 
 def export_run(

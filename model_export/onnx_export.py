@@ -44,6 +44,7 @@ from service.model_directory.manifest import (
 from service.model_directory.sizes import SIZE_LIMITS, Size, format_size
 from trainer.checkpoint import CheckpointError
 from trainer.model.ecenet import ECENet
+from trainer.weights.bundled import inherited_terms
 from trainer.weights.network import load_model_and_entries
 
 _GOLDEN_IMAGES = 2
@@ -57,13 +58,13 @@ class ModelFacts:
         name: Model name.
         version: Version of the weights.
         data: Training data of the weights.
-        license: Terms of weights and data.
+        license: Terms of weights and data; those that the weights have from the bundled model if None.
     """
 
     name: str
     version: str
     data: str = ""
-    license: str = ""
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,8 @@ def export_onnx(
         raise ExportError(f"{directory} holds a model already; remove it or name another directory")
     check_identity(facts.name, facts.version, str(directory / MANIFEST_NAME))
     model, entries = load_model_and_entries(checkpoint)
+    if facts.license is None:
+        facts = replace(facts, license=_inherited_license(checkpoint, entries))
     if not isinstance(model, ECENet):
         raise CheckpointError(f"{checkpoint} holds a {type(model).__name__} alone, expected a whole network")
     forms = replace(forms, sizes=forms.sizes or _own_size(checkpoint, entries))
@@ -265,9 +268,14 @@ def _manifest(
         checkpoint=source,
         metrics=entries.get("metrics", {}),
         data=facts.data or entries.get("dataset", ""),
-        license=facts.license,
+        license=facts.license or "",
         exporter={name: importlib.metadata.version(name) for name in packages} | {"opset": str(OPSET)},
     )
+
+
+def _inherited_license(checkpoint: Path, entries: Mapping[str, Any]) -> str:
+    terms = inherited_terms(checkpoint, entries)
+    return f"trained from the bundled model: {terms}" if terms else ""
 
 
 def _classes(checkpoint: Path, entries: Mapping[str, Any], num_classes: int) -> tuple[ClassInfo, ...]:

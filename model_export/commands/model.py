@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         args.name or args.directory.resolve().name,
         args.version,
         f"{source.data.resolve().name}, train split",
-        source.terms if args.license_note is None else args.license_note,
+        args.license_note,
     )
     exported = export_run(source, args.directory, facts, int8=not args.no_int8, report=_report)
     print(*map(report_text, exported.graphs), *map(graph_text, exported.int8), sep="\n")

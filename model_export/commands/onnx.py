@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--name", help="model name; default: the directory's")
     parser.add_argument("--version", default="1.0.0", help="version of the weights (default: 1.0.0)")
     parser.add_argument("--data-note", default="", help="training data of the weights; default: the checkpoint's")
-    parser.add_argument("--license-note", default="", help="terms of weights and data")
+    parser.add_argument("--license-note", help="terms of weights and data (default: the terms of the first weights)")
     parser.add_argument(
         "--images",
         type=Path,

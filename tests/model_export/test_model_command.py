@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from trainer.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from trainer.checkpoint import model_config as config_of
 from trainer.datasets import DatasetError
 from trainer.prediction.model import ModelError
+from trainer.weights.bundled import bundled_terms
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_data_with_other_classes_is_refused_before_the_export(run: Path) -> None
         find_run(run)
 
 
-def test_a_run_is_found_with_its_data_and_terms(run: Path, data: Path) -> None:
+def test_a_run_is_found_with_its_data(run: Path, data: Path) -> None:
     source = find_run(run)
     assert (source.checkpoint, source.data, source.kind, source.labelled_split) == (
         run / "best.pt",
@@ -83,19 +85,43 @@ def test_a_run_is_found_with_its_data_and_terms(run: Path, data: Path) -> None:
         "camvid",
         "val",
     )
-    assert source.terms == ""
     shutil.rmtree(data / "val")
     assert find_run(run / "best.pt", data).labelled_split == "train"
 
+
+@pytest.mark.parametrize(
+    ("entries", "options", "license_"),
+    [
+        (
+            {"train_config": {"model": {"pretrained": "bundled"}}},
+            [],
+            f"trained from the bundled model: {bundled_terms()}",
+        ),
+        ({"terms": "as stated"}, [], "trained from the bundled model: as stated"),
+        ({"terms": "as stated"}, ["--license-note", "mine"], "mine"),
+    ],
+)
+def test_a_model_has_the_terms_of_its_first_weights_unless_others_are_named(
+    entries: dict[str, Any],
+    options: list[str],
+    license_: str,
+    *,
+    run: Path,
+    exported_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_export, "trace", lambda *_: onnx.load(exported_dir / "model.onnx"))
     content = read_checkpoint(run / "best.pt")
-    started = {"model": {"pretrained": "bundled"}}
-    save_checkpoint(run / "best.pt", config_of(content["config"]), content["weights"], train_config=started)
-    assert find_run(run).terms.startswith("trained from the bundled model: Research use")
-    started = {"model": {"pretrained": "runs/other/best.pt"}}
     save_checkpoint(
-        run / "best.pt", config_of(content["config"]), content["weights"], train_config=started, terms="as stated"
+        tmp_path / "best.pt",
+        config_of(content["config"]),
+        content["weights"],
+        input_size=content["input_size"],
+        **entries,
     )
-    assert find_run(run).terms == "trained from the bundled model: as stated"
+    assert main(["onnx", str(tmp_path / "best.pt"), "-o", str(tmp_path / "model"), *options]) == 0
+    assert read_manifest(tmp_path / "model").license == license_
 
 
 def test_a_run_without_a_checkpoint_or_data_is_refused(run: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def average_weights(sources: Sequence[Path], output: Path) -> None:
     weights = {name: _mean([content["weights"][name] for content in contents]) for name in contents[0]["weights"]}
     entries = entries_of(contents[0]) | {
         "metrics": {},
-        "terms": next(filter(None, map(inherited_terms, contents)), ""),
+        "terms": next(filter(None, map(inherited_terms, sources, contents)), ""),
         "averaged_from": [{"file": source.name, "sha256": file_sha256(source)} for source in sources],
     }
     save_checkpoint(output, model_config(contents[0]["config"]), weights, **entries)

@@ -33,7 +33,15 @@ def bundled_terms() -> str:
     return read_manifest(bundled_model_dir()).license
 
 
-def inherited_terms(entries: Mapping[str, Any]) -> str:
-    """The terms that a checkpoint has from the bundled model, by its entries; empty if it does not come from that."""
+def inherited_terms(path: Path, entries: Mapping[str, Any]) -> str:
+    """The terms that a checkpoint has from the bundled model; empty if it does not come from that.
+
+    Args:
+        path: Its file, which may be the bundled model's own.
+        entries: Its entries.
+    """
+    bundled = bundled_checkpoint()
     pretrained = entries.get("train_config", {}).get("model", {}).get("pretrained")
-    return str(entries.get("terms") or (bundled_terms() if pretrained == BUNDLED else ""))
+    if pretrained == BUNDLED or (bundled is not None and path.samefile(bundled)):
+        return bundled_terms()
+    return str(entries.get("terms", ""))

@@ -117,7 +117,10 @@ def terms_of(source: str) -> str:
     """
     if source == BUNDLED:
         return bundled_terms()
-    return "" if source in (NONE, IMAGENET) else inherited_terms(read_weights(Path(source)).checkpoint)
+    if source in (NONE, IMAGENET):
+        return ""
+    path = Path(source)
+    return inherited_terms(path, read_weights(path).checkpoint)
 
 
 def _load_file(model: ECENet, path: Path) -> str:

@@ -21,11 +21,13 @@ from trainer.checkpoint import save_checkpoint
 from trainer.model.backbone import ConvBackbone, SwinBackbone
 from trainer.model.ecenet import ECENet
 from trainer.model.timm_loader import import_timm
+from trainer.weights.bundled import bundled_checkpoint, bundled_terms
 from trainer.weights.pretrained import (
     PretrainedError,
     initialise,
     load_imagenet_weights,
     load_pretrained,
+    terms_of,
 )
 from trainer.weights.released_keys import DERIVED
 from trainer.weights.released_names import released_name
@@ -353,3 +355,10 @@ def test_a_file_with_other_objects_is_refused_and_names_them(tmp_path: Path) -> 
     path = saved({"state_dict": {"x": torch.zeros(1)}, "scheduler": tmp_path}, tmp_path / "objects.pth")
     with pytest.raises(PretrainedError, match=r"(?s)objects\.pth cannot be read: .*GLOBAL pathlib.*state dict alone"):
         load_pretrained(swin(), path)
+
+
+def test_weights_have_the_terms_of_the_bundled_model_however_it_is_named() -> None:
+    path = bundled_checkpoint()
+    assert path is not None
+    assert terms_of("bundled") == terms_of(str(path)) == bundled_terms() != ""
+    assert terms_of("imagenet") == terms_of("none") == ""
