@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from trainer.arguments import positive
+
 TOOLS = ("coco", "labelme", "labelstudio", "cvat", "roboflow", "supervisely", "masks")
 UNLABELLED = ("background", "void")
 SHEET_NAME = "contact-sheet.png"
@@ -105,7 +107,7 @@ def import_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-exif", action="store_true", help="shapes were drawn on photos not turned by EXIF")
     parser.add_argument("--incomplete", action="store_true", help="leave out missing and broken files, and name them")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="threads (default: one per CPU)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads (default: one per CPU)")
     return parser
 
 
@@ -125,10 +127,10 @@ def check_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path(SHEET_NAME), help=f"contact sheet, or its folder (default: {SHEET_NAME})"
     )
-    parser.add_argument("--samples", type=_positive, default=12, help="images on the contact sheet (default: 12)")
+    parser.add_argument("--samples", type=positive, default=12, help="images on the contact sheet (default: 12)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
     parser.add_argument(
-        "--workers", type=_positive, default=os.cpu_count() or 1, help="threads that read (default: one per CPU)"
+        "--workers", type=positive, default=os.cpu_count() or 1, help="threads that read (default: one per CPU)"
     )
     return parser
 
@@ -137,11 +139,4 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to below 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value

@@ -26,6 +26,7 @@ from benchmarks.accuracy.recipe import Recipe, open_half_resolution
 from benchmarks.accuracy.table import markdown
 from benchmarks.accuracy.training import epoch_batches, initial_state, train_by
 from benchmarks.accuracy.variants import HEADS, VARIANTS
+from trainer.arguments import positive
 from trainer.config import LossWeights
 from trainer.datasets import DatasetError, SegmentationDataset
 from trainer.losses import criterion, present_classes
@@ -222,21 +223,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="instruments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--variant", choices=OWN, default="ecenet", help="ECENet or an ablation (default: %(default)s)")
-    parser.add_argument("--steps", type=_positive, default=100, help="steps to train (default: %(default)s)")
-    parser.add_argument("--every", type=_positive, default=20, help="steps between measurements (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=100, help="steps to train (default: %(default)s)")
+    parser.add_argument("--every", type=positive, default=20, help="steps between measurements (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--head-lr-multiple", type=float, default=8.0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all")

@@ -18,6 +18,7 @@ from service.engines.runtimes import RUNTIMES
 from service.model_directory.extras import install_command
 from service.model_directory.manifest import PRECISIONS, Manifest, read_manifest
 from service.model_directory.sizes import Size, format_size, size_argument
+from trainer.arguments import positive
 
 if TYPE_CHECKING:
     from model_export.verify import Absent, Case, Cases, Row
@@ -72,9 +73,7 @@ def add_parser(commands: Commands) -> None:
         help="weights for PyTorch; default: the manifest's, if they still exist. Without them, the comparison uses the "
         "outputs of PyTorch stored at the export",
     )
-    parser.add_argument(
-        "--count", type=_positive, help=f"number of images (default: {_DEFAULT_COUNT}; all with --data)"
-    )
+    parser.add_argument("--count", type=positive, help=f"number of images (default: {_DEFAULT_COUNT}; all with --data)")
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -88,7 +87,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--size", type=size_argument, action="append", default=[], help="graphs of this HEIGHTxWIDTH only"
     )
-    parser.add_argument("--threads", type=_positive, help="CPU threads of an engine (default: one per CPU)")
+    parser.add_argument("--threads", type=positive, help="CPU threads of an engine (default: one per CPU)")
     parser.set_defaults(command=run)
 
 
@@ -215,10 +214,3 @@ def _progress(count: int | None) -> Iterator[Callable[[], object]]:
 
     with tqdm(total=count, unit="image", mininterval=1) as bar:
         yield bar.update
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
