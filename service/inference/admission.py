@@ -252,11 +252,10 @@ class Admission:
             self._admitted += 1
             lateness = loop.call_later(_READ_GRACE_S, self._note_late, ticket)
             try:
-                self._count_expected(ticket)
-                if owner is not None:
-                    owner.wake()
                 async with scope:
                     ticket.enter(ticket.current_stage)
+                    if owner is not None:
+                        owner.wake()
                     yield ticket
                     self._note_answered(ticket)
             except DeadlineExceeded:
