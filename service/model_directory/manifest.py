@@ -267,9 +267,9 @@ def parse_manifest(raw: Any, source: str = MANIFEST_NAME) -> Manifest:
 
 
 def same_name(names: Sequence[str]) -> str | None:
-    """What is wrong with the names of classes, in the order of their ids, if two are the same; None if none are.
+    """Describe the first two classes that have the same name, as the text of an error; None if all names differ.
 
-    Case does not count, as requests name classes without it.
+    Case does not count, as requests name classes without it. ``names`` are in the order of the ids.
     """
     ids: dict[str, int] = {}
     for index, name in enumerate(names):
